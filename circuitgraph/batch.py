@@ -1,0 +1,62 @@
+"""Token batches: the form in which prompts reach a masked forward pass.
+
+The prompt side (`pruning.encoding`) makes them; `circuitgraph.forward` reads them. Padding may lie on
+either side; positions are counted from the first real token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBatch:
+    """Token ids, and the positions whose logits are asked for.
+
+    Attributes:
+        input_ids: Token ids; anything at padding.
+        attention_mask: 1 at real tokens, 0 at padding.
+        predict_index: Asked positions as flat indices `prompt * seq + position`.
+        predict_prompt: The prompt each asked position belongs to.
+    """
+
+    input_ids: Int[Tensor, "batch seq"]
+    attention_mask: Int[Tensor, "batch seq"]
+    predict_index: Int[Tensor, " asked"]
+    predict_prompt: Int[Tensor, " asked"]
+
+    @property
+    def position_ids(self) -> Int[Tensor, "batch seq"]:
+        """Positions counted over real tokens, `cumsum(mask) - 1`, 0 at left padding."""
+        return (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """Move every tensor to `device`."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBatch:
+    """A batch of clean prompts with their counterfactuals, of equal shape and equal padding.
+
+    Attributes:
+        clean: The prompts.
+        corrupted: Their counterfactuals, token for token of the same length.
+        answer_ids: The right token at each asked position, or None for numeric outputs.
+        answer_values: The right number at each asked position, or None for token outputs.
+        correct_ids: Right tokens at each prompt's first asked position, padded with -1, or None.
+        wrong_ids: Wrong tokens at each prompt's first asked position, padded with -1, or None.
+        index: Where each prompt stands in its data set.
+    """
+
+    clean: TokenBatch
+    corrupted: TokenBatch
+    answer_ids: Int[Tensor, " asked"] | None
+    answer_values: Float[Tensor, " asked"] | None
+    correct_ids: Int[Tensor, "batch right"] | None
+    wrong_ids: Int[Tensor, "batch wrong"] | None
+    index: Int[Tensor, " batch"]

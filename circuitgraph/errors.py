@@ -1,0 +1,90 @@
+"""The errors that circuitgraph raises on purpose.
+
+Everything derives from `CircuitGraphError`. What a user can mend by calling differently is also a
+`ValueError`; the command line exits with 2 for those and with 1 for the rest. A message says what was
+expected, what came, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CircuitGraphError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class UnknownNameError(CircuitGraphError, ValueError):
+    """A model, task, recipe, option, node or edge name that does not exist."""
+
+    @classmethod
+    def of(cls, kind: str, name: object, valid: Iterable[str], hint: str = "") -> UnknownNameError:
+        """Name the nearest valid names.
+
+        Args:
+            kind: What was looked up, e.g. `"task"`.
+            name: What came.
+            valid: Every name that would have done.
+            hint: What else to do, appended as it is.
+
+        Returns:
+            The error, ready to raise.
+
+        Examples:
+            >>> print(UnknownNameError.of("task", "iio", ["ioi", "capitals"]))
+            unknown task 'iio'; did you mean 'ioi'?
+        """
+        names = [str(item) for item in valid]
+        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+        if near:
+            tail = "did you mean " + " or ".join(repr(item) for item in near) + "?"
+        elif len(names) <= 30:
+            tail = "valid: " + ", ".join(names) if names else "there are none"
+        else:
+            tail = f"{len(names)} names are valid, for example " + ", ".join(names[:5])
+        return cls(f"unknown {kind} {str(name)!r}; {tail}" + (f" {hint}" if hint else ""))
+
+
+class ConfigurationError(CircuitGraphError, ValueError):
+    """An option whose value, or whose combination with another, makes no sense."""
+
+
+class UnsupportedModelError(CircuitGraphError, ValueError):
+    """An architecture, config field or attention variant that is not understood."""
+
+
+class ModelNotFoundError(CircuitGraphError, ValueError):
+    """A model that is neither a folder nor packaged nor reachable."""
+
+
+class GraphEditError(CircuitGraphError, ValueError):
+    """An edited graph that cannot be taken back by its compiled model."""
+
+
+class GraphMismatchError(CircuitGraphError, ValueError):
+    """Circuits, graphs or models of different universes."""
+
+
+class PromptFormatError(CircuitGraphError, ValueError):
+    """Prompts that cannot be read or aligned."""
+
+
+class CircuitFormatError(CircuitGraphError, ValueError):
+    """A circuit file that is damaged, of a newer version, or holds unknown edges."""
+
+
+class OutputError(CircuitGraphError, ValueError):
+    """A place to write to that exists, cannot be written, or is full."""
+
+
+class ParityError(CircuitGraphError):
+    """The compiled graph does not reproduce the model it came from."""
+
+
+class TrainingError(CircuitGraphError):
+    """Training that could not go on; the last good state was kept."""
+
+
+class RenderingError(CircuitGraphError):
+    """No Graphviz was found, or it failed."""
