@@ -1,0 +1,77 @@
+"""Llama: rotary positions, RMS norms, grouped or plain heads, gated MLP, sequential blocks.
+
+SmolLM2, Llama 1 to 3 and CodeLlama are of this family. Rope scaling is the model's own module's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape, Projection, Rotary
+
+
+def _shape(config: Any) -> ModelShape:
+    return ModelShape(
+        n_layers=config.num_hidden_layers,
+        n_heads=config.num_attention_heads,
+        n_kv_heads=config.num_key_value_heads,
+        d_model=config.hidden_size,
+        d_head=config.head_dim,
+        d_mlp=config.intermediate_size,
+        d_vocab=config.vocab_size,
+        n_positions=config.max_position_embeddings,
+        learned_positions=False,
+    )
+
+
+def _projection(linear: nn.Linear, d_head: int) -> Projection:
+    return Projection(linear.weight.T, linear.bias, linear.out_features // d_head)
+
+
+def _block(block: Any) -> BoundBlock:
+    attention = block.self_attn
+    return BoundBlock(
+        attention_norm=block.input_layernorm,
+        query=_projection(attention.q_proj, attention.head_dim),
+        key=_projection(attention.k_proj, attention.head_dim),
+        value=_projection(attention.v_proj, attention.head_dim),
+        output=attention.o_proj.weight.T,
+        output_bias=attention.o_proj.bias,
+        scale=attention.scaling,
+        mlp_norm=block.post_attention_layernorm,
+        mlp=block.mlp,
+    )
+
+
+def _rotate(query: Tensor, key: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
+    return apply_rotary_pos_emb(query, key, *rotary, unsqueeze_dim=0)
+
+
+def _bind(model: Any) -> BoundModel:
+    body = model.model
+    return BoundModel(
+        embed=lambda ids, positions: (body.embed_tokens(ids),),
+        blocks=tuple(_block(block) for block in body.layers),
+        final_norm=body.norm,
+        unembed=model.lm_head,
+        rotary=body.rotary_emb,
+        rotate=_rotate,
+    )
+
+
+FAMILY = Family(
+    name="llama",
+    model_classes=frozenset({"LlamaForCausalLM"}),
+    shape=_shape,
+    bind=_bind,
+    understood=frozenset(
+        """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads
+        hidden_act max_position_embeddings rms_norm_eps rope_parameters rope_scaling rope_theta attention_bias
+        mlp_bias head_dim""".split()
+    ),
+    required={"pretraining_tp": 1},
+    harmless=frozenset({"attention_dropout"}),
+)
