@@ -1,0 +1,223 @@
+"""Models from a local folder or from the Hugging Face hub, through `transformers`.
+
+Only safetensors weights are read: nothing is ever unpickled, and code that comes with a model runs only
+when it was asked for by name. Offline, a model that lies in the hub's cache still loads; one that does
+not is refused at once, without minutes of retries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from circuitgraph.errors import ConfigurationError, ModelNotFoundError
+
+_WHAT_TO_DO = (
+    "Give a local folder made with save_pretrained(folder), or go online once so that the hub's cache "
+    "holds the model, or use a model that needs no hub: {packaged}."
+)
+
+
+def load_hub_config(name: str, *, packaged: Iterable[str], trust_remote_code: bool) -> PretrainedConfig:
+    """Read a folder's or hub model's configuration; no weights are read.
+
+    Args:
+        name: A local folder or a hub name.
+        packaged: Names to offer where this one is not found.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ModelNotFoundError: There is no such folder, and the hub does not have it or is out of reach.
+        ConfigurationError: The model brings code that was not trusted.
+    """
+    _check_folder(name)
+    with _explain(name, packaged):
+        return AutoConfig.from_pretrained(
+            _where(name), trust_remote_code=trust_remote_code, local_files_only=_offline(name)
+        )
+
+
+def load_hub_model(
+    name: str, *, packaged: Iterable[str], dtype: str, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
+    """Load a folder's or hub model's weights and tokenizer.
+
+    Args:
+        name: A local folder or a hub name.
+        packaged: Names to offer where this one is not found.
+        dtype: Name of a torch dtype.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Returns:
+        The model in evaluation mode on the CPU, its tokenizer, and the hub's commit (None for a folder).
+
+    Raises:
+        ModelNotFoundError: There is no such folder or hub model, or it has no safetensors weights or no
+            tokenizer.
+        ConfigurationError: The model brings code that was not trusted.
+    """
+    config = load_hub_config(name, packaged=packaged, trust_remote_code=trust_remote_code)
+    _check_weights(name)
+    with _explain(name, packaged):
+        tokenizer = AutoTokenizer.from_pretrained(
+            _where(name), trust_remote_code=trust_remote_code, local_files_only=_offline(name)
+        )
+        model = load_weights(
+            _where(name),
+            config=config,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            local_files_only=_offline(name),
+        )
+    return model, tokenizer, getattr(config, "_commit_hash", None)
+
+
+def load_weights(
+    where: str, *, config: PretrainedConfig, dtype: str, trust_remote_code: bool, local_files_only: bool
+) -> PreTrainedModel:
+    """Load a causal language model from safetensors.
+
+    The global random state is left alone, although `transformers` draws weights it then overwrites.
+
+    Args:
+        where: A folder or a hub name.
+        config: The model's configuration.
+        dtype: Name of a torch dtype.
+        trust_remote_code: Whether code that comes with the model may run.
+        local_files_only: Whether to stay off the network.
+
+    Returns:
+        The model in evaluation mode on the CPU.
+    """
+    with quiet_progress(), torch.random.fork_rng(devices=[]):
+        return AutoModelForCausalLM.from_pretrained(
+            where,
+            config=config,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            local_files_only=local_files_only,
+        ).eval()
+
+
+@contextlib.contextmanager
+def quiet_progress() -> Iterator[None]:
+    """Switch the progress bars of `transformers` off, and back to what they were."""
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name means a folder: it exists, or it is written like a path."""
+    return Path(name).expanduser().exists() or name.startswith((".", "/", "~", os.sep))
+
+
+def _where(name: str) -> str:
+    """What to hand to `transformers`."""
+    return str(Path(name).expanduser()) if _is_path(name) else name
+
+
+def _check_folder(name: str) -> None:
+    """Refuse a path that is not a model's folder.
+
+    Raises:
+        ModelNotFoundError: Says what the folder lacks.
+    """
+    if not _is_path(name):
+        return
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ModelNotFoundError(f"model folder {name!r} {what}; expected a folder with config.json")
+    if not (folder / "config.json").is_file():
+        raise ModelNotFoundError(
+            f"model folder {name!r} has no config.json; make one with model.save_pretrained(folder) "
+            "and tokenizer.save_pretrained(folder)"
+        )
+
+
+def _check_weights(name: str) -> None:
+    """Refuse a folder without safetensors before `transformers` says so less clearly.
+
+    Raises:
+        ModelNotFoundError: Says which weights are there instead.
+    """
+    if not _is_path(name):
+        return
+    folder = Path(name).expanduser()
+    if not list(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        seen = f"only {', '.join(pickled)}, which could run code when read" if pickled else "no weights at all"
+        raise ModelNotFoundError(
+            f"model folder {name!r}: expected *.safetensors, got {seen}; save it again with "
+            "model.save_pretrained(folder), which writes safetensors"
+        )
+
+
+def _offline(name: str) -> bool:
+    """Whether to look at local files alone: a folder, or a hub that cannot be reached.
+
+    `huggingface_hub` retries for half a minute where a look-up of the hub's address fails at once.
+    """
+    from huggingface_hub import constants
+
+    if _is_path(name) or constants.HF_HUB_OFFLINE:
+        return True
+    if getproxies():
+        return False
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _explain(name: str, packaged: Iterable[str]) -> Iterator[None]:
+    """Turn what `transformers` raises for a missing or untrusted model into our errors."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ConfigurationError(
+                f"model {name!r} brings Python code of its own, which runs only when asked for: read that "
+                "code, then pass trust_remote_code=True"
+            ) from error
+        if not isinstance(error, OSError) and _is_path(name):
+            raise ModelNotFoundError(f"model folder {name!r} cannot be loaded: {error}") from error
+        names = list(packaged)
+        near = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
+        hint = " Did you mean " + " or ".join(repr(item) for item in near) + "?" if near else ""
+        state = "the hub is out of reach from here" if _offline(name) else "the hub does not have it"
+        if _is_path(name):
+            state = "the folder is incomplete"
+        raise ModelNotFoundError(
+            f"model {name!r} not found: no packaged model, no local folder, and {state}."
+            f"{hint} {_WHAT_TO_DO.format(packaged=', '.join(names))} (transformers said: "
+            f"{' '.join(str(error).split())[:300]})"
+        ) from error
