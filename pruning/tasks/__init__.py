@@ -1,0 +1,12 @@
+"""Tasks: named, seeded sources of prompt pairs with train, validation and test splits.
+
+First step of the flow. One file a task family; `registry` knows them, `loading` makes the splits.
+"""
+
+from __future__ import annotations
+
+from pruning.tasks.context import TaskContext
+from pruning.tasks.loading import TaskData, load_task
+from pruning.tasks.registry import Task, get_task, register_task, task_names
+
+__all__ = ["Task", "TaskContext", "TaskData", "get_task", "load_task", "register_task", "task_names"]

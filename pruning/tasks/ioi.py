@@ -1,0 +1,100 @@
+"""Indirect object identification: who gets the thing?
+
+`When Mary and John went to the store, John gave a drink to` → ` Mary`. The clean prompt names two people and
+one of them again. The counterfactual has three other names in those places, so that it is the same sentence
+without an answer. Fifteen sentences, each in the order ABBA (the repeated name second) and BABA (first).
+
+References:
+    Wang et al., "Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2
+    small", ICLR 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from circuitgraph.errors import ConfigurationError
+from pruning.pairs import PromptPair
+from pruning.tasks.context import TaskContext
+from pruning.tasks.names import NAMES
+from pruning.tasks.registry import register_task
+
+# {a} and {b} are the first two names, {s} the repeated one.
+TEMPLATES = (
+    "When {a} and {b} went to the {place}, {s} gave a {object} to",
+    "After {a} and {b} left the {place}, {s} handed a {object} to",
+    "While {a} and {b} were working at the {place}, {s} gave a {object} to",
+    "Then, {a} and {b} met at the {place}, and {s} offered a {object} to",
+    "Last week {a} and {b} had a long talk at the {place}, and {s} sent a {object} to",
+    "Because {a} and {b} were late for the {place}, {s} passed a {object} to",
+    "Yesterday {a} and {b} walked through the {place}, and {s} bought a {object} for",
+    "Once {a} and {b} arrived at the {place}, {s} showed a {object} to",
+    "Friends since school, {a} and {b} visited the {place}, where {s} gave a {object} to",
+    "Before {a} and {b} said goodbye at the {place}, {s} returned a {object} to",
+    "As {a} and {b} were waiting outside the {place}, {s} lent a {object} to",
+    "It was raining when {a} and {b} reached the {place}, so {s} gave a {object} to",
+    "The day {a} and {b} finally found the {place}, {s} brought a {object} to",
+    "Since {a} and {b} often meet at the {place}, {s} decided to give a {object} to",
+    "On the way to the {place}, {a} and {b} stopped for a rest, and {s} threw a {object} to",
+)
+
+PLACES = (
+    "store", "garden", "restaurant", "school", "hospital", "office", "house", "station", "park", "library",
+    "market", "museum", "church", "beach", "farm", "theater", "hotel", "bank", "bridge", "lake",
+)  # fmt: skip
+
+OBJECTS = (
+    "ring", "kiss", "bone", "basketball", "computer", "necklace", "drink", "snack", "book", "letter", "key",
+    "coin", "ticket", "map", "phone", "gift", "cup", "hat", "camera", "pen",
+)  # fmt: skip
+
+_SIZES = {"train": 200, "validation": 200, "test": 400}
+_SIZES_T1 = {"train": 50, "validation": 50, "test": 50}
+
+
+@register_task(
+    "ioi",
+    description="Who gets the thing? 15 sentences, two orders of names; counterfactual: three fresh names.",
+    sizes=_SIZES,
+)
+def ioi(context: TaskContext) -> Iterator[PromptPair]:
+    """Make prompts from all fifteen sentences in both orders."""
+    return _prompts(context, TEMPLATES, ("ABBA", "BABA"))
+
+
+@register_task(
+    "ioi-t1",
+    description="Who gets the thing? One sentence in one order of names (ABBA).",
+    sizes=_SIZES_T1,
+)
+def ioi_t1(context: TaskContext) -> Iterator[PromptPair]:
+    """Make prompts from the first sentence, in the order ABBA."""
+    return _prompts(context, TEMPLATES[:1], ("ABBA",))
+
+
+def _prompts(
+    context: TaskContext, templates: tuple[str, ...], orders: tuple[str, ...]
+) -> Iterator[PromptPair]:
+    """Go through sentences, orders, places, objects and names; the names of the counterfactual are drawn."""
+    names = context.same_length(NAMES, "names")
+    if len(names) < 5:
+        raise ConfigurationError(
+            f"task {context.task!r} needs 5 names of the same token count, this tokenizer has {len(names)}"
+        )
+    numbers = range(len(templates))
+    for number, order, place, thing, subject, other in context.product(
+        numbers, orders, PLACES, OBJECTS, names, names
+    ):
+        if subject == other:
+            continue
+        free = [name for name in names if name not in (subject, other)]
+        fresh = [free[int(at)] for at in context.rng.choice(len(free), size=3, replace=False)]
+        first, second = (other, subject) if order == "ABBA" else (subject, other)
+        sentence = templates[number].replace("{place}", place).replace("{object}", thing)
+        yield PromptPair(
+            clean=sentence.format(a=first, b=second, s=subject),
+            corrupted=sentence.format(a=fresh[0], b=fresh[1], s=fresh[2]),
+            answer=f" {other}",
+            wrong_answer=f" {subject}",
+            group=f"{order}-{number + 1}",
+        )

@@ -1,0 +1,208 @@
+"""`load_task`: from a task's name to encoded splits that share no prompt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.tracr.tokenizer import TracrTokenizer
+from pruning.encoding import EncodedPairs, EncodedRow, columns, encode_rows
+from pruning.pairs import SPLITS, PromptPair
+from pruning.tasks.context import TaskContext
+from pruning.tasks.registry import Task, get_task
+
+_FILL_ORDER = ("test", "validation", "train")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """A task's prompts, as token ids of one tokenizer.
+
+    Attributes:
+        name: The task.
+        splits: The prompts by split: train, validation and test (a file may lack some).
+        notes: What was dropped or chosen, and why.
+        provenance: Task, seed, sizes, options, chat template and BOS, ready for JSON.
+        data_hash: SHA-256 over the splits' token ids.
+        objective: The task's default objective.
+    """
+
+    name: str
+    splits: Mapping[str, EncodedPairs]
+    notes: tuple[str, ...]
+    provenance: Mapping[str, object]
+    data_hash: str
+    objective: str
+
+    def split(self, name: str) -> EncodedPairs:
+        """Give one split.
+
+        Raises:
+            UnknownNameError: The task has no such split.
+        """
+        if name not in self.splits:
+            raise UnknownNameError.of(f"split of task {self.name!r}", name, self.splits)
+        return self.splits[name]
+
+
+def load_task(
+    name: str,
+    tokenizer: object,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    seed: int = 0,
+    chat_template: bool = False,
+    bos: str = "auto",
+    options: Mapping[str, object] | None = None,
+) -> TaskData:
+    """Make a task's prompts for a tokenizer.
+
+    Args:
+        name: A task's name, see `task_names`, or `jsonl:PATH`.
+        tokenizer: The model's tokenizer.
+        sizes: Prompts by split; splits not named keep the task's default.
+        seed: Which prompts are drawn; the same seed gives the same prompts.
+        chat_template: Whether each prompt is wrapped as a user's message; by default it is not.
+        bos: `auto` (what the tokenizer itself puts before a text, the default), `yes` or `no`.
+        options: The task's own options.
+
+    Returns:
+        The splits, which share no prompt (Tracr tasks have all inputs in each and say so).
+
+    Raises:
+        UnknownNameError: No such task, split or option.
+        ConfigurationError: A size that cannot be reached, or a tokenizer that the task cannot use.
+        PromptFormatError: A file of prompts that cannot be read or encoded.
+    """
+    task = get_task(name)
+    context = TaskContext(
+        task=name,
+        tokenizer=tokenizer,
+        rng=np.random.default_rng(_checked_seed(seed)),
+        sizes=_checked_sizes(sizes, task),
+        sizes_given=sizes is not None,
+        options=_checked_options(options, task),
+        chat_template=chat_template,
+        bos=bos,
+    )
+    made = task.function(context)
+    splits = dict(made) if isinstance(made, Mapping) else deal(made, context)
+    return TaskData(
+        name=name,
+        splits=splits,
+        notes=(*context.notes, *(note for split in splits.values() for note in split.notes)),
+        provenance=_provenance(context, splits, seed),
+        data_hash=_hash(splits),
+        objective=task.objective,
+    )
+
+
+def deal(pairs: Iterable[PromptPair], context: TaskContext) -> dict[str, EncodedPairs]:
+    """Encode pairs and deal them to the splits until all are full.
+
+    Args:
+        pairs: The generator's pairs; no more are drawn than needed.
+        context: Sizes, tokenizer and notes.
+
+    Returns:
+        The splits, in the order train, validation, test.
+
+    Raises:
+        ConfigurationError: The pairs ran out before the splits were full.
+    """
+    rows: dict[str, list[EncodedRow]] = {split: [] for split in SPLITS}
+    wanted = sum(context.sizes.values())
+    problems: list[str] = []
+    stream = _distinct(pairs)
+    while missing := wanted - sum(map(len, rows.values())):
+        chunk = list(islice(stream, max(missing, 64)))
+        if not chunk:
+            raise _too_few(context, rows, problems)
+        good, bad, _ = encode_rows(chunk, context.encoder)
+        problems += bad
+        for row in good:
+            split = _split_of(row.pair, context.sizes, rows)
+            if split is not None:
+                rows[split].append(row)
+    if problems:
+        context.note(f"{len(problems)} generated pairs did not fit this tokenizer; first: {problems[0]}")
+    return {split: columns(rows[split], ()) for split in SPLITS}
+
+
+def _distinct(pairs: Iterable[PromptPair]) -> Iterator[PromptPair]:
+    """Leave out pairs whose clean prompt came before."""
+    seen: set[str] = set()
+    for pair in pairs:
+        if pair.clean not in seen:
+            seen.add(pair.clean)
+            yield pair
+
+
+def _split_of(pair: PromptPair, sizes: Mapping[str, int], rows: Mapping[str, list[EncodedRow]]) -> str | None:
+    """Say which split a pair goes to: its own if it has one and there is room, else the next with room."""
+    candidates = _FILL_ORDER if pair.split is None else (pair.split,)
+    return next((split for split in candidates if len(rows[split]) < sizes[split]), None)
+
+
+def _too_few(
+    context: TaskContext, rows: Mapping[str, list[EncodedRow]], problems: list[str]
+) -> ConfigurationError:
+    """Say how many prompts there are where more were asked for."""
+    found = sum(map(len, rows.values()))
+    asked = ", ".join(f"{split} {context.sizes[split]}" for split in SPLITS)
+    reason = f" ({len(problems)} pairs did not fit the tokenizer; first: {problems[0]})" if problems else ""
+    return ConfigurationError(
+        f"task {context.task!r} has {found} distinct prompts with this tokenizer, but "
+        f"{sum(context.sizes.values())} were asked for ({asked}); ask for fewer{reason}"
+    )
+
+
+def _checked_seed(seed: int) -> int:
+    """Refuse a seed that numpy would refuse with less to say."""
+    if seed < 0:
+        raise ConfigurationError(f"seed must be 0 or more, got {seed}")
+    return seed
+
+
+def _checked_sizes(sizes: Mapping[str, int] | None, task: Task) -> dict[str, int]:
+    """Fill in default sizes and refuse unknown splits and negative sizes."""
+    for split, size in (sizes or {}).items():
+        if split not in SPLITS:
+            raise UnknownNameError.of("split", split, SPLITS)
+        if size < 0:
+            raise ConfigurationError(f"the size of split {split!r} must be 0 or more, got {size}")
+    return {**(task.sizes or {}), **(sizes or {})}
+
+
+def _checked_options(options: Mapping[str, object] | None, task: Task) -> dict[str, object]:
+    """Fill in default options and refuse unknown ones."""
+    for option in options or {}:
+        if option not in task.options:
+            raise UnknownNameError.of(f"option of task {task.name!r}", option, task.options)
+    return {**task.options, **(options or {})}
+
+
+def _provenance(context: TaskContext, splits: Mapping[str, EncodedPairs], seed: int) -> dict[str, object]:
+    """Say how the prompts were made, in JSON's types."""
+    provenance: dict[str, object] = {
+        "task": context.task,
+        "seed": seed,
+        "sizes": {split: len(data) for split, data in splits.items()},
+        "options": dict(context.options),
+    }
+    if not isinstance(context.tokenizer, TracrTokenizer):
+        provenance["chat_template"] = context.chat_template
+        provenance["bos"] = context.bos
+        provenance["bos_ids"] = list(context.encoder.bos_ids)
+    return provenance
+
+
+def _hash(splits: Mapping[str, EncodedPairs]) -> str:
+    """Hash the splits' names and contents."""
+    text = "".join(f"{split}:{splits[split].data_hash};" for split in sorted(splits))
+    return hashlib.sha256(text.encode()).hexdigest()
