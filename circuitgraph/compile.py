@@ -1,0 +1,250 @@
+"""`compile_model`: a Hugging Face model into a computation graph and the means to run it.
+
+The result holds the user's model by reference and never changes it: no hooks, no changed `requires_grad`
+or mode, no copied weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import networkx as nx
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from circuitgraph.architectures import Family, ModelShape, family_of
+from circuitgraph.architectures.family import BoundModel, frozen_view, weights_fingerprint
+from circuitgraph.batch import TokenBatch
+from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
+from circuitgraph.forward.masked import MaskedPass, masked_pass
+from circuitgraph.forward.reference import AblationValues, mean_values, reference_run, zero_values
+from circuitgraph.forward.stream import Workspace
+from circuitgraph.gate_map import GateMap
+from circuitgraph.graph import build_graph
+from circuitgraph.models import LoadedModel
+from circuitgraph.universe import Universe
+
+ABLATIONS = ("counterfactual", "zero", "mean", "mean-positional")
+
+
+def universe_of(
+    family: Family, shape: ModelShape, *, embeddings: str = "joint", kv_heads: str = "native", qkv: str = "split"
+) -> Universe:
+    """The universe of a model's sizes and the user's choices.
+
+    Raises:
+        ConfigurationError: The choices do not fit the model.
+    """
+    if embeddings == "split" and not shape.learned_positions:
+        raise ConfigurationError(
+            f"embeddings='split' needs learned position embeddings, which {family.name} models do not have; "
+            "use embeddings='joint'"
+        )
+    return Universe(
+        family=family.name,
+        block_order=shape.block_order,
+        n_layers=shape.n_layers,
+        n_heads=shape.n_heads,
+        n_kv_heads=shape.n_kv_heads,
+        embeddings=embeddings,
+        kv_heads=kv_heads,
+        qkv=qkv,
+    )
+
+
+def config_hash(config: Any) -> str:
+    """A hash of what a config says about the computation."""
+    values = {key: value for key, value in config.to_dict().items() if key not in ("_name_or_path", "transformers_version")}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CompiledModel:
+    """A model, its universe, and the map from edges to gates.
+
+    Attributes:
+        model: The user's model, untouched.
+        tokenizer: Its tokenizer, if it was loaded with one.
+        name: What the model was called.
+        revision: Its version, if known.
+        config_hash: Hash of its config.
+        family: Its family.
+        shape: Its sizes.
+        universe: What fixes which edges exist.
+        gate_map: Which gate each edge has; changed by `with_graph`.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    revision: str | None
+    config_hash: str
+    family: Family
+    shape: ModelShape
+    universe: Universe
+    gate_map: GateMap
+    _workspace: Workspace = field(default_factory=Workspace, repr=False)
+    _binding: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def graph(self) -> nx.DiGraph:
+        """The computation graph, freshly built; edit it and hand it to `with_graph`."""
+        return build_graph(self.universe, self.identity)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """Which model this is, as kept in graphs and circuits."""
+        return {"model": self.name, "revision": self.revision, "config_hash": self.config_hash}
+
+    def with_graph(self, graph: nx.DiGraph) -> CompiledModel:
+        """Take an edited copy of `graph` back: removed, frozen and tied edges.
+
+        Args:
+            graph: A copy of `self.graph` with edges removed, `frozen=True` set, or `mask` values made equal.
+
+        Returns:
+            The same model with another map from edges to gates.
+
+        Raises:
+            GraphEditError: The graph has something that the universe lacks.
+        """
+        return replace(self, gate_map=GateMap.from_graph(self.universe, graph))
+
+    @property
+    def bound(self) -> BoundModel:
+        """The model's weights in the form of the forward pass; rebound when the model was moved or cast."""
+        mark = weights_fingerprint(self.model)
+        if self._binding.get("mark") != mark:
+            self._binding.update(mark=mark, bound=self.family.bind(frozen_view(self.model)))
+        return self._binding["bound"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's number format."""
+        return next(self.model.parameters()).dtype
+
+    def logits(self, batch: TokenBatch) -> Float[Tensor, "asked d_vocab"]:
+        """The full model's logits at the asked positions."""
+        return reference_run(self.bound, self.shape, batch, keep=False)[0]
+
+    def run_with_values(self, batch: TokenBatch) -> tuple[Float[Tensor, "asked d_vocab"], AblationValues]:
+        """The full model's logits, and what every writer says."""
+        logits, values = reference_run(self.bound, self.shape, batch)
+        assert values is not None
+        return logits, values
+
+    def ablation_values(self, ablation: str, batches: Iterable[TokenBatch] = ()) -> AblationValues:
+        """Ablation values that do not depend on the prompt.
+
+        Args:
+            ablation: `zero`, `mean` or `mean-positional`.
+            batches: The data set that means are taken over.
+
+        Raises:
+            UnknownNameError: No such ablation.
+            ConfigurationError: No data to average over, or unequal lengths for means per position.
+        """
+        if ablation == "zero":
+            return zero_values(self.bound, self.shape, next(self.model.parameters()))
+        if ablation in ("mean", "mean-positional"):
+            return mean_values(self.bound, self.shape, batches, per_position=ablation == "mean-positional")
+        raise UnknownNameError.of("constant ablation", ablation, ABLATIONS[1:])
+
+    def masked(
+        self,
+        gates: Float[Tensor, " edge"],
+        batch: TokenBatch,
+        values: AblationValues,
+        *,
+        ablation: str = "counterfactual",
+        wanted: Bool[Tensor, " edge"] | None = None,
+    ) -> MaskedPass:
+        """Run the model with every edge gated.
+
+        Args:
+            gates: One gate an edge of the universe; 1 keeps it, 0 ablates it.
+            batch: Prompts.
+            values: What ablated writers say: `run_with_values(corrupted)[1]`, or `ablation_values`.
+            ablation: Which of the two, by name.
+            wanted: Gates whose gradient is wanted; by default those strictly between 0 and 1.
+
+        Returns:
+            Logits at the asked positions, and how much of the model ran.
+
+        Raises:
+            ConfigurationError: The gates are not one an edge.
+        """
+        if gates.shape != (self.universe.n_edges,):
+            raise ConfigurationError(
+                f"gates must have one entry for each of the universe's {self.universe.n_edges:,} edges; "
+                f"got shape {tuple(gates.shape)}"
+            )
+        return masked_pass(
+            self.bound, self.shape, self.universe, gates, batch, values,
+            ablation=ablation, wanted=wanted, workspace=self._workspace,
+        )  # fmt: skip
+
+
+def compile_model(
+    model: LoadedModel | nn.Module,
+    *,
+    embeddings: str = "joint",
+    kv_heads: str = "native",
+    qkv: str = "split",
+    verify: bool = True,
+) -> CompiledModel:
+    """Compile a model into a computation graph whose edges map to gates.
+
+    Args:
+        model: What `load_model` gives, or a model made by other means.
+        embeddings: `joint`: one writer `input`; `split`: `tok` and `pos` apart (learned positions only).
+        kv_heads: `native`: one key and one value reader a key-value head; `per_query`: one a query head.
+        qkv: `split`: readers for query, key and value apart; `joint`: one a head.
+        verify: Check that all gates 1 give the untouched model, and all gates 0 its run on other prompts.
+
+    Returns:
+        The compiled model. The given one is left as it was.
+
+    Raises:
+        UnsupportedModelError: The architecture or a config field is not understood.
+        ConfigurationError: The choices do not fit the model.
+        ParityError: The compiled graph does not reproduce the model.
+    """
+    loaded = model if isinstance(model, LoadedModel) else None
+    network: Any = loaded.model if loaded is not None else model
+    config = network.config
+    family = family_of(config.model_type)
+    if type(network).__name__ not in family.model_classes:
+        raise UnsupportedModelError(
+            f"{family.name}: expected a model of class {', '.join(sorted(family.model_classes))}; "
+            f"got {type(network).__name__}. Load it with AutoModelForCausalLM."
+        )
+    family.check_config(config)
+    shape = family.shape(config)
+    universe = universe_of(family, shape, embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
+    compiled = CompiledModel(
+        model=network,
+        tokenizer=loaded.tokenizer if loaded is not None else None,
+        name=loaded.name if loaded is not None else (getattr(config, "_name_or_path", "") or type(network).__name__),
+        revision=loaded.revision if loaded is not None else None,
+        config_hash=config_hash(config),
+        family=family,
+        shape=shape,
+        universe=universe,
+        gate_map=GateMap.identity(universe),
+    )
+    if verify:
+        from circuitgraph.parity import check_parity
+
+        check_parity(compiled)
+    return compiled

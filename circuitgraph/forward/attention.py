@@ -1,0 +1,56 @@
+"""Attention over heads that stand in front: `[head batch seq d_head]`, as readers and writers do here."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def attention_mask(real: Int[Tensor, "batch seq"], causal: bool) -> Bool[Tensor, "1 batch seq seq"] | None:
+    """Which positions a query may see.
+
+    Args:
+        real: 1 at real tokens, 0 at padding.
+        causal: Whether later positions are hidden.
+
+    Returns:
+        The mask, or None where there is no padding (then `causal` alone says it all). A position always
+        sees itself, so that padding has something to attend to; what it says is never used.
+    """
+    if bool(real.all()):
+        return None
+    seq = real.shape[1]
+    seen = real.bool()[:, None, :].expand(-1, seq, -1)
+    if causal:
+        seen = seen & torch.ones(seq, seq, dtype=torch.bool, device=real.device).tril()
+    seen = seen | torch.eye(seq, dtype=torch.bool, device=real.device)
+    return seen[None]
+
+
+def attend(
+    query: Float[Tensor, "head batch seq d_head"],
+    key: Float[Tensor, "head batch seq d_head"],
+    value: Float[Tensor, "head batch seq d_head"],
+    mask: Bool[Tensor, "1 batch seq seq"] | None,
+    *,
+    causal: bool,
+    scale: float,
+) -> Float[Tensor, "head batch seq d_head"]:
+    """What each head gathers, before the output projection.
+
+    Args:
+        query: Queries, rotated where the model rotates.
+        key: Keys, one a query head.
+        value: Values, one a query head.
+        mask: From `attention_mask`.
+        causal: Whether later positions are hidden; used only where there is no mask.
+        scale: Factor on the scores.
+
+    Returns:
+        The heads' mixed values.
+    """
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=causal and mask is None, scale=scale
+    )

@@ -1,0 +1,216 @@
+"""The plain run of a bound model, and the ablation values taken from such runs.
+
+`reference_run` is the model as it is, through the same bound weights that the masked pass uses, keeping
+what each head and MLP says. From such runs come the counterfactual values (the run on the corrupted
+prompts) and the means; zero ablation needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Projection
+from circuitgraph.batch import TokenBatch
+from circuitgraph.errors import ConfigurationError
+from circuitgraph.forward.attention import attend, attention_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationValues:
+    """What every writer says when it is ablated.
+
+    Shapes end in `[… batch seq width]`; axes of size 1 broadcast (means, zeros).
+
+    Attributes:
+        embeddings: A tensor an embedding of the model, `[batch seq d_model]`.
+        heads: A tensor a layer, `[head batch seq d_head]`, before the output projection.
+        attention: A tensor a layer, `[batch seq d_model]`: all heads through the output projection, with bias.
+        mlps: A tensor a layer, `[batch seq d_model]`.
+    """
+
+    embeddings: tuple[Tensor, ...]
+    heads: tuple[Tensor, ...]
+    attention: tuple[Tensor, ...]
+    mlps: tuple[Tensor, ...]
+
+    def _map(self, change) -> AblationValues:
+        return AblationValues(
+            embeddings=tuple(change(value, 0) for value in self.embeddings),
+            heads=tuple(change(value, 1) for value in self.heads),
+            attention=tuple(change(value, 0) for value in self.attention),
+            mlps=tuple(change(value, 0) for value in self.mlps),
+        )
+
+    def select(self, index: Tensor) -> AblationValues:
+        """The values of some examples.
+
+        Args:
+            index: Positions along the batch axis.
+        """
+        return self._map(lambda value, axis: value if value.shape[axis] == 1 else value.index_select(axis, index))
+
+    @staticmethod
+    def join(parts: Sequence[AblationValues]) -> AblationValues:
+        """Put the values of several batches of equal length one after the other."""
+        def cat(name: str, axis: int) -> tuple[Tensor, ...]:
+            return tuple(torch.cat(tensors, axis) for tensors in zip(*(getattr(p, name) for p in parts), strict=True))
+
+        return AblationValues(
+            embeddings=cat("embeddings", 0), heads=cat("heads", 1), attention=cat("attention", 0), mlps=cat("mlps", 0)
+        )
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory held."""
+        groups = (self.embeddings, self.heads, self.attention, self.mlps)
+        return sum(value.numel() * value.element_size() for group in groups for value in group)
+
+
+def project(
+    x: Float[Tensor, "batch seq d_model"], projection: Projection
+) -> Float[Tensor, "head batch seq d_head"]:
+    """Project one shared read to every head."""
+    flat = x @ projection.matrix
+    if projection.bias is not None:
+        flat = flat + projection.bias
+    return flat.unflatten(-1, (projection.n_heads, -1)).permute(2, 0, 1, 3)
+
+
+def to_query_heads(
+    kv: Float[Tensor, "kv_head batch seq d_head"], n_heads: int
+) -> Float[Tensor, "head batch seq d_head"]:
+    """Give every query head its group's keys or values."""
+    return kv if kv.shape[0] == n_heads else kv.repeat_interleave(n_heads // kv.shape[0], dim=0)
+
+
+def _attention(
+    block: BoundBlock, bound: BoundModel, shape: ModelShape, x: Tensor, mask: Tensor | None, rotary
+) -> Tensor:
+    x = block.attention_norm(x)
+    query, key, value = (project(x, part) for part in (block.query, block.key, block.value))
+    if rotary is not None and bound.rotate is not None:
+        query, key = bound.rotate(query, key, rotary)
+    key, value = to_query_heads(key, shape.n_heads), to_query_heads(value, shape.n_heads)
+    return attend(query, key, value, mask, causal=shape.causal, scale=block.scale)
+
+
+def embed(bound: BoundModel, batch: TokenBatch) -> tuple[Tensor, ...]:
+    """What each embedding of the model says, `[batch seq d_model]` each."""
+    return bound.embed(batch.input_ids, batch.position_ids)
+
+
+@torch.no_grad()
+def reference_run(
+    bound: BoundModel, shape: ModelShape, batch: TokenBatch, *, keep: bool = True
+) -> tuple[Float[Tensor, "asked d_vocab"], AblationValues | None]:
+    """Run the plain model.
+
+    Args:
+        bound: The model's weights.
+        shape: The model's sizes.
+        batch: Prompts.
+        keep: Whether to keep what every writer says.
+
+    Returns:
+        The logits at the asked positions, and what every writer says (None unless `keep`).
+    """
+    mask = attention_mask(batch.attention_mask, shape.causal)
+    embeddings = embed(bound, batch)
+    residual = sum(embeddings[1:], embeddings[0])
+    rotary = bound.rotary(residual, batch.position_ids) if bound.rotary is not None else None
+    heads, attention, mlps = [], [], []
+    for block in bound.blocks:
+        mixed = _attention(block, bound, shape, residual, mask, rotary)
+        said = mixed.permute(1, 2, 0, 3).flatten(-2) @ block.output
+        if block.output_bias is not None:
+            said = said + block.output_bias
+        after = residual + said
+        mlp = block.mlp(block.mlp_norm(after if shape.block_order == "sequential" else residual))
+        residual = after + mlp
+        if keep:
+            heads.append(mixed.contiguous())
+            attention.append(said)
+            mlps.append(mlp)
+    asked = residual.flatten(0, 1)[batch.predict_index]
+    logits = bound.unembed(bound.final_norm(asked))
+    if not keep:
+        return logits, None
+    values = AblationValues(
+        embeddings=embeddings, heads=tuple(heads), attention=tuple(attention), mlps=tuple(mlps)
+    )
+    return logits, values
+
+
+def zero_values(bound: BoundModel, shape: ModelShape, like: Tensor) -> AblationValues:
+    """Zero ablation: every writer says 0; output biases of attention stay, since they are no head's.
+
+    Args:
+        bound: The model's weights.
+        shape: The model's sizes.
+        like: Gives dtype and device.
+    """
+    def zeros(*size: int) -> Tensor:
+        return torch.zeros(*size, dtype=like.dtype, device=like.device)
+
+    n_embeddings = 2 if shape.learned_positions else 1
+    biases = [block.output_bias for block in bound.blocks]
+    return AblationValues(
+        embeddings=tuple(zeros(1, 1, shape.d_model) for _ in range(n_embeddings)),
+        heads=tuple(zeros(shape.n_heads, 1, 1, shape.d_head) for _ in bound.blocks),
+        attention=tuple(zeros(1, 1, shape.d_model) if b is None else b[None, None] for b in biases),
+        mlps=tuple(zeros(1, 1, shape.d_model) for _ in bound.blocks),
+    )
+
+
+def mean_values(
+    bound: BoundModel, shape: ModelShape, batches: Iterable[TokenBatch], *, per_position: bool = False
+) -> AblationValues:
+    """Mean ablation: every writer says its mean over a data set's real tokens.
+
+    Args:
+        bound: The model's weights.
+        shape: The model's sizes.
+        batches: The data set.
+        per_position: One mean a position instead of one in all.
+
+    Returns:
+        The means, summed in float64.
+
+    Raises:
+        ConfigurationError: No data, or means per position over prompts of unequal length.
+    """
+    total: AblationValues | None = None
+    count = 0.0
+    dtype = None
+    for batch in batches:
+        real = batch.attention_mask
+        if per_position and (not bool(real.all()) or (total is not None and total.mlps[0].shape[1] != real.shape[1])):
+            raise ConfigurationError(
+                "mean ablation per position needs prompts of one length; got unequal lengths. "
+                "Use --ablation mean, or prompts of one length."
+            )
+        _, values = reference_run(bound, shape, batch)
+        assert values is not None
+        dtype = values.mlps[0].dtype
+        weight = real.to(torch.float64)[..., None]
+        axes = (-3,) if per_position else (-3, -2)
+        part = values._map(lambda value, _: (value.double() * weight).sum(axes, keepdim=True))  # noqa: B023
+        total = part if total is None else _add(total, part)
+        count += float(real.shape[0] if per_position else real.sum())
+    if total is None or count == 0:
+        raise ConfigurationError("mean ablation needs at least one prompt to average over; got none")
+    return total._map(lambda value, _: (value / count).to(dtype))
+
+
+def _add(a: AblationValues, b: AblationValues) -> AblationValues:
+    return AblationValues(
+        embeddings=tuple(x + y for x, y in zip(a.embeddings, b.embeddings, strict=True)),
+        heads=tuple(x + y for x, y in zip(a.heads, b.heads, strict=True)),
+        attention=tuple(x + y for x, y in zip(a.attention, b.attention, strict=True)),
+        mlps=tuple(x + y for x, y in zip(a.mlps, b.mlps, strict=True)),
+    )

@@ -1,0 +1,95 @@
+"""The parity gate: a compiled graph has to be the model it came from.
+
+All gates 1 must give the untouched Hugging Face model on the clean prompts, and all gates 0 with
+counterfactuals its run on the corrupted ones, at real tokens, under left and right padding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from circuitgraph.architectures.family import frozen_view
+from circuitgraph.batch import TokenBatch
+from circuitgraph.errors import ParityError
+
+if TYPE_CHECKING:
+    from circuitgraph.compile import CompiledModel
+
+# Largest |difference| of logits, relative to their spread. float32 leaves room for sums taken in another
+# order over some dozens of layers; bfloat16 has 8 bits.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 0.15, torch.float16: 0.03}
+
+
+def _random_batch(compiled: CompiledModel, side: str, seed: int, seq: int) -> TokenBatch:
+    generator = torch.Generator().manual_seed(seed)
+    n_tokens = getattr(compiled.model.config, "vocab_size", compiled.shape.d_vocab)
+    ids = torch.randint(0, int(n_tokens), (3, seq), generator=generator)
+    real = torch.ones_like(ids)
+    if side == "right":
+        real[1, -2:] = 0
+    elif side == "left":
+        real[1, :2] = 0
+    index = real.flatten().nonzero()[:, 0]
+    batch = TokenBatch(input_ids=ids, attention_mask=real, predict_index=index, predict_prompt=index // seq)
+    return batch.to(compiled.device)
+
+
+@torch.no_grad()
+def _untouched_logits(model: Any, batch: TokenBatch) -> Tensor:
+    logits = frozen_view(model)(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids
+    ).logits
+    return logits.flatten(0, 1)[batch.predict_index]
+
+
+def parity_differences(compiled: CompiledModel, *, seed: int = 0, seq: int = 8) -> dict[str, float]:
+    """Measure how far the compiled graph is from the model.
+
+    Args:
+        compiled: The compiled model.
+        seed: Seed of the random prompts.
+        seq: Their length in tokens.
+
+    Returns:
+        For each check, the largest difference of logits divided by their standard deviation.
+    """
+    if compiled.shape.n_positions is not None:
+        seq = min(seq, compiled.shape.n_positions)
+    n_edges = compiled.universe.n_edges
+    found: dict[str, float] = {}
+    for side in ("none", "right", "left"):
+        clean = _random_batch(compiled, side, seed, seq)
+        corrupted = _random_batch(compiled, side, seed + 1, seq)
+        _, values = compiled.run_with_values(corrupted)
+        for gate, source in ((1.0, clean), (0.0, corrupted)):
+            wide = torch.float64 if compiled.dtype == torch.float64 else torch.float32
+            gates = torch.full((n_edges,), gate, dtype=wide, device=compiled.device)
+            with torch.no_grad():
+                ours = compiled.masked(gates, clean, values).logits.double()
+            theirs = _untouched_logits(compiled.model, source).double()
+            spread = theirs.std().clamp(min=1e-30)
+            found[f"all gates {gate:.0f}, padding {side}"] = float((ours - theirs).abs().max() / spread)
+    return found
+
+
+def check_parity(compiled: CompiledModel, *, seed: int = 0) -> None:
+    """Run the parity gate.
+
+    Args:
+        compiled: The compiled model.
+        seed: Seed of the random prompts.
+
+    Raises:
+        ParityError: A difference is larger than rounding explains.
+    """
+    allowed = TOLERANCE[compiled.dtype]
+    for check, difference in parity_differences(compiled, seed=seed).items():
+        if not difference <= allowed:
+            raise ParityError(
+                f"{compiled.name}: {check}: the compiled graph differs from the model by {difference:.2e} of the "
+                f"logits' standard deviation; at most {allowed:.0e} was expected in {compiled.dtype}. "
+                "The family's file may not fit this model; please report it with the model's config."
+            )
