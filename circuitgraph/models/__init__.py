@@ -74,8 +74,8 @@ def load_model(
     Examples:
         >>> load_model("smollm2-135m", dtype="int3")
         Traceback (most recent call last):
-        ...
-        circuitgraph.errors.UnknownNameError: unknown dtype 'int3'; did you mean 'float32'?
+            ...
+        circuitgraph.errors.UnknownNameError: unknown dtype 'int3'; valid: float32, float64, bfloat16, float16
     """
     if dtype not in DTYPES:
         raise UnknownNameError.of("dtype", dtype, DTYPES)
@@ -120,8 +120,8 @@ def _load_on_cpu(name: str, *, dtype: str, trust_remote_code: bool) -> LoadedMod
 
         from circuitgraph.tracr.loading import load_tracr
 
-        model, tokenizer = load_tracr(name)
-        model, revision = model.to(getattr(torch, dtype)), None
+        program = load_tracr(name, dtype=getattr(torch, dtype))
+        model, tokenizer, revision = program.model, program.tokenizer, program.revision
     else:
         from circuitgraph.models.hub import load_hub_model
 

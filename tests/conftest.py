@@ -1,0 +1,137 @@
+"""What every test shares: runtime checks of types and shapes, no network, and tiny random models."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from collections.abc import Callable
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+# The hook takes its checker by name. An int is a float here, as it is to pyright.
+_checker = types.ModuleType("circuitgraph_runtime_checks")
+_checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
+sys.modules[_checker.__name__] = _checker
+install_import_hook(["circuitgraph", "pruning", "analysis"], f"{_checker.__name__}.check")
+
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+
+class UncastRMSNorm(nn.Module):
+    """Llama's norm without its cast to float32, which would hide what a float64 test looks for."""
+
+    def __init__(self, norm: LlamaRMSNorm):
+        super().__init__()
+        self.weight = norm.weight
+        self.variance_epsilon = norm.variance_epsilon
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        variance = hidden_states.pow(2).mean(-1, keepdim=True)
+        return self.weight * hidden_states * torch.rsqrt(variance + self.variance_epsilon)
+
+
+def randomise(model: PreTrainedModel, seed: int) -> None:
+    """Draw all parameters at a scale where every part of the model matters, biases and norms included."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            if parameter.ndim == 1:
+                is_gain = "norm" in name.lower() or ".ln_" in name
+                value = 1 + 0.2 * noise if is_gain and name.endswith("weight") else 0.2 * noise
+            else:
+                value = noise / parameter.shape[-1] ** 0.5
+            parameter.copy_(value.to(parameter.dtype))
+
+
+def finish(model: PreTrainedModel, *, seed: int, dtype: torch.dtype) -> PreTrainedModel:
+    """Cast, then draw, so that float64 weights have all their digits."""
+    model = model.to(dtype).eval()
+    randomise(model, seed)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2() -> Callable[..., GPT2LMHeadModel]:
+    """Make a tiny random GPT-2: learned positions, biases, layer norms, tied embeddings."""
+
+    def make(
+        *,
+        n_layers: int = 2,
+        n_heads: int = 3,
+        d_head: int = 4,
+        vocab_size: int = 29,
+        n_positions: int = 16,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> GPT2LMHeadModel:
+        config = GPT2Config(
+            n_layer=n_layers,
+            n_head=n_heads,
+            n_embd=n_heads * d_head,
+            vocab_size=vocab_size,
+            n_positions=n_positions,
+            bos_token_id=0,
+            eos_token_id=0,
+            attn_implementation="sdpa",
+        )
+        with torch.random.fork_rng(devices=[]):
+            return finish(GPT2LMHeadModel(config), seed=seed, dtype=dtype)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> Callable[..., LlamaForCausalLM]:
+    """Make a tiny random Llama: rotary positions, grouped keys and values, RMS norms.
+
+    `n_kv_heads` equal to `n_heads` is MHA, 1 is MQA, between them GQA. In float64 the norms are
+    replaced by ones without a cast to float32.
+    """
+
+    def make(
+        *,
+        n_kv_heads: int = 2,
+        n_layers: int = 2,
+        n_heads: int = 4,
+        d_head: int = 4,
+        vocab_size: int = 29,
+        n_positions: int = 32,
+        tie_word_embeddings: bool = True,
+        rope_parameters: dict[str, object] | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> LlamaForCausalLM:
+        config = LlamaConfig(
+            num_hidden_layers=n_layers,
+            num_attention_heads=n_heads,
+            num_key_value_heads=n_kv_heads,
+            hidden_size=n_heads * d_head,
+            head_dim=d_head,
+            intermediate_size=3 * n_heads * d_head,
+            vocab_size=vocab_size,
+            max_position_embeddings=n_positions,
+            tie_word_embeddings=tie_word_embeddings,
+            rope_parameters=rope_parameters or {"rope_type": "default", "rope_theta": 10000.0},
+            bos_token_id=0,
+            eos_token_id=0,
+            attn_implementation="sdpa",
+        )
+        with torch.random.fork_rng(devices=[]):
+            model = LlamaForCausalLM(config)
+        if dtype == torch.float64:
+            for module in list(model.modules()):
+                for name, child in list(module.named_children()):
+                    if isinstance(child, LlamaRMSNorm):
+                        setattr(module, name, UncastRMSNorm(child))
+        return finish(model, seed=seed, dtype=dtype)
+
+    return make
