@@ -147,7 +147,7 @@ class GateMap:
         parameters = np.asarray(parameters)
         if parameters.shape != (self.n_parameters,):
             raise ConfigurationError(
-                f"expected one value for each of {self.n_parameters} gate parameters; got shape {parameters.shape}"
+                f"expected one value for each of {self.n_parameters} parameters; got shape {parameters.shape}"
             )
         return np.append(parameters, np.array([1, 0], dtype=parameters.dtype))[self.parameter_of_edge]
 
@@ -160,7 +160,9 @@ class GateMap:
         Returns:
             The sparsity.
         """
-        kept = float(np.dot(np.asarray(parameters, dtype=np.float64), self.edges_per_parameter)) + self.n_frozen
+        kept = (
+            float(np.dot(np.asarray(parameters, dtype=np.float64), self.edges_per_parameter)) + self.n_frozen
+        )
         return 1.0 - kept / self.universe.n_edges
 
     def check_target(self, target: float) -> None:
@@ -182,7 +184,7 @@ class GateMap:
             )
         if target < self.min_sparsity:
             raise ConfigurationError(
-                f"target sparsity {target} cannot be reached: {self.n_removed} of {n_edges} edges were removed, "
+                f"target sparsity {target} cannot be reached: {self.n_removed} of {n_edges} edges are removed, "
                 f"so at least {self.min_sparsity:.6f}; remove fewer edges or raise the target"
             )
 
@@ -227,7 +229,9 @@ def _check_kind_of_graph(universe: Universe, graph: nx.DiGraph) -> None:
     declared = graph.graph.get("universe")
     if declared is not None and declared != universe.to_dict():
         difference = universe.first_difference(Universe.from_dict(declared))
-        raise GraphMismatchError(f"the graph was built for another universe: {difference} (model against graph)")
+        raise GraphMismatchError(
+            f"the graph was built for another universe: {difference} (model against graph)"
+        )
 
 
 def _check_nodes(universe: Universe, graph: nx.DiGraph) -> None:
@@ -245,13 +249,15 @@ def _check_structural_edges(universe: Universe, graph: nx.DiGraph) -> None:
     for source, target in expected:
         if source in graph and target in graph and not graph.has_edge(source, target):
             raise GraphEditError(
-                f"structural edge {source}->{target} was removed while both its ends are in the graph; it says "
-                f"which readers a head is made of and has no gate. To cut {target} off, remove the edges into "
+                f"structural edge {source}->{target} was removed while both its ends are in the graph; it "
+                "says which readers a head is made of and has no gate. To cut it, remove the edges into "
                 f"{source}, or the node {target}"
             )
     for source, target in expected:
         if graph.has_edge(source, target) and "mask" in graph.edges[source, target]:
-            raise GraphEditError(f"structural edge {source}->{target} was given a mask; it has no gate to train")
+            raise GraphEditError(
+                f"structural edge {source}->{target} was given a mask; it has no gate to train"
+            )
     structural = set(expected)
     # What enters a head or an embedding; what enters a reader is checked as its masks are read.
     for name in universe.writers:
@@ -269,7 +275,8 @@ def _added_edge(universe: Universe, source: str, target: str) -> GraphEditError:
     except UnknownNameError as error:
         reason = str(error)
     return GraphEditError(
-        f"the graph has an added edge {source}->{target}: {reason}. Edges can be removed, frozen or tied, not added"
+        f"the graph has an added edge {source}->{target}: {reason}. "
+        "Edges can be removed, frozen or tied, not added"
     )
 
 
@@ -322,6 +329,6 @@ def _check_ties(universe: Universe, masks: np.ndarray, frozen: np.ndarray) -> No
         free = int(mixed[0])
         fixed = int(np.flatnonzero(frozen & (masks == masks[free]))[0])
         raise GraphEditError(
-            f"edges {universe.edge_name(fixed)} (frozen) and {universe.edge_name(free)} (not frozen) share mask "
-            f"{masks[free]}; ties are kept or cut whole: freeze both or neither"
+            f"edges {universe.edge_name(fixed)} (frozen) and {universe.edge_name(free)} (not frozen) share "
+            f"mask {masks[free]}; ties are kept or cut whole: freeze both or neither"
         )

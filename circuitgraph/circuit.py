@@ -1,0 +1,411 @@
+"""The circuit: kept edges with scores, their universe and where they came from. Immutable, without torch.
+
+`Circuit.from_edges` is the one place where dangling edges are dropped, for trained gates, baselines, set
+algebra and files alike, so that what is counted, evaluated, saved and drawn is the same object.
+`circuitgraph.circuit_file` writes and reads the JSON behind `Circuit.save` and `Circuit.load`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.liveness import effective_edges
+from circuitgraph.universe import Universe
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+ABLATIONS = ("counterfactual", "zero", "mean", "optimal")
+# Written by the circuit itself, whatever the provenance that came in says.
+_OWN_PROVENANCE = ("ablation", "sparsity")
+
+Edge = str | tuple[str, str]
+Edges = Iterable[Edge] | Mapping[Edge, float] | np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Circuit:
+    """Kept edges of a universe. Build one with `Circuit.from_edges` or `Circuit.load`.
+
+    Two circuits are equal when they keep the same edges of the same universe, whatever their scores and
+    provenance. Iterating gives edge names in the order of the flat gate vector.
+
+    Attributes:
+        universe: What fixes the edges.
+        edge_ids: Flat indices of the kept edges, sorted, dangling ones dropped `[kept]`, int64, read-only.
+        scores: One finite score a kept edge `[kept]`, float64, read-only.
+        ablation: What cut edges carry; it decides what counts as dangling.
+        n_raw: How many edges were kept before dangling ones were dropped.
+        provenance_json: `provenance` as JSON text.
+
+    Examples:
+        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+        >>> scores = {"input->a0.h0<v>": 2.0, "a0.h0->logits": 1.5, "a0.h0->m0": 1.0}
+        >>> circuit = Circuit.from_edges(universe, scores)
+        >>> list(circuit)
+        ['input->a0.h0<v>', 'a0.h0->logits']
+        >>> circuit.sparsity["n_raw"], circuit.sparsity["effective"], circuit.heads
+        (3, 0.75, ('a0.h0',))
+    """
+
+    universe: Universe
+    edge_ids: np.ndarray
+    scores: np.ndarray
+    ablation: str
+    n_raw: int
+    provenance_json: str = "{}"
+
+    @classmethod
+    def from_edges(
+        cls,
+        universe: Universe,
+        edges: Edges,
+        *,
+        scores: Iterable[float] | np.ndarray | None = None,
+        ablation: str = "counterfactual",
+        provenance: Mapping[str, object] | None = None,
+    ) -> Circuit:
+        """Keep edges, and drop those of them that dangle.
+
+        Args:
+            universe: What fixes the edges.
+            edges: Edge names `"u->v"` or pairs `(u, v)`; a mapping from them to scores; flat edge indices;
+                or one boolean an edge of the universe.
+            scores: One finite score for each of `edges`, in their order. With an array of edges, one score
+                an edge of the universe will do as well. Missing: 1 each.
+            ablation: `counterfactual`, `zero`, `mean` or `optimal`. Under `counterfactual` an edge dangles
+                unless it lies on a path from an embedding to the logits; under the others a writer without
+                inputs still says a constant, so an edge dangles unless it reaches the logits.
+            provenance: Where the edges came from, as JSON values (numpy's are converted, NaN and infinity
+                become null). `ablation` and `sparsity` are the circuit's own and filled in.
+
+        Returns:
+            The circuit.
+
+        Raises:
+            UnknownNameError: No such edge or no such ablation.
+            ConfigurationError: An edge comes twice, scores do not fit the edges or are not finite, or the
+                provenance holds what JSON cannot, or names another ablation.
+        """
+        if ablation not in ABLATIONS:
+            raise UnknownNameError.of("ablation", ablation, ABLATIONS)
+        claimed = (provenance or {}).get("ablation", ablation)
+        if claimed != ablation:
+            raise ConfigurationError(
+                f"ablation={ablation!r}, but the provenance says {claimed!r}; make them agree"
+            )
+        ids, values = _read_edges(universe, edges, scores)
+        kept = np.zeros(universe.n_edges, dtype=bool)
+        kept[ids] = True
+        stays = effective_edges(universe, kept, ablation)[ids]
+        n_raw = len(ids)
+        ids, values = ids[stays], values[stays]
+        order = np.argsort(ids, kind="stable")
+        ids, values = ids[order], values[order]
+        for array in (ids, values):
+            array.flags.writeable = False
+        return cls(
+            universe=universe,
+            edge_ids=ids,
+            scores=values,
+            ablation=ablation,
+            n_raw=n_raw,
+            provenance_json=_provenance_text(provenance or {}),
+        )
+
+    # ---------------------------------------------------------------- contents
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the circuit came from, with its `ablation` and `sparsity`; a fresh copy each time."""
+        return {**json.loads(self.provenance_json), "ablation": self.ablation, "sparsity": self.sparsity}
+
+    @property
+    def sparsity(self) -> dict[str, int | float]:
+        """Edge counts and sparsities `1 - n / n_universe`, before (raw) and after dropping (effective)."""
+        n_universe, n_effective = self.universe.n_edges, len(self.edge_ids)
+        return {
+            "n_universe": n_universe,
+            "n_raw": self.n_raw,
+            "n_effective": n_effective,
+            "raw": 1 - self.n_raw / n_universe,
+            "effective": 1 - n_effective / n_universe,
+        }
+
+    @property
+    def mask(self) -> np.ndarray:
+        """One boolean an edge of the universe, true where kept `[edge]`; a fresh array each time."""
+        mask = np.zeros(self.universe.n_edges, dtype=bool)
+        mask[self.edge_ids] = True
+        return mask
+
+    @cached_property
+    def edges(self) -> tuple[tuple[str, str], ...]:
+        """Kept edges as pairs of writer and reader, in the order of `edge_ids`."""
+        writers, readers = self.universe.endpoints(self.edge_ids)
+        return tuple(
+            (self.universe.writers[writer], self.universe.readers[reader])
+            for writer, reader in zip(writers.tolist(), readers.tolist(), strict=True)
+        )
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """Kind of every kept edge (`q`, `k`, `v`, `qkv`, `mlp`, `logits`), in the order of `edge_ids`."""
+        _, readers = self.universe.endpoints(self.edge_ids)
+        return tuple(self.universe.reader_kinds[readers].tolist())
+
+    @cached_property
+    def nodes(self) -> tuple[str, ...]:
+        """Ends of kept edges, readers such as `a3.h7<q>` among them, in the order of the computation."""
+        from circuitgraph.graph import node_attributes
+
+        present = {name for edge in self.edges for name in edge}
+        return tuple(name for name, _ in node_attributes(self.universe) if name in present)
+
+    @cached_property
+    def heads(self) -> tuple[str, ...]:
+        """Heads that write into a kept edge, such as `a3.h7`."""
+        return self._writers_of("head")
+
+    @cached_property
+    def mlps(self) -> tuple[str, ...]:
+        """MLPs that write into a kept edge, such as `m3`."""
+        return self._writers_of("mlp")
+
+    def _writers_of(self, kind: str) -> tuple[str, ...]:
+        writers = np.unique(self.universe.endpoints(self.edge_ids)[0])
+        chosen = writers[self.universe.writer_kinds[writers] == kind]
+        return tuple(self.universe.writers[writer] for writer in chosen.tolist())
+
+    @property
+    def graph(self) -> nx.DiGraph:
+        """The kept edges with their nodes, as a fresh `nx.DiGraph`.
+
+        Nodes have `kind` and `layer`, kept edges `score`, `kind` and `mask`; structural edges join a head's
+        readers to the head where both are there. `graph.graph` holds the universe and the ablation.
+        """
+        import networkx as nx
+
+        from circuitgraph.graph import STRUCTURAL, node_attributes
+
+        graph = nx.DiGraph(universe=self.universe.to_dict(), ablation=self.ablation)
+        present = set(self.nodes)
+        graph.add_nodes_from(
+            (name, values) for name, values in node_attributes(self.universe) if name in present
+        )
+        for (source, target), edge, score, kind in zip(
+            self.edges, self.edge_ids.tolist(), self.scores.tolist(), self.kinds, strict=True
+        ):
+            graph.add_edge(source, target, score=score, kind=kind, mask=edge)
+        pairs = self.universe.structural_edges()
+        graph.add_edges_from((pair for pair in pairs if present.issuperset(pair)), kind=STRUCTURAL)
+        return graph
+
+    @property
+    def digest(self) -> str:
+        """A sha256 over the universe and the kept edges, to refer to the circuit by."""
+        digest = hashlib.sha256(json.dumps(self.universe.to_dict(), sort_keys=True).encode())
+        digest.update(self.edge_ids.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.edge_ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{source}->{target}" for source, target in self.edges)
+
+    def __contains__(self, edge: object) -> bool:
+        """Whether an edge, by name or as a pair, is kept.
+
+        Raises:
+            UnknownNameError: The universe has no such edge, kept or cut.
+        """
+        index = _index_of(self.universe, edge)
+        place = int(np.searchsorted(self.edge_ids, index))
+        return place < len(self.edge_ids) and int(self.edge_ids[place]) == index
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        return self.universe == other.universe and np.array_equal(self.edge_ids, other.edge_ids)
+
+    def __hash__(self) -> int:
+        return hash((self.universe, self.edge_ids.tobytes()))
+
+    def __repr__(self) -> str:
+        counts = self.sparsity
+        return (
+            f"<Circuit of {len(self)} of {counts['n_universe']} edges ({self.universe.family}, "
+            f"{100 * counts['effective']:.2f} % sparse, raw {100 * counts['raw']:.2f} %; "
+            f"{len(self.heads)} heads, {len(self.mlps)} MLPs; {self.ablation} ablation)>"
+        )
+
+    def _repr_svg_(self) -> str | None:
+        """A drawing for notebooks, by whatever is registered as `svg` under `circuitgraph.renderers`."""
+        from importlib.metadata import entry_points
+
+        from circuitgraph.errors import RenderingError
+
+        for entry in entry_points(group="circuitgraph.renderers", name="svg"):
+            try:
+                return entry.load()(self)
+            except (ImportError, RenderingError):
+                return None
+        return None
+
+    # ---------------------------------------------------------------- other circuits
+
+    def complement(self) -> Circuit:
+        """The edges that this circuit cuts, less those that dangle, with a score of 1 each."""
+        kept = {"model", "model_revision", "task", "universe"}
+        parent = {name: value for name, value in self.provenance.items() if name in kept}
+        return Circuit.from_edges(
+            self.universe,
+            ~self.mask,
+            ablation=self.ablation,
+            provenance={**parent, "operation": "complement", "parents": [self.digest]},
+        )
+
+    def with_provenance(self, provenance: Mapping[str, object]) -> Circuit:
+        """The same circuit with entries added to its provenance, replacing those of the same name."""
+        text = _provenance_text({**json.loads(self.provenance_json), **provenance})
+        return replace(self, provenance_json=text)
+
+    # ---------------------------------------------------------------- files
+
+    def save(self, path: str | Path) -> Path:
+        """Write the circuit as JSON, whole or not at all; see `circuitgraph.circuit_file`.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        from circuitgraph.circuit_file import write_circuit
+
+        return write_circuit(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Circuit:
+        """Read a circuit from JSON; see `circuitgraph.circuit_file`.
+
+        Raises:
+            CircuitFormatError: The file is missing, truncated, of a newer version, or holds unknown edges.
+        """
+        from circuitgraph.circuit_file import read_circuit
+
+        return read_circuit(Path(path))
+
+
+# -------------------------------------------------------------------- reading what the caller gave
+
+
+def _index_of(universe: Universe, edge: object) -> int:
+    if isinstance(edge, str):
+        source, arrow, target = edge.partition("->")
+        if arrow:
+            return universe.edge_index(source, target)
+    elif isinstance(edge, tuple) and len(edge) == 2:
+        return universe.edge_index(*edge)
+    raise UnknownNameError(
+        f"{edge!r} is no edge; expected a name such as 'a3.h7->m4' or a pair ('a3.h7', 'm4')"
+    )
+
+
+def _read_edges(
+    universe: Universe, edges: Edges, scores: Iterable[float] | np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flat indices and scores in the caller's order."""
+    if isinstance(edges, Mapping):
+        if scores is not None:
+            raise ConfigurationError(
+                "scores came twice: as the values of the mapping of edges and as `scores`"
+            )
+        scores = np.array(list(edges.values()), dtype=np.float64)
+    elif isinstance(edges, str):
+        raise ConfigurationError(f"expected several edges, got one name; pass [{edges!r}]")
+    if isinstance(edges, np.ndarray):
+        ids = _ids_of_array(universe, edges)
+    else:
+        ids = np.array([_index_of(universe, edge) for edge in edges], dtype=np.int64)
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) < len(ids):
+        twice = universe.edge_name(int(unique[counts > 1][0]))
+        raise ConfigurationError(f"edge {twice} comes more than once; expected each edge once")
+    return ids, _checked_scores(universe, ids, scores)
+
+
+def _ids_of_array(universe: Universe, edges: np.ndarray) -> np.ndarray:
+    if edges.dtype == bool:
+        if edges.shape != (universe.n_edges,):
+            raise ConfigurationError(
+                f"expected one boolean for each of {universe.n_edges} edges; got shape {edges.shape}"
+            )
+        return np.flatnonzero(edges)
+    if edges.ndim == 1 and (edges.size == 0 or np.issubdtype(edges.dtype, np.integer)):
+        ids = edges.astype(np.int64)
+        outside = ids[(ids < 0) | (ids >= universe.n_edges)]
+        if outside.size:
+            raise UnknownNameError(
+                f"no edge {outside[0]}; the universe's edges are 0 to {universe.n_edges - 1}"
+            )
+        return ids
+    if edges.ndim == 1 and edges.dtype.kind in "UO":
+        return np.array([_index_of(universe, edge) for edge in edges.tolist()], dtype=np.int64)
+    raise ConfigurationError(
+        f"expected edge indices [n] or one boolean an edge; got {edges.dtype} of shape {edges.shape}. "
+        "Turn gates into booleans first, e.g. gates > 0.5"
+    )
+
+
+def _checked_scores(
+    universe: Universe, ids: np.ndarray, scores: Iterable[float] | np.ndarray | None
+) -> np.ndarray:
+    if scores is None:
+        return np.ones(len(ids))
+    if isinstance(scores, Mapping):
+        raise ConfigurationError(
+            "scores must be in the order of the edges; to give a mapping, pass it as `edges`"
+        )
+    values = np.array(scores if isinstance(scores, np.ndarray) else list(scores), dtype=np.float64)
+    if values.shape == (universe.n_edges,) and len(ids) != universe.n_edges:
+        values = values[ids]
+    if values.shape != (len(ids),):
+        raise ConfigurationError(f"expected one score for each of {len(ids)} edges; got shape {values.shape}")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise ConfigurationError(
+            f"score of edge {universe.edge_name(int(ids[bad[0]]))} is {values[bad[0]]}; scores must be finite"
+        )
+    return values
+
+
+def _provenance_text(provenance: Mapping[str, object]) -> str:
+    stored = {name: value for name, value in provenance.items() if name not in _OWN_PROVENANCE}
+    return json.dumps(_json_value(stored, "provenance"), allow_nan=False)
+
+
+def _json_value(value: object, where: str) -> object:
+    """Plain JSON values, with numpy's converted and what is not finite as null."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise ConfigurationError(f"{where}: keys must be text; got {name!r}")
+        return {str(name): _json_value(item, f"{where}.{name}") for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    raise ConfigurationError(f"{where}: expected JSON values; got {type(value).__name__}, convert it first")
