@@ -12,14 +12,33 @@ from typing import TYPE_CHECKING, Any
 from circuitgraph._version import __version__
 
 if TYPE_CHECKING:
+    from circuitgraph.circuit import Circuit
+    from circuitgraph.compile import CompiledModel, compile_model
     from circuitgraph.errors import CircuitGraphError
+    from circuitgraph.graph import build_graph
     from circuitgraph.models import LoadedModel, load_model
+    from circuitgraph.universe import Universe
 
-__all__ = ["CircuitGraphError", "LoadedModel", "__version__", "load_model"]
+__all__ = [
+    "Circuit",
+    "CircuitGraphError",
+    "CompiledModel",
+    "LoadedModel",
+    "Universe",
+    "__version__",
+    "build_graph",
+    "compile_model",
+    "load_model",
+]
 
 _HOME = {
+    "Circuit": "circuitgraph.circuit",
     "CircuitGraphError": "circuitgraph.errors",
+    "CompiledModel": "circuitgraph.compile",
     "LoadedModel": "circuitgraph.models",
+    "Universe": "circuitgraph.universe",
+    "build_graph": "circuitgraph.graph",
+    "compile_model": "circuitgraph.compile",
     "load_model": "circuitgraph.models",
 }
 

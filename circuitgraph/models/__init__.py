@@ -22,7 +22,7 @@ __all__ = ["DTYPES", "PACKAGED", "LoadedModel", "load_config", "load_model"]
 
 PACKAGED: Mapping[str, str] = MappingProxyType(
     {
-        "smollm2-135m": "SmolLM2-135M-Instruct (Llama, 30 layers, 9 heads), from a pip package, without a hub",
+        "smollm2-135m": "SmolLM2-135M-Instruct (Llama, 30 layers, 9 heads), from a pip package",
         "tracr:reverse": "Tracr-compiled program that reverses its input",
         "tracr:xproportion": "Tracr-compiled program that gives the share of x so far",
     }

@@ -13,10 +13,12 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -82,22 +84,32 @@ def load_hub_model(
         tokenizer = AutoTokenizer.from_pretrained(
             _where(name), trust_remote_code=trust_remote_code, local_files_only=_offline(name)
         )
-        model = load_weights(
+        model, missing = load_weights(
             _where(name),
             config=config,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             local_files_only=_offline(name),
         )
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise ModelNotFoundError(
+            f"model {name!r} has no tokenizer, or one without words; put one beside it with "
+            "tokenizer.save_pretrained(folder)"
+        )
+    if missing:
+        raise ModelNotFoundError(
+            f"model {name!r} lacks {len(missing)} of the weights its config.json asks for, for example "
+            f"{', '.join(missing[:3])}; expected the folder as save_pretrained left it"
+        )
     return model, tokenizer, getattr(config, "_commit_hash", None)
 
 
 def load_weights(
     where: str, *, config: PretrainedConfig, dtype: str, trust_remote_code: bool, local_files_only: bool
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, list[str]]:
     """Load a causal language model from safetensors.
 
-    The global random state is left alone, although `transformers` draws weights it then overwrites.
+    The global random state is left alone, although `transformers` may draw weights it then overwrites.
 
     Args:
         where: A folder or a hub name.
@@ -107,17 +119,21 @@ def load_weights(
         local_files_only: Whether to stay off the network.
 
     Returns:
-        The model in evaluation mode on the CPU.
+        The model in evaluation mode on the CPU, and the names of weights that were not in the files,
+        which `transformers` has filled with random numbers.
     """
     with quiet_progress(), torch.random.fork_rng(devices=[]):
-        return AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             local_files_only=local_files_only,
-        ).eval()
+            output_loading_info=True,
+        )
+    model, report = loaded  # with output_loading_info, a pair
+    return model.eval(), sorted(report["missing_keys"])
 
 
 @contextlib.contextmanager
@@ -172,7 +188,7 @@ def _check_weights(name: str) -> None:
     folder = Path(name).expanduser()
     if not list(folder.glob("*.safetensors")):
         pickled = sorted(path.name for path in folder.glob("*.bin"))
-        seen = f"only {', '.join(pickled)}, which could run code when read" if pickled else "no weights at all"
+        seen = f"only {', '.join(pickled)}, which could run code when read" if pickled else "no weights"
         raise ModelNotFoundError(
             f"model folder {name!r}: expected *.safetensors, got {seen}; save it again with "
             "model.save_pretrained(folder), which writes safetensors"
@@ -202,22 +218,23 @@ def _explain(name: str, packaged: Iterable[str]) -> Iterator[None]:
     """Turn what `transformers` raises for a missing or untrusted model into our errors."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:400]
         if "trust_remote_code" in str(error):
             raise ConfigurationError(
                 f"model {name!r} brings Python code of its own, which runs only when asked for: read that "
                 "code, then pass trust_remote_code=True"
             ) from error
-        if not isinstance(error, OSError) and _is_path(name):
-            raise ModelNotFoundError(f"model folder {name!r} cannot be loaded: {error}") from error
+        if _is_path(name) or not isinstance(error, OSError):
+            raise ModelNotFoundError(
+                f"model {name!r} cannot be loaded; expected a folder as save_pretrained leaves it, or a hub "
+                f"model of that form (transformers said: {said})"
+            ) from error
         names = list(packaged)
         near = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
         hint = " Did you mean " + " or ".join(repr(item) for item in near) + "?" if near else ""
-        state = "the hub is out of reach from here" if _offline(name) else "the hub does not have it"
-        if _is_path(name):
-            state = "the folder is incomplete"
+        state = "the hub is out of reach from here" if _offline(name) else "the hub does not give it"
         raise ModelNotFoundError(
-            f"model {name!r} not found: no packaged model, no local folder, and {state}."
-            f"{hint} {_WHAT_TO_DO.format(packaged=', '.join(names))} (transformers said: "
-            f"{' '.join(str(error).split())[:300]})"
+            f"model {name!r} not found: no packaged model, no local folder, and {state}.{hint} "
+            f"{_WHAT_TO_DO.format(packaged=', '.join(names))} (transformers said: {said})"
         ) from error

