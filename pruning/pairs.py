@@ -173,6 +173,8 @@ def _parse_line(text: str, source: str) -> PromptPair:
     """Turn one JSONL line into a pair."""
     record = _parse_object(text, source)
     wrong = record.get("wrong_answer")
+    right = record.get("correct_answers")
+    split, group = record.get("split"), record.get("group")
     clean, answer = _split_answer(record["clean"], "clean", source)
     return PromptPair(
         clean=clean,
@@ -180,9 +182,9 @@ def _parse_line(text: str, source: str) -> PromptPair:
         answer=answer,
         wrong_answer=wrong if isinstance(wrong, str) else None,
         wrong_answers=tuple(wrong) if isinstance(wrong, list) else (),
-        correct_answers=tuple(record.get("correct_answers") or ()),
-        split=record.get("split"),
-        group=record.get("group"),
+        correct_answers=tuple(right) if isinstance(right, list) else (),
+        split=split if isinstance(split, str) else None,
+        group=group if isinstance(group, str) else None,
         source=source,
     )
 
@@ -274,7 +276,8 @@ def _before_answer(text: object, answer: str, source: str) -> str:
     if other != answer:
         raise PromptFormatError(
             f"{source}: 'corrupted' marks {other!r} but 'clean' marks {answer!r}; the corrupted prompt is "
-            "run with the clean one's answer: end it before <predict>, and put its own answer in 'wrong_answer'"
+            "run with the clean one's answer: end it before <predict>, and put its own answer in "
+            "'wrong_answer'"
         )
     return before
 

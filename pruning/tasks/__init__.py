@@ -6,7 +6,18 @@ First step of the flow. One file a task family; `registry` knows them, `loading`
 from __future__ import annotations
 
 from pruning.tasks.context import TaskContext
+from pruning.tasks.describing import TaskDescription, describe_tasks
 from pruning.tasks.loading import TaskData, load_task
 from pruning.tasks.registry import Task, get_task, register_task, task_names
 
-__all__ = ["Task", "TaskContext", "TaskData", "get_task", "load_task", "register_task", "task_names"]
+__all__ = [
+    "Task",
+    "TaskContext",
+    "TaskData",
+    "TaskDescription",
+    "describe_tasks",
+    "get_task",
+    "load_task",
+    "register_task",
+    "task_names",
+]

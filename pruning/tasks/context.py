@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -109,7 +109,7 @@ class TaskContext:
 
     def fit(self, pairs: Sequence[PromptPair]) -> list[bool]:
         """Say of each pair whether it can be encoded."""
-        marked = [PromptPair(**{**pair.__dict__, "source": str(i)}) for i, pair in enumerate(pairs)]
+        marked = [replace(pair, source=str(index)) for index, pair in enumerate(pairs)]
         rows, _, _ = encode_rows(marked, self.encoder)
         good = {row.pair.source for row in rows}
         return [str(index) in good for index in range(len(pairs))]

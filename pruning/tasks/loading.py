@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import cast
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def load_task(
         bos=bos,
     )
     made = task.function(context)
-    splits = dict(made) if isinstance(made, Mapping) else deal(made, context)
+    splits = cast(Mapping[str, EncodedPairs], made) if isinstance(made, Mapping) else deal(made, context)
     return TaskData(
         name=name,
         splits=splits,
@@ -118,19 +119,25 @@ def deal(pairs: Iterable[PromptPair], context: TaskContext) -> dict[str, Encoded
     rows: dict[str, list[EncodedRow]] = {split: [] for split in SPLITS}
     wanted = sum(context.sizes.values())
     problems: list[str] = []
+    left_out = 0
     stream = _distinct(pairs)
     while missing := wanted - sum(map(len, rows.values())):
         chunk = list(islice(stream, max(missing, 64)))
         if not chunk:
             raise _too_few(context, rows, problems)
-        good, bad, _ = encode_rows(chunk, context.encoder)
+        good, bad, skipped = encode_rows(chunk, context.encoder)
         problems += bad
+        left_out += skipped
         for row in good:
             split = _split_of(row.pair, context.sizes, rows)
             if split is not None:
                 rows[split].append(row)
     if problems:
         context.note(f"{len(problems)} generated pairs did not fit this tokenizer; first: {problems[0]}")
+    if left_out:
+        context.note(
+            f"{left_out} alternative answers that the tokenizer merges with the prompt were left out"
+        )
     return {split: columns(rows[split], ()) for split in SPLITS}
 
 

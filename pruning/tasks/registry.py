@@ -20,7 +20,17 @@ from pruning.tasks.context import TaskContext
 
 ENTRY_POINT_GROUP = "circuitgraph.tasks"
 DEFAULT_SIZES: Mapping[str, int] = MappingProxyType({"train": 200, "validation": 200, "test": 200})
-_BUILT_IN = ("ioi", "tracr")
+_BUILT_IN = (
+    "agreement",
+    "antonyms",
+    "boolean",
+    "capitals",
+    "gendered_pronoun",
+    "greater_than",
+    "ioi",
+    "jsonl",
+    "tracr",
+)
 
 TaskFunction = Callable[[TaskContext], Iterable[PromptPair] | Mapping[str, EncodedPairs]]
 
@@ -95,7 +105,7 @@ def register_task(
 
     def decorate(function: TaskFunction) -> TaskFunction:
         taken = _TASKS.get(name)
-        if taken is not None and taken.function.__qualname__ != function.__qualname__:
+        if taken is not None and _home(taken.function) != _home(function):
             raise ConfigurationError(f"a task named {name!r} is already registered; choose another name")
         _TASKS[name] = Task(
             name=name,
@@ -109,6 +119,11 @@ def register_task(
         return function
 
     return decorate
+
+
+def _home(function: TaskFunction) -> tuple[str, str]:
+    """Say where a function was written; running its definition again gives the same."""
+    return function.__module__, function.__qualname__
 
 
 def unregister_task(name: str) -> None:

@@ -34,7 +34,7 @@ def reverse(context: TaskContext) -> Mapping[str, EncodedPairs]:
     tokenizer = _tracr_tokenizer(context, "reverse")
     program = get_program("reverse")
     inputs = _all_inputs(context, tokenizer)
-    answers = [[tokenizer.output_id(symbol) for symbol in program.outputs(tokens)] for tokens in inputs]
+    answers = [[tokenizer.output_id(str(symbol)) for symbol in program.outputs(tokens)] for tokens in inputs]
     data = replace(
         _prompts(inputs, tokenizer), answer_ids=tuple(np.array(ids, dtype=np.int64) for ids in answers)
     )

@@ -1,0 +1,95 @@
+"""Prompts of one's own: `jsonl:PATH`, in the format of `pruning.pairs`.
+
+Where no line has a `split`, the prompts are dealt out with the task's seed: half to train, a quarter each to
+validation and test, lines of the same clean prompt or the same group together. Sizes, where asked for, take
+the first so many of each split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from circuitgraph.errors import ConfigurationError, PromptFormatError
+from pruning.encoding import EncodedPairs, encode_pairs
+from pruning.pairs import SPLITS, PromptPair, PromptPairs
+from pruning.tasks.context import TaskContext
+from pruning.tasks.registry import register_task
+
+
+@register_task(
+    "jsonl:PATH",
+    description="Prompts of your own, one JSON object a line: clean, corrupted, and more if you like.",
+    sizes=None,
+    example='{"clean": "1 + 1 =<predict> 2</predict>", "corrupted": "1 + 2 =", "wrong_answer": " 3"}',
+)
+def jsonl(context: TaskContext) -> Mapping[str, EncodedPairs]:
+    """Read a file, deal its prompts to the splits and encode them."""
+    path = context.task.partition(":")[2]
+    if not path:
+        raise ConfigurationError("task 'jsonl:PATH' needs a file, for example jsonl:prompts.jsonl")
+    splits = _dealt(context, _split(context, PromptPairs.from_jsonl(path)))
+    return {
+        split: encode_pairs(
+            pairs,
+            context.encoder.tokenizer,
+            chat_template=context.chat_template,
+            bos=context.bos,
+        )
+        for split, pairs in splits.items()
+        if pairs
+    }
+
+
+def _split(context: TaskContext, pairs: PromptPairs) -> list[PromptPair]:
+    """Give every pair its split: the file's, or by seed where the file has none."""
+    without = [pair for pair in pairs if pair.split is None]
+    if not without:
+        return list(pairs)
+    if len(without) < len(pairs):
+        raise without[0].error(
+            "'split' is missing here but given on other lines; give it everywhere or nowhere"
+        )
+    units = _units(pairs)
+    if len(units) < 3:
+        raise PromptFormatError(
+            f"{context.task.partition(':')[2]}: {len(units)} separate prompts cannot fill train, validation "
+            "and test; add prompts (of other groups, if all have one), or give each line a 'split'"
+        )
+    context.note("no split in the file: half train, a quarter validation, a quarter test, dealt by seed")
+    order = context.rng.permutation(len(units))
+    quarter = max(1, len(units) // 4)
+    names = ["test"] * quarter + ["validation"] * quarter + ["train"] * (len(units) - 2 * quarter)
+    return [
+        replace(pair, split=name) for at, name in zip(order, names, strict=True) for pair in units[int(at)]
+    ]
+
+
+def _units(pairs: Sequence[PromptPair]) -> list[list[PromptPair]]:
+    """Collect the pairs that must stay in one split: those of one group, or of one clean prompt."""
+    home: dict[str, int] = {}
+    units: dict[int, list[PromptPair]] = {}
+    for number, pair in enumerate(pairs):
+        keys = [f"prompt:{pair.clean}"] + ([] if pair.group is None else [f"group:{pair.group}"])
+        known = sorted({home[key] for key in keys if key in home})
+        target = known[0] if known else number
+        units.setdefault(target, [])
+        for merged in known[1:]:
+            units[target] += units.pop(merged)
+            home = {key: target if at == merged else at for key, at in home.items()}
+        units[target].append(pair)
+        home.update(dict.fromkeys(keys, target))
+    return list(units.values())
+
+
+def _dealt(context: TaskContext, pairs: Sequence[PromptPair]) -> dict[str, list[PromptPair]]:
+    """Sort pairs by split and cut each to the size asked for."""
+    splits = {split: [pair for pair in pairs if pair.split == split] for split in SPLITS}
+    for split, size in context.sizes.items():
+        if size > len(splits[split]):
+            raise ConfigurationError(
+                f"task {context.task!r} has {len(splits[split])} prompts in split {split!r}, but {size} were "
+                "asked for; ask for fewer"
+            )
+        splits[split] = splits[split][:size]
+    return splits
