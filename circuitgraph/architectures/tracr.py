@@ -1,0 +1,76 @@
+"""Tracr: learned positions, no norms, biases everywhere, attention both ways, heads of any size.
+
+The models of `circuitgraph.tracr`. What they put out is a column a symbol, or a single number, so
+`d_vocab` is the number of output columns and not of input tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from circuitgraph.architectures.family import (
+    BoundBlock,
+    BoundModel,
+    Family,
+    ModelShape,
+    Projection,
+    no_norm,
+)
+
+
+def _shape(config: Any) -> ModelShape:
+    return ModelShape(
+        n_layers=config.n_layers,
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_heads,
+        d_model=config.d_model,
+        d_head=config.d_head,
+        d_mlp=config.d_mlp,
+        d_vocab=config.d_out,
+        n_positions=config.n_positions,
+        learned_positions=True,
+        causal=config.causal,
+    )
+
+
+def _projection(linear: nn.Linear, n_heads: int) -> Projection:
+    return Projection(linear.weight.T, linear.bias, n_heads)
+
+
+def _block(block: Any) -> BoundBlock:
+    attention = block.attn
+    return BoundBlock(
+        attention_norm=no_norm(),
+        query=_projection(attention.q, attention.n_heads),
+        key=_projection(attention.k, attention.n_heads),
+        value=_projection(attention.v, attention.n_heads),
+        output=attention.o.weight.T,
+        output_bias=attention.o.bias,
+        scale=attention.d_head**-0.5,
+        mlp_norm=no_norm(),
+        mlp=block.mlp,
+    )
+
+
+def _bind(model: Any) -> BoundModel:
+    return BoundModel(
+        embed=lambda ids, positions: (model.tok_embed(ids), model.pos_embed(positions)),
+        blocks=tuple(_block(block) for block in model.blocks),
+        final_norm=no_norm(),
+        unembed=model.unembed,
+    )
+
+
+FAMILY = Family(
+    name="tracr",
+    model_classes=frozenset({"TracrModel"}),
+    shape=_shape,
+    bind=_bind,
+    understood=frozenset(
+        "n_layers n_heads d_head d_model d_mlp n_positions d_out output tokens causal".split()
+    ),
+    required={},
+    harmless=frozenset("program bos_token pad_token output_symbols residual_labels".split()),
+)
