@@ -10,7 +10,6 @@ import sys
 import sysconfig
 import venv
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +37,9 @@ print(json.dumps([name for name in ("torch", "transformers", "pruning") if name 
 """
 
 
-def run_python(
-    code: str, *, python: Path | str = sys.executable, cwd: Path = ROOT, env: Mapping[str, str] | None = None
-) -> str:
-    done = subprocess.run(
-        [str(python), "-c", code], cwd=cwd, env=dict(env or os.environ), capture_output=True, text=True
-    )
+def run_python(code: str, *, python: Path | str = sys.executable, cwd: Path = ROOT) -> str:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([str(python), "-c", code], cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -73,6 +73,12 @@ class TestFolder:
         with pytest.raises(ModelNotFoundError, match=r"only pytorch_model\.bin, which could run code"):
             load_model(str(folder))
 
+    def test_pickled_weights_are_refused_beside_other_safetensors(self, folder, tiny_gpt2):
+        (folder / "model.safetensors").rename(folder / "other.safetensors")
+        torch.save(tiny_gpt2().state_dict(), folder / "pytorch_model.bin")
+        with pytest.raises(ModelNotFoundError, match="cannot be loaded"):
+            load_model(str(folder))
+
     def test_no_weights_at_all(self, folder):
         (folder / "model.safetensors").unlink()
         with pytest.raises(ModelNotFoundError, match="got no weights"):
