@@ -195,15 +195,14 @@ class TracrModel(nn.Module):
     """
 
     def __init__(self, config: TracrConfig) -> None:
-        """Make the modules; no random numbers are drawn."""
+        """Make the modules; the global random state is left as it was."""
         super().__init__()
         self.config = config
-        with torch.device("meta"):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # "meta" would take two seconds here
             self.tok_embed = nn.Embedding(config.vocab_size, config.d_model)
             self.pos_embed = nn.Embedding(config.n_positions, config.d_model)
             self.blocks = nn.ModuleList(TracrBlock(config) for _ in range(config.n_layers))
             self.unembed = nn.Linear(config.d_model, config.d_out, bias=False)
-        self.to_empty(device="cpu")
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 

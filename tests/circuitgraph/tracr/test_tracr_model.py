@@ -126,7 +126,7 @@ def test_many_heads_with_biases_agree_with_a_loop_over_heads_and_positions(causa
     np.testing.assert_allclose(model(torch.tensor([ids])).logits[0].detach().numpy(), expected, atol=1e-10)
 
 
-def test_building_and_loading_draw_no_random_numbers() -> None:
+def test_building_and_loading_leave_the_random_state() -> None:
     before = torch.get_rng_state()
     TracrModel(tiny_config())
     load_tracr("tracr:reverse")
