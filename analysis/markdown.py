@@ -1,0 +1,53 @@
+"""Markdown tables and text for reports, with everything that Markdown or HTML would interpret escaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+# An underscore inside a word emphasises nothing.
+_SPECIAL = re.compile(r"([\\`*{}\[\]<>#|!~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+
+
+def plain(value: object) -> str:
+    r"""A value as Markdown text on one line that reads as it is.
+
+    Examples:
+        >>> print(plain("a|b <script>"))
+        a\|b \<script\>
+    """
+    return _SPECIAL.sub(r"\\\1", " ".join(str(value).replace("&", "&amp;").split()))
+
+
+def code(text: str) -> str:
+    """Text as inline code on one line, whatever backticks it holds.
+
+    Examples:
+        >>> code("a3.h7<q>"), code("a`b")
+        ('`a3.h7<q>`', '`` a`b ``')
+    """
+    line = " ".join(text.split())
+    if "`" not in line:
+        return f"`{line}`"
+    fence = "`" * (max(len(run) for run in re.findall("`+", line)) + 1)
+    return f"{fence} {line} {fence}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are set to the right.
+
+    Args:
+        header: Column names, already escaped.
+        rows: Cells, already escaped.
+
+    Returns:
+        The table's lines.
+
+    Examples:
+        >>> print(table(["part", "n"], [["heads", "3"]]))
+        | part | n |
+        | :--- | ---: |
+        | heads | 3 |
+    """
+    lines = [header, [":---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

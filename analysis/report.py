@@ -1,0 +1,330 @@
+"""A circuit's report in Markdown: what was asked, how large the circuit is, how faithful, what is in it.
+
+Written from plain data, a `Circuit`, the metrics of `metrics.json` and the curve, so that a report can be
+written again long after the run, without the model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.drawing.caption import name_in
+from analysis.markdown import code, plain, table
+from circuitgraph.atomic_file import write_atomically
+from circuitgraph.circuit import Circuit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ASKED = (
+    "model", "model_revision", "task", "recipe", "objective", "ablation", "target_sparsity", "steps",
+    "batch_size", "seed", "device", "dtype", "seconds",
+)  # fmt: skip
+_ROWS = {
+    "circuit": "circuit",
+    "full": "full model",
+    "empty": "empty circuit",
+    "complement": "complement",
+    "random": "random circuits of that size",
+}
+_METRICS = {
+    "kl": "KL (nats)",
+    "mse": "MSE",
+    "within_0.05": "within 0.05",
+    "accuracy": "accuracy",
+    "logit_diff": "logit difference",
+    "exact_match": "exact match",
+}
+_SHARES = ("accuracy", "exact_match", "within_0.05")
+_KINDS = {
+    "q": "query",
+    "k": "key",
+    "v": "value",
+    "qkv": "query, key, value",
+    "mlp": "MLP",
+    "logits": "logits",
+}
+
+
+def write_report(
+    path: str | Path,
+    circuit: Circuit,
+    metrics: Mapping[str, Any],
+    *,
+    command: str | None = None,
+    picture: str | Path | None = None,
+    curve_picture: str | Path | None = None,
+    curve: pd.DataFrame | str | Path | None = None,
+    diagnoses: Sequence[str] = (),
+    top: int = 15,
+) -> Path:
+    """Write the report.
+
+    Args:
+        path: The Markdown file to write.
+        circuit: The circuit; its provenance says what was asked.
+        metrics: As in `metrics.json`: `splits`, then a split, then `circuit`, `full`, `empty`, `complement`
+            and `random` with their figures (`kl_sd` is the spread of `kl`); `seconds`, `peak_rss_bytes`.
+        command: The command line or call that produced the circuit.
+        picture: The circuit's drawing, shown if it is a PNG or SVG and linked otherwise.
+        curve_picture: The curve's picture.
+        curve: The curve, or its CSV file, of which a few rows are shown.
+        diagnoses: What went wrong or looks doubtful, one text each.
+        top: How many heads and edges to list.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    path = Path(path)
+    sections = [
+        _heading(circuit, metrics),
+        _asked(circuit, command),
+        _diagnoses(diagnoses),
+        _size(circuit),
+        _faithfulness(metrics),
+        _heads(circuit, top),
+        _edges(circuit, top),
+        _picture("## Picture", picture, path.parent, "the circuit"),
+        _curve(curve, curve_picture, path.parent),
+        _cost(metrics),
+    ]
+    return write_atomically(path, "\n\n".join(section for section in sections if section) + "\n")
+
+
+def _heading(circuit: Circuit, metrics: Mapping[str, Any]) -> str:
+    provenance = circuit.provenance
+    model, task = name_in(provenance, "model") or circuit.universe.family, name_in(provenance, "task")
+    counts = circuit.sparsity
+    text = (
+        f"The circuit keeps {len(circuit):,} of {counts['n_universe']:,} edges "
+        f"({100 * counts['effective']:.2f} % are cut), in {len(circuit.heads)} heads and "
+        f"{len(circuit.mlps)} MLPs."
+    )
+    for split in ("test", "validation"):
+        figures = metrics.get("splits", {}).get(split, {}).get("circuit", {})
+        told = [
+            f"{_METRICS[name]} {_figure(name, figures[name])}"
+            for name in _METRICS
+            if figures.get(name) is not None and name != "logit_diff"
+        ]
+        if told:
+            n = f" ({figures['n']:,} prompts)" if figures.get("n") else ""
+            text += f" On the {split} split{n}: {', '.join(told)}."
+            break
+    return f"# Circuit of {plain(model)}" + (f" for {plain(task)}" if task else "") + f"\n\n{text}"
+
+
+def _asked(circuit: Circuit, command: str | None) -> str:
+    provenance = circuit.provenance
+    rest = [
+        name
+        for name, value in provenance.items()
+        if name not in _ASKED and not isinstance(value, (dict, list))
+    ]
+    rows = []
+    for name in (*_ASKED, *rest):
+        value = name_in(provenance, name)
+        if value is not None:
+            rows.append([plain(name.replace("_", " ")), plain(value)])
+    universe = ", ".join(f"{name} {value}" for name, value in circuit.universe.to_dict().items())
+    rows.append(["universe", plain(universe)])
+    asked = "## What was asked\n\n"
+    if command:
+        asked += f"{code(command)}\n\n"
+    return asked + table(["", "value"], rows).replace("---:", ":---")
+
+
+def _diagnoses(diagnoses: Sequence[str]) -> str:
+    if not diagnoses:
+        return "## Diagnoses\n\nNothing to report."
+    return "## Diagnoses\n\n" + "\n".join(f"- {plain(text)}" for text in diagnoses)
+
+
+def _size(circuit: Circuit) -> str:
+    counts, universe = circuit.sparsity, circuit.universe
+    by_kind = _edges_by_kind(circuit)
+    parts = [
+        ("edges kept (raw)", counts["n_raw"], counts["n_universe"]),
+        ("edges kept (effective)", len(circuit), counts["n_universe"]),
+        *((f"… into {label}", *by_kind[kind]) for kind, label in _KINDS.items() if kind in by_kind),
+        ("heads", len(circuit.heads), universe.n_layers * universe.n_heads),
+        ("MLPs", len(circuit.mlps), universe.n_layers),
+    ]
+    rows = [
+        [label, f"{kept:,}", f"{total:,}", f"{100 * (1 - kept / total):.2f} %"]
+        for label, kept, total in parts
+    ]
+    note = (
+        "Raw counts the edges that were kept at first; effective leaves out those that dangle under "
+        f"{circuit.ablation} ablation and so change nothing. All else here is about the effective ones."
+    )
+    return "## Size\n\n" + table(["", "kept", "of", "cut"], rows) + f"\n\n{note}"
+
+
+def _edges_by_kind(circuit: Circuit) -> dict[str, tuple[int, int]]:
+    """Kept edges and all edges of every kind that the universe has."""
+    universe = circuit.universe
+    sizes = universe.reader_offsets[1:] - universe.reader_offsets[:-1]
+    return {
+        str(kind): (circuit.kinds.count(str(kind)), int(sizes[universe.reader_kinds == kind].sum()))
+        for kind in dict.fromkeys(universe.reader_kinds.tolist())
+    }
+
+
+# -------------------------------------------------------------------- faithfulness
+
+
+def _faithfulness(metrics: Mapping[str, Any]) -> str:
+    splits = metrics.get("splits", {})
+    parts = ["## How faithful it is"]
+    known = ("test", "validation", "train")
+    for split in sorted(splits, key=lambda name: known.index(name) if name in known else len(known)):
+        figures = splits[split]
+        names = _metric_names(figures)
+        rows = [
+            [label, *(_with_spread(name, figures[row]) for name in names)]
+            for row, label in _ROWS.items()
+            if isinstance(figures.get(row), Mapping)
+        ]
+        counts = [
+            f"{part['n']:,}" for part in figures.values() if isinstance(part, Mapping) and part.get("n")
+        ]
+        n = f", {counts[0]} prompts" if counts else ""
+        header = ["", *(plain(_METRICS.get(name, name.replace("_", " "))) for name in names)]
+        parts.append(f"### {plain(split)}{n}\n\n" + table(header, rows))
+    if len(parts) == 1:
+        parts.append("Not evaluated.")
+    else:
+        parts.append(
+            "KL and exact match compare with the full model; accuracy and logit difference with the right "
+            "answer. Random circuits have the same number of edges between the same layers: mean ± standard "
+            "deviation over them."
+        )
+    return "\n\n".join(parts)
+
+
+def _metric_names(figures: Mapping[str, Any]) -> list[str]:
+    """Metrics of a split that any of its rows has: the known ones in their order, then the others."""
+    found = {
+        name: None
+        for part in figures.values()
+        if isinstance(part, Mapping)
+        for name, value in part.items()
+        if isinstance(value, (int, float))
+        and name != "n"
+        and not name.startswith("n_")
+        and not name.endswith("_sd")
+    }
+    return [*(name for name in _METRICS if name in found), *(name for name in found if name not in _METRICS)]
+
+
+def _with_spread(name: str, figures: Mapping[str, Any]) -> str:
+    text = _figure(name, figures.get(name))
+    spread = figures.get(f"{name}_sd")
+    return text if spread is None else f"{text} ± {_figure(name, spread)}"
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if name in _SHARES or name.startswith("agreement"):
+        return f"{100 * value:.1f} %"
+    return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
+
+
+# -------------------------------------------------------------------- contents
+
+
+def _heads(circuit: Circuit, top: int) -> str:
+    """Heads by the sum of the absolute scores of the edges in and out."""
+    graph = circuit.graph
+    ranked = []
+    for head in circuit.heads:
+        into = [
+            (f"{u}->{v}", s) for reader in graph.pred[head] for u, v, s in graph.in_edges(reader, "score")
+        ]
+        out = [(f"{u}->{v}", s) for u, v, s in graph.out_edges(head, "score")]
+        ranked.append((sum(abs(score) for _, score in into + out), head, into, out))
+    ranked.sort(key=lambda row: -row[0])
+    rows = [
+        [code(head), f"{total:.3f}", str(len(into)), str(len(out)), _strongest(into), _strongest(out)]
+        for total, head, into, out in ranked[:top]
+    ]
+    if not rows:
+        return "## Most important heads\n\nThe circuit has no heads."
+    note = (
+        f"{min(top, len(ranked))} of {len(ranked)} heads, by the sum of the absolute scores of their edges."
+    )
+    if circuit.universe.grouped:
+        note += " A key or value edge shared by several heads counts for each of them."
+    header = ["head", "Σ abs(score)", "in", "out", "strongest in", "strongest out"]
+    return f"## Most important heads\n\n{note}\n\n" + table(header, rows)
+
+
+def _strongest(edges: list[tuple[str, float]]) -> str:
+    return code(max(edges, key=lambda edge: abs(edge[1]))[0]) if edges else "–"
+
+
+def _edges(circuit: Circuit, top: int) -> str:
+    order = sorted(range(len(circuit)), key=lambda place: (-abs(circuit.scores[place]), place))[:top]
+    names = list(circuit)
+    rows = [[code(names[i]), _KINDS[circuit.kinds[i]], f"{circuit.scores[i]:.4f}"] for i in order]
+    if not rows:
+        return "## Strongest edges\n\nThe circuit is empty."
+    note = f"{len(rows)} of {len(circuit):,} edges, by absolute score."
+    return f"## Strongest edges\n\n{note}\n\n" + table(["edge", "into", "score"], rows)
+
+
+# -------------------------------------------------------------------- pictures, curve, cost
+
+
+def _picture(heading: str, picture: str | Path | None, folder: Path, label: str) -> str:
+    if picture is None:
+        return ""
+    # Angle brackets let a Markdown link hold spaces and parentheses.
+    target = os.path.relpath(picture, folder).replace("<", "%3C").replace(">", "%3E")
+    shown = "!" if Path(picture).suffix.lower() in (".png", ".svg") else ""
+    return f"{heading}\n\n{shown}[{plain(label)}](<{target}>)".strip()
+
+
+def _curve(curve: pd.DataFrame | str | Path | None, picture: str | Path | None, folder: Path) -> str:
+    parts = ["## Curve"]
+    if picture is not None:
+        parts.append(_picture("", picture, folder, "sparsity and faithfulness over the steps"))
+    if curve is not None:
+        import pandas as pd
+
+        frame = curve if isinstance(curve, pd.DataFrame) else pd.read_csv(curve)
+        if len(frame):
+            parts.append(_curve_rows(frame))
+    return "\n\n".join(parts) if len(parts) > 1 else ""
+
+
+def _curve_rows(frame: pd.DataFrame) -> str:
+    """The first row, the last, and three between."""
+    wanted = ["step", "kl", "objective", "sparsity", "target", "live_heads", "live_mlps", "undecided"]
+    columns = [name for name in wanted if name in frame]
+    places = sorted({round(part * (len(frame) - 1) / 4) for part in range(5)})
+    rows = [
+        [
+            "–" if value != value else f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
+            for value in row
+        ]
+        for row in frame[columns].iloc[places].astype(float).itertuples(index=False)
+    ]
+    return table([plain(name.replace("_", " ")) for name in columns], rows)
+
+
+def _cost(metrics: Mapping[str, Any]) -> str:
+    told = []
+    if metrics.get("seconds") is not None:
+        told.append(f"{metrics['seconds']:,.0f} seconds")
+    if metrics.get("peak_rss_bytes") is not None:
+        told.append(f"a peak of {metrics['peak_rss_bytes'] / 2**30:.2f} GiB of memory")
+    return f"## Cost\n\nThe run took {' and '.join(told)}." if told else ""
