@@ -14,7 +14,7 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
 
     Args:
         path: Where to write; its folder must exist.
-        content: The whole content; text is written as UTF-8.
+        content: The whole content; text is written as UTF-8, with `?` for what UTF-8 cannot hold.
 
     Returns:
         The path.
@@ -22,7 +22,7 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     Raises:
         OutputError: The folder is missing or not writable, or the disk is full. An old file stays as it was.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="replace") if isinstance(content, str) else content
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         try:
