@@ -183,7 +183,10 @@ class CompiledModel:
 
         Raises:
             ConfigurationError: The gates are not one an edge.
+            UnknownNameError: No such ablation.
         """
+        if ablation not in ABLATIONS:
+            raise UnknownNameError.of("ablation", ablation, ABLATIONS)
         if gates.shape != (self.universe.n_edges,):
             raise ConfigurationError(
                 f"gates must have one entry for each of the universe's {self.universe.n_edges:,} edges; "

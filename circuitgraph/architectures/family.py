@@ -22,6 +22,7 @@ _HARMLESS = frozenset(
     label2id model_type output_attentions output_hidden_states pad_token_id prefix problem_type return_dict
     sep_token_id task_specific_params tie_word_embeddings tokenizer_class torch_dtype transformers_version use_cache
     is_llama_config rope_interleaved transformers.js_config _attn_implementation _experts_implementation
+    unk_token_id cls_token_id mask_token_id
     """.split()
 )
 
@@ -170,10 +171,12 @@ class Family:
                 raise UnsupportedModelError(
                     f"{self.name}: config field {field}={values[field]!r} is not supported; only {wanted!r} is"
                 )
-        defaults = type(config)().to_dict()
         known = self.understood | self.harmless | _HARMLESS | set(self.required)
-        for field, value in values.items():
-            if field in known or (field in defaults and defaults[field] == value) or value is None:
+        unknown = {field: value for field, value in values.items() if field not in known and value is not None}
+        # A config that is fully known need not have defaults; Tracr's has none.
+        defaults = type(config)().to_dict() if unknown else {}
+        for field, value in unknown.items():
+            if field in defaults and defaults[field] == value:
                 continue
             raise UnsupportedModelError(
                 f"{self.name}: config field {field}={value!r} is not understood, so the compiled graph could be "

@@ -96,19 +96,26 @@ class _Pass:
         plans = iter(self.plan.blocks)
         for layer, block in enumerate(self.bound.blocks):
             attention, mlp = next(plans), next(plans)
-            before = ablated
+            before, after = ablated, ablated + self.values.attention[layer]
+            out = None
+            # A parallel MLP reads before its layer's heads write, so that the running sum has no heads of its own.
+            if self.shape.block_order == "parallel":
+                out, token = self._mlp(token, block, mlp, before)
             if len(attention.heads):
                 token = self._attention(token, layer, block, attention, before, rotary)
-            ablated = before + self.values.attention[layer]
-            if len(mlp.readers):
-                seen, token = read(
-                    token, self.stream, mlp, ablated if self.shape.block_order == "sequential" else before
-                )
-                out = block.mlp(block.mlp_norm(seen[0]))
+            if self.shape.block_order == "sequential":
+                out, token = self._mlp(token, block, mlp, after)
+            if out is not None:
                 token = write_mlp(token, out, self.values.mlps[layer], self.stream, mlp)
-            ablated = ablated + self.values.mlps[layer]
+            ablated = after + self.values.mlps[layer]
         seen, _ = read(token, self.stream, next(plans), ablated, at=self.batch.predict_index)
         return self.bound.unembed(self.bound.final_norm(seen[0, 0]))
+
+    def _mlp(self, token: Tensor, block: BoundBlock, plan: BlockPlan, ablated: Tensor) -> tuple[Tensor | None, Tensor]:
+        if not len(plan.readers):
+            return None, token
+        seen, token = read(token, self.stream, plan, ablated)
+        return block.mlp(block.mlp_norm(seen[0])), token
 
     def _embeddings(self, said: tuple[Tensor, ...]) -> Tensor:
         """Store the embeddings' deltas; returns the ablated residual stream."""

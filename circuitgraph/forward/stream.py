@@ -140,6 +140,8 @@ class Stream:
 
     def take_gradient(self, block: BlockPlan, gradient: Tensor, at: Tensor | None) -> None:
         """Keep the gradient of what a block's readers saw, and that of their gates."""
+        if self.finished:
+            raise RuntimeError("a masked pass can be taken backward once; run the masked pass again")
         rows, n = block.rows, block.n_slots
         deltas = self.deltas[:n]
         if at is not None:
@@ -156,7 +158,7 @@ class Stream:
         if at is None:
             kept.copy_(gradient)
         else:
-            kept.zero_().flatten(1, 2).index_copy_(1, at, gradient[:, 0])
+            kept.zero_().flatten(1, 2).index_add_(1, at, gradient[:, 0])
         complement = self.complement[rows]
         if complement.any():
             total = kept if complement.all() else kept[torch.from_numpy(np.flatnonzero(complement)).to(kept.device)]

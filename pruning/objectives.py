@@ -1,0 +1,140 @@
+"""What training minimises besides the number of edges: distance between the circuit and the full model.
+
+Every objective averages over a prompt's asked positions, then over prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitgraph.batch import PairBatch
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+
+
+def per_prompt_mean(values: Float[Tensor, " asked"], prompt: Int[Tensor, " asked"], n: int) -> Float[Tensor, " batch"]:
+    """Mean over each prompt's asked positions.
+
+    Args:
+        values: One value an asked position.
+        prompt: The prompt of each.
+        n: Number of prompts.
+    """
+    zeros = values.new_zeros(n)
+    counts = zeros.index_add(0, prompt, torch.ones_like(values))
+    return zeros.index_add(0, prompt, values) / counts.clamp(min=1)
+
+
+def first_asked(batch: PairBatch) -> Int[Tensor, " batch"]:
+    """Index of each prompt's first asked position among all asked positions."""
+    prompt = batch.clean.predict_prompt
+    first = torch.ones_like(prompt, dtype=torch.bool)
+    first[1:] = prompt[1:] != prompt[:-1]
+    return first.nonzero()[:, 0]
+
+
+def log_softmax(logits: Float[Tensor, "asked d_vocab"]) -> Float[Tensor, "asked d_vocab"]:
+    """Log-probabilities, in float32 at least."""
+    return torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), -1)
+
+
+def kl_divergence(
+    logits: Float[Tensor, "asked d_vocab"], teacher: Float[Tensor, "asked d_vocab"]
+) -> Float[Tensor, " asked"]:
+    """KL(teacher ‖ circuit) in nats over the full vocabulary.
+
+    Args:
+        logits: The circuit's logits.
+        teacher: The full model's logits.
+    """
+    expected = log_softmax(teacher)
+    return (expected.exp() * (expected - log_softmax(logits))).sum(-1)
+
+
+def set_logit(logits: Float[Tensor, "batch d_vocab"], ids: Int[Tensor, "batch choice"]) -> Float[Tensor, " batch"]:
+    """Mean logit over each prompt's set of tokens (-1 is padding)."""
+    real = ids >= 0
+    chosen = logits.gather(-1, ids.clamp(min=0)) * real
+    return chosen.sum(-1) / real.sum(-1).clamp(min=1)
+
+
+def logit_difference(logits: Float[Tensor, "asked d_vocab"], batch: PairBatch) -> Float[Tensor, " batch"]:
+    """Mean logit of the right tokens minus that of the wrong ones, at each prompt's first asked position.
+
+    Raises:
+        ConfigurationError: The prompts have no wrong answers.
+    """
+    if batch.correct_ids is None or batch.wrong_ids is None:
+        raise ConfigurationError("a logit difference needs wrong answers, which these prompts do not have")
+    first = logits[first_asked(batch)].float()
+    return set_logit(first, batch.correct_ids) - set_logit(first, batch.wrong_ids)
+
+
+Objective = Callable[[Tensor, Tensor, PairBatch], Tensor]
+
+
+def _mean(values: Tensor, batch: PairBatch) -> Tensor:
+    return per_prompt_mean(values, batch.clean.predict_prompt, batch.clean.input_ids.shape[0]).mean()
+
+
+def _kl(logits: Tensor, teacher: Tensor, batch: PairBatch) -> Tensor:
+    return _mean(kl_divergence(logits, teacher), batch)
+
+
+def _logit_diff(logits: Tensor, teacher: Tensor, batch: PairBatch) -> Tensor:
+    return (logit_difference(logits, batch) - logit_difference(teacher, batch)).pow(2).mean()
+
+
+def _cross_entropy(logits: Tensor, teacher: Tensor, batch: PairBatch) -> Tensor:
+    if batch.answer_ids is None:
+        raise ConfigurationError("objective 'cross-entropy' needs answer tokens; this task's answers are numbers")
+    return _mean(-log_softmax(logits).gather(-1, batch.answer_ids[:, None])[:, 0], batch)
+
+
+def _mse(logits: Tensor, teacher: Tensor, batch: PairBatch) -> Tensor:
+    return _mean((logits - teacher).pow(2).mean(-1), batch)
+
+
+def _position_kl(logits: Tensor, teacher: Tensor, batch: PairBatch) -> Tensor:
+    """KL of a softmax taken over each prompt's asked positions (the published xproportion run)."""
+    prompt, n = batch.clean.predict_prompt, batch.clean.input_ids.shape[0]
+
+    def normalised(values: Tensor) -> Tensor:
+        values = values[:, 0]
+        total = values.new_zeros(n).index_add(0, prompt, values.exp())
+        return values - total.log()[prompt]
+
+    expected = normalised(teacher)
+    terms = expected.exp() * (expected - normalised(logits))
+    return logits.new_zeros(n).index_add(0, prompt, terms).mean()
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "kl": _kl,
+    "logit-diff": _logit_diff,
+    "cross-entropy": _cross_entropy,
+    "mse": _mse,
+    "position-kl": _position_kl,
+}
+
+
+def objective_named(name: str) -> Objective:
+    """Look an objective up.
+
+    Args:
+        name: `kl`: KL(full ‖ circuit); `logit-diff`: squared difference of the two logit differences;
+            `cross-entropy`: of the right answer; `mse`: squared difference of numeric outputs;
+            `position-kl`: KL of a softmax over positions.
+
+    Returns:
+        A function of the circuit's logits, the full model's logits and the batch.
+
+    Raises:
+        UnknownNameError: No such objective.
+    """
+    if name not in OBJECTIVES:
+        raise UnknownNameError.of("objective", name, OBJECTIVES)
+    return OBJECTIVES[name]

@@ -1,0 +1,191 @@
+"""Recipes: named, complete settings of a run. The published ones are as published; `quick` is ours."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+
+CONTROLS = ("lagrangian", "budget")
+KEEP_RULES = ("paper", "target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All settings of a run.
+
+    Attributes:
+        name: The recipe's name.
+        summary: What it is, in a line.
+        steps: Optimiser steps.
+        ramp_steps: Steps over which the target sparsity rises.
+        warmup_steps: Steps over which the learning rate rises; it then falls linearly to 0.
+        ramp: `linear` or `logarithmic`.
+        learning_rate: Of the gates' α (AdamW).
+        multiplier_rate: Learning rate of the Lagrange multipliers (gradient ascent).
+        target_sparsity: Where the ramp ends; above 1 is allowed and pushes harder.
+        control: How the sparsity is held: `lagrangian` as published, or `budget`: α are shifted together so
+            that the expected sparsity *is* the scheduled one at every step.
+        init_mean: Mean of the α to start from.
+        init_std: Their standard deviation.
+        batch_size: Prompts a step.
+        keep: How gates become edges: `paper` or `target` (see `pruning.discretize`).
+        writer_gates: Whether writers have gates too.
+        writer_target: Their target sparsity.
+        ablation: `counterfactual`, `zero`, `mean` or `mean-positional`; None is counterfactual.
+        objective: Name of the objective; None takes the task's own.
+        embeddings: Choice of universe, or None for the default.
+        kv_heads: Choice of universe, or None for the default.
+        qkv: Choice of universe, or None for the default.
+
+    Raises:
+        ConfigurationError: A setting makes no sense.
+    """
+
+    name: str
+    summary: str = ""
+    steps: int
+    ramp_steps: int
+    warmup_steps: int
+    ramp: str = "linear"
+    learning_rate: float
+    multiplier_rate: float = 0.0
+    target_sparsity: float
+    control: str = "lagrangian"
+    init_mean: float = 10.0
+    init_std: float = 0.01
+    batch_size: int
+    keep: str = "paper"
+    writer_gates: bool = False
+    writer_target: float = 0.0
+    ablation: str | None = None
+    objective: str | None = None
+    embeddings: str | None = None
+    kv_heads: str | None = None
+    qkv: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if not 0 < self.target_sparsity <= 2:
+            raise ConfigurationError(f"target sparsity must be in (0, 2]; got {self.target_sparsity}")
+        if self.learning_rate <= 0:
+            raise ConfigurationError(f"learning_rate must be positive; got {self.learning_rate}")
+        if self.control not in CONTROLS:
+            raise UnknownNameError.of("control", self.control, CONTROLS)
+        if self.keep not in KEEP_RULES:
+            raise UnknownNameError.of("keep rule", self.keep, KEEP_RULES)
+        if self.control == "budget" and (self.target_sparsity >= 1 or self.writer_gates):
+            raise ConfigurationError(
+                "control='budget' holds the expected sparsity at the target, which must be below 1, and has no "
+                f"writer gates; got target {self.target_sparsity}, writer_gates={self.writer_gates}. "
+                "Use control='lagrangian'."
+            )
+
+    def changed(self, **changes: Any) -> Recipe:
+        """The recipe with some settings changed; a change of `steps` scales ramp and warm-up with it.
+
+        Raises:
+            UnknownNameError: No such setting.
+        """
+        names = [field.name for field in fields(self)]
+        given = {name: value for name, value in changes.items() if value is not None}
+        for name in given:
+            if name not in names:
+                raise UnknownNameError.of("recipe setting", name, names)
+        steps = given.get("steps")
+        if steps is not None and steps != self.steps:
+            for name in ("ramp_steps", "warmup_steps"):
+                given.setdefault(name, round(getattr(self, name) * steps / self.steps))
+        return replace(self, **given)
+
+    def to_dict(self) -> dict[str, object]:
+        """Every setting as a JSON value."""
+        return asdict(self)
+
+
+_ALL = [
+    Recipe(
+        name="quick",
+        summary="Ours, for a laptop: sparsity held exactly at its schedule, small batches, many cheap steps.",
+        steps=1500,
+        ramp_steps=1100,
+        warmup_steps=30,
+        ramp="logarithmic",
+        learning_rate=0.3,
+        target_sparsity=0.96,
+        control="budget",
+        init_mean=2.5,
+        init_std=0.0,
+        batch_size=8,
+        keep="target",
+    ),
+    Recipe(
+        name="paper-gpt2",
+        summary="GPT-2 small on IOI, greater-than and gendered pronouns, as released.",
+        steps=3000,
+        ramp_steps=2500,
+        warmup_steps=200,
+        learning_rate=0.8,
+        multiplier_rate=0.8,
+        target_sparsity=0.98,
+        batch_size=32,
+        embeddings="split",
+    ),
+    Recipe(
+        name="paper-tracr-reverse",
+        summary="The Tracr program `reverse`, as released.",
+        steps=6000,
+        ramp_steps=5900,
+        warmup_steps=1500,
+        learning_rate=0.03,
+        multiplier_rate=0.001,
+        target_sparsity=1.02,
+        batch_size=16,
+        ablation="zero",
+        embeddings="split",
+    ),
+    Recipe(
+        name="paper-tracr-xproportion",
+        summary="The Tracr program `xproportion`, as released.",
+        steps=720,
+        ramp_steps=640,
+        warmup_steps=96,
+        learning_rate=1.0,
+        multiplier_rate=1e-4,
+        target_sparsity=0.92,
+        writer_gates=True,
+        writer_target=0.4,
+        batch_size=16,
+        ablation="zero",
+        objective="position-kl",
+        embeddings="split",
+    ),
+    Recipe(
+        name="paper-codellama",
+        summary="CodeLlama-13B-Instruct on Boolean expressions, as released (it took 32 GPUs).",
+        steps=6000,
+        ramp_steps=5500,
+        warmup_steps=200,
+        learning_rate=0.8,
+        multiplier_rate=0.4,
+        target_sparsity=1.2,
+        batch_size=32,
+    ),
+]
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
+
+
+def recipe_named(name: str) -> Recipe:
+    """Look a recipe up.
+
+    Raises:
+        UnknownNameError: No such recipe.
+    """
+    if name not in RECIPES:
+        raise UnknownNameError.of("recipe", name, RECIPES)
+    return RECIPES[name]
