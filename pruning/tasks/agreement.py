@@ -1,6 +1,6 @@
 """Subject-verb agreement across an attractor: is or are?
 
-`Today, the keys to the cabinet` → ` are`. Between subject and verb stands another noun, the attractor, of the
+`We know that the keys next to the box` → ` are`. Between subject and verb stands another noun, the attractor, of the
 same number or of the other; groups tell the two apart. The counterfactual has the subject in the other number
 and all else alike, so that only the subject can say which verb is right.
 
@@ -18,9 +18,14 @@ from pruning.tasks.context import TaskContext, shortened
 from pruning.tasks.registry import register_task
 
 # What a sentence begins with, and its verb in the singular and the plural.
-OPENINGS = (("Today, the", "is", "are"), ("Yesterday, the", "was", "were"), ("So far, the", "has", "have"))
+OPENINGS = (
+    ("We know that the", "is", "are"),
+    ("Everyone knows that the", "is", "are"),
+    ("Last year we heard that the", "was", "were"),
+    ("So far, the", "has", "have"),
+)
 
-# Places: prepositions and nouns that a thing may stand beside. People: those that a person may stand beside.
+# Both are subjects; only things are attractors, since after a person a possessive is the likelier word.
 THINGS = (
     "key/keys", "book/books", "picture/pictures", "letter/letters", "table/tables", "window/windows",
     "door/doors", "chair/chairs", "box/boxes", "bottle/bottles", "lamp/lamps", "ship/ships", "car/cars",
@@ -29,9 +34,10 @@ THINGS = (
 )  # fmt: skip
 PEOPLE = (
     "author/authors", "teacher/teachers", "doctor/doctors", "farmer/farmers", "pilot/pilots",
-    "lawyer/lawyers", "manager/managers", "student/students", "singer/singers", "guard/guards", "judge/judges",
-    "actor/actors", "writer/writers", "engineer/engineers", "officer/officers", "soldier/soldiers", "artist/artists", "player/players",
-    "driver/drivers", "worker/workers", "friend/friends", "visitor/visitors",
+    "lawyer/lawyers", "manager/managers", "student/students", "singer/singers", "guard/guards",
+    "judge/judges", "actor/actors", "writer/writers", "engineer/engineers", "officer/officers",
+    "soldier/soldiers", "artist/artists", "player/players", "driver/drivers", "worker/workers",
+    "friend/friends", "visitor/visitors",
 )  # fmt: skip
 PREPOSITIONS = ("near the", "behind the", "next to the", "beside the", "in front of the")
 
@@ -45,7 +51,7 @@ def subject_verb_agreement(context: TaskContext) -> Iterator[PromptPair]:
     things, people = (
         _paired(context, words, kind) for words, kind in ((THINGS, "things"), (PEOPLE, "people"))
     )
-    nouns = [(subject, near) for words in (things, people) for subject in words for near in words]
+    nouns = [(subject, near) for subject in (*things, *people) for near in things if subject != near]
     if not nouns:
         raise ConfigurationError(
             f"task {context.task!r} needs nouns whose singular and plural have the same token count; this "
@@ -54,8 +60,6 @@ def subject_verb_agreement(context: TaskContext) -> Iterator[PromptPair]:
     for opening, preposition, (subject, near), number, near_number in context.product(
         OPENINGS, PREPOSITIONS, nouns, (0, 1), (0, 1)
     ):
-        if subject == near:
-            continue
         start, *verbs = opening
         sides = [f"{start} {form} {preposition} {near[near_number]}" for form in subject]
         yield PromptPair(

@@ -42,18 +42,19 @@ ANTONYMS = listed(_PAIRS)
 
 WORDINGS = (
     Wording(
-        instruction="Give the opposite of the word.\nWord: {item}\nOpposite:",
-        in_context="Word: {item}\nOpposite: {answer}",
+        instruction="Complete the sentence with one word.\nThe opposite of {item} is",
+        in_context="The opposite of {item} is {answer}",
         examples=(("young", "old"), ("open", "closed"), ("summer", "winter")),
     ),
     Wording(
-        instruction="What is the antonym of this word? Answer with one word.\nQuestion: {item}\nAnswer:",
-        in_context="Question: {item}\nAnswer: {answer}",
+        instruction="Give the opposite of the word.\nWord: {item}\nOpposite:",
+        in_context="either {item} or {answer}",
         examples=(("summer", "winter"), ("easy", "difficult"), ("black", "white")),
+        separator=", ",
     ),
     Wording(
-        instruction="Complete the sentence with one word.\nThe opposite of {item} is",
-        in_context="The opposite of {item} is {answer}",
+        instruction="Write the antonym of the given word. The antonym of {item} is",
+        in_context="The antonym of {item} is {answer}",
         examples=(("easy", "difficult"), ("young", "old"), ("before", "after")),
     ),
 )

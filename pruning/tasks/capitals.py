@@ -40,18 +40,18 @@ CAPITALS = listed(_PAIRS)
 WORDINGS = (
     Wording(
         instruction="Name the capital city of the country.\nCountry: {item}\nCapital:",
-        in_context="Country: {item}\nCapital: {answer}",
+        in_context="The capital city of {item} is {answer}",
         examples=(("Hungary", "Budapest"), ("Peru", "Lima"), ("Jordan", "Amman")),
-    ),
-    Wording(
-        instruction="Which city is the capital of this country? Give its name.\nQuestion: {item}\nAnswer:",
-        in_context="Question: {item}\nAnswer: {answer}",
-        examples=(("Jordan", "Amman"), ("Norway", "Oslo"), ("Cuba", "Havana")),
     ),
     Wording(
         instruction="Complete the sentence with the name of a city.\nThe capital of {item} is",
         in_context="The capital of {item} is {answer}",
         examples=(("Peru", "Lima"), ("Hungary", "Budapest"), ("Norway", "Oslo")),
+    ),
+    Wording(
+        instruction="Say which city is the capital.\nThe capital city of {item} is",
+        in_context="In {item} the capital is {answer}",
+        examples=(("Jordan", "Amman"), ("Norway", "Oslo"), ("Cuba", "Havana")),
     ),
 )
 

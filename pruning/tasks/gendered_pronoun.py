@@ -19,6 +19,7 @@ from pruning.tasks.registry import register_task
 TEMPLATES = (
     "So {name} is such a great {noun}, isn't",
     "So {name} is a really good {noun}, isn't",
+    "I think {name} is a great {noun}, isn't",
     "Well, {name} has become a wonderful {noun}, hasn't",
 )
 

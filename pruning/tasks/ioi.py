@@ -22,20 +22,20 @@ from pruning.tasks.registry import register_task
 # {a} and {b} are the first two names, {s} the repeated one.
 TEMPLATES = (
     "When {a} and {b} went to the {place}, {s} gave a {object} to",
-    "After {a} and {b} left the {place}, {s} handed a {object} to",
+    "After {a} and {b} went to the {place}, {s} gave a {object} to",
     "While {a} and {b} were working at the {place}, {s} gave a {object} to",
-    "Then, {a} and {b} met at the {place}, and {s} offered a {object} to",
-    "Last week {a} and {b} had a long talk at the {place}, and {s} sent a {object} to",
-    "Because {a} and {b} were late for the {place}, {s} passed a {object} to",
-    "Yesterday {a} and {b} walked through the {place}, and {s} bought a {object} for",
-    "Once {a} and {b} arrived at the {place}, {s} showed a {object} to",
-    "Friends since school, {a} and {b} visited the {place}, where {s} gave a {object} to",
-    "Before {a} and {b} said goodbye at the {place}, {s} returned a {object} to",
-    "As {a} and {b} were waiting outside the {place}, {s} lent a {object} to",
+    "Then, {a} and {b} went to the {place}. {s} gave a {object} to",
+    "Then, {a} and {b} were thinking about going to the {place}. {s} wanted to give a {object} to",
+    "Yesterday {a} and {b} met at the {place}, and {s} gave a {object} to",
+    "This morning {a} and {b} walked to the {place}, and {s} handed the {object} to",
+    "Since {a} and {b} often meet at the {place}, {s} gave a {object} to",
     "It was raining when {a} and {b} reached the {place}, so {s} gave a {object} to",
-    "The day {a} and {b} finally found the {place}, {s} brought a {object} to",
-    "Since {a} and {b} often meet at the {place}, {s} decided to give a {object} to",
-    "On the way to the {place}, {a} and {b} stopped for a rest, and {s} threw a {object} to",
+    "On the way to the {place}, {a} and {b} stopped for a rest, and {s} gave a {object} to",
+    "As {a} and {b} walked past the {place}, {s} handed the {object} to",
+    "Friends since school, {a} and {b} visited the {place}, where {s} gave a {object} to",
+    "As {a} and {b} were waiting outside the {place}, {s} lent a {object} to",
+    "Last week {a} and {b} had a long talk at the {place}, and {s} sent a {object} to",
+    "Because {a} and {b} were late for the {place}, {s} gave the {object} to",
 )
 
 PLACES = (

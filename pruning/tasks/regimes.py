@@ -63,19 +63,21 @@ class Wording:
 
     Attributes:
         instruction: The prompt by instruction, with `{item}`.
-        in_context: One example, with `{item}` and, at the end of a line, ` {answer}`.
+        in_context: One example, with `{item}` and, at its end, ` {answer}`.
         examples: The items shown as examples.
+        separator: What stands between examples.
     """
 
     instruction: str
     in_context: str
     examples: tuple[tuple[str, str], ...]
+    separator: str = "\n"
 
     def prompts(self, item: str) -> tuple[str, str]:
         """Write the prompts that ask for an item: by instruction, in context."""
         shown = [self.in_context.format(item=shown, answer=answer) for shown, answer in self.examples]
         asked = self.in_context.format(item=item, answer="").rstrip()
-        return self.instruction.format(item=item), "\n".join((*shown, asked))
+        return self.instruction.format(item=item), self.separator.join((*shown, asked))
 
 
 def item_pairs(
