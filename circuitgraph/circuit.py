@@ -25,7 +25,7 @@ from circuitgraph.universe import Universe
 if TYPE_CHECKING:
     import networkx as nx
 
-ABLATIONS = ("counterfactual", "zero", "mean", "optimal")
+ABLATIONS = ("counterfactual", "zero", "mean", "mean-positional", "optimal")
 # Written by the circuit itself, whatever the provenance that came in says.
 _OWN_PROVENANCE = ("ablation", "sparsity")
 

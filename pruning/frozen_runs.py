@@ -58,17 +58,19 @@ class FrozenRuns:
         ablation: Where ablated writers' values come from.
         budget_bytes: How much memory kept runs may take; 0 keeps nothing.
         batch_size: Prompts run at once while filling.
+        ablation_data: The prompts that means are taken over; `pairs` by default.
     """
 
     def __init__(
         self, compiled: CompiledModel, pairs: EncodedPairs, *, ablation: str, budget_bytes: int = 2 << 30,
-        batch_size: int = 16,
+        batch_size: int = 16, ablation_data: EncodedPairs | None = None,
     ) -> None:
         self.compiled, self.pairs, self.ablation = compiled, pairs, ablation
         self.constant = None
         if ablation != "counterfactual":
-            chunks = [range(s, min(s + batch_size, len(pairs))) for s in range(0, len(pairs), batch_size)]
-            batches = (pairs.batch(chunk, device=compiled.device).clean for chunk in chunks)
+            data = ablation_data if ablation_data is not None else pairs
+            chunks = [range(s, min(s + batch_size, len(data))) for s in range(0, len(data), batch_size)]
+            batches = (data.batch(chunk, device=compiled.device).clean for chunk in chunks)
             self.constant = compiled.ablation_values(ablation, batches)
         self.hits = self.misses = 0
         self._left = budget_bytes

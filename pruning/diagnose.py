@@ -1,0 +1,87 @@
+"""What may be wrong with a run, said in words while it can still be mended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from circuitgraph.circuit import Circuit
+from pruning.recipes import Recipe
+from pruning.train import TrainingRun
+
+_LAST = 50
+
+
+def diagnose(
+    run: TrainingRun, circuit: Circuit, recipe: Recipe, metrics: Mapping[str, Mapping[str, Any]] | None
+) -> list[str]:
+    """Look for the usual troubles.
+
+    Args:
+        run: The training run.
+        circuit: What was kept.
+        recipe: The settings.
+        metrics: Validation metrics by role, if there are any.
+
+    Returns:
+        A sentence for each trouble found; empty if there is none.
+    """
+    found = [run.stopped_by] if run.stopped_by else []
+    if not len(circuit):
+        found.append(
+            "The circuit is empty: no path of kept edges leads from the input to the logits. "
+            "Lower --target-sparsity or raise --steps."
+        )
+    last = run.records[-_LAST:]
+    if not last:
+        return [*found, "No step was taken, so the gates are as they began."]
+    found += _sparsity(last, recipe, run)
+    found += _shape(circuit)
+    found += _gap(last, metrics)
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _sparsity(last: Sequence[Any], recipe: Recipe, run: TrainingRun) -> list[str]:
+    found = []
+    sparsity, target = _mean([r.sparsity for r in last]), last[-1].target
+    if target <= 1 and sparsity < target - 0.01:
+        found.append(
+            f"The target was not reached: the gates' sparsity is {sparsity:.3f}, {target:.3f} was asked for. "
+            "Raise --steps, or the recipe's multiplier_rate."
+        )
+    n_edges = run.gates.gate_map.universe.n_edges
+    undecided, kept = _mean([r.undecided for r in last]), (1 - sparsity) * n_edges
+    if undecided > 0.5 * max(kept, 1):
+        found.append(
+            f"The gates are undecided: {undecided:,.0f} of them were strictly between 0 and 1 in the last steps, "
+            f"where about {kept:,.0f} edges are kept. More steps would let them settle."
+        )
+    return found
+
+
+def _shape(circuit: Circuit) -> list[str]:
+    n_raw, n_effective = circuit.n_raw, len(circuit)
+    if n_effective and n_raw - n_effective > 0.25 * n_raw:
+        return [
+            f"{n_raw - n_effective:,} of {n_raw:,} kept edges dangled (no path through them) and were dropped: "
+            "the circuit is sparser than was asked for."
+        ]
+    return []
+
+
+def _gap(last: Sequence[Any], metrics: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
+    kl = (metrics or {}).get("circuit", {}).get("kl")
+    if kl is None:
+        return []
+    soft = _mean([r.objective for r in last])
+    if kl > 1.5 * soft + 0.05:
+        return [
+            f"The kept circuit is worse than the gates it came from: KL {kl:.3f} on validation prompts, "
+            f"{soft:.3f} in the last training steps. More steps, more training prompts, or a lower target "
+            "sparsity would close the gap."
+        ]
+    return []

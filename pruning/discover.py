@@ -1,0 +1,177 @@
+"""The main job in one call: train gates, keep edges, measure the circuit, and say where it came from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from circuitgraph.circuit import Circuit
+from circuitgraph.compile import CompiledModel
+from circuitgraph.errors import ConfigurationError
+from pruning.diagnose import diagnose
+from pruning.discretize import discretize, edges_to_keep
+from pruning.evaluate import evaluate
+from pruning.frozen_runs import FrozenRuns
+from pruning.recipes import Recipe, recipe_named
+from pruning.tasks import TaskData
+from pruning.train import StepRecord, Trainer, TrainingRun, train
+
+_LIBRARIES = ("transformer-circuitgraph", "torch", "transformers", "networkx", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discovery:
+    """What `discover` gives back.
+
+    Attributes:
+        circuit: The circuit, with its provenance.
+        metrics: `sparsity`, `splits` (by split, role and metric), `seconds`, `peak_rss_bytes`.
+        examples: A row a test prompt.
+        curve: A row a training step.
+        diagnoses: What may be wrong, in words.
+        run: The training run with its gates.
+    """
+
+    circuit: Circuit
+    metrics: dict[str, Any]
+    examples: pd.DataFrame
+    curve: pd.DataFrame
+    diagnoses: tuple[str, ...]
+    run: TrainingRun
+
+
+def discover(
+    compiled: CompiledModel,
+    task: TaskData,
+    recipe: Recipe | str = "quick",
+    *,
+    objective: str | None = None,
+    ablation: str | None = None,
+    seed: int = 0,
+    splits: Sequence[str] = ("validation", "test"),
+    n_random: int = 10,
+    cache_bytes: int = 2 << 30,
+    watch: Callable[[StepRecord], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Discovery:
+    """Find the circuit that a model uses for a task.
+
+    Args:
+        compiled: The model.
+        task: The prompts.
+        recipe: The settings, or the name of a recipe.
+        objective: What is compared; by default the recipe's, else the task's own.
+        ablation: What cut edges carry; by default the recipe's, else counterfactual.
+        seed: Of everything random.
+        splits: Splits to evaluate on.
+        n_random: Random circuits to compare with.
+        cache_bytes: Memory for runs that never change.
+        watch: Called after every step.
+        say: Called with a line at the start of each stage.
+
+    Returns:
+        The circuit, its measures and its provenance.
+
+    Raises:
+        ConfigurationError: Settings that cannot work together.
+    """
+    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    objective = objective or recipe.objective or task.objective
+    ablation = ablation or recipe.ablation or "counterfactual"
+    say = say or (lambda line: None)
+    compiled.gate_map.check_target(recipe.target_sparsity)
+    if not len(task.splits["train"]):
+        raise ConfigurationError(f"task {task.name}: the train split is empty; there is nothing to learn from")
+    began = time.perf_counter()
+    say(f"running {len(task.splits['train'])} training prompts once, to keep what never changes")
+    frozen = FrozenRuns(compiled, task.splits["train"], ablation=ablation, budget_bytes=cache_bytes)
+    trainer = Trainer(compiled, frozen, recipe, objective=objective, seed=seed)
+    say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name})")
+    run = train(trainer, watch)
+    trained = time.perf_counter() - began
+    del frozen
+    keep = edges_to_keep(trainer.gates, rule=recipe.keep, target_sparsity=_final_target(run, recipe))
+    edges, scores = discretize(trainer.gates, keep=keep)
+    circuit = Circuit.from_edges(compiled.universe, edges, scores=scores, ablation=ablation)
+    by_split, examples = {}, pd.DataFrame()
+    for split in splits:
+        say(f"evaluating on {len(task.splits[split])} {split} prompts")
+        found = evaluate(
+            compiled, circuit, task.splits[split], ablation_data=task.splits["train"], n_random=n_random, seed=seed
+        )
+        by_split[split], examples = found.metrics, found.examples
+    metrics = {
+        "sparsity": circuit.sparsity,
+        "splits": by_split,
+        "seconds": time.perf_counter() - began,
+        "training_seconds": trained,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+    provenance = {
+        **compiled.identity,
+        "tokenizer": type(compiled.tokenizer).__name__,
+        "dtype": str(compiled.dtype).removeprefix("torch."),
+        "task": task.name,
+        "task_options": dict(task.provenance),
+        "data_hash": task.data_hash,
+        "objective": objective,
+        "recipe": recipe.to_dict(),
+        "method": "edge-pruning",
+        "seed": seed,
+        "steps_taken": len(run.records),
+        "edits": compiled.gate_map.edits,
+        "metrics": by_split,
+        "seconds": metrics["seconds"],
+        "versions": library_versions(),
+        "hardware": hardware(compiled.device),
+    }
+    first = by_split.get("validation") or next(iter(by_split.values()), None)
+    diagnoses = diagnose(run, circuit, recipe, first)
+    return Discovery(
+        circuit=circuit.with_provenance(provenance),
+        metrics={**metrics, "diagnoses": diagnoses},
+        examples=examples,
+        curve=pd.DataFrame([asdict(record) for record in run.records]),
+        diagnoses=tuple(diagnoses),
+        run=run,
+    )
+
+
+def _final_target(run: TrainingRun, recipe: Recipe) -> float:
+    """The target that the gates were trained towards when training ended."""
+    return run.records[-1].target if run.records else recipe.target_sparsity
+
+
+def peak_rss_bytes() -> int:
+    """The process's largest resident memory so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the result depends on."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def hardware(device: torch.device) -> dict[str, str | int]:
+    """What it ran on."""
+    found: dict[str, str | int] = {"device": str(device), "threads": torch.get_num_threads()}
+    found["cpu"] = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found

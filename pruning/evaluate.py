@@ -1,0 +1,227 @@
+"""How faithful a circuit is: its outputs next to the full model's, and next to what chance would give.
+
+Definitions. KL is KL(full ‖ circuit) in nats over the full vocabulary, averaged over a prompt's answer
+tokens, then over prompts. *Accuracy*: the right answers are more probable than the wrong ones where a task
+has wrong answers, otherwise the most probable token is a right one, at every answer token; for numeric
+outputs, within 0.05 of the right number. *Exact match*: the most probable token of the full vocabulary is
+the full model's, at every answer token; for numeric outputs, within 0.05 of the full model's. Agreement is
+exact match among the prompts that the full model gets right, and among those that it gets wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from circuitgraph.batch import PairBatch
+from circuitgraph.circuit import Circuit
+from circuitgraph.compile import CompiledModel
+from circuitgraph.errors import GraphMismatchError
+from pruning.baselines import random_circuit
+from pruning.encoding import EncodedPairs
+from pruning.frozen_runs import FrozenBatch, FrozenRuns
+from pruning.objectives import first_asked, kl_divergence, log_softmax, logit_difference, per_prompt_mean
+
+NEAR = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Figures for a circuit and for what it is compared with.
+
+    Attributes:
+        metrics: By role (`circuit`, `full`, `empty`, `complement`, `random`), then by metric.
+        examples: A row a prompt, for the circuit and the full model.
+    """
+
+    metrics: dict[str, dict[str, float | int | None]]
+    examples: pd.DataFrame
+
+
+def score_prompts(logits: Tensor, teacher: Tensor, batch: PairBatch) -> dict[str, Tensor]:
+    """Measure a batch of outputs.
+
+    Args:
+        logits: The circuit's, at the asked positions `[asked d_vocab]`.
+        teacher: The full model's.
+        batch: The prompts.
+
+    Returns:
+        One value a prompt for each metric: `kl` or `mse`, `accuracy`, `exact_match`, and `logit_diff` where
+        the task has wrong answers.
+    """
+    prompt, n = batch.clean.predict_prompt, batch.clean.input_ids.shape[0]
+
+    def everywhere(right: Tensor) -> Tensor:
+        return per_prompt_mean(right.double(), prompt, n) == 1
+
+    if batch.answer_values is not None:
+        error = (logits - teacher)[:, 0].double()
+        return {
+            "mse": per_prompt_mean(error.pow(2), prompt, n),
+            "accuracy": everywhere((logits[:, 0] - batch.answer_values).abs() <= NEAR),
+            "exact_match": everywhere(error.abs() <= NEAR),
+        }
+    scores = {
+        "kl": per_prompt_mean(kl_divergence(logits, teacher).double(), prompt, n),
+        "exact_match": everywhere(logits.argmax(-1) == teacher.argmax(-1)),
+    }
+    if batch.correct_ids is not None and batch.wrong_ids is not None:
+        first = log_softmax(logits[first_asked(batch)])
+        scores["accuracy"] = _set_log_probability(first, batch.correct_ids) > _set_log_probability(first, batch.wrong_ids)
+        scores["logit_diff"] = logit_difference(logits, batch).double()
+    elif batch.answer_ids is not None:
+        scores["accuracy"] = everywhere(logits.argmax(-1) == batch.answer_ids)
+    return scores
+
+
+def _set_log_probability(log_probabilities: Tensor, ids: Tensor) -> Tensor:
+    chosen = log_probabilities.gather(-1, ids.clamp(min=0)).masked_fill(ids < 0, -torch.inf)
+    return chosen.logsumexp(-1)
+
+
+def evaluate(
+    compiled: CompiledModel,
+    circuit: Circuit,
+    pairs: EncodedPairs,
+    *,
+    ablation_data: EncodedPairs | None = None,
+    n_random: int = 10,
+    seed: int = 0,
+    batch_size: int = 16,
+    ablation: str | None = None,
+) -> Evaluation:
+    """Measure a circuit on prompts, next to the full model, nothing, its complement and random circuits.
+
+    Args:
+        compiled: The model.
+        circuit: The circuit.
+        pairs: The prompts.
+        ablation_data: The prompts that means are taken over; `pairs` by default.
+        n_random: How many random circuits of the same size a layer pair; 0 for none.
+        seed: Of the random circuits.
+        batch_size: Prompts a batch.
+        ablation: What cut edges carry; by default what the circuit was found with.
+
+    Returns:
+        Metrics by role, and a row a prompt.
+
+    Raises:
+        GraphMismatchError: The circuit is of another universe.
+    """
+    difference = circuit.universe.first_difference(compiled.universe)
+    if difference is not None:
+        raise GraphMismatchError(
+            f"the circuit's universe is not the compiled model's: {difference}; compile the model with the "
+            "circuit's choices of embeddings, kv_heads and qkv"
+        )
+    ablation = ablation or circuit.ablation
+    runs = FrozenRuns(
+        compiled, pairs, ablation=ablation, budget_bytes=0, batch_size=batch_size, ablation_data=ablation_data
+    )
+    masks: dict[str, np.ndarray] = {
+        "circuit": circuit.mask,
+        "empty": np.zeros_like(circuit.mask),
+        "complement": ~circuit.mask,
+    }
+    for index in range(n_random):
+        masks[f"random {index}"] = random_circuit(circuit, seed=seed + index).mask
+    scores = {role: _Collected() for role in ("full", *masks)}
+    gates = {role: torch.from_numpy(mask).float().to(compiled.device) for role, mask in masks.items()}
+    order: list[np.ndarray] = []
+    with torch.no_grad():
+        for chunk in batches_by_length(runs.by_length, batch_size):
+            frozen = runs.batch(chunk)
+            order.append(chunk)
+            scores["full"].add(frozen.teacher, frozen)
+            for role in masks:
+                ran = compiled.masked(gates[role], frozen.pairs.clean, frozen.values, ablation=ablation)
+                scores[role].add(ran.logits, frozen)
+    places = np.argsort(np.concatenate(order))
+    columns = {role: collected.columns(places) for role, collected in scores.items()}
+    metrics = {role: _summary(columns[role], columns["full"]) for role in ("circuit", "full", "empty", "complement")}
+    if n_random:
+        randoms = [_summary(columns[f"random {i}"], columns["full"]) for i in range(n_random)]
+        metrics["random"] = _mean_and_spread(randoms)
+    return Evaluation(metrics=metrics, examples=_examples(columns, scores, places, pairs, compiled))
+
+
+def batches_by_length(by_length: Mapping[int, np.ndarray], batch_size: int) -> list[np.ndarray]:
+    """All prompts once, in batches of one length each."""
+    return [
+        members[start : start + batch_size]
+        for members in by_length.values()
+        for start in range(0, len(members), batch_size)
+    ]
+
+
+class _Collected:
+    """Scores of one role, batch after batch."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[Tensor]] = {}
+        self.top: list[Tensor] = []
+
+    def add(self, logits: Tensor, frozen: FrozenBatch) -> None:
+        for name, values in score_prompts(logits, frozen.teacher, frozen.pairs).items():
+            self._parts.setdefault(name, []).append(values.double().cpu())
+        first = logits[first_asked(frozen.pairs)]
+        self.top.append((first.argmax(-1) if first.shape[-1] > 1 else first[:, 0]).cpu())
+
+    def columns(self, places: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: torch.cat(parts).numpy()[places] for name, parts in self._parts.items()}
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _summary(columns: Mapping[str, np.ndarray], full: Mapping[str, np.ndarray]) -> dict[str, float | int | None]:
+    found: dict[str, float | int | None] = {"n": len(columns["exact_match"])}
+    found.update({name: _mean(values) for name, values in columns.items()})
+    if "accuracy" in full:
+        right = full["accuracy"] == 1
+        found["n_full_right"] = int(right.sum())
+        found["agreement_full_right"] = _mean(columns["exact_match"][right])
+        found["agreement_full_wrong"] = _mean(columns["exact_match"][~right])
+    return found
+
+
+def _mean_and_spread(randoms: Sequence[Mapping[str, Any]]) -> dict[str, float | int | None]:
+    found: dict[str, float | int | None] = {"n": randoms[0]["n"], "n_circuits": len(randoms)}
+    for name in randoms[0]:
+        if name in ("n", "n_full_right"):
+            continue
+        values = [row[name] for row in randoms if row[name] is not None]
+        found[name] = float(np.mean(values)) if values else None
+        found[f"{name}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return found
+
+
+def _examples(
+    columns: Mapping[str, Mapping[str, np.ndarray]], scores: Mapping[str, _Collected], places: np.ndarray,
+    pairs: EncodedPairs, compiled: CompiledModel,
+) -> pd.DataFrame:
+    def tops(role: str) -> list[object]:
+        values = torch.cat(scores[role].top).numpy()[places]
+        decode = getattr(compiled.tokenizer, "decode", None)
+        if values.dtype.kind == "f" or decode is None:
+            return values.tolist()
+        return [decode([int(token)]) for token in values]
+
+    frame: dict[str, object] = {"prompt": list(pairs.texts) if pairs.texts else [""] * len(pairs)}
+    frame["corrupted"] = list(pairs.corrupted_texts) if pairs.corrupted_texts else [""] * len(pairs)
+    frame["group"] = list(pairs.groups)
+    frame["full_top"], frame["circuit_top"] = tops("full"), tops("circuit")
+    for name, values in columns["circuit"].items():
+        frame[name] = values
+    for name in ("accuracy", "logit_diff"):
+        if name in columns["full"]:
+            frame[f"full_{name}"] = columns["full"][name]
+    return pd.DataFrame(frame)
