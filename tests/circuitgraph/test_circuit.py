@@ -20,7 +20,7 @@ from circuitgraph.errors import CircuitFormatError, ConfigurationError, OutputEr
 from circuitgraph.graph import build_graph
 from circuitgraph.liveness import effective_edges
 from circuitgraph.universe import Universe
-from tests.circuitgraph.universes import Kept, kept_edges
+from tests.circuitgraph.universes import STEADY, Kept, kept_edges
 
 LLAMA = Universe(family="llama", n_layers=2, n_heads=4, n_kv_heads=2)
 # input → both heads of a group, one of them → m0 → logits; and the last two dangle.
@@ -71,7 +71,7 @@ def test_contents() -> None:
 
 
 @given(case=kept_edges())
-@settings(max_examples=50)
+@settings(parent=STEADY, max_examples=50)
 def test_the_graph_holds_the_kept_edges_and_what_joins_them(case: Kept) -> None:
     universe = case.universe
     circuit = Circuit.from_edges(universe, case.mask)
@@ -157,6 +157,7 @@ def test_nothing_can_be_changed() -> None:
     assert pickle.loads(pickle.dumps(circuit)) == copy.deepcopy(circuit) == circuit
 
 
+@STEADY
 @given(case=kept_edges())
 def test_the_complement_keeps_the_others(case: Kept) -> None:
     circuit = Circuit.from_edges(case.universe, case.mask)
@@ -205,7 +206,7 @@ def test_asking_for_an_edge_that_cannot_be_names_the_nearest() -> None:
 
 
 @given(case=kept_edges())
-@settings(max_examples=30)
+@settings(parent=STEADY, max_examples=30)
 def test_files_bring_back_the_circuit_and_open_in_networkx(
     case: Kept, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -13,13 +13,14 @@ from circuitgraph.errors import ConfigurationError, GraphEditError, GraphMismatc
 from circuitgraph.gate_map import FROZEN, REMOVED, GateMap
 from circuitgraph.graph import build_graph
 from circuitgraph.universe import Universe
-from tests.circuitgraph.universes import universes
+from tests.circuitgraph.universes import STEADY, universes
 
 # One layer, one head: the edges in order are input->q, k, v; input->m0; a0.h0->m0; input, a0.h0, m0->logits.
 TINY = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
 Q, K, V = (("input", f"a0.h0<{letter}>") for letter in "qkv")
 
 
+@STEADY
 @given(universe=universes())
 def test_an_unedited_graph_is_the_identity(universe: Universe) -> None:
     identity, read = GateMap.identity(universe), GateMap.from_graph(universe, build_graph(universe))

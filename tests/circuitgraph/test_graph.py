@@ -13,9 +13,10 @@ from hypothesis import given
 
 from circuitgraph.graph import STRUCTURAL, build_graph
 from circuitgraph.universe import Universe, node_kind
-from tests.circuitgraph.universes import universes
+from tests.circuitgraph.universes import STEADY, universes
 
 
+@STEADY
 @given(universe=universes())
 def test_every_mask_once_and_both_ways(universe: Universe) -> None:
     graph = build_graph(universe)
@@ -29,6 +30,7 @@ def test_every_mask_once_and_both_ways(universe: Universe) -> None:
     assert graph.number_of_edges() == universe.n_edges + len(structural)
 
 
+@STEADY
 @given(universe=universes())
 def test_nodes_stand_in_the_order_of_the_computation(universe: Universe) -> None:
     graph = build_graph(universe)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from circuitgraph.graph import build_graph
 from circuitgraph.liveness import effective_edges, heads_fed, readers_reaching, readers_used, writers_reached
 from circuitgraph.universe import Universe
-from tests.circuitgraph.universes import Kept, kept_edges
+from tests.circuitgraph.universes import STEADY, Kept, kept_edges
 
 ABLATIONS = ["counterfactual", "zero", "mean", "optimal"]
 
@@ -21,7 +21,7 @@ def kept_graph(universe: Universe, kept: np.ndarray) -> nx.DiGraph:
     return graph
 
 
-@settings(max_examples=200)
+@settings(parent=STEADY, max_examples=200)
 @given(case=kept_edges())
 def test_effective_edges_lie_on_paths(case: Kept) -> None:
     universe, kept = case.universe, case.mask
@@ -57,6 +57,7 @@ def _writes(universe: Universe, graph: nx.DiGraph, name: str) -> bool:
     return name in universe.writers[: universe.n_embeddings] or bool(graph.pred[name])
 
 
+@STEADY
 @given(case=kept_edges())
 def test_dropping_once_is_enough(case: Kept) -> None:
     universe, kept = case.universe, case.mask

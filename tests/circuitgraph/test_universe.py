@@ -10,7 +10,7 @@ from hypothesis import given
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.universe import Universe, node_kind, node_layer
-from tests.circuitgraph.universes import universes
+from tests.circuitgraph.universes import STEADY, universes
 
 GPT2 = {"family": "gpt2", "n_layers": 12, "n_heads": 12, "n_kv_heads": 12}
 LLAMA_8B = {"family": "llama", "n_layers": 32, "n_heads": 32, "n_kv_heads": 8}
@@ -53,6 +53,7 @@ def slow_edges(universe: Universe) -> list[tuple[str, str]]:
     return edges + [(writer, "logits") for writer in past]
 
 
+@STEADY
 @given(universe=universes())
 def test_edges_and_names_equal_an_enumeration(universe: Universe) -> None:
     expected = slow_edges(universe)
@@ -66,6 +67,7 @@ def test_edges_and_names_equal_an_enumeration(universe: Universe) -> None:
     assert len(universe.readers) == universe.n_readers == len(set(universe.readers))
 
 
+@STEADY
 @given(universe=universes())
 def test_kinds_and_layers_agree_with_the_names(universe: Universe) -> None:
     assert [node_kind(name) for name in universe.writers] == universe.writer_kinds.tolist()
@@ -78,6 +80,7 @@ def test_kinds_and_layers_agree_with_the_names(universe: Universe) -> None:
     assert layers == universe.reader_layers.tolist()
 
 
+@STEADY
 @given(universe=universes())
 def test_blocks_tile_the_gate_vector(universe: Universe) -> None:
     edges = reader = 0

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from circuitgraph.universe import Universe
+
+# The same cases in every run, and no deadline: other processes may be busy.
+STEADY = settings(deadline=None, derandomize=True, database=None)
 
 
 @st.composite
