@@ -25,13 +25,12 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 0.15, tor
 
 def _random_batch(compiled: CompiledModel, side: str, seed: int, seq: int) -> TokenBatch:
     generator = torch.Generator().manual_seed(seed)
-    n_tokens = getattr(compiled.model.config, "vocab_size", compiled.shape.d_vocab)
-    ids = torch.randint(0, int(n_tokens), (3, seq), generator=generator)
-    real = torch.ones_like(ids)
+    real = torch.ones(3, seq, dtype=torch.int64)
     if side == "right":
         real[1, -2:] = 0
     elif side == "left":
         real[1, :2] = 0
+    ids = compiled.family.random_ids(compiled.model.config, real, generator)
     index = real.flatten().nonzero()[:, 0]
     batch = TokenBatch(input_ids=ids, attention_mask=real, predict_index=index, predict_prompt=index // seq)
     return batch.to(compiled.device)

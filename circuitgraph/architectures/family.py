@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -134,6 +135,13 @@ class BoundModel:
     rotate: Callable[[Tensor, Tensor, Rotary], tuple[Tensor, Tensor]] | None = None
 
 
+def any_ids(
+    config: Any, real: Int[Tensor, "batch seq"], generator: torch.Generator
+) -> Int[Tensor, "batch seq"]:
+    """Draw any tokens of the vocabulary."""
+    return torch.randint(0, int(config.vocab_size), real.shape, generator=generator)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One model family.
@@ -146,6 +154,7 @@ class Family:
         understood: Config fields that `shape` and `bind` honour, or that the model's own modules do.
         required: Config fields that are understood at one value only.
         harmless: Config fields that do not change a forward pass in evaluation mode.
+        random_ids: Prompts for the parity gate, from a config and the mask of real tokens.
     """
 
     name: str
@@ -155,6 +164,7 @@ class Family:
     understood: frozenset[str]
     required: Mapping[str, object]
     harmless: frozenset[str]
+    random_ids: Callable[[Any, Int[Tensor, "batch seq"], torch.Generator], Int[Tensor, "batch seq"]] = any_ids
 
     def check_config(self, config: Any) -> None:
         """Refuse a config with a field that is not understood.

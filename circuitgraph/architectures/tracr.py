@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from circuitgraph.architectures.family import (
     BoundBlock,
@@ -63,6 +65,20 @@ def _bind(model: Any) -> BoundModel:
     )
 
 
+def _random_ids(
+    config: Any, real: Int[Tensor, "batch seq"], generator: torch.Generator
+) -> Int[Tensor, "batch seq"]:
+    """Draw prompts of the program: BOS, then its own tokens.
+
+    On other prompts the compiled weights (100 and more) blow rounding up until the logits show it.
+    """
+    special = (config.bos_token, config.pad_token)
+    allowed = torch.tensor([index for index, token in enumerate(config.tokens) if token not in special])
+    ids = allowed[torch.randint(0, len(allowed), real.shape, generator=generator)]
+    starts = (real.cumsum(-1) == 1) & real.bool()
+    return ids.masked_fill(starts, config.tokens.index(config.bos_token))
+
+
 FAMILY = Family(
     name="tracr",
     model_classes=frozenset({"TracrModel"}),
@@ -73,4 +89,5 @@ FAMILY = Family(
     ),
     required={},
     harmless=frozenset("program bos_token pad_token output_symbols residual_labels".split()),
+    random_ids=_random_ids,
 )
