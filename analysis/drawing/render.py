@@ -33,7 +33,7 @@ def _by_program(dot_text: str, file_format: str) -> bytes:
 
     try:
         return graphviz.Source(dot_text).pipe(format=file_format)
-    except (graphviz.CalledProcessError, graphviz.ExecutableNotFound) as error:
+    except (graphviz.CalledProcessError, graphviz.ExecutableNotFound, OSError) as error:
         raise RenderingError(f"Graphviz could not draw the circuit: {error}") from error
 
 

@@ -1,0 +1,193 @@
+"""The report and the curve's figure, from plain data."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.curves import plot_curve
+from analysis.report import write_report
+from circuitgraph.circuit import Circuit
+from circuitgraph.errors import ConfigurationError, OutputError
+from circuitgraph.universe import Universe
+from tests.analysis.random_circuits import crowded_circuit, reverse_circuit
+
+HOSTILE = "a|b <script>alert(1)</script> `code` [x](y) \n # heading \ud800"
+UNIVERSE = Universe(family="llama", n_layers=1, n_heads=4, n_kv_heads=2)
+
+
+def metrics() -> dict[str, Any]:
+    row = {"n": 512, "kl": 0.25, "accuracy": 0.955, "logit_diff": 3.0, "exact_match": 0.91}
+    return {
+        "splits": {
+            "validation": {"circuit": {"n": 64, "kl": 0.125}},
+            "test": {
+                "circuit": {**row, "agreement_right": 0.5},
+                "full": {**row, "kl": 0.0, "exact_match": 1.0},
+                "empty": {**row, "kl": 4.5, "logit_diff": None},
+                "complement": {**row, "kl": 3.5},
+                "random": {**row, "kl": 4.25, "kl_sd": 0.0625},
+            },
+        },
+        "seconds": 801.4,
+        "peak_rss_bytes": 3 * 2**30,
+    }
+
+
+def curve(n: int = 300) -> pd.DataFrame:
+    step = np.arange(n)
+    return pd.DataFrame(
+        {
+            "step": step,
+            "seconds": step * 1.5,
+            "loss": 1.0,
+            "kl": np.random.default_rng(0).gamma(4, 0.05, n) * (1 + step / 40),
+            "sparsity": np.minimum(step / n, 0.97),
+            "target": np.minimum(step / n, 1) * 1.02,
+            "live_heads": 270 - step // 2,
+            "live_mlps": 30,
+            "undecided": np.maximum(3, 70_000 - 300 * step),
+        }
+    )
+
+
+def section(text: str, heading: str) -> str:
+    return text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """Rows of the section's table by their first cell."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_a_whole_report(tmp_path: Path) -> None:
+    scores = {
+        "input->a0.kv1<v>": 1.5,
+        "a0.h3->m0": -2.0,
+        "m0->logits": 0.5,
+        "a0.h2->logits": 1.0,
+        "a0.h0->m0": 9.0,
+    }
+    circuit = Circuit.from_edges(
+        UNIVERSE,
+        scores,
+        provenance={"model": "tiny", "task": "ioi", "recipe": {"name": "quick", "steps": 5}, "seed": 7},
+    )
+    path = write_report(
+        tmp_path / "report.md",
+        circuit,
+        metrics(),
+        command="circuitgraph discover --model tiny --task ioi",
+        picture=tmp_path / "circuit.png",
+        curve_picture=tmp_path / "curve (1).png",
+        curve=curve(),
+        diagnoses=["target 0.99 not reached: 0.97"],
+    )
+    text = path.read_text()
+    assert text.startswith("# Circuit of tiny for ioi\n")
+    assert "The circuit keeps 4 of 19 edges (78.95 % are cut), in 2 heads and 1 MLPs." in text
+    assert "On the test split (512 prompts): KL (nats) 0.250, accuracy 95.5 %, exact match 91.0 %." in text
+    asked = section(text, "What was asked")
+    assert "`circuitgraph discover --model tiny --task ioi`" in asked
+    assert (cells(asked)["recipe"], cells(asked)["seed"]) == (["quick"], ["7"])
+    assert "- target 0.99 not reached: 0.97" in section(text, "Diagnoses")
+    size = cells(section(text, "Size"))
+    assert size["edges kept (raw)"] == ["5", "19", "73.68 %"]
+    assert size["edges kept (effective)"] == ["4", "19", "78.95 %"]
+    assert size["heads"] == ["2", "4", "50.00 %"]
+    assert size["… into value"] == ["1", "2", "50.00 %"]
+    heads = cells(section(text, "Most important heads"))
+    # a0.kv1<v> feeds both heads: 1.5 + 2.0 and 1.5 + 1.0.
+    assert heads["`a0.h3`"] == ["3.500", "1", "1", "`input->a0.kv1<v>`", "`a0.h3->m0`"]
+    assert heads["`a0.h2`"] == ["2.500", "1", "1", "`input->a0.kv1<v>`", "`a0.h2->logits`"]
+    edges = [line for line in section(text, "Strongest edges").splitlines() if line.startswith("| `")]
+    assert edges[0] == "| `a0.h3->m0` | MLP | -2.0000 |"
+    assert len(edges) == 4
+    assert "![the circuit](<circuit.png>)" in text
+    assert "(<curve (1).png>)" in text
+    rows = cells(section(text, "Curve"))
+    assert list(rows)[2:] == ["0", "75", "150", "224", "299"]
+    assert "The run took 801 seconds and a peak of 3.00 GiB of memory." in text
+
+
+def test_the_table_of_faithfulness(tmp_path: Path) -> None:
+    text = write_report(tmp_path / "r.md", reverse_circuit(), metrics()).read_text()
+    faithful = section(text, "How faithful it is")
+    assert faithful.index("### test, 512 prompts") < faithful.index("### validation, 64 prompts")
+    table = cells(faithful.split("### validation")[0])
+    assert table["circuit"] == ["0.250", "95.5 %", "3.000", "91.0 %", "50.0 %"]
+    assert table["full model"] == ["0.000", "95.5 %", "3.000", "100.0 %", "–"]
+    assert table["empty circuit"][2] == "–"
+    assert table["random circuits of that size"][0] == "4.250 ± 0.062"
+
+
+def test_an_empty_circuit_without_figures(tmp_path: Path) -> None:
+    text = write_report(tmp_path / "r.md", Circuit.from_edges(UNIVERSE, []), {}).read_text()
+    for sentence in ("Not evaluated.", "has no heads", "The circuit is empty", "Nothing to report"):
+        assert sentence in text
+    assert "nan" not in text.lower()
+    assert "## Curve" not in text
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    circuit = reverse_circuit().with_provenance({"model": HOSTILE, "task": HOSTILE})
+    text = write_report(
+        tmp_path / "r.md", circuit, {}, command=HOSTILE, diagnoses=[HOSTILE], picture="a<b>.pdf"
+    ).read_text()
+    outside_code = re.sub(r"(`+) .*? \1|`[^`\n]*`", "", text)
+    assert not re.search(r"(?<!\\)<script", outside_code)
+    assert "\n # heading" not in text
+    assert "[the circuit](<" in text
+    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in section(text, "What was asked").splitlines()[4:] if line}
+    assert widths == {3}
+
+
+def test_the_curve_may_be_a_file(tmp_path: Path) -> None:
+    curve(10).to_csv(tmp_path / "curve.csv", index=False)
+    text = write_report(tmp_path / "r.md", crowded_circuit(60), {}, curve=tmp_path / "curve.csv").read_text()
+    assert "| 9 | " in section(text, "Curve")
+
+
+def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No such file or directory"):
+        write_report(tmp_path / "missing" / "r.md", reverse_circuit(), {})
+
+
+# -------------------------------------------------------------------- the figure
+
+
+@pytest.mark.parametrize(
+    "drop", [[], ["kl"], ["target", "live_heads", "live_mlps", "undecided"]], ids=["all", "loss", "least"]
+)
+def test_curves_are_plotted(tmp_path: Path, drop: list[str]) -> None:
+    path = plot_curve(curve().drop(columns=drop), tmp_path / "curve.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 10_000
+
+
+def test_one_step_and_missing_values_are_plotted(tmp_path: Path) -> None:
+    frame = curve(5)
+    frame.loc[2:, "kl"] = np.nan
+    frame["undecided"] = np.nan
+    plot_curve(frame, tmp_path / "curve.png")
+    plot_curve(curve(1), tmp_path / "one.png")
+
+
+def test_figures_leave_matplotlib_as_it_was(tmp_path: Path) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    plot_curve(curve(), tmp_path / "curve.png")
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("frame", [curve(0), curve().drop(columns=["sparsity"]), curve().drop(columns=["kl", "loss"])])
+def test_curves_that_cannot_be_plotted_say_what_is_needed(tmp_path: Path, frame: pd.DataFrame) -> None:
+    with pytest.raises(ConfigurationError, match="needs at least one row and the columns step, sparsity and kl"):
+        plot_curve(frame, tmp_path / "curve.png")
