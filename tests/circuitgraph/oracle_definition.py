@@ -53,9 +53,7 @@ class PlainModel:
 # ---------------------------------------------------------------- the definition
 
 
-def run(
-    plain: PlainModel, universe: Universe, gates: Tensor, ids: Tensor, ablated: Said | None
-) -> tuple[Tensor, Said]:
+def run(plain: PlainModel, universe: Universe, gates: Tensor, ids: Tensor, ablated: Said | None) -> tuple[Tensor, Said]:
     """Run one unpadded prompt.
 
     Args:
@@ -82,8 +80,7 @@ def run(
 
     for number, layer in enumerate(plain.layers):
         heads = {
-            f"a{number}.h{head}": _head(plain, universe, layer, number, head, sees)
-            for head in range(universe.n_heads)
+            f"a{number}.h{head}": _head(plain, universe, layer, number, head, sees) for head in range(universe.n_heads)
         }
         said.update(heads)
         biases.append(layer.output_bias)
@@ -127,9 +124,7 @@ def plain_run(plain: PlainModel, universe: Universe, ids: Tensor) -> tuple[Tenso
     return run(plain, universe, torch.ones(universe.n_edges, dtype=dtype), ids, None)
 
 
-def mean_said(
-    plain: PlainModel, universe: Universe, prompts: Sequence[Tensor], *, per_position: bool
-) -> Said:
+def mean_said(plain: PlainModel, universe: Universe, prompts: Sequence[Tensor], *, per_position: bool) -> Said:
     """What each writer says on average over the tokens of prompts, or over prompts at each position."""
     runs = [plain_run(plain, universe, ids)[1] for ids in prompts]
     if per_position:
@@ -216,8 +211,7 @@ def _llama(model: LlamaForCausalLM) -> PlainModel:
 
     def per_head(linear: torch.nn.Linear) -> list[tuple[Tensor, Tensor]]:
         return [
-            _columns(linear.weight.T, linear.bias, first, d_head)
-            for first in range(0, linear.out_features, d_head)
+            _columns(linear.weight.T, linear.bias, first, d_head) for first in range(0, linear.out_features, d_head)
         ]
 
     def affine(linear: torch.nn.Linear, x: Tensor) -> Tensor:
@@ -251,9 +245,7 @@ def _llama(model: LlamaForCausalLM) -> PlainModel:
         theta = float(config.rope_parameters["rope_theta"])
         angle = torch.arange(len(x), dtype=x.dtype)[:, None] * theta**-steps
         first, second = x[:, :half], x[:, half:]
-        return torch.cat(
-            [first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()], -1
-        )
+        return torch.cat([first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()], -1)
 
     final = _rms_norm(body.norm)
     return PlainModel(

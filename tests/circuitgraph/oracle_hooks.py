@@ -70,9 +70,7 @@ def landmarks(model: nn.Module) -> Landmarks:
                 getattr(body.layers[n].self_attn, f"{port}_proj"), slice(head * size, (head + 1) * size)
             ),
             output=lambda n: body.layers[n].self_attn.o_proj,
-            output_rows=lambda n, head: (
-                body.layers[n].self_attn.o_proj.weight[:, head * size : (head + 1) * size].T
-            ),
+            output_rows=lambda n, head: body.layers[n].self_attn.o_proj.weight[:, head * size : (head + 1) * size].T,
             mlp=lambda n: body.layers[n].mlp,
             last=body.norm,
             d_head=size,
@@ -81,9 +79,7 @@ def landmarks(model: nn.Module) -> Landmarks:
     return Landmarks(
         embeddings={"tok": model.tok_embed, "pos": model.pos_embed},
         norms=lambda n: (nn.Identity(), model.blocks[n].mlp),
-        port=lambda n, port, head: Place(
-            getattr(model.blocks[n].attn, port), slice(head * size, (head + 1) * size)
-        ),
+        port=lambda n, port, head: Place(getattr(model.blocks[n].attn, port), slice(head * size, (head + 1) * size)),
         output=lambda n: model.blocks[n].attn.o,
         output_rows=lambda n, head: model.blocks[n].attn.o.weight[:, head * size : (head + 1) * size].T,
         mlp=lambda n: model.blocks[n].mlp,
@@ -110,9 +106,7 @@ def call(model: nn.Module, batch: TokenBatch) -> Tensor:
     return logits.flatten(0, 1)[batch.predict_index]
 
 
-def listen(
-    marks: Landmarks, writer: str, heard: dict[str, Tensor]
-) -> list[torch.utils.hooks.RemovableHandle]:
+def listen(marks: Landmarks, writer: str, heard: dict[str, Tensor]) -> list[torch.utils.hooks.RemovableHandle]:
     """Hooks that put what a writer says into `heard["said"]` as the model runs."""
 
     def add(_module: nn.Module, _inputs: object, output: Tensor) -> None:

@@ -70,9 +70,7 @@ def situations(draw: st.DrawFn, ablations: tuple[str, ...] = ABLATIONS) -> Situa
     else:
         lengths = tuple(draw(st.lists(st.integers(1, 6), min_size=2, max_size=3)))
     return Situation(
-        gates=draw(
-            st.sampled_from(["mixture", "mixture", "mixture", "single", "undecided", "ones", "zeros"])
-        ),
+        gates=draw(st.sampled_from(["mixture", "mixture", "mixture", "single", "undecided", "ones", "zeros"])),
         undecided=draw(st.sampled_from([0.0, 0.05, 0.3, 0.8])),
         kept=draw(st.sampled_from([0.05, 0.3, 0.7, 0.95])),
         ablation=ablation,
@@ -96,9 +94,7 @@ class BothWays:
         """Clean and corrupted prompts."""
         lengths, side, n_asked = list(self.situation.lengths), self.situation.side, self.situation.n_asked
         n_tokens = self.compiled.model.config.vocab_size
-        return pair_of_batches(
-            lengths=lengths, side=side, n_asked=n_asked, n_tokens=n_tokens, seed=self.situation.seed
-        )
+        return pair_of_batches(lengths=lengths, side=side, n_asked=n_asked, n_tokens=n_tokens, seed=self.situation.seed)
 
     @property
     def gates(self) -> Tensor:
@@ -136,9 +132,7 @@ class BothWays:
         ]
         return torch.stack([rows[prompt][place] for prompt, place in asked_places(self.batches[0])])
 
-    def gradients(
-        self, run: Callable[[Tensor], Tensor], gates: Tensor, *, seed: int = 1
-    ) -> tuple[Tensor, Tensor]:
+    def gradients(self, run: Callable[[Tensor], Tensor], gates: Tensor, *, seed: int = 1) -> tuple[Tensor, Tensor]:
         """Logits, and the gradient in the gates of a random projection of them."""
         gates = gates.clone().requires_grad_()
         logits = run(gates)

@@ -57,13 +57,9 @@ def test_the_ungrouped_model_is_the_same_function(tiny_gpt2, tiny_llama) -> None
 @pytest.mark.parametrize("ablation", ["counterfactual", "zero"])
 def test_cutting_one_edge_equals_hooking_its_reader(compiled: CompiledModel, ablation: str) -> None:
     universe, model = compiled.universe, hookable(compiled)
-    clean, corrupted = pair_of_batches(
-        lengths=[5, 3], side="left", n_asked=2, n_tokens=model.config.vocab_size, seed=1
-    )
+    clean, corrupted = pair_of_batches(lengths=[5, 3], side="left", n_asked=2, n_tokens=model.config.vocab_size, seed=1)
     values = (
-        compiled.run_with_values(corrupted)[1]
-        if ablation == "counterfactual"
-        else compiled.ablation_values("zero")
+        compiled.run_with_values(corrupted)[1] if ablation == "counterfactual" else compiled.ablation_values("zero")
     )
     untouched, moved = call(model, clean), 0
     for number, edge in enumerate(sampled_edges(compiled, seed=2)):

@@ -52,9 +52,7 @@ def test_logits_equal_the_definition_in_many_situations(exact: BothWays, situati
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("case", ["gpt2", "llama-gqa", "tracr-both-ways"])
-def test_float32_rounds_no_worse_than_the_definition_does(
-    case: str, ablation: str, tiny_gpt2, tiny_llama
-) -> None:
+def test_float32_rounds_no_worse_than_the_definition_does(case: str, ablation: str, tiny_gpt2, tiny_llama) -> None:
     """The definition in float64 is the truth, and in float32 it tells how much rounding the model amplifies.
 
     The executor adds the same terms in another order, so its error is of the same size: eight times the
@@ -90,14 +88,10 @@ def test_bfloat16_is_as_near_as_the_models_own(case: str, tiny_gpt2, tiny_llama)
 
 
 @pytest.mark.parametrize("share", [0.0, 2.0], ids=["dense", "sparse"])
-def test_both_ways_of_mixing_are_the_definition(
-    exact: BothWays, share: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_ways_of_mixing_are_the_definition(exact: BothWays, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     products = []
     plain_baddbmm, plain_addmm = torch.Tensor.baddbmm_, torch.Tensor.addmm_
-    monkeypatch.setattr(
-        torch.Tensor, "baddbmm_", lambda *a, **k: (products.append(1), plain_baddbmm(*a, **k))[1]
-    )
+    monkeypatch.setattr(torch.Tensor, "baddbmm_", lambda *a, **k: (products.append(1), plain_baddbmm(*a, **k))[1])
     monkeypatch.setattr(torch.Tensor, "addmm_", lambda *a, **k: (products.append(1), plain_addmm(*a, **k))[1])
     monkeypatch.setattr(mixing, "_SPARSE_SHARE", share)
     ours = exact.executor(exact.gates)

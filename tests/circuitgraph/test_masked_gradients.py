@@ -76,9 +76,7 @@ def test_gate_gradients_equal_the_definitions(exact: BothWays, situation: Situat
 @pytest.mark.full
 @given(situation=situations())
 @settings(max_examples=200, deadline=None, database=None)
-def test_gate_gradients_equal_the_definitions_in_many_situations(
-    exact: BothWays, situation: Situation
-) -> None:
+def test_gate_gradients_equal_the_definitions_in_many_situations(exact: BothWays, situation: Situation) -> None:
     check_gradients(replace(exact, situation=situation))
 
 
@@ -101,7 +99,9 @@ def test_float32_rounds_no_worse_than_autograd_does(case: str, ablation: str, ti
     lengths = (5, 5) if side == "none" else (6, 3)
     for seed in range(3):
         both = BothWays(
-            compiled, oracle.plain_model(compiled.model), Situation("mixture", 0.4, 1.0, ablation, side, lengths, 2, seed)
+            compiled,
+            oracle.plain_model(compiled.model),
+            Situation("mixture", 0.4, 1.0, ablation, side, lengths, 2, seed),
         )  # fmt: skip
         narrow = replace(both, plain=oracle.plain_model(compiled.model, torch.float32))
         gates = both.gates
@@ -138,9 +138,7 @@ def test_gates_composed_of_edges_and_writers(exact: BothWays) -> None:
     writers, _ = universe.endpoints(np.arange(universe.n_edges))
 
     def hard(n: int) -> Tensor:
-        return (
-            (1.6 * torch.rand(n, generator=generator, dtype=torch.float64) - 0.3).clamp(0, 1).requires_grad_()
-        )
+        return (1.6 * torch.rand(n, generator=generator, dtype=torch.float64) - 0.3).clamp(0, 1).requires_grad_()
 
     edge_gates, writer_gates = hard(universe.n_edges), hard(universe.n_writers)
     every = torch.ones(universe.n_edges, dtype=torch.bool)
@@ -212,9 +210,7 @@ def test_a_position_asked_twice_counts_twice(gpt2: BothWays) -> None:
         return torch.autograd.grad(factor * logits.square().sum(), gates)[0]
 
     once = replace(clean, predict_index=clean.predict_index[:1], predict_prompt=clean.predict_prompt[:1])
-    twice = replace(
-        clean, predict_index=clean.predict_index[[0, 0]], predict_prompt=clean.predict_prompt[[0, 0]]
-    )
+    twice = replace(clean, predict_index=clean.predict_index[[0, 0]], predict_prompt=clean.predict_prompt[[0, 0]])
     assert_exact(gradient(twice, 1.0), gradient(once, 2.0))
 
 

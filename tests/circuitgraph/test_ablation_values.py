@@ -1,0 +1,168 @@
+"""What ablated writers say: counterfactual, mean, mean per position, zero."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from circuitgraph.batch import TokenBatch
+from circuitgraph.compile import CompiledModel
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.forward.reference import AblationValues
+from tests.circuitgraph.oracle_cases import CASES, ModelMakers, pair_of_batches
+from tests.circuitgraph.oracle_hooks import call, landmarks, said_by
+
+
+@pytest.fixture(scope="module", params=CASES)
+def compiled(request: pytest.FixtureRequest, tiny_gpt2, tiny_llama) -> CompiledModel:
+    return ModelMakers(tiny_gpt2, tiny_llama).compile(request.param, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def gpt2(tiny_gpt2, tiny_llama) -> CompiledModel:
+    return ModelMakers(tiny_gpt2, tiny_llama).compile("gpt2", dtype=torch.float64)
+
+
+def batches(compiled: CompiledModel, side: str = "left") -> tuple[TokenBatch, TokenBatch]:
+    lengths = [4, 4, 4] if side == "none" else [5, 2, 3]
+    n_tokens = compiled.model.config.vocab_size
+    return pair_of_batches(lengths=lengths, side=side, n_asked=1, n_tokens=n_tokens, seed=6)
+
+
+def named(compiled: CompiledModel, values: AblationValues) -> dict[str, Tensor]:
+    """Each writer's vector in the residual stream."""
+    marks, universe = landmarks(compiled.model), compiled.universe
+    found = dict(zip(["tok", "pos"], values.embeddings, strict=False))
+    for layer in range(universe.n_layers):
+        for head in range(universe.n_heads):
+            found[f"a{layer}.h{head}"] = values.heads[layer][head] @ marks.output_rows(layer, head).detach()
+        found[f"m{layer}"] = values.mlps[layer]
+    return found
+
+
+def expect(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
+
+
+def test_a_run_keeps_what_every_writer_said(compiled: CompiledModel) -> None:
+    batch, _ = batches(compiled)
+    logits, values = compiled.run_with_values(batch)
+    expect(logits, call(compiled.model, batch).detach())
+    real = batch.attention_mask.bool()
+    for writer, said in named(compiled, values).items():
+        theirs = said_by(compiled.model, writer, batch).detach().expand_as(said)
+        expect(said[real], theirs[real])
+
+
+def test_attention_is_the_sum_of_its_heads_and_its_bias(compiled: CompiledModel) -> None:
+    _, values = compiled.run_with_values(batches(compiled)[0])
+    said = named(compiled, values)
+    for layer in range(compiled.universe.n_layers):
+        heads = torch.stack([said[f"a{layer}.h{head}"] for head in range(compiled.universe.n_heads)]).sum(0)
+        bias = getattr(landmarks(compiled.model).output(layer), "bias", None)
+        expect(values.attention[layer], heads if bias is None else heads + bias.detach())
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_means_are_over_real_tokens_of_all_batches(compiled: CompiledModel, side: str) -> None:
+    first, second = batches(compiled, side)
+    third, _ = batches(compiled, "none")  # another shape
+    data = [first, second, third]
+    means = named(compiled, compiled.ablation_values("mean", iter(data)))
+    for writer, mean in means.items():
+        said = [
+            said_by(compiled.model, writer, batch)
+            .detach()
+            .expand(*batch.input_ids.shape, -1)[batch.attention_mask.bool()]
+            for batch in data
+        ]
+        assert mean.shape[:-1] == (1, 1)
+        expect(mean[0, 0], torch.cat(said).mean(0))
+
+
+def test_means_per_position(compiled: CompiledModel) -> None:
+    data = batches(compiled, "none")
+    means = named(compiled, compiled.ablation_values("mean-positional", data))
+    for writer, mean in means.items():
+        said = [said_by(compiled.model, writer, batch).detach().expand(*batch.input_ids.shape, -1) for batch in data]
+        expect(mean[0], torch.cat(said).mean(0))
+
+
+def test_zero_leaves_the_output_biases(compiled: CompiledModel) -> None:
+    values = compiled.ablation_values("zero")
+    assert not any(said.any() for said in named(compiled, values).values())
+    for layer, attention in enumerate(values.attention):
+        bias = getattr(landmarks(compiled.model).output(layer), "bias", None)
+        expect(attention[0, 0], torch.zeros_like(attention[0, 0]) if bias is None else bias.detach())
+
+
+def test_means_are_summed_in_float64(tiny_gpt2, tiny_llama) -> None:
+    """In bfloat16 a sum of 300 alike vectors stops growing long before it is 300 times one of them."""
+    compiled = ModelMakers(tiny_gpt2, tiny_llama).compile("gpt2", dtype=torch.bfloat16)
+    batch = TokenBatch(
+        input_ids=torch.full((300, 1), 3),
+        attention_mask=torch.ones(300, 1, dtype=torch.long),
+        predict_index=torch.tensor([0]),
+        predict_prompt=torch.tensor([0]),
+    )
+    means = compiled.ablation_values("mean", [batch])
+    _, one = compiled.run_with_values(
+        replace(batch, input_ids=batch.input_ids[:1], attention_mask=batch.attention_mask[:1])
+    )
+    for name in ("embeddings", "heads", "attention", "mlps"):
+        for mean, said in zip(getattr(means, name), getattr(one, name), strict=True):
+            assert mean.dtype == torch.bfloat16
+            # The same prompt in a batch of another size may round its last bit differently.
+            torch.testing.assert_close(mean, said, atol=1e-2, rtol=1e-2)
+
+
+def test_means_per_position_refuse_unequal_lengths(gpt2: CompiledModel) -> None:
+    with pytest.raises(ConfigurationError, match="prompts of one length"):
+        gpt2.ablation_values("mean-positional", batches(gpt2, "left"))
+    short = pair_of_batches(lengths=[3], side="none", n_asked=1, n_tokens=29, seed=0)[0]
+    with pytest.raises(ConfigurationError, match="prompts of one length"):
+        gpt2.ablation_values("mean-positional", [batches(gpt2, "none")[0], short])
+
+
+def test_means_need_data(gpt2: CompiledModel) -> None:
+    for ablation in ("mean", "mean-positional"):
+        with pytest.raises(ConfigurationError, match="at least one prompt"):
+            gpt2.ablation_values(ablation)
+
+
+def test_an_unknown_ablation_is_named(gpt2: CompiledModel) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'mean'"):
+        gpt2.ablation_values("meen")
+
+
+def all_tensors(values: AblationValues) -> list[Tensor]:
+    return [tensor for field in fields(values) for tensor in getattr(values, field.name)]
+
+
+def test_select_and_join_are_rows_of_a_batch(compiled: CompiledModel) -> None:
+    """The cache keeps values a prompt; the parts put together again are the whole."""
+    batch, _ = batches(compiled)
+    _, values = compiled.run_with_values(batch)
+    parts = [values.select(torch.tensor([row])) for row in range(3)]
+    again = AblationValues.join(parts)
+    for whole, joined in zip(all_tensors(values), all_tensors(again), strict=True):
+        assert torch.equal(whole, joined)
+    turned = values.select(torch.tensor([2, 0, 1]))
+    for whole, mixed in zip(all_tensors(values), all_tensors(turned), strict=True):
+        batch_axis = whole.ndim - 3
+        assert torch.equal(whole.index_select(batch_axis, torch.tensor([2, 0, 1])), mixed)
+
+
+def test_select_of_constants_leaves_them(gpt2: CompiledModel) -> None:
+    values = gpt2.ablation_values("zero")
+    for whole, part in zip(all_tensors(values), all_tensors(values.select(torch.tensor([5, 1]))), strict=True):
+        assert torch.equal(whole, part)
+
+
+def test_bytes_are_counted(gpt2: CompiledModel) -> None:
+    _, values = gpt2.run_with_values(batches(gpt2)[0])
+    # 3 prompts of 5 tokens, width 12, 8 bytes: 2 embeddings, and in each of 2 layers heads, attention and MLP.
+    assert values.n_bytes == 3 * 5 * 12 * 8 * (2 + 2 * 3)
