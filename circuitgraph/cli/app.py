@@ -1,0 +1,63 @@
+"""The commands, put together. Each command's file says what it takes; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from circuitgraph.cli.discover import discover
+from circuitgraph.cli.draw import draw
+from circuitgraph.cli.evaluate import evaluate
+from circuitgraph.cli.failures import DEBUG_VARIABLE, Interrupted
+from circuitgraph.cli.graph import graph
+from circuitgraph.cli.listing import models, recipes, tasks
+from circuitgraph.cli.run import run
+
+
+class _Commands(TyperGroup):
+    """The group of commands; Ctrl-C in one of them is told to `main` in our own words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="circuitgraph",
+    help="Find, evaluate and draw the circuits of Hugging Face transformers by edge pruning.",
+    epilog="Start with: circuitgraph discover --model smollm2-135m --task ioi --out runs/ioi",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from circuitgraph import __version__
+
+        print(f"circuitgraph {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def circuitgraph(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"Show tracebacks; so does {DEBUG_VARIABLE}=1.")
+    ] = False,
+) -> None:
+    """Find, evaluate and draw the circuits of Hugging Face transformers by edge pruning."""
+    # `main` looks for --debug itself, since errors end there.
+
+
+for command in (discover, evaluate, run, draw, graph, models, tasks, recipes):
+    app.command()(command)

@@ -1,0 +1,70 @@
+"""What a user is told when a command fails, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from circuitgraph.errors import CircuitGraphError
+
+FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+DEBUG_VARIABLE = "CIRCUITGRAPH_DEBUG"
+
+_LOWER = (
+    "Out of memory. What takes less: a smaller --batch-size, --dtype bfloat16, a smaller --cache-gib, fewer or "
+    "shorter prompts. `circuitgraph graph --model MODEL --batch-size B` shows an estimate."
+)
+
+
+class Interrupted(Exception):
+    """Ctrl-C where nothing could be kept."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on the CPU or a GPU.
+
+    Examples:
+        >>> out_of_memory(MemoryError()), out_of_memory(ValueError("no"))
+        (True, False)
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said)
+
+
+def report(error: Exception, arguments: Sequence[str]) -> int:
+    """Tell the user what went wrong.
+
+    Args:
+        error: What was raised.
+        arguments: The command line.
+
+    Returns:
+        The exit code.
+    """
+    if isinstance(error, Interrupted):
+        print("Interrupted; nothing was written.", file=sys.stderr)
+        return INTERRUPTED
+    debugging = bool(os.environ.get(DEBUG_VARIABLE)) or "--debug" in arguments
+    if debugging:
+        traceback.print_exception(error)
+    if out_of_memory(error):
+        first = str(error).strip().split("\n")[0]
+        print(f"Error: {_LOWER}" + (f" ({first})" if first else ""), file=sys.stderr)
+        return FAILURE
+    if isinstance(error, CircuitGraphError):
+        print(f"Error: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, ValueError) else FAILURE
+    said = str(error).strip() or "no message"
+    print(f"Error: {type(error).__name__}: {said}", file=sys.stderr)
+    if not debugging:
+        command = next((word for word in arguments if not word.startswith("-")), "COMMAND")
+        print(
+            f"This was not foreseen. For the traceback: circuitgraph --debug {command} …, or "
+            f"{DEBUG_VARIABLE}=1 in the environment.",
+            file=sys.stderr,
+        )
+    return FAILURE

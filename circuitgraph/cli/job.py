@@ -1,0 +1,159 @@
+"""A training run with everything decided and loaded: what it is, what it needs, and how to start it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from circuitgraph.cli.output import bytes_text, print_table, say
+from circuitgraph.cli.settings import ModelPlan
+from circuitgraph.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from circuitgraph.compile import CompiledModel
+    from circuitgraph.memory import MemoryEstimate
+    from pruning.discover import Discovery
+    from pruning.recipes import Recipe
+    from pruning.tasks import TaskData
+    from pruning.train import StepRecord
+
+EVALUATED = ("validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training run, ready to start.
+
+    Attributes:
+        plan: The model as its config describes it.
+        compiled: The model itself.
+        task: The prompts.
+        recipe: The settings.
+        objective: What is compared.
+        ablation: What cut edges carry.
+        seed: Of everything random.
+        cache_bytes: Memory for runs that never change.
+    """
+
+    plan: ModelPlan
+    compiled: CompiledModel
+    task: TaskData
+    recipe: Recipe
+    objective: str
+    ablation: str
+    seed: int
+    cache_bytes: int
+
+    def check(self) -> None:
+        """Refuse what could not be trained, before it is tried.
+
+        Raises:
+            ConfigurationError: No training prompts, prompts that are too long, or answers that the objective
+                cannot compare.
+        """
+        train = self.task.splits.get("train")
+        if train is None or not len(train):
+            raise ConfigurationError(
+                f"task {self.task.name}: there are no training prompts; give --train-size, or lines whose "
+                "'split' is train"
+            )
+        limit, longest = self.plan.shape.n_positions, int(train.lengths.max())
+        if limit is not None and longest > limit:
+            raise ConfigurationError(
+                f"task {self.task.name}: a prompt has {longest} tokens, and the model takes at most {limit}"
+            )
+        numeric = train.answer_values is not None
+        if numeric != (self.objective in ("mse", "position-kl")):
+            fit = "mse or position-kl" if numeric else "kl, logit-diff or cross-entropy"
+            raise ConfigurationError(
+                f"objective {self.objective!r} does not fit task {self.task.name}, whose answers are "
+                f"{'numbers' if numeric else 'tokens'}; use {fit}"
+            )
+        if self.objective == "logit-diff" and train.wrong_ids is None:
+            raise ConfigurationError(
+                f"objective 'logit-diff' needs wrong answers, which task {self.task.name} does not have; use kl"
+            )
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that the circuit is evaluated on."""
+        return [name for name in EVALUATED if len(self.task.splits.get(name, ()))]
+
+    def memory(self) -> MemoryEstimate:
+        """What the run is expected to hold at its dearest moment."""
+        from circuitgraph.memory import estimate_memory
+
+        train = self.task.splits["train"]
+        return estimate_memory(
+            self.plan.shape,
+            self.plan.universe,
+            n_parameters=sum(weights.numel() for weights in self.compiled.model.parameters()),
+            batch_size=min(self.recipe.batch_size, len(train)),
+            seq=int(train.lengths.max()),
+            dtype=str(self.compiled.dtype).removeprefix("torch."),
+            n_asked=max(len(asked) for asked in train.predict_positions),
+            n_prompts=len(train),
+            cache_bytes=self.cache_bytes,
+            ablation=self.ablation,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What would run, for `--dry-run --json`."""
+        universe = self.plan.universe
+        return {
+            **self.compiled.identity,
+            "dtype": str(self.compiled.dtype).removeprefix("torch."),
+            "device": str(self.compiled.device),
+            "universe": universe.to_dict(),
+            "n_edges": universe.n_edges,
+            "task": self.task.name,
+            "sizes": {name: len(pairs) for name, pairs in self.task.splits.items()},
+            "data_hash": self.task.data_hash,
+            "objective": self.objective,
+            "ablation": self.ablation,
+            "recipe": self.recipe.to_dict(),
+            "seed": self.seed,
+            "memory": self.memory().to_dict(),
+        }
+
+    def show(self) -> None:
+        """Say on standard error what will run."""
+        universe, recipe, memory = self.plan.universe, self.recipe, self.memory()
+        choices = f"embeddings {universe.embeddings}, kv_heads {universe.kv_heads}, qkv {universe.qkv}"
+        sizes = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.task.splits.items())
+        lengths = self.task.splits["train"].lengths
+        rows = [
+            ("model", f"{self.plan.name} ({self.compiled.dtype}, {self.compiled.device})".replace("torch.", "")),
+            ("universe", f"{universe.n_edges:,} edges, {universe.n_writers:,} writers, {universe.n_readers:,} readers; {choices}"),
+            ("task", f"{self.task.name}: {sizes} prompts of {lengths.min()} to {lengths.max()} tokens"),
+            ("recipe", f"{recipe.name}: {recipe.steps:,} steps of {recipe.batch_size} prompts, target sparsity {recipe.target_sparsity:g}, seed {self.seed}"),
+            ("compared by", f"{self.objective}; cut edges carry: {self.ablation}"),
+            ("memory", f"about {bytes_text(memory.total)} at most (an estimate), of it {bytes_text(memory.weights)} weights and {bytes_text(memory.cache)} cache"),
+        ]  # fmt: skip
+        print_table(("what", "will run"), rows, to_stderr=True)
+        for note in self.task.notes:
+            say(f"note: {note}")
+
+    def run(self, watch: Callable[[StepRecord], None], *, n_random: int) -> Discovery:
+        """Train, keep and evaluate.
+
+        Args:
+            watch: Called after every step.
+            n_random: Random circuits to compare with.
+        """
+        from pruning.discover import discover
+
+        return discover(
+            self.compiled,
+            self.task,
+            self.recipe,
+            objective=self.objective,
+            ablation=self.ablation,
+            seed=self.seed,
+            splits=self.splits,
+            n_random=n_random,
+            cache_bytes=self.cache_bytes,
+            watch=watch,
+            say=say,
+        )

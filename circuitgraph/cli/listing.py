@@ -1,0 +1,6 @@
+def models():
+    """x"""
+def tasks():
+    """x"""
+def recipes():
+    """x"""

@@ -1,0 +1,76 @@
+"""Options that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+GRAPH = "The graph"
+MACHINE = "Machine and output"
+SETTINGS = "Settings of the run"
+PROMPTS = "Prompts"
+
+MODEL_HELP = "A packaged model (see `circuitgraph models`), a local folder, or a hub name."
+TASK_HELP = "A task (see `circuitgraph tasks`), or jsonl:PATH for prompts of your own."
+
+Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP, show_default=False)]
+ModelOfCircuit = Annotated[
+    str | None, typer.Option("--model", "-m", help=MODEL_HELP, show_default="the one the circuit was found in")
+]
+TaskOfCircuit = Annotated[
+    str | None, typer.Option("--task", "-t", help=TASK_HELP, show_default="the one the circuit was found for")
+]
+CircuitFile = Annotated[
+    Path, typer.Argument(metavar="CIRCUIT", help="A circuit file, such as DIR/circuit.json.", show_default=False)
+]
+
+Embeddings = Annotated[
+    str | None,
+    typer.Option(
+        help="joint: one writer for the embeddings; split: token and position embeddings apart (models with "
+        "learned positions).",
+        show_default="joint; Tracr models: split",
+        rich_help_panel=GRAPH,
+    ),
+]
+KvHeads = Annotated[
+    str | None,
+    typer.Option(
+        help="native: a key and a value reader per key-value head; per_query: per query head.",
+        show_default="native",
+        rich_help_panel=GRAPH,
+    ),
+]
+Qkv = Annotated[
+    str | None,
+    typer.Option(
+        help="split: a head reads its query, key and value apart; joint: all in one.",
+        show_default="split",
+        rich_help_panel=GRAPH,
+    ),
+]
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps.", rich_help_panel=MACHINE)]
+Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.", rich_help_panel=MACHINE)]
+DtypeOfCircuit = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, float64, bfloat16 or float16.",
+        show_default="the one the circuit was found with",
+        rich_help_panel=MACHINE,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Write JSON, and nothing else, to standard output.", rich_help_panel=MACHINE),
+]
+NoVerify = Annotated[
+    bool,
+    typer.Option(
+        "--no-verify",
+        help="Skip the check that the compiled graph reproduces the model.",
+        rich_help_panel=MACHINE,
+    ),
+]

@@ -1,0 +1,114 @@
+"""Where a command writes: results to standard output, everything said on the way to standard error.
+
+With `--json`, standard output carries JSON and nothing else, whatever the libraries print.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+_WIDTH_OF_A_PIPE = 120
+
+
+def say(text: str) -> None:
+    """Say something on standard error, as it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Say on standard error that something is not as it should be."""
+    say(f"Warning: {text}")
+
+
+@contextlib.contextmanager
+def only_json(wanted: bool) -> Iterator[None]:
+    """While work is done, keep standard output for the JSON that follows."""
+    if not wanted:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def plain_values(value: Any) -> Any:
+    """A value in JSON's types: NaN and infinity become null, numpy's numbers Python's.
+
+    Examples:
+        >>> plain_values({"kl": float("nan"), "n": (1, 2)})
+        {'kl': None, 'n': [1, 2]}
+    """
+    if isinstance(value, Mapping):
+        return {str(name): plain_values(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_values(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON text for people and programs."""
+    return json.dumps(plain_values(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def print_json(value: Any) -> None:
+    """Write a value to standard output as JSON."""
+    print(json_text(value), flush=True)
+
+
+def print_table(
+    columns: Iterable[str], rows: Iterable[Iterable[object]], *, title: str = "", to_stderr: bool = False
+) -> None:
+    """Print a table; cells are shown as they are, wrapped and never cut.
+
+    Args:
+        columns: Headers; those that begin with `>` are aligned to the right.
+        rows: The cells.
+        title: Above the table.
+        to_stderr: Whether it belongs to what is said on the way.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(stderr=to_stderr, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=to_stderr, highlight=False, width=_WIDTH_OF_A_PIPE)
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(
+            name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console.print(table)
+
+
+def bytes_text(n: float) -> str:
+    """A number of bytes for people.
+
+    Examples:
+        >>> bytes_text(3 << 20), bytes_text(5.5 * 2**30)
+        ('3 MiB', '5.5 GiB')
+    """
+    return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
+
+
+def figure(value: float | int | None) -> str:
+    """A figure of a table, or a dash where there is none.
+
+    Examples:
+        >>> figure(0.25), figure(12), figure(None), figure(1e-07)
+        ('0.250', '12', '–', '1.0e-07')
+    """
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"

@@ -1,0 +1,107 @@
+"""How far a training run is: a live bar on a terminal, a line every twentieth of the way elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from circuitgraph.cli.output import figure, say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from pruning.train import StepRecord
+
+_MEAN_OF = 50
+_LINES = 20
+
+
+class Reading:
+    """What a step's record says in a few words.
+
+    Args:
+        objective: What is minimised, by name; its mean over the last steps is shown.
+    """
+
+    def __init__(self, objective: str) -> None:
+        self._label = "KL" if objective == "kl" else objective
+        self._recent: deque[float] = deque(maxlen=_MEAN_OF)
+
+    def __call__(self, record: StepRecord) -> str:
+        """Take a step in and put it into words."""
+        self._recent.append(record.objective)
+        mean = sum(self._recent) / len(self._recent)
+        return (
+            f"{self._label} {figure(mean)}  sparsity {record.sparsity:.3f} (target {record.target:.3f})  "
+            f"heads {record.live_heads}  MLPs {record.live_mlps}"
+        )
+
+
+@contextlib.contextmanager
+def watching(steps: int, objective: str) -> Iterator[Callable[[StepRecord], None]]:
+    """Show the progress of a run on standard error.
+
+    Args:
+        steps: How many steps the run takes.
+        objective: What is minimised, by name.
+
+    Yields:
+        What to call after each step.
+    """
+    if not sys.stderr.isatty():
+        yield _lines(steps, Reading(objective))
+        return
+    with _bar() as progress:
+        task = progress.add_task("training", total=steps, reading="")
+        reading = Reading(objective)
+
+        def show(record: StepRecord) -> None:
+            progress.update(task, completed=record.step + 1, reading=reading(record))
+
+        yield show
+
+
+def _bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[reading]}", markup=False),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=Console(stderr=True),
+        refresh_per_second=4,
+    )
+
+
+def _lines(steps: int, reading: Reading) -> Callable[[StepRecord], None]:
+    """A line after the first step, then after every twentieth of them, and after the last."""
+    said = -1
+
+    def show(record: StepRecord) -> None:
+        nonlocal said
+        done, words = record.step + 1, reading(record)
+        part = done * _LINES // steps
+        if part > said or done == steps:
+            said = part
+            left = record.seconds / done * (steps - done)
+            say(f"step {done:,}/{steps:,}  {words}  {_time(left)} left")
+
+    return show
+
+
+def _time(seconds: float) -> str:
+    """Minutes and seconds.
+
+    Examples:
+        >>> _time(75.4)
+        '1:15'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,187 @@
+"""What a run will do, decided before anything is loaded: recipe, options, and the defaults between them.
+
+A value on the command line wins over the recipe, the recipe over the task's and the model's own defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+
+if TYPE_CHECKING:
+    from circuitgraph.architectures import ModelShape
+    from circuitgraph.compile import CompiledModel
+    from circuitgraph.models import LoadedModel
+    from circuitgraph.universe import Universe
+    from pruning.recipes import Recipe
+
+DEFAULT_RECIPE = "quick"
+TRACR = "tracr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphChoices:
+    """The granularity of a graph, where None is no choice.
+
+    Attributes:
+        embeddings: `joint` or `split`.
+        kv_heads: `native` or `per_query`.
+        qkv: `split` or `joint`.
+    """
+
+    embeddings: str | None = None
+    kv_heads: str | None = None
+    qkv: str | None = None
+
+    def over(self, other: GraphChoices) -> GraphChoices:
+        """These choices, with the other's where there is none."""
+        return GraphChoices(
+            embeddings=self.embeddings or other.embeddings,
+            kv_heads=self.kv_heads or other.kv_heads,
+            qkv=self.qkv or other.qkv,
+        )
+
+    def decided(self, model_type: str) -> dict[str, str]:
+        """Every choice made, with the defaults of a kind of model."""
+        return {
+            "embeddings": self.embeddings or ("split" if model_type == TRACR else "joint"),
+            "kv_heads": self.kv_heads or "native",
+            "qkv": self.qkv or "split",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPlan:
+    """A model as its config describes it, no weights loaded.
+
+    Attributes:
+        name: As the user gave it.
+        config: Its config.
+        shape: Its sizes.
+        universe: Its graph's universe.
+    """
+
+    name: str
+    config: Any
+    shape: ModelShape
+    universe: Universe
+
+    @property
+    def is_tracr(self) -> bool:
+        """Whether it is a Tracr-compiled program."""
+        return self.config.model_type == TRACR
+
+    def load(self, *, dtype: str, device: str) -> LoadedModel:
+        """Load the weights and the tokenizer."""
+        from circuitgraph.models import load_model
+
+        return load_model(self.name, dtype=dtype, device=device)
+
+    def compile(self, loaded: LoadedModel, *, verify: bool) -> CompiledModel:
+        """Compile the loaded model with the choices made."""
+        from circuitgraph.compile import compile_model
+
+        universe = self.universe
+        return compile_model(
+            loaded, embeddings=universe.embeddings, kv_heads=universe.kv_heads, qkv=universe.qkv, verify=verify
+        )
+
+
+def choices_of(recipe: Recipe) -> GraphChoices:
+    """What a recipe chooses."""
+    return GraphChoices(embeddings=recipe.embeddings, kv_heads=recipe.kv_heads, qkv=recipe.qkv)
+
+
+def plan_model(name: str, choices: GraphChoices) -> ModelPlan:
+    """Read a model's config and settle its universe.
+
+    Args:
+        name: The model.
+        choices: What the user and the recipe chose.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ModelNotFoundError: There is no such model.
+        UnsupportedModelError: Its architecture is not understood.
+        ConfigurationError: The choices do not fit it.
+    """
+    from circuitgraph.architectures import family_of
+    from circuitgraph.compile import universe_of
+    from circuitgraph.models import load_config
+
+    config = load_config(name)
+    family = family_of(config.model_type)
+    family.check_config(config)
+    shape = family.shape(config)
+    universe = universe_of(family, shape, **choices.decided(family.name))
+    return ModelPlan(name=name, config=config, shape=shape, universe=universe)
+
+
+def settle_recipe(
+    name: str | None, *, task: str, steps: int | None, target_sparsity: float | None, batch_size: int | None
+) -> Recipe:
+    """The recipe with what the command line changes in it.
+
+    Args:
+        name: A recipe's name; None takes the published one of a Tracr task, else `quick`.
+        task: The task.
+        steps: Steps, or the recipe's.
+        target_sparsity: Target, or the recipe's.
+        batch_size: Prompts a step, or the recipe's.
+
+    Raises:
+        UnknownNameError: No such recipe.
+        ConfigurationError: A value that makes no sense.
+    """
+    from pruning.recipes import RECIPES, recipe_named
+
+    if name is None:
+        published = f"paper-{task}"
+        name = published if published in RECIPES else DEFAULT_RECIPE
+    return recipe_named(name).changed(steps=steps, target_sparsity=target_sparsity, batch_size=batch_size)
+
+
+def settle_ablation(chosen: str | None, recipe: Recipe, model: ModelPlan) -> str:
+    """What cut edges carry: the user's choice, the recipe's, zero for Tracr programs, else counterfactuals.
+
+    Raises:
+        UnknownNameError: No such ablation.
+    """
+    from circuitgraph.compile import ABLATIONS
+
+    ablation = chosen or recipe.ablation or ("zero" if model.is_tracr else "counterfactual")
+    if ablation not in ABLATIONS:
+        raise UnknownNameError.of("ablation", ablation, ABLATIONS)
+    return ablation
+
+
+def settle_objective(chosen: str | None, recipe: Recipe, task: str) -> str:
+    """What is compared: the user's choice, the recipe's, else the task's own.
+
+    Raises:
+        UnknownNameError: No such objective or no such task.
+    """
+    from pruning.objectives import objective_named
+    from pruning.tasks import get_task
+
+    own = get_task(task).objective
+    objective = chosen or recipe.objective or own
+    objective_named(objective)
+    return objective
+
+
+def settle_sizes(**sizes: int | None) -> dict[str, int] | None:
+    """Prompts by split, of those that were given; None if none was.
+
+    Raises:
+        ConfigurationError: A negative size.
+    """
+    given = {split: size for split, size in sizes.items() if size is not None}
+    for split, size in given.items():
+        if size < 0:
+            raise ConfigurationError(f"--{split}-size must be 0 or more; got {size}")
+    return given or None
