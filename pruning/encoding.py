@@ -261,9 +261,7 @@ class PromptEncoder:
         if self.bos == "yes" and self.tokenizer.bos_token_id is None:
             raise ConfigurationError("bos='yes', but this tokenizer has no BOS token; use bos='auto' or 'no'")
         if self.chat_template and not self.tokenizer.chat_template:
-            raise ConfigurationError(
-                "chat_template=True, but this tokenizer has none; use chat_template=False"
-            )
+            raise ConfigurationError("chat_template=True, but this tokenizer has none; use chat_template=False")
 
     @cached_property
     def bos_ids(self) -> Ids:
@@ -277,9 +275,7 @@ class PromptEncoder:
         for start in range(len(full) - len(plain) + 1):
             if full[start : start + len(plain)] == plain:
                 return full[:start]
-        raise ConfigurationError(
-            "cannot tell what this tokenizer puts before a prompt; say bos='yes' or 'no'"
-        )
+        raise ConfigurationError("cannot tell what this tokenizer puts before a prompt; say bos='yes' or 'no'")
 
     def prompt_text(self, prompt: str) -> str:
         """Give the text that is tokenised for a prompt: without final spaces, in the template if asked."""
@@ -308,10 +304,7 @@ class PromptEncoder:
         plain = self._tokenize(list(dict.fromkeys(texts)))
         front = self.bos_ids
         doubled = self.chat_template and bool(front)
-        return {
-            text: ids if doubled and ids[: len(front)] == front else front + ids
-            for text, ids in plain.items()
-        }
+        return {text: ids if doubled and ids[: len(front)] == front else front + ids for text, ids in plain.items()}
 
     def _tokenize(self, texts: list[str]) -> dict[str, Ids]:
         """Tokenise without special tokens."""
@@ -372,15 +365,12 @@ def encode_pairs(
     notes = [f"dropped: {problem}" for problem in problems]
     if left_out:
         notes.append(
-            f"{left_out} alternative answers left out of their sets: "
-            "the tokenizer merges them with the prompt"
+            f"{left_out} alternative answers left out of their sets: the tokenizer merges them with the prompt"
         )
     return columns(rows, tuple(notes))
 
 
-def encode_rows(
-    pairs: Sequence[PromptPair], encoder: PromptEncoder
-) -> tuple[list[EncodedRow], list[str], int]:
+def encode_rows(pairs: Sequence[PromptPair], encoder: PromptEncoder) -> tuple[list[EncodedRow], list[str], int]:
     """Tokenise pairs in one go and tell the usable from the others.
 
     Args:
@@ -427,19 +417,19 @@ def _row(pair: PromptPair, encoder: PromptEncoder, ids: dict[str, Ids]) -> tuple
             f"the clean side has {len(clean)} tokens and the corrupted side {len(corrupted)}; "
             'give both the same number, or ask for align="drop" to leave such pairs out'
         )
-    answer = _continuation(clean, ids[clean_joint])
+    answer = continuation(clean, ids[clean_joint])
     if not answer:
         raise pair.error(
             f"the tokenizer merges the answer {pair.answer!r} with the prompt's end, so the answer "
             "has no tokens of its own; let the answer start at a word's beginning"
         )
-    if _continuation(corrupted, ids[corrupted_joint]) != answer:
+    if continuation(corrupted, ids[corrupted_joint]) != answer:
         raise pair.error(
             f"after the corrupted prompt the answer {pair.answer!r} has other tokens than after the clean "
             "one; end both sides with the same characters"
         )
     n_right = len(pair.correct_answers)
-    firsts = [_continuation(clean, ids[text])[:1] for text in others]
+    firsts = [continuation(clean, ids[text])[:1] for text in others]
     correct = _set(firsts[:n_right]) if n_right else answer[:1]
     wrong = _set(firsts[n_right:])
     _check_sets(pair, correct, wrong)
@@ -447,8 +437,20 @@ def _row(pair: PromptPair, encoder: PromptEncoder, ids: dict[str, Ids]) -> tuple
     return row, firsts.count(())
 
 
-def _continuation(prompt: Ids, joint: Ids) -> Ids:
-    """Give what `joint` adds to `prompt`; empty if it does not begin with it."""
+def continuation(prompt: Ids, joint: Ids) -> Ids:
+    """Give the tokens that a text adds to its beginning's.
+
+    Args:
+        prompt: The beginning's ids.
+        joint: The whole text's ids.
+
+    Returns:
+        What follows; nothing if the tokenizer merged across the boundary.
+
+    Examples:
+        >>> continuation((5, 7), (5, 7, 9)), continuation((5, 7), (5, 8))
+        ((9,), ())
+    """
     return joint[len(prompt) :] if joint[: len(prompt)] == prompt else ()
 
 

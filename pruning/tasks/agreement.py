@@ -1,8 +1,8 @@
 """Subject-verb agreement across an attractor: is or are?
 
-`We know that the keys next to the box` → ` are`. Between subject and verb stands another noun, the attractor, of the
-same number or of the other; groups tell the two apart. The counterfactual has the subject in the other number
-and all else alike, so that only the subject can say which verb is right.
+`We know that the keys next to the box` → ` are`. Between subject and verb stands another noun, the
+attractor, of the same number or of the other; groups tell the two apart. The counterfactual has the subject
+in the other number and all else alike, so that only the subject can say which verb is right.
 
 References:
     Linzen et al., "Assessing the Ability of LSTMs to Learn Syntax-Sensitive Dependencies", TACL 2016.
@@ -48,9 +48,7 @@ PREPOSITIONS = ("near the", "behind the", "next to the", "beside the", "in front
 )
 def subject_verb_agreement(context: TaskContext) -> Iterator[PromptPair]:
     """Go through openings, prepositions, kinds of nouns, nouns and their numbers."""
-    things, people = (
-        _paired(context, words, kind) for words, kind in ((THINGS, "things"), (PEOPLE, "people"))
-    )
+    things, people = (_paired(context, words, kind) for words, kind in ((THINGS, "things"), (PEOPLE, "people")))
     nouns = [(subject, near) for subject in (*things, *people) for near in things if subject != near]
     if not nouns:
         raise ConfigurationError(

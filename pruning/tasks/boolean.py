@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -31,6 +32,7 @@ _WORKED = (
 _IN_CONTEXT = "\n".join((*_WORKED, "{item} is"))
 _SIZES = {"train": 400, "validation": 200, "test": 400}
 _ATTEMPTS = 200_000
+_CHUNK = 32
 
 # A literal, or an operator with its one or two operands.
 Expression = bool | tuple
@@ -47,16 +49,22 @@ def _items(context: TaskContext, written: str, other: str) -> Iterator[PromptPai
     Yields:
         Pairs in this regime; `group` is the item.
     """
+    drawn = _drawn_items(context.rng)
+    while chunk := list(islice(drawn, _CHUNK)):
+        pairs = [[_pair(template, *item) for template in (written, other)] for item in chunk]
+        fit = context.fit([pair for both in pairs for pair in both])
+        yield from (both[0] for at, both in enumerate(pairs) if fit[2 * at] and fit[2 * at + 1])
+
+
+def _drawn_items(rng: np.random.Generator) -> Iterator[tuple[str, str, bool]]:
+    """Draw expressions, each once, true and false in turn: text, counterfactual and value."""
     seen = {worked.removesuffix(" is True").removesuffix(" is False") for worked in _WORKED}
     wanted = True
     for _ in range(_ATTEMPTS):
-        drawn = _drawn(context.rng, wanted, seen)
-        if drawn is None:
-            continue
-        seen.add(drawn[0])
-        pairs = [_pair(template, *drawn, value=wanted) for template in (written, other)]
-        if all(context.fit(pairs)):
-            yield pairs[0]
+        drawn = _drawn(rng, wanted, seen)
+        if drawn is not None:
+            seen.add(drawn[0])
+            yield *drawn, wanted
             wanted = not wanted
 
 
@@ -72,7 +80,7 @@ def _drawn(rng: np.random.Generator, wanted: bool, seen: set[str]) -> tuple[str,
     return None
 
 
-def _pair(template: str, clean: str, corrupted: str, *, value: bool) -> PromptPair:
+def _pair(template: str, clean: str, corrupted: str, value: bool) -> PromptPair:
     """Write an item in a regime."""
     return PromptPair(
         clean=template.format(item=clean),

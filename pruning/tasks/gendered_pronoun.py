@@ -40,8 +40,7 @@ def gendered_pronoun(context: TaskContext) -> Iterator[PromptPair]:
     by_pronoun = {"he": [n for n in names if n in MALE], "she": [n for n in names if n in FEMALE]}
     if not all(by_pronoun.values()):
         raise ConfigurationError(
-            f"task {context.task!r} needs names of both genders of the same token count; this "
-            "tokenizer has none"
+            f"task {context.task!r} needs names of both genders of the same token count; this tokenizer has none"
         )
     for template, noun, name in context.product(TEMPLATES, NOUNS, names):
         pronoun, opposite = ("he", "she") if name in MALE else ("she", "he")

@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from circuitgraph.errors import ConfigurationError
+from pruning.encoding import continuation
 from pruning.pairs import PromptPair
 from pruning.tasks.context import TaskContext
 from pruning.tasks.registry import register_task
@@ -137,12 +138,8 @@ def _continuations(context: TaskContext, prefix: str, answers: Sequence[str]) ->
     """Give the first token of each answer after a year's first digits, where it is kept apart from them."""
     prompt = context.encoder.prompt_text(_SENTENCE.format(noun="war", year="1732", prefix=prefix))
     ids = context.encoder.ids([prompt, *(prompt + answer for answer in answers)])
-    start = ids[prompt]
-    return {
-        answer: ids[prompt + answer][len(start)]
-        for answer in answers
-        if ids[prompt + answer][: len(start)] == start
-    }
+    added = {answer: continuation(ids[prompt], ids[prompt + answer]) for answer in answers}
+    return {answer: tokens[0] for answer, tokens in added.items() if tokens}
 
 
 def _years(context: TaskContext, form: _Form) -> list[str]:

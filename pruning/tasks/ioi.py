@@ -32,7 +32,7 @@ TEMPLATES = (
     "It was raining when {a} and {b} reached the {place}, so {s} gave a {object} to",
     "On the way to the {place}, {a} and {b} stopped for a rest, and {s} gave a {object} to",
     "As {a} and {b} walked past the {place}, {s} handed the {object} to",
-    "Friends since school, {a} and {b} visited the {place}, where {s} gave a {object} to",
+    "Afterwards, {a} and {b} went to the {place}. {s} gave a {object} to",
     "As {a} and {b} were waiting outside the {place}, {s} lent a {object} to",
     "Last week {a} and {b} had a long talk at the {place}, and {s} sent a {object} to",
     "Because {a} and {b} were late for the {place}, {s} gave the {object} to",
@@ -72,9 +72,7 @@ def ioi_t1(context: TaskContext) -> Iterator[PromptPair]:
     return _prompts(context, TEMPLATES[:1], ("ABBA",))
 
 
-def _prompts(
-    context: TaskContext, templates: tuple[str, ...], orders: tuple[str, ...]
-) -> Iterator[PromptPair]:
+def _prompts(context: TaskContext, templates: tuple[str, ...], orders: tuple[str, ...]) -> Iterator[PromptPair]:
     """Go through sentences, orders, places, objects and names; the names of the counterfactual are drawn."""
     names = context.same_length(NAMES, "names")
     if len(names) < 5:
@@ -82,9 +80,7 @@ def _prompts(
             f"task {context.task!r} needs 5 names of the same token count, this tokenizer has {len(names)}"
         )
     numbers = range(len(templates))
-    for number, order, place, thing, subject, other in context.product(
-        numbers, orders, PLACES, OBJECTS, names, names
-    ):
+    for number, order, place, thing, subject, other in context.product(numbers, orders, PLACES, OBJECTS, names, names):
         if subject == other:
             continue
         free = [name for name in names if name not in (subject, other)]

@@ -2,7 +2,8 @@
 
 Where no line has a `split`, the prompts are dealt out with the task's seed: half to train, a quarter each to
 validation and test, lines of the same clean prompt or the same group together. Sizes, where asked for, take
-the first so many of each split.
+the first so many of each split. A pair whose sides differ in token length is an error, unless the option
+`align` is `drop`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pruning.tasks.registry import register_task
     "jsonl:PATH",
     description="Prompts of your own, one JSON object a line: clean, corrupted, and more if you like.",
     sizes=None,
+    options={"align": "error"},
     example='{"clean": "1 + 1 =<predict> 2</predict>", "corrupted": "1 + 2 =", "wrong_answer": " 3"}',
 )
 def jsonl(context: TaskContext) -> Mapping[str, EncodedPairs]:
@@ -35,6 +37,7 @@ def jsonl(context: TaskContext) -> Mapping[str, EncodedPairs]:
             context.encoder.tokenizer,
             chat_template=context.chat_template,
             bos=context.bos,
+            align=str(context.options["align"]),
         )
         for split, pairs in splits.items()
         if pairs
@@ -47,9 +50,7 @@ def _split(context: TaskContext, pairs: PromptPairs) -> list[PromptPair]:
     if not without:
         return list(pairs)
     if len(without) < len(pairs):
-        raise without[0].error(
-            "'split' is missing here but given on other lines; give it everywhere or nowhere"
-        )
+        raise without[0].error("'split' is missing here but given on other lines; give it everywhere or nowhere")
     units = _units(pairs)
     if len(units) < 3:
         raise PromptFormatError(
@@ -60,9 +61,7 @@ def _split(context: TaskContext, pairs: PromptPairs) -> list[PromptPair]:
     order = context.rng.permutation(len(units))
     quarter = max(1, len(units) // 4)
     names = ["test"] * quarter + ["validation"] * quarter + ["train"] * (len(units) - 2 * quarter)
-    return [
-        replace(pair, split=name) for at, name in zip(order, names, strict=True) for pair in units[int(at)]
-    ]
+    return [replace(pair, split=name) for at, name in zip(order, names, strict=True) for pair in units[int(at)]]
 
 
 def _units(pairs: Sequence[PromptPair]) -> list[list[PromptPair]]:

@@ -135,9 +135,7 @@ def deal(pairs: Iterable[PromptPair], context: TaskContext) -> dict[str, Encoded
     if problems:
         context.note(f"{len(problems)} generated pairs did not fit this tokenizer; first: {problems[0]}")
     if left_out:
-        context.note(
-            f"{left_out} alternative answers that the tokenizer merges with the prompt were left out"
-        )
+        context.note(f"{left_out} alternative answers that the tokenizer merges with the prompt were left out")
     return {split: columns(rows[split], ()) for split in SPLITS}
 
 
@@ -156,9 +154,7 @@ def _split_of(pair: PromptPair, sizes: Mapping[str, int], rows: Mapping[str, lis
     return next((split for split in candidates if len(rows[split]) < sizes[split]), None)
 
 
-def _too_few(
-    context: TaskContext, rows: Mapping[str, list[EncodedRow]], problems: list[str]
-) -> ConfigurationError:
+def _too_few(context: TaskContext, rows: Mapping[str, list[EncodedRow]], problems: list[str]) -> ConfigurationError:
     """Say how many prompts there are where more were asked for."""
     found = sum(map(len, rows.values()))
     asked = ", ".join(f"{split} {context.sizes[split]}" for split in SPLITS)

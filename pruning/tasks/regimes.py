@@ -19,6 +19,8 @@ from pruning.pairs import SPLITS, PromptPair
 from pruning.tasks.context import TaskContext, shortened
 from pruning.tasks.registry import DEFAULT_SIZES, TaskFunction, register_task
 
+_CANDIDATES = 5
+
 
 def register_regimes(
     name: str,
@@ -119,27 +121,44 @@ def _askable(items: Mapping[str, str], wordings: Sequence[Wording]) -> dict[str,
     return {item: answer for item, answer in items.items() if item not in shown and answer not in shown}
 
 
-def _partners(
-    context: TaskContext, items: Mapping[str, str], wordings: Sequence[Wording], kind: str
-) -> dict[str, str]:
+def _partners(context: TaskContext, items: Mapping[str, str], wordings: Sequence[Wording], kind: str) -> dict[str, str]:
     """Give each item, in random order, the item of its counterfactual."""
     order = [list(items)[at] for at in context.rng.permutation(len(items))]
     counts = context.token_counts(order)
     alike: dict[int, list[str]] = defaultdict(list)
     for item in order:
         alike[counts[item]].append(item)
-    partners = {}
+    choices = {}
     for item in order:
         others = [other for other in alike[counts[item]] if items[other] not in (items[item], item)]
-        candidates = [others[at] for at in context.rng.permutation(len(others))[:5]]
-        for other in candidates:
-            pairs = [p for w in wordings for p in _pairs(w, (item, items[item]), (other, items[other]), None)]
-            if all(context.fit(pairs)):
-                partners[item] = other
-                break
+        choices[item] = [others[at] for at in context.rng.permutation(len(others))[:_CANDIDATES]]
+    fitting: dict[str, str] = {}
+    for attempt in range(_CANDIDATES):
+        tried = {
+            item: others[attempt] for item, others in choices.items() if item not in fitting and attempt < len(others)
+        }
+        fitting.update(_fitting(context, items, wordings, tried))
+    partners = {item: fitting[item] for item in order if item in fitting}
     if dropped := [item for item in order if item not in partners]:
         context.note(f"{kind}: no counterfactual of the same token count; dropped {shortened(dropped)}")
     return partners
+
+
+def _fitting(
+    context: TaskContext, items: Mapping[str, str], wordings: Sequence[Wording], tried: Mapping[str, str]
+) -> dict[str, str]:
+    """Keep the items whose counterfactual fits in every wording and both regimes."""
+    pairs = [
+        pair
+        for item, other in tried.items()
+        for wording in wordings
+        for pair in _pairs(wording, (item, items[item]), (other, items[other]), None)
+    ]
+    fit = context.fit(pairs)
+    per_item = 2 * len(wordings)
+    return {
+        item: other for at, (item, other) in enumerate(tried.items()) if all(fit[at * per_item : (at + 1) * per_item])
+    }
 
 
 def _pairs(

@@ -35,9 +35,7 @@ def reverse(context: TaskContext) -> Mapping[str, EncodedPairs]:
     program = get_program("reverse")
     inputs = _all_inputs(context, tokenizer)
     answers = [[tokenizer.output_id(str(symbol)) for symbol in program.outputs(tokens)] for tokens in inputs]
-    data = replace(
-        _prompts(inputs, tokenizer), answer_ids=tuple(np.array(ids, dtype=np.int64) for ids in answers)
-    )
+    data = replace(_prompts(inputs, tokenizer), answer_ids=tuple(np.array(ids, dtype=np.int64) for ids in answers))
     return _all_splits(context, data)
 
 
@@ -69,8 +67,7 @@ def _tracr_tokenizer(context: TaskContext, program: str) -> TracrTokenizer:
         )
     if context.sizes_given:
         raise ConfigurationError(
-            f"task {context.task!r} always holds all inputs, so it takes no sizes; use the option "
-            "max_length for fewer"
+            f"task {context.task!r} always holds all inputs, so it takes no sizes; use the option max_length for fewer"
         )
     if context.chat_template or context.bos == "no":
         raise ConfigurationError(
