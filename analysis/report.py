@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.drawing.caption import name_in
+from analysis.drawing.caption import name_in, parts_of
 from analysis.markdown import code, plain, table
 from circuitgraph.atomic_file import write_atomically
 from circuitgraph.circuit import Circuit
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ASKED = (
-    "model", "model_revision", "task", "recipe", "objective", "ablation", "target_sparsity", "steps",
-    "batch_size", "seed", "device", "dtype", "seconds",
+    "model", "revision", "task", "recipe", "objective", "ablation", "target_sparsity", "steps",
+    "batch_size", "seed", "device", "dtype",
 )  # fmt: skip
 _ROWS = {
     "circuit": "circuit",
@@ -37,7 +37,11 @@ _METRICS = {
     "accuracy": "accuracy",
     "logit_diff": "logit difference",
     "exact_match": "exact match",
+    "agreement_full_right": "exact match where the model is right",
+    "agreement_full_wrong": "… where it is wrong",
 }
+# What the opening sentence tells.
+_TOLD = ("kl", "mse", "accuracy", "exact_match")
 _SHARES = ("accuracy", "exact_match", "within_0.05")
 _KINDS = {
     "q": "query",
@@ -103,15 +107,14 @@ def _heading(circuit: Circuit, metrics: Mapping[str, Any]) -> str:
     counts = circuit.sparsity
     text = (
         f"The circuit keeps {len(circuit):,} of {counts['n_universe']:,} edges "
-        f"({100 * counts['effective']:.2f} % are cut), in {len(circuit.heads)} heads and "
-        f"{len(circuit.mlps)} MLPs."
+        f"({100 * counts['effective']:.2f} % are cut), in {parts_of(circuit)}."
     )
     for split in ("test", "validation"):
         figures = metrics.get("splits", {}).get(split, {}).get("circuit", {})
         told = [
             f"{_METRICS[name]} {_figure(name, figures[name])}"
             for name in _METRICS
-            if figures.get(name) is not None and name != "logit_diff"
+            if figures.get(name) is not None and name in _TOLD
         ]
         if told:
             n = f" ({figures['n']:,} prompts)" if figures.get("n") else ""
@@ -122,18 +125,19 @@ def _heading(circuit: Circuit, metrics: Mapping[str, Any]) -> str:
 
 def _asked(circuit: Circuit, command: str | None) -> str:
     provenance = circuit.provenance
-    rest = [
-        name
-        for name, value in provenance.items()
-        if name not in _ASKED and not isinstance(value, (dict, list))
-    ]
+    # Time and memory have a section of their own.
+    known = (*_ASKED, "seconds")
+    rest = [name for name, value in provenance.items() if name not in known and not isinstance(value, (dict, list))]
     rows = []
     for name in (*_ASKED, *rest):
         value = name_in(provenance, name)
         if value is not None:
             rows.append([plain(name.replace("_", " ")), plain(value)])
-    universe = ", ".join(f"{name} {value}" for name, value in circuit.universe.to_dict().items())
-    rows.append(["universe", plain(universe)])
+    recipe = provenance.get("recipe")
+    for name, values in (("recipe settings", recipe), ("universe", circuit.universe.to_dict())):
+        if isinstance(values, Mapping):
+            told = {key: value for key, value in values.items() if key not in ("name", "summary")}
+            rows.append([name, plain(", ".join(f"{k} {v}" for k, v in told.items() if v is not None))])
     asked = "## What was asked\n\n"
     if command:
         asked += f"{code(command)}\n\n"
@@ -156,10 +160,7 @@ def _size(circuit: Circuit) -> str:
         ("heads", len(circuit.heads), universe.n_layers * universe.n_heads),
         ("MLPs", len(circuit.mlps), universe.n_layers),
     ]
-    rows = [
-        [label, f"{kept:,}", f"{total:,}", f"{100 * (1 - kept / total):.2f} %"]
-        for label, kept, total in parts
-    ]
+    rows = [[label, f"{kept:,}", f"{total:,}", f"{100 * (1 - kept / total):.2f} %"] for label, kept, total in parts]
     note = (
         "Raw counts the edges that were kept at first; effective leaves out those that dangle under "
         f"{circuit.ablation} ablation and so change nothing. All else here is about the effective ones."
@@ -192,9 +193,7 @@ def _faithfulness(metrics: Mapping[str, Any]) -> str:
             for row, label in _ROWS.items()
             if isinstance(figures.get(row), Mapping)
         ]
-        counts = [
-            f"{part['n']:,}" for part in figures.values() if isinstance(part, Mapping) and part.get("n")
-        ]
+        counts = [f"{part['n']:,}" for part in figures.values() if isinstance(part, Mapping) and part.get("n")]
         n = f", {counts[0]} prompts" if counts else ""
         header = ["", *(plain(_METRICS.get(name, name.replace("_", " "))) for name in names)]
         parts.append(f"### {plain(split)}{n}\n\n" + table(header, rows))
@@ -216,10 +215,7 @@ def _metric_names(figures: Mapping[str, Any]) -> list[str]:
         for part in figures.values()
         if isinstance(part, Mapping)
         for name, value in part.items()
-        if isinstance(value, (int, float))
-        and name != "n"
-        and not name.startswith("n_")
-        and not name.endswith("_sd")
+        if isinstance(value, (int, float)) and name != "n" and not name.startswith("n_") and not name.endswith("_sd")
     }
     return [*(name for name in _METRICS if name in found), *(name for name in found if name not in _METRICS)]
 
@@ -246,9 +242,7 @@ def _heads(circuit: Circuit, top: int) -> str:
     graph = circuit.graph
     ranked = []
     for head in circuit.heads:
-        into = [
-            (f"{u}->{v}", s) for reader in graph.pred[head] for u, v, s in graph.in_edges(reader, "score")
-        ]
+        into = [(f"{u}->{v}", s) for reader in graph.pred[head] for u, v, s in graph.in_edges(reader, "score")]
         out = [(f"{u}->{v}", s) for u, v, s in graph.out_edges(head, "score")]
         ranked.append((sum(abs(score) for _, score in into + out), head, into, out))
     ranked.sort(key=lambda row: -row[0])
@@ -258,9 +252,7 @@ def _heads(circuit: Circuit, top: int) -> str:
     ]
     if not rows:
         return "## Most important heads\n\nThe circuit has no heads."
-    note = (
-        f"{min(top, len(ranked))} of {len(ranked)} heads, by the sum of the absolute scores of their edges."
-    )
+    note = f"{min(top, len(ranked))} of {len(ranked)} heads, by the sum of the absolute scores of their edges."
     if circuit.universe.grouped:
         note += " A key or value edge shared by several heads counts for each of them."
     header = ["head", "Σ abs(score)", "in", "out", "strongest in", "strongest out"]
@@ -312,10 +304,7 @@ def _curve_rows(frame: pd.DataFrame) -> str:
     columns = [name for name in wanted if name in frame]
     places = sorted({round(part * (len(frame) - 1) / 4) for part in range(5)})
     rows = [
-        [
-            "–" if value != value else f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
-            for value in row
-        ]
+        ["–" if value != value else f"{value:,.0f}" if value == int(value) else f"{value:,.4g}" for value in row]
         for row in frame[columns].iloc[places].astype(float).itertuples(index=False)
     ]
     return table([plain(name.replace("_", " ")) for name in columns], rows)

@@ -267,7 +267,7 @@ class Circuit:
 
     def complement(self) -> Circuit:
         """The edges that this circuit cuts, less those that dangle, with a score of 1 each."""
-        kept = {"model", "model_revision", "task", "universe"}
+        kept = {"model", "revision", "config_hash", "task"}
         parent = {name: value for name, value in self.provenance.items() if name in kept}
         return Circuit.from_edges(
             self.universe,

@@ -54,6 +54,12 @@ def recorded_metric(provenance: Mapping[str, Any], metric: str) -> tuple[str, fl
     return None
 
 
+def parts_of(circuit: Circuit) -> str:
+    """How many heads and MLPs a circuit has, in words."""
+    heads, mlps = len(circuit.heads), len(circuit.mlps)
+    return f"{heads} head{'s' * (heads != 1)} and {mlps} MLP{'s' * (mlps != 1)}"
+
+
 def title(circuit: Circuit) -> str:
     """The model and the task, as far as the provenance knows them."""
     provenance = circuit.provenance
@@ -77,7 +83,7 @@ def facts(circuit: Circuit, n_drawn: int) -> list[str]:
     raw = f"raw {counts['n_raw']:,}: {100 * counts['raw']:.2f} %"
     lines = [
         f"{len(circuit):,} of {universe} edges kept: {100 * counts['effective']:.2f} % sparse ({raw})",
-        f"{len(circuit.heads)} heads, {len(circuit.mlps)} MLPs; {circuit.ablation} ablation",
+        f"{parts_of(circuit)}; {circuit.ablation} ablation",
     ]
     for metric, unit in (("kl", " nats"), ("mse", "")):
         recorded = recorded_metric(circuit.provenance, metric)

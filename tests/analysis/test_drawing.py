@@ -168,6 +168,8 @@ def test_the_caption() -> None:
     assert f"{len(circuit)} of 70,651 edges kept: {100 * counts['effective']:.2f} % sparse" in text
     assert f"(raw {counts['n_raw']}: {100 * counts['raw']:.2f} %)" in text
     assert "counterfactual ablation; KL 0.250 nats (test)" in text
+    shorter = circuit.with_provenance({"metrics": {"test": {"circuit": {"mse": 0.125}}}})
+    assert "MSE 0.125 (test)" in circuit_to_dot(shorter)
     for label in ("query", "key", "value", "into the logits"):
         assert label in text
 

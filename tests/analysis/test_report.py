@@ -91,11 +91,12 @@ def test_a_whole_report(tmp_path: Path) -> None:
     )
     text = path.read_text()
     assert text.startswith("# Circuit of tiny for ioi\n")
-    assert "The circuit keeps 4 of 19 edges (78.95 % are cut), in 2 heads and 1 MLPs." in text
+    assert "The circuit keeps 4 of 19 edges (78.95 % are cut), in 2 heads and 1 MLP." in text
     assert "On the test split (512 prompts): KL (nats) 0.250, accuracy 95.5 %, exact match 91.0 %." in text
     asked = section(text, "What was asked")
     assert "`circuitgraph discover --model tiny --task ioi`" in asked
     assert (cells(asked)["recipe"], cells(asked)["seed"]) == (["quick"], ["7"])
+    assert cells(asked)["recipe settings"] == ["steps 5"]
     assert "- target 0.99 not reached: 0.97" in section(text, "Diagnoses")
     size = cells(section(text, "Size"))
     assert size["edges kept (raw)"] == ["5", "19", "73.68 %"]
