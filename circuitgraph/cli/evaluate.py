@@ -1,2 +1,79 @@
-def evaluate():
-    """x"""
+"""`circuitgraph evaluate`: a saved circuit's faithfulness, next to what it is compared with."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from circuitgraph.cli import options
+
+
+def evaluate(
+    circuit: options.CircuitFile,
+    model: options.ModelOfCircuit = None,
+    task: options.TaskOfCircuit = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    n_random: Annotated[
+        int, typer.Option(min=0, help="Random circuits of the same size to compare with.")
+    ] = 10,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the prompts and the random circuits. Another than the circuit's may draw prompts that it "
+            "was trained on.",
+            show_default="the circuit's",
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts a batch.")] = 16,
+    device: options.Device = "cpu",
+    dtype: options.DtypeOfCircuit = None,
+    no_verify: options.NoVerify = False,
+    as_json: options.Json = False,
+) -> None:
+    """Measure a circuit on a task's prompts.
+
+    Model, task and prompts are those the circuit was found with, unless others are given; the graph's
+    universe and the ablation are always the circuit's.
+    """
+    from circuitgraph.cli.figures import print_metrics
+    from circuitgraph.cli.found_circuit import load_found_circuit
+    from circuitgraph.cli.output import only_json, print_json, say
+    from circuitgraph.errors import ConfigurationError
+
+    with only_json(as_json):
+        found = load_found_circuit(circuit, model=model, device=device, dtype=dtype, verify=not no_verify)
+        data = found.task(task, seed=seed)
+        pairs = data.split(split)
+        if not len(pairs):
+            raise ConfigurationError(f"task {data.name} has no {split} prompts; choose another --split")
+        for note in data.notes:
+            say(f"note: {note}")
+        from pruning.evaluate import evaluate as measure
+
+        say(f"evaluating on {len(pairs):,} {split} prompts")
+        evaluation = measure(
+            found.compiled,
+            found.circuit,
+            pairs,
+            ablation_data=data.splits.get("train"),
+            n_random=n_random,
+            seed=found.seed if seed is None else seed,
+            batch_size=batch_size,
+        )
+    if as_json:
+        print_json(
+            {
+                **found.compiled.identity,
+                "task": data.name,
+                "split": split,
+                "data_hash": data.data_hash,
+                "ablation": found.circuit.ablation,
+                "sparsity": found.circuit.sparsity,
+                "metrics": evaluation.metrics,
+            }
+        )
+        return
+    counts = found.circuit.sparsity
+    print(f"{len(found.circuit):,} of {counts['n_universe']:,} edges ({100 * counts['effective']:.2f} % cut)")
+    print_metrics(f"{data.name} {split}", evaluation.metrics)

@@ -1,2 +1,136 @@
-def graph():
-    """x"""
+"""`circuitgraph graph`: a model's graph in numbers, from its config alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuitgraph.cli import options
+
+if TYPE_CHECKING:
+    from circuitgraph.universe import Universe
+
+
+def graph(
+    model: options.Model,
+    embeddings: options.Embeddings = None,
+    kv_heads: options.KvHeads = None,
+    qkv: options.Qkv = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts a step, for the memory estimate.")] = 8,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens a prompt, for the memory estimate.")] = 32,
+    prompts: Annotated[int, typer.Option(min=1, help="Training prompts, for the memory estimate.")] = 200,
+    cache_gib: Annotated[float, typer.Option(min=0, help="Cache, in GiB, for the memory estimate.")] = 2.0,
+    dtype: options.Dtype = "float32",
+    as_json: options.Json = False,
+) -> None:
+    """Count a model's nodes and edges, and estimate the memory of a run.
+
+    Only the config is read: a folder with nothing but config.json will do.
+    """
+    from circuitgraph.cli.output import only_json, print_json
+    from circuitgraph.cli.settings import GraphChoices, plan_model
+    from circuitgraph.errors import UnknownNameError
+    from circuitgraph.memory import BYTES, count_parameters, estimate_memory
+
+    if dtype not in BYTES:
+        raise UnknownNameError.of("dtype", dtype, BYTES)
+    with only_json(as_json):
+        plan = plan_model(model, GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv))
+        n_parameters = count_parameters(plan.config)
+    memory = estimate_memory(
+        plan.shape,
+        plan.universe,
+        n_parameters=n_parameters,
+        batch_size=batch_size,
+        seq=tokens,
+        dtype=dtype,
+        n_prompts=prompts,
+        cache_bytes=round(cache_gib * 2**30),
+    )
+    counts = count(plan.universe)
+    if as_json:
+        asked = {"batch_size": batch_size, "tokens": tokens, "prompts": prompts, "dtype": dtype}
+        universe = {"universe": plan.universe.to_dict()}
+        print_json({"model": model, **universe, "n_parameters": n_parameters, **counts, "memory": memory.to_dict() | asked})
+        return
+    _print(model, n_parameters, counts, plan.universe)
+    _print_memory(memory.to_dict(), f"{batch_size} prompts of {tokens} tokens a step, {prompts} in all, {dtype}")
+
+
+def count(universe: Universe) -> dict[str, Any]:
+    """Nodes and edges by kind and layer, without building the graph.
+
+    Args:
+        universe: What fixes them.
+
+    Returns:
+        `nodes` and `edges` by kind, with a `total`; `layers`, a row a layer with its edges by kind.
+
+    Examples:
+        >>> from circuitgraph.universe import Universe
+        >>> counts = count(Universe(family="gpt2", n_layers=12, n_heads=12, n_kv_heads=12))
+        >>> counts["edges"]["total"], counts["nodes"]["head"], counts["layers"][0]["mlp"]
+        (32491, 144, 13)
+    """
+    import numpy as np
+
+    sizes = np.diff(universe.reader_offsets)
+    kinds, layers = universe.reader_kinds, universe.reader_layers
+    names = list(dict.fromkeys(kinds.tolist()))
+    nodes = {
+        "embedding": universe.n_embeddings,
+        "head": universe.n_layers * universe.n_heads,
+        **{kind: int((kinds == kind).sum()) for kind in names},
+    }
+    edges = {kind: int(sizes[kinds == kind].sum()) for kind in names}
+    rows = []
+    for layer in range(universe.n_layers):
+        here = {
+            kind: int(sizes[(kinds == kind) & (layers == layer)].sum()) for kind in names if kind != "logits"
+        }
+        rows.append({"layer": layer, **here, "total": sum(here.values())})
+    return {
+        "nodes": {**nodes, "total": sum(nodes.values())},
+        "edges": {**edges, "total": universe.n_edges},
+        "layers": rows,
+    }
+
+
+_NAMES = {
+    "embedding": "embeddings",
+    "head": "heads",
+    "mlp": "MLPs",
+    "q": "queries",
+    "k": "keys",
+    "v": "values",
+    "qkv": "queries, keys and values",
+    "logits": "logits",
+}
+
+
+def _print(model: str, n_parameters: int, counts: dict[str, Any], universe: Universe) -> None:
+    from circuitgraph.cli.output import print_table
+
+    told = ", ".join(f"{name} {value}" for name, value in universe.to_dict().items())
+    print(f"{model}: {n_parameters:,} parameters\nuniverse: {told}\n")
+    nodes, edges = counts["nodes"], counts["edges"]
+    rows = [
+        [_NAMES[kind], f"{n:,}", f"{edges[kind]:,}" if kind in edges else "–"]
+        for kind, n in nodes.items()
+        if kind != "total"
+    ]
+    print_table(["kind", ">nodes", ">edges into them"], [*rows, ["all", f"{nodes['total']:,}", f"{edges['total']:,}"]])
+    kinds = [kind for kind in edges if kind not in ("logits", "total")]
+    print()
+    print_table(
+        ["layer", *(f">{_NAMES[kind]}" for kind in kinds), ">edges"],
+        [[row["layer"], *(f"{row[kind]:,}" for kind in kinds), f"{row['total']:,}"] for row in counts["layers"]],
+    )
+
+
+def _print_memory(memory: dict[str, int], asked: str) -> None:
+    from circuitgraph.cli.output import bytes_text, print_table
+
+    print(f"\nestimated memory of a training run, {asked}:")
+    print_table(["part", ">memory"], [[part.replace("_", " "), bytes_text(n)] for part, n in memory.items()])

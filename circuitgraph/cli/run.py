@@ -1,2 +1,201 @@
-def run():
-    """x"""
+"""`circuitgraph run`: what a circuit says to a prompt, next to what the full model says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuitgraph.cli import options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from circuitgraph.cli.found_circuit import FoundCircuit
+    from pruning.encoding import EncodedPairs
+
+Output = list[dict[str, Any]]
+
+
+def run(
+    circuit: options.CircuitFile,
+    prompt: Annotated[str, typer.Option(help="The prompt.", show_default=False)],
+    corrupted: Annotated[
+        str | None,
+        typer.Option(
+            help="Its counterfactual, of the same length in tokens; needed where the circuit was found under "
+            "counterfactual ablation.",
+            show_default=False,
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Tokens to show.")] = 10,
+    model: options.ModelOfCircuit = None,
+    device: options.Device = "cpu",
+    dtype: options.DtypeOfCircuit = None,
+    no_verify: options.NoVerify = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show the top next tokens of a circuit beside the full model's.
+
+    Cut edges carry what they carried when the circuit was found. A Tracr program's prompt is its tokens with
+    spaces between, and every position's output is shown.
+    """
+    from circuitgraph.cli.found_circuit import load_found_circuit
+    from circuitgraph.cli.output import only_json, print_json
+
+    with only_json(as_json):
+        found = load_found_circuit(circuit, model=model, device=device, dtype=dtype, verify=not no_verify)
+        pairs = _pair(found, prompt, corrupted)
+        positions = _positions(found, pairs, top)
+    if as_json:
+        print_json(
+            {
+                **found.compiled.identity,
+                "ablation": found.circuit.ablation,
+                "prompt": prompt,
+                "corrupted": corrupted,
+                "n_tokens": int(pairs.lengths[0]),
+                "positions": positions,
+            }
+        )
+        return
+    for row in positions:
+        _print(row, only_one=len(positions) == 1)
+
+
+def _pair(found: FoundCircuit, prompt: str, corrupted: str | None) -> EncodedPairs:
+    """Turn the prompt and its counterfactual into tokens, and ask for what comes next.
+
+    Raises:
+        ConfigurationError: A counterfactual is missing, or was given where none is used.
+        PromptFormatError: An empty or too long prompt, or sides of different length.
+    """
+    import numpy as np
+
+    from circuitgraph.cli.output import warn
+    from circuitgraph.errors import ConfigurationError, PromptFormatError
+    from pruning.encoding import EncodedPairs
+
+    counterfactual = found.circuit.ablation == "counterfactual"
+    if counterfactual and corrupted is None:
+        raise ConfigurationError(
+            "the circuit was found under counterfactual ablation, so its cut edges carry what they say on "
+            "another prompt; give one with --corrupted"
+        )
+    if corrupted is not None and not counterfactual:
+        warn(f"--corrupted is not used: the circuit's cut edges carry {found.circuit.ablation} values")
+        corrupted = None
+    texts = [prompt] if corrupted is None else [prompt, corrupted]
+    encode = _encoder(found)
+    ids = [np.array(encode(text), dtype=np.int64) for text in texts]
+    if not ids[0].size:
+        raise PromptFormatError("the prompt is empty; give some text with --prompt")
+    if len(ids[0]) != len(ids[-1]):
+        raise PromptFormatError(
+            f"the prompt has {len(ids[0])} tokens and the corrupted prompt {len(ids[-1])}; both must have the "
+            f"same number.\n  prompt:    {_pieces(found, ids[0])}\n  corrupted: {_pieces(found, ids[-1])}"
+        )
+    limit = found.plan.shape.n_positions
+    if limit is not None and len(ids[0]) > limit:
+        raise PromptFormatError(f"the prompt has {len(ids[0])} tokens; the model takes at most {limit}")
+    asked = np.arange(1, len(ids[0])) if found.plan.is_tracr else np.array([len(ids[0]) - 1])
+    if not asked.size:
+        raise PromptFormatError("the prompt is empty; give some tokens with --prompt")
+    return EncodedPairs(clean_ids=(ids[0],), corrupted_ids=(ids[-1],), predict_positions=(asked,))
+
+
+def _encoder(found: FoundCircuit) -> Callable[[str], list[int]]:
+    """How the circuit's task turns text into tokens."""
+    tokenizer = found.compiled.tokenizer
+    if found.plan.is_tracr:
+
+        def encode_program(text: str) -> list[int]:
+            tokens = text.split()
+            return tokenizer.encode_tokens(tokens[1:] if tokens[:1] == [tokenizer.bos_token] else tokens)
+
+        return encode_program
+    from pruning.encoding import PromptEncoder
+
+    made = found.task_options
+    encoder = PromptEncoder(
+        tokenizer=tokenizer, chat_template=made.get("chat_template", False), bos=made.get("bos", "auto")
+    )
+
+    def encode(text: str) -> list[int]:
+        prepared = encoder.prompt_text(text)
+        return list(encoder.ids([prepared])[prepared])
+
+    return encode
+
+
+def _pieces(found: FoundCircuit, ids: np.ndarray) -> str:
+    """Tokens as text, parted by bars."""
+    tokenizer = found.compiled.tokenizer
+    one = tokenizer.decode_token if found.plan.is_tracr else lambda token: tokenizer.decode([token])
+    return "|".join(one(int(token)) for token in ids)
+
+
+def _positions(found: FoundCircuit, pairs: EncodedPairs, top: int) -> list[dict[str, Any]]:
+    """Run both and list their outputs at each asked position."""
+    import numpy as np
+    import torch
+
+    from pruning.frozen_runs import FrozenRuns
+    from pruning.objectives import kl_divergence
+
+    compiled, ablation = found.compiled, found.circuit.ablation
+    data = found.task(None).split("train") if ablation.startswith("mean") else None
+    runs = FrozenRuns(compiled, pairs, ablation=ablation, budget_bytes=0, ablation_data=data)
+    frozen = runs.batch(np.array([0]))
+    gates = torch.from_numpy(found.circuit.mask).float().to(compiled.device)
+    with torch.no_grad():
+        ours = compiled.masked(gates, frozen.pairs.clean, frozen.values, ablation=ablation).logits
+        kl = kl_divergence(ours, frozen.teacher).tolist() if ours.shape[-1] > 1 else [None] * len(ours)
+    return [
+        {
+            "position": int(position),
+            "kl": kl[row],
+            "full": _outputs(found, frozen.teacher[row], top),
+            "circuit": _outputs(found, ours[row], top),
+        }
+        for row, position in enumerate(pairs.predict_positions[0])
+    ]
+
+
+def _outputs(found: FoundCircuit, logits: Tensor, top: int) -> Output:
+    """The likeliest tokens, or the number."""
+    import torch
+
+    if len(logits) == 1:
+        return [{"value": float(logits[0])}]
+    tokenizer = found.compiled.tokenizer
+    probabilities = torch.softmax(logits.float(), -1)
+    best = torch.topk(logits, min(top, len(logits))).indices.tolist()
+    return [
+        {
+            "token": tokenizer.output_symbols[index] if found.plan.is_tracr else tokenizer.decode([index]),
+            "id": index,
+            "logit": float(logits[index]),
+            "probability": float(probabilities[index]),
+        }
+        for index in best
+    ]
+
+
+def _print(row: dict[str, Any], *, only_one: bool) -> None:
+    """Print one position."""
+    from circuitgraph.cli.output import figure, print_table
+
+    full, ours = row["full"], row["circuit"]
+    if "value" in full[0]:
+        print(f"position {row['position']}: full model {figure(full[0]['value'])}, circuit {figure(ours[0]['value'])}")
+        return
+    place = "" if only_one else f"position {row['position']}: "
+    print(f"{place}KL(full, circuit) {figure(row['kl'])} nats")
+    cells = [
+        [rank, repr(a["token"]), figure(a["probability"]), repr(b["token"]), figure(b["probability"])]
+        for rank, (a, b) in enumerate(zip(full, ours, strict=True), start=1)
+    ]
+    print_table([">", "full model", ">p", "circuit", ">p "], cells)
