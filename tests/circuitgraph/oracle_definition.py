@@ -10,6 +10,7 @@ activations are spelt out here and only the weights come from the model. Gradien
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,20 +73,30 @@ def run(plain: PlainModel, universe: Universe, gates: Tensor, ids: Tensor, ablat
     biases: list[Tensor] = []
 
     def sees(reader: str) -> Tensor:
-        x = torch.stack(biases).sum(0) if biases else torch.zeros((), dtype=gates.dtype)
-        for writer, y in said.items():
-            z = gates[universe.edge_index(writer, reader)]
-            x = x + (z * y if ablated is None else z * y + (1 - z) * ablated[writer])
-        return x
+        z = gates[_edges_into(universe, reader, tuple(said))][:, None, None]
+        y = torch.stack(list(said.values()))
+        if ablated is None:
+            mixed = z * y
+        else:
+            mixed = z * y + (1 - z) * torch.stack([ablated[writer].expand_as(y[0]) for writer in said])
+        return torch.cat([mixed, *(bias.expand_as(y[:1]) for bias in biases)]).sum(0)
 
     for number, layer in enumerate(plain.layers):
         heads = {
             f"a{number}.h{head}": _head(plain, universe, layer, number, head, sees) for head in range(universe.n_heads)
         }
+        if universe.block_order == "parallel":
+            heads[f"m{number}"] = layer.mlp(layer.norm_mlp(sees(f"m{number}")))
         said.update(heads)
         biases.append(layer.output_bias)
-        said[f"m{number}"] = layer.mlp(layer.norm_mlp(sees(f"m{number}")))
+        if universe.block_order == "sequential":
+            said[f"m{number}"] = layer.mlp(layer.norm_mlp(sees(f"m{number}")))
     return plain.logits(sees("logits")), said
+
+
+@functools.cache
+def _edges_into(universe: Universe, reader: str, writers: tuple[str, ...]) -> list[int]:
+    return [universe.edge_index(writer, reader) for writer in writers]
 
 
 def _head(

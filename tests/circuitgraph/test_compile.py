@@ -264,7 +264,8 @@ def test_config_fields_of_gpt2_that_are_not_understood_are_named(field: str, val
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("pretraining_tp", 2), ("sliding_window", 4), ("layer_types", ["sliding_attention"] * 2)]
+    ("field", "value"),
+    [("pretraining_tp", 2), ("sliding_window", 4), ("layer_types", ["sliding_attention"] * 2)],
 )
 def test_config_fields_of_llama_that_are_not_understood_are_named(tiny_llama, field: str, value: object) -> None:
     model: LlamaForCausalLM = tiny_llama()

@@ -81,10 +81,8 @@ def compiled() -> CompiledModel:
 
 
 def run(compiled: CompiledModel, gates: torch.Tensor, ablation: str) -> torch.Tensor:
-    if ablation == "zero":
-        values = compiled.ablation_values("zero")
-    else:
-        values = compiled.run_with_values(prompt(CORRUPTED))[1]
+    counterfactual = compiled.run_with_values(prompt(CORRUPTED))[1]
+    values = compiled.ablation_values("zero") if ablation == "zero" else counterfactual
     return compiled.masked(gates, prompt(CLEAN), values, ablation=ablation).logits
 
 
@@ -146,7 +144,7 @@ def test_a_gate_between_mixes_and_its_gradient_is_the_difference(compiled: Compi
 
 
 def test_gradients_pass_through_the_mlp(compiled: CompiledModel) -> None:
-    """At position 0, A + B = 6 + 2 · (z_tok · 5 + (1 − z_tok) · 3 + C − 120) + 1: slopes 2·(5 − 3) and 2·(37 − 13)."""
+    """At position 0, A + B = 6 + 2 · (z · 5 + (1 − z) · 3 + C − 120) + 1: slopes 2·(5 − 3) and 2·(37 − 13)."""
     gates = ones(compiled).requires_grad_()
     values = compiled.run_with_values(prompt(CORRUPTED))[1]
     every = torch.ones(len(gates), dtype=torch.bool)

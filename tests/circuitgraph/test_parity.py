@@ -126,19 +126,17 @@ def test_sums_are_kept_in_float32_when_the_model_is_bfloat16(tiny_gpt2) -> None:
         predict_index=torch.tensor([2]),
         predict_prompt=torch.tensor([0]),
     )
+    unembed = torch.randn(29, 12, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.no_grad():
         model.transformer.wte.weight.zero_()
         model.transformer.wpe.weight.fill_(4096)
         model.transformer.h[0].mlp.c_proj.weight.zero_()
         model.transformer.h[0].mlp.c_proj.bias.fill_(-4096)
-        model.lm_head.weight = torch.nn.Parameter(
-            torch.randn(29, 12, generator=torch.Generator().manual_seed(0)).bfloat16()
-        )
+        model.lm_head.weight = torch.nn.Parameter(unembed)
     values = compiled.ablation_values("zero")
     gates = torch.ones(compiled.universe.n_edges)
     logits = compiled.masked(gates, batch, values, ablation="zero").logits
     # Left are the heads, which see constant embeddings: their values' biases, through the output projection.
-    heads = torch.zeros(12, dtype=torch.float64)
     attention = model.transformer.h[0].attn
     normed = model.transformer.h[0].ln_1.bias.double()
     value = normed @ attention.c_attn.weight[:, 24:].double() + attention.c_attn.bias[24:].double()
