@@ -33,7 +33,12 @@ ABLATIONS = ("counterfactual", "zero", "mean", "mean-positional")
 
 
 def universe_of(
-    family: Family, shape: ModelShape, *, embeddings: str = "joint", kv_heads: str = "native", qkv: str = "split"
+    family: Family,
+    shape: ModelShape,
+    *,
+    embeddings: str = "joint",
+    kv_heads: str = "native",
+    qkv: str = "split",
 ) -> Universe:
     """The universe of a model's sizes and the user's choices.
 
@@ -59,7 +64,11 @@ def universe_of(
 
 def config_hash(config: Any) -> str:
     """A hash of what a config says about the computation."""
-    values = {key: value for key, value in config.to_dict().items() if key not in ("_name_or_path", "transformers_version")}
+    values = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in ("_name_or_path", "transformers_version")
+    }
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -238,7 +247,9 @@ def compile_model(
     compiled = CompiledModel(
         model=network,
         tokenizer=loaded.tokenizer if loaded is not None else None,
-        name=loaded.name if loaded is not None else (getattr(config, "_name_or_path", "") or type(network).__name__),
+        name=loaded.name
+        if loaded is not None
+        else (getattr(config, "_name_or_path", "") or type(network).__name__),
         revision=loaded.revision if loaded is not None else None,
         config_hash=config_hash(config),
         family=family,

@@ -45,7 +45,9 @@ def random_circuit(circuit: Circuit, *, seed: int) -> Circuit:
     pairs = layer_pairs(universe, np.arange(universe.n_edges))
     asked = np.bincount(pairs[circuit.edge_ids], minlength=int(pairs.max()) + 1)
     occupied = np.flatnonzero(asked[pairs])
-    by_pair = np.split(occupied[np.argsort(pairs[occupied], kind="stable")], np.cumsum(np.bincount(pairs[occupied]))[:-1])
+    by_pair = np.split(
+        occupied[np.argsort(pairs[occupied], kind="stable")], np.cumsum(np.bincount(pairs[occupied]))[:-1]
+    )
     members = {int(pairs[group[0]]): group for group in by_pair if len(group)}
     kept = np.zeros(universe.n_edges, dtype=bool)
     best = kept
@@ -60,12 +62,21 @@ def random_circuit(circuit: Circuit, *, seed: int) -> Circuit:
         universe,
         best,
         ablation=circuit.ablation,
-        provenance={"method": "random", "seed": seed, "imitates": circuit.digest, "missing": int(len(circuit) - best.sum())},
+        provenance={
+            "method": "random",
+            "seed": seed,
+            "imitates": circuit.digest,
+            "missing": int(len(circuit) - best.sum()),
+        },
     )
 
 
 def _fill(
-    universe: Universe, kept: np.ndarray, members: dict[int, np.ndarray], asked: np.ndarray, pairs: np.ndarray,
+    universe: Universe,
+    kept: np.ndarray,
+    members: dict[int, np.ndarray],
+    asked: np.ndarray,
+    pairs: np.ndarray,
     rng: np.random.Generator,
 ) -> None:
     """Draw each pair's missing edges, connected ones first."""

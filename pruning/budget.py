@@ -86,7 +86,9 @@ def shift_for_budget(
 
 @torch.no_grad()
 def project_gradient(
-    gradient: Float[Tensor, " gate"], shifted: Float[Tensor, " gate"], weights: Float[Tensor, " gate"],
+    gradient: Float[Tensor, " gate"],
+    shifted: Float[Tensor, " gate"],
+    weights: Float[Tensor, " gate"],
     expected: ExpectedGate,
 ) -> Float[Tensor, " gate"]:
     """The gradient along the surface on which the budget holds.

@@ -90,7 +90,9 @@ def discover(
     say = say or (lambda line: None)
     compiled.gate_map.check_target(recipe.target_sparsity)
     if not len(task.splits["train"]):
-        raise ConfigurationError(f"task {task.name}: the train split is empty; there is nothing to learn from")
+        raise ConfigurationError(
+            f"task {task.name}: the train split is empty; there is nothing to learn from"
+        )
     began = time.perf_counter()
     say(f"running {len(task.splits['train'])} training prompts once, to keep what never changes")
     frozen = FrozenRuns(compiled, task.splits["train"], ablation=ablation, budget_bytes=cache_bytes)
@@ -106,7 +108,12 @@ def discover(
     for split in splits:
         say(f"evaluating on {len(task.splits[split])} {split} prompts")
         found = evaluate(
-            compiled, circuit, task.splits[split], ablation_data=task.splits["train"], n_random=n_random, seed=seed
+            compiled,
+            circuit,
+            task.splits[split],
+            ablation_data=task.splits["train"],
+            n_random=n_random,
+            seed=seed,
         )
         by_split[split], examples = found.metrics, found.examples
     metrics = {

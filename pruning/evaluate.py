@@ -74,7 +74,9 @@ def score_prompts(logits: Tensor, teacher: Tensor, batch: PairBatch) -> dict[str
     }
     if batch.correct_ids is not None and batch.wrong_ids is not None:
         first = log_softmax(logits[first_asked(batch)])
-        scores["accuracy"] = _set_log_probability(first, batch.correct_ids) > _set_log_probability(first, batch.wrong_ids)
+        scores["accuracy"] = _set_log_probability(first, batch.correct_ids) > _set_log_probability(
+            first, batch.wrong_ids
+        )
         scores["logit_diff"] = logit_difference(logits, batch).double()
     elif batch.answer_ids is not None:
         scores["accuracy"] = everywhere(logits.argmax(-1) == batch.answer_ids)
@@ -145,7 +147,9 @@ def evaluate(
                 scores[role].add(ran.logits, frozen)
     places = np.argsort(np.concatenate(order))
     columns = {role: collected.columns(places) for role, collected in scores.items()}
-    metrics = {role: _summary(columns[role], columns["full"]) for role in ("circuit", "full", "empty", "complement")}
+    metrics = {
+        role: _summary(columns[role], columns["full"]) for role in ("circuit", "full", "empty", "complement")
+    }
     if n_random:
         randoms = [_summary(columns[f"random {i}"], columns["full"]) for i in range(n_random)]
         metrics["random"] = _mean_and_spread(randoms)
@@ -182,7 +186,9 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _summary(columns: Mapping[str, np.ndarray], full: Mapping[str, np.ndarray]) -> dict[str, float | int | None]:
+def _summary(
+    columns: Mapping[str, np.ndarray], full: Mapping[str, np.ndarray]
+) -> dict[str, float | int | None]:
     found: dict[str, float | int | None] = {"n": len(columns["exact_match"])}
     found.update({name: _mean(values) for name, values in columns.items()})
     if "accuracy" in full:
@@ -205,8 +211,11 @@ def _mean_and_spread(randoms: Sequence[Mapping[str, Any]]) -> dict[str, float | 
 
 
 def _examples(
-    columns: Mapping[str, Mapping[str, np.ndarray]], scores: Mapping[str, _Collected], places: np.ndarray,
-    pairs: EncodedPairs, compiled: CompiledModel,
+    columns: Mapping[str, Mapping[str, np.ndarray]],
+    scores: Mapping[str, _Collected],
+    places: np.ndarray,
+    pairs: EncodedPairs,
+    compiled: CompiledModel,
 ) -> pd.DataFrame:
     def tops(role: str) -> list[object]:
         values = torch.cat(scores[role].top).numpy()[places]

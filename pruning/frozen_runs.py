@@ -62,8 +62,14 @@ class FrozenRuns:
     """
 
     def __init__(
-        self, compiled: CompiledModel, pairs: EncodedPairs, *, ablation: str, budget_bytes: int = 2 << 30,
-        batch_size: int = 16, ablation_data: EncodedPairs | None = None,
+        self,
+        compiled: CompiledModel,
+        pairs: EncodedPairs,
+        *,
+        ablation: str,
+        budget_bytes: int = 2 << 30,
+        batch_size: int = 16,
+        ablation_data: EncodedPairs | None = None,
     ) -> None:
         self.compiled, self.pairs, self.ablation = compiled, pairs, ablation
         self.constant = None
@@ -104,7 +110,9 @@ class FrozenRuns:
 
     def _run(self, batch: PairBatch) -> FrozenBatch:
         teacher = self.compiled.logits(batch.clean)
-        values = self.constant if self.constant is not None else self.compiled.run_with_values(batch.corrupted)[1]
+        values = (
+            self.constant if self.constant is not None else self.compiled.run_with_values(batch.corrupted)[1]
+        )
         return FrozenBatch(pairs=batch, teacher=teacher, values=values)
 
     def batch(self, indices: np.ndarray) -> FrozenBatch:
@@ -137,18 +145,32 @@ class BatchOrder:
         by_length: The prompts of each length.
         batch_size: Prompts a batch; a length's last batch of an epoch can be smaller.
         generator: Source of randomness.
+        balance: Draw as many batches of every length, by repeating those of the rarer lengths.
     """
 
-    def __init__(self, by_length: dict[int, np.ndarray], batch_size: int, generator: np.random.Generator) -> None:
+    def __init__(
+        self,
+        by_length: dict[int, np.ndarray],
+        batch_size: int,
+        generator: np.random.Generator,
+        *,
+        balance: bool = False,
+    ) -> None:
         self._by_length, self._batch_size, self._generator = by_length, batch_size, generator
+        self._balance = balance
         self._queue: list[np.ndarray] = []
 
     def next(self) -> np.ndarray:
         """The next batch's prompts."""
         if not self._queue:
-            chunks = []
-            for members in self._by_length.values():
-                mixed = self._generator.permutation(members)
-                chunks += [mixed[start : start + self._batch_size] for start in range(0, len(mixed), self._batch_size)]
-            self._queue = [chunks[i] for i in self._generator.permutation(len(chunks))]
+            chunks = [self._chunks(members) for members in self._by_length.values()]
+            if self._balance:
+                most = max(len(group) for group in chunks)
+                chunks = [[group[i % len(group)] for i in range(most)] for group in chunks]
+            flat = [chunk for group in chunks for chunk in group]
+            self._queue = [flat[i] for i in self._generator.permutation(len(flat))]
         return self._queue.pop()
+
+    def _chunks(self, members: np.ndarray) -> list[np.ndarray]:
+        mixed = self._generator.permutation(members)
+        return [mixed[start : start + self._batch_size] for start in range(0, len(mixed), self._batch_size)]

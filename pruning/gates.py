@@ -100,8 +100,14 @@ class Gates:
     """
 
     def __init__(
-        self, gate_map: GateMap, *, init_mean: float, init_std: float, writers: bool = False,
-        generator: torch.Generator, device: torch.device | str = "cpu",
+        self,
+        gate_map: GateMap,
+        *,
+        init_mean: float,
+        init_std: float,
+        writers: bool = False,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
     ) -> None:
         def start(n: int) -> Tensor:
             values = torch.randn(n, generator=generator) * init_std + init_mean
@@ -113,15 +119,36 @@ class Gates:
         codes = gate_map.parameter_of_edge.astype(np.int64)
         self._identity = gate_map.n_parameters == len(codes) and bool((codes == np.arange(len(codes))).all())
         # Removed (-1) and frozen (-2) edges look up a 0 and a 1 put behind the parameters.
-        lookup = np.where(codes >= 0, codes, np.where(codes == -1, gate_map.n_parameters, gate_map.n_parameters + 1))
+        lookup = np.where(
+            codes >= 0, codes, np.where(codes == -1, gate_map.n_parameters, gate_map.n_parameters + 1)
+        )
         self._lookup = torch.from_numpy(lookup).to(device)
         writers_of_edges, _ = gate_map.universe.endpoints(np.arange(len(codes))) if writers else (None, None)
-        self._writer_of_edge = None if writers_of_edges is None else torch.from_numpy(writers_of_edges).to(device)
+        self._writer_of_edge = (
+            None if writers_of_edges is None else torch.from_numpy(writers_of_edges).to(device)
+        )
 
     @property
     def parameters(self) -> list[Tensor]:
         """What the optimiser trains."""
         return [self.log_alpha] + ([] if self.writer_log_alpha is None else [self.writer_log_alpha])
+
+    @torch.no_grad()
+    def start_from(self, importance: Float[Tensor, " edge"], *, mean: float, spread: float) -> None:
+        """Set α by how much each edge matters: `mean + spread · z`, z the standardised logarithm.
+
+        Args:
+            importance: Not negative; tied edges add up.
+            mean: Mean of the α.
+            spread: Their standard deviation.
+        """
+        codes = torch.tensor(self.gate_map.parameter_of_edge, dtype=torch.long, device=self.log_alpha.device)
+        trained = codes >= 0
+        total = torch.zeros_like(self.log_alpha)
+        total.index_add_(0, codes[trained], importance[trained].to(total.dtype))
+        smallest = total[total > 0].min() if bool((total > 0).any()) else torch.ones_like(total[0])
+        order = total.clamp(min=smallest).log()
+        self.log_alpha.copy_(mean + spread * (order - order.mean()) / order.std().clamp(min=1e-6))
 
     def expand(self, values: Float[Tensor, " parameter"]) -> Float[Tensor, " edge"]:
         """Give every edge the value of its parameter, removed edges 0 and frozen ones 1."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import TrainingError
+from pruning.attribution import gate_gradients
 from pruning.budget import ExpectedGate, project_gradient, shift_for_budget
 from pruning.frozen_runs import BatchOrder, FrozenRuns
 from pruning.gates import Gates
@@ -101,21 +102,28 @@ class Trainer:
             compiled.gate_map, init_mean=recipe.init_mean, init_std=recipe.init_std, writers=recipe.writer_gates,
             generator=self.generator, device=compiled.device,
         )  # fmt: skip
-        self.order = BatchOrder(frozen.by_length, recipe.batch_size, np.random.default_rng(seed))
-        self.optimiser = torch.optim.AdamW(self.gates.parameters, lr=recipe.learning_rate, weight_decay=0.0)
+        self.order = BatchOrder(
+            frozen.by_length, recipe.batch_size, np.random.default_rng(seed), balance=recipe.balance_lengths
+        )
+        self.optimiser = torch.optim.AdamW(
+            self.gates.parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
         self.multipliers = torch.zeros(4 if recipe.writer_gates else 2, requires_grad=True)
         self.ascent = torch.optim.AdamW(
-            [self.multipliers], lr=recipe.multiplier_rate, weight_decay=0.0, maximize=True
+            [self.multipliers], lr=recipe.multiplier_rate, weight_decay=recipe.weight_decay, maximize=True
         )
         self.started = time.perf_counter()
         gate_map = compiled.gate_map
         self._weights = torch.tensor(gate_map.edges_per_parameter, dtype=torch.float32).to(compiled.device)
         self._expected = ExpectedGate(compiled.device)
-        self._start_sparsity = self._expected_sparsity() if recipe.control == "budget" else 0.0
+        if recipe.warm_start == "gate-gradients":
+            self._warm_start(objective, seed)
 
-    def _expected_sparsity(self) -> float:
-        kept = float((self._expected(self.gates.log_alpha.detach()) * self._weights).sum())
-        return 1 - (kept + self.compiled.gate_map.n_frozen) / self.compiled.universe.n_edges
+    def _warm_start(self, objective: str, seed: int) -> None:
+        gradients = gate_gradients(
+            self.compiled, self.frozen, objective=objective, batch_size=self.recipe.batch_size, seed=seed
+        )
+        self.gates.start_from(gradients.abs(), mean=self.recipe.init_mean, spread=self.recipe.init_std)
 
     def step(self, index: int) -> StepRecord:
         """Take one step.
@@ -132,10 +140,13 @@ class Trainer:
         recipe = self.recipe
         target = target_at(
             index, target=recipe.target_sparsity, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp,
-            start=self._start_sparsity,
+            start=recipe.start_sparsity,
         )  # fmt: skip
         rate = rate_at(index, steps=recipe.steps, warmup_steps=recipe.warmup_steps)
-        for optimiser, base in ((self.optimiser, recipe.learning_rate), (self.ascent, recipe.multiplier_rate)):
+        for optimiser, base in (
+            (self.optimiser, recipe.learning_rate),
+            (self.ascent, recipe.multiplier_rate),
+        ):
             for group in optimiser.param_groups:
                 group["lr"] = base * rate
         if recipe.control == "budget":
@@ -231,4 +242,6 @@ def train(trainer: Trainer, watch: Watch | None = None) -> TrainingRun:
         stopped_by = str(error)
     if trainer.recipe.control == "budget" and records:
         trainer._hold_budget(records[-1].target)
-    return TrainingRun(gates=trainer.gates, records=tuple(records), interrupted=interrupted, stopped_by=stopped_by)
+    return TrainingRun(
+        gates=trainer.gates, records=tuple(records), interrupted=interrupted, stopped_by=stopped_by
+    )

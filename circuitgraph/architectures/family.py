@@ -182,7 +182,9 @@ class Family:
                     f"{self.name}: config field {field}={values[field]!r} is not supported; only {wanted!r} is"
                 )
         known = self.understood | self.harmless | _HARMLESS | set(self.required)
-        unknown = {field: value for field, value in values.items() if field not in known and value is not None}
+        unknown = {
+            field: value for field, value in values.items() if field not in known and value is not None
+        }
         # A config that is fully known need not have defaults; Tracr's has none.
         defaults = type(config)().to_dict() if unknown else {}
         for field, value in unknown.items():
@@ -231,5 +233,3 @@ def no_norm() -> nn.Module:
 def weights_fingerprint(module: nn.Module) -> tuple[int, ...]:
     """Where the weights lie in memory; changes when a model is moved or cast."""
     return tuple(weight.data_ptr() for weight in module.parameters())
-
-

@@ -82,8 +82,14 @@ class _Pass:
     """The state of one pass: the ablated residual stream and the token that orders the backward pass."""
 
     def __init__(
-        self, bound: BoundModel, shape: ModelShape, universe: Universe, batch: TokenBatch,
-        values: AblationValues, plan: StepPlan, stream: Stream,
+        self,
+        bound: BoundModel,
+        shape: ModelShape,
+        universe: Universe,
+        batch: TokenBatch,
+        values: AblationValues,
+        plan: StepPlan,
+        stream: Stream,
     ) -> None:
         self.bound, self.shape, self.universe, self.batch = bound, shape, universe, batch
         self.values, self.plan, self.stream = values, plan, stream
@@ -91,7 +97,9 @@ class _Pass:
 
     def logits(self, gates: Tensor, said: tuple[Tensor, ...]) -> Tensor:
         ablated = self._embeddings(said)
-        rotary = self.bound.rotary(said[0], self.batch.position_ids) if self.bound.rotary is not None else None
+        rotary = (
+            self.bound.rotary(said[0], self.batch.position_ids) if self.bound.rotary is not None else None
+        )
         token = begin(gates, self.stream)
         plans = iter(self.plan.blocks)
         for layer, block in enumerate(self.bound.blocks):
@@ -111,7 +119,9 @@ class _Pass:
         seen, _ = read(token, self.stream, next(plans), ablated, at=self.batch.predict_index)
         return self.bound.unembed(self.bound.final_norm(seen[0, 0]))
 
-    def _mlp(self, token: Tensor, block: BoundBlock, plan: BlockPlan, ablated: Tensor) -> tuple[Tensor | None, Tensor]:
+    def _mlp(
+        self, token: Tensor, block: BoundBlock, plan: BlockPlan, ablated: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
         if not len(plan.readers):
             return None, token
         seen, token = read(token, self.stream, plan, ablated)
@@ -129,7 +139,12 @@ class _Pass:
         return sum(ablated[1:], ablated[0])
 
     def _attention(
-        self, token: Tensor, layer: int, block: BoundBlock, plan: BlockPlan, ablated: Tensor,
+        self,
+        token: Tensor,
+        layer: int,
+        block: BoundBlock,
+        plan: BlockPlan,
+        ablated: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         seen, token = read(token, self.stream, plan, ablated)

@@ -52,16 +52,24 @@ class AblationValues:
         Args:
             index: Positions along the batch axis.
         """
-        return self._map(lambda value, axis: value if value.shape[axis] == 1 else value.index_select(axis, index))
+        return self._map(
+            lambda value, axis: value if value.shape[axis] == 1 else value.index_select(axis, index)
+        )
 
     @staticmethod
     def join(parts: Sequence[AblationValues]) -> AblationValues:
         """Put the values of several batches of equal length one after the other."""
+
         def cat(name: str, axis: int) -> tuple[Tensor, ...]:
-            return tuple(torch.cat(tensors, axis) for tensors in zip(*(getattr(p, name) for p in parts), strict=True))
+            return tuple(
+                torch.cat(tensors, axis) for tensors in zip(*(getattr(p, name) for p in parts), strict=True)
+            )
 
         return AblationValues(
-            embeddings=cat("embeddings", 0), heads=cat("heads", 1), attention=cat("attention", 0), mlps=cat("mlps", 0)
+            embeddings=cat("embeddings", 0),
+            heads=cat("heads", 1),
+            attention=cat("attention", 0),
+            mlps=cat("mlps", 0),
         )
 
     @property
@@ -154,6 +162,7 @@ def zero_values(bound: BoundModel, shape: ModelShape, like: Tensor) -> AblationV
         shape: The model's sizes.
         like: Gives dtype and device.
     """
+
     def zeros(*size: int) -> Tensor:
         return torch.zeros(*size, dtype=like.dtype, device=like.device)
 
@@ -189,7 +198,9 @@ def mean_values(
     dtype = None
     for batch in batches:
         real = batch.attention_mask
-        if per_position and (not bool(real.all()) or (total is not None and total.mlps[0].shape[1] != real.shape[1])):
+        if per_position and (
+            not bool(real.all()) or (total is not None and total.mlps[0].shape[1] != real.shape[1])
+        ):
             raise ConfigurationError(
                 "mean ablation per position needs prompts of one length; got unequal lengths. "
                 "Use --ablation mean, or prompts of one length."

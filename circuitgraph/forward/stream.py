@@ -73,7 +73,12 @@ class Stream:
     """
 
     def __init__(
-        self, plan: StepPlan, gates: Tensor, gates_host: np.ndarray, wanted: np.ndarray, like: Tensor,
+        self,
+        plan: StepPlan,
+        gates: Tensor,
+        gates_host: np.ndarray,
+        wanted: np.ndarray,
+        like: Tensor,
         workspace: Workspace,
     ) -> None:
         self.plan = plan
@@ -112,7 +117,9 @@ class Stream:
         wide = delta if delta.dtype == torch.float64 else delta.float()
         self.running = wide.clone() if self.running is None else self.running.add_(wide)
 
-    def mix(self, block: BlockPlan, ablated: Tensor, at: Tensor | None) -> Float[Tensor, "reader batch seq d_model"]:
+    def mix(
+        self, block: BlockPlan, ablated: Tensor, at: Tensor | None
+    ) -> Float[Tensor, "reader batch seq d_model"]:
         """What the block's running readers see.
 
         Args:
@@ -161,19 +168,30 @@ class Stream:
             kept.zero_().flatten(1, 2).index_add_(1, at, gradient[:, 0])
         complement = self.complement[rows]
         if complement.any():
-            total = kept if complement.all() else kept[torch.from_numpy(np.flatnonzero(complement)).to(kept.device)]
+            total = (
+                kept
+                if complement.all()
+                else kept[torch.from_numpy(np.flatnonzero(complement)).to(kept.device)]
+            )
             total = total.sum(0, dtype=torch.float64 if kept.dtype == torch.float64 else torch.float32)
-            self.running_gradient = total if self.running_gradient is None else self.running_gradient.add_(total)
+            self.running_gradient = (
+                total if self.running_gradient is None else self.running_gradient.add_(total)
+            )
 
     def delta_gradient(self, block: BlockPlan) -> Float[Tensor, "slot batch seq d_model"]:
         """The gradient of what a block wrote."""
         later, slots = slice(block.rows.stop, len(self.host)), block.slots
-        pulled = torch.zeros(slots.stop - slots.start, *self.like.shape, dtype=self.like.dtype, device=self.like.device)
+        pulled = torch.zeros(
+            slots.stop - slots.start, *self.like.shape, dtype=self.like.dtype, device=self.like.device
+        )
         if self.running_gradient is not None:
             pulled += self.running_gradient.to(pulled.dtype)
         if self._row_gradients is not None:
             add_mixed(
-                pulled, self.coefficients[later, slots].T, self._row_gradients[later], self.host[later, slots].T
+                pulled,
+                self.coefficients[later, slots].T,
+                self._row_gradients[later],
+                self.host[later, slots].T,
             )
         return pulled
 
@@ -197,7 +215,9 @@ class _Begin(torch.autograd.Function):
 
 class _Read(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, token: Tensor, stream: Stream, block: BlockPlan, ablated: Tensor, at: Tensor | None) -> Any:
+    def forward(
+        ctx: Any, token: Tensor, stream: Stream, block: BlockPlan, ablated: Tensor, at: Tensor | None
+    ) -> Any:
         ctx.stream, ctx.block, ctx.at = stream, block, at
         return stream.mix(block, ablated, at), token.new_zeros(())
 
@@ -211,7 +231,13 @@ class _Read(torch.autograd.Function):
 class _WriteHeads(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, token: Tensor, heads: Tensor, ablated: Tensor, output: Tensor, stream: Stream, block: BlockPlan
+        ctx: Any,
+        token: Tensor,
+        heads: Tensor,
+        ablated: Tensor,
+        output: Tensor,
+        stream: Stream,
+        block: BlockPlan,
     ) -> Tensor:
         ctx.stream, ctx.block = stream, block
         ctx.save_for_backward(output)
@@ -232,7 +258,9 @@ class _WriteHeads(torch.autograd.Function):
 
 class _WriteMLP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, token: Tensor, said: Tensor, ablated: Tensor, stream: Stream, block: BlockPlan) -> Tensor:
+    def forward(
+        ctx: Any, token: Tensor, said: Tensor, ablated: Tensor, stream: Stream, block: BlockPlan
+    ) -> Tensor:
         ctx.stream, ctx.block = stream, block
         delta = stream.deltas[block.slots.start]
         torch.sub(said, ablated, out=delta)
