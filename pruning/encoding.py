@@ -128,7 +128,7 @@ class EncodedPairs:
                 digest.update(f"{len(array)},".encode() + np.asarray(array).astype(kind).tobytes())
         return digest.hexdigest()
 
-    def subset(self, indices: Iterable[int]) -> EncodedPairs:
+    def subset(self, indices: Iterable[int] | np.ndarray) -> EncodedPairs:
         """Take some of the prompts, in the order given.
 
         Args:
@@ -148,7 +148,7 @@ class EncodedPairs:
 
     def batch(
         self,
-        indices: Iterable[int],
+        indices: Iterable[int] | np.ndarray,
         *,
         pad_id: int = 0,
         side: str = "right",

@@ -26,15 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from circuitgraph.cli.app import app
     from circuitgraph.cli.failures import report
+    from circuitgraph.cli.invocation import ARGUMENTS
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    running = ARGUMENTS.set(tuple(given))
     try:
-        get_command(app).main(args=given, prog_name="circuitgraph", obj=given)
+        get_command(app).main(args=given, prog_name="circuitgraph")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except Exception as error:  # noqa: BLE001 - whatever happens, a user sees a sentence and not a traceback
         return report(error, given)
+    finally:
+        ARGUMENTS.reset(running)
     return 0

@@ -38,12 +38,13 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         from circuitgraph import __version__
 
         print(f"circuitgraph {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 from circuitgraph.cli import options
 from circuitgraph.cli.failures import FAILURE, INTERRUPTED, Interrupted
 from circuitgraph.cli.figures import print_metrics
+from circuitgraph.cli.invocation import command_line
 from circuitgraph.cli.job import Job
 from circuitgraph.cli.settings import (
     GraphChoices,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 
 def discover(
-    ctx: typer.Context,
     model: options.Model,
     task: Annotated[str, typer.Option("--task", "-t", help=options.TASK_HELP, show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.", show_default=False)],
@@ -184,7 +183,7 @@ def discover(
         with watching(settled.steps, goal) as watch:
             found = job.run(watch, n_random=n_random)
         _check_learnt(found)
-        unwritten = write_result(found, folder, command=_command(ctx))
+        unwritten = write_result(found, folder, command=command_line())
     for text in (*found.diagnoses, *unwritten):
         warn(text)
     _show(found, folder.path, as_json=as_json)
@@ -199,11 +198,6 @@ def _prompts(
     return load_task(
         task, loaded.tokenizer, sizes=sizes, seed=seed, chat_template=chat_template, bos=bos
     )
-
-
-def _command(ctx: typer.Context) -> str | None:
-    """The command line that `main` was given."""
-    return shlex.join(["circuitgraph", *ctx.obj]) if isinstance(ctx.obj, list) else None
 
 
 def _check_learnt(found: Discovery) -> None:

@@ -31,6 +31,5 @@ def print_metrics(split: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
         if role in figures
     ]
     n = figures["circuit"].get("n")
-    print_table(
-        [f"{split}, {n:,} prompts", *(f">{name.replace('_', ' ')}" for name in shown)], rows
-    )
+    print(f"\n{split}, {n:,} prompts:")
+    print_table(["", *(f">{name.replace('_', ' ')}" for name in shown)], rows)

@@ -1,0 +1,177 @@
+"""`evaluate`, `run` and `draw`: what is done with a saved circuit."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from circuitgraph import Circuit, compile_model, load_model
+from pruning.encoding import EncodedPairs
+from tests.circuitgraph.cli.conftest import call
+
+
+class TestEvaluate:
+    @pytest.mark.parametrize("which", ["tracr_result", "text_result"])
+    def test_it_gives_the_figures_of_the_result(self, request, which):
+        folder = request.getfixturevalue(which)
+        ended = call("evaluate", folder / "circuit.json", "--n-random", 1, "--json")
+        assert ended.code == 0, ended.err
+        recorded = json.loads((folder / "metrics.json").read_text())
+        for role in ("circuit", "full", "complement", "random"):
+            ours, theirs = ended.json["metrics"][role], recorded["splits"]["test"][role]
+            assert ours == pytest.approx(theirs, nan_ok=True)
+        assert ended.json["sparsity"] == recorded["sparsity"]
+        assert "Warning" not in ended.err
+
+    def test_another_split_as_a_table(self, text_result):
+        ended = call("evaluate", text_result / "circuit.json", "--split", "validation", "--n-random", 0)
+        assert ended.code == 0
+        assert "validation, 6 prompts" in ended.out
+        assert "complement" in ended.out
+        assert "random" not in ended.out
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (("--split", "tests"), "'test'"),
+            (("--task", "tracr-revers"), "'tracr-reverse'"),
+            (("--task", "tracr-xproportion"), "only for the model 'tracr:xproportion'"),
+            (("--model", "tracr:xproportion"), "n_layers: 4 against 2"),
+            (("--dtype", "float33"), "float32"),
+        ],
+    )
+    def test_refusals(self, tracr_result, arguments, said):
+        ended = call("evaluate", tracr_result / "circuit.json", *arguments)
+        assert ended.code == 2
+        assert said in ended.err
+
+    def test_a_circuit_that_does_not_say_where_it_is_from(self, tracr_result, tmp_path):
+        circuit = Circuit.load(tracr_result / "circuit.json")
+        bare = Circuit.from_edges(circuit.universe, list(circuit), ablation="zero").save(tmp_path / "bare.json")
+        assert "--model" in call("evaluate", bare).err
+        assert "--task" in call("evaluate", bare, "--model", "tracr:reverse").err
+        named = ("--model", "tracr:reverse", "--task", "tracr-reverse", "--n-random", 0, "--json")
+        assert call("evaluate", bare, *named).json["metrics"]["circuit"]["n"] == 363
+
+    def test_other_prompts_than_it_was_found_with_are_noticed(self, text_result, text_prompts, tmp_path):
+        lines = text_prompts.read_text().splitlines()
+        changed = tmp_path / "changed.jsonl"
+        changed.write_text("\n".join(reversed(lines)) + "\n")
+        circuit = Circuit.load(text_result / "circuit.json")
+        renamed = circuit.with_provenance({"task": f"jsonl:{changed}"}).save(tmp_path / "c.json")
+        assert "not those the circuit was found with" in call("evaluate", renamed, "--n-random", 0).err
+
+    def test_other_weights_are_noticed(self, text_result, tmp_path):
+        circuit = Circuit.load(text_result / "circuit.json")
+        other = circuit.with_provenance({"config_hash": "another"}).save(tmp_path / "c.json")
+        assert "found in config_hash another" in call("evaluate", other, "--n-random", 0).err
+
+    def test_no_circuit(self, tmp_path):
+        (tmp_path / "c.json").write_text('{"format_version": 1,')
+        ended = call("evaluate", tmp_path / "c.json")
+        assert ended.code == 2
+        assert "line 1" in ended.err
+
+
+CLEAN, CORRUPTED = "x Ann gave Bob a cup to", "x Ann gave Eve a cup to"
+
+
+class TestRun:
+    def test_full_model_and_circuit_side_by_side(self, text_result, text_model):
+        ended = call("run", text_result / "circuit.json", "--prompt", CLEAN, "--corrupted", CORRUPTED, "--json", "--top", 3)
+        assert ended.code == 0, ended.err
+        (row,) = ended.json["positions"]
+        assert row["position"] == 6
+        loaded = load_model(str(text_model))
+        ids = torch.tensor([loaded.tokenizer(CLEAN)["input_ids"]])
+        with torch.no_grad():
+            logits = loaded.model(ids).logits[0, -1]
+        best = torch.topk(logits, 3)
+        assert [item["id"] for item in row["full"]] == best.indices.tolist()
+        assert [item["logit"] for item in row["full"]] == pytest.approx(best.values.tolist(), abs=1e-4)
+        assert [item["token"] for item in row["full"]] == [loaded.tokenizer.decode([i]) for i in best.indices]
+        # The circuit: the masked pass, called directly.
+        compiled, circuit = compile_model(loaded), Circuit.load(text_result / "circuit.json")
+        ids = [np.array(loaded.tokenizer(text)["input_ids"]) for text in (CLEAN, CORRUPTED)]
+        pair = EncodedPairs(clean_ids=(ids[0],), corrupted_ids=(ids[1],), predict_positions=(np.array([6]),))
+        batch = pair.batch([0])
+        with torch.no_grad():
+            values = compiled.run_with_values(batch.corrupted)[1]
+            ours = compiled.masked(torch.from_numpy(circuit.mask).float(), batch.clean, values).logits[0]
+        assert row["circuit"][0]["id"] == int(ours.argmax())
+        assert row["circuit"][0]["logit"] == pytest.approx(float(ours.max()), abs=1e-4)
+        kl = (logits.log_softmax(-1).exp() * (logits.log_softmax(-1) - ours.log_softmax(-1))).sum()
+        assert row["kl"] == pytest.approx(float(kl), abs=1e-4)
+
+    def test_as_a_table(self, text_result):
+        ended = call("run", text_result / "circuit.json", "--prompt", CLEAN, "--corrupted", CORRUPTED, "--top", 4)
+        assert ended.code == 0
+        assert "KL(full, circuit)" in ended.out
+        assert len(ended.out.strip().splitlines()) == 6
+
+    @pytest.mark.parametrize(
+        ("prompt", "corrupted", "said"),
+        [
+            (CLEAN, "x Ann gave a cup to", "has 7 tokens and the corrupted prompt 6"),
+            (CLEAN, None, "--corrupted"),
+            ("", "", "empty"),
+        ],
+    )
+    def test_refusals(self, text_result, prompt, corrupted, said):
+        given = [] if corrupted is None else ["--corrupted", corrupted]
+        ended = call("run", text_result / "circuit.json", "--prompt", prompt, *given)
+        assert ended.code == 2
+        assert said in ended.err
+
+    def test_a_program_says_something_at_every_position(self, tracr_result):
+        ended = call("run", tracr_result / "circuit.json", "--prompt", "1 2 3", "--json")
+        assert ended.code == 0
+        assert [row["position"] for row in ended.json["positions"]] == [1, 2, 3]
+        assert [row["full"][0]["token"] for row in ended.json["positions"]] == ["3", "2", "1"]
+        assert "not used" in call("run", tracr_result / "circuit.json", "--prompt", "1", "--corrupted", "2").err
+
+    @pytest.mark.parametrize(("prompt", "said"), [("1 2 4", "unknown token '4'"), ("1 1 1 1 1 1", "at most 5"), ("BOS", "empty")])
+    def test_a_program_refuses_what_it_does_not_know(self, tracr_result, prompt, said):
+        ended = call("run", tracr_result / "circuit.json", "--prompt", prompt)
+        assert ended.code == 2
+        assert said in ended.err
+
+    def test_a_program_of_numbers_and_means(self, tmp_path):
+        loaded = load_model("tracr:xproportion")
+        universe = compile_model(loaded, embeddings="split").universe
+        everything = Circuit.from_edges(
+            universe, np.ones(universe.n_edges, dtype=bool), ablation="mean",
+            provenance={"model": "tracr:xproportion", "task": "tracr-xproportion"},
+        ).save(tmp_path / "all.json")  # fmt: skip
+        ended = call("run", everything, "--prompt", "x a x", "--json")
+        assert ended.code == 0, ended.err
+        shares = [(row["full"][0]["value"], row["circuit"][0]["value"]) for row in ended.json["positions"]]
+        assert np.array(shares) == pytest.approx(np.array([[1, 1], [1 / 2, 1 / 2], [2 / 3, 2 / 3]]), abs=1e-4)
+        assert all(row["kl"] is None for row in ended.json["positions"])
+        assert "circuit 0.667" in call("run", everything, "--prompt", "x a x").out
+
+
+class TestDraw:
+    @pytest.mark.parametrize(("name", "begins"), [("c.dot", b"digraph"), ("c.svg", b"<?xml"), ("c.pdf", b"%PDF"), ("c.png", b"\x89PNG")])
+    def test_every_format(self, text_result, tmp_path, name, begins):
+        ended = call("draw", text_result / "circuit.json", "--out", tmp_path / name, "--max-edges", 20, "--json")
+        assert ended.code == 0, ended.err
+        assert (tmp_path / name).read_bytes().startswith(begins)
+        n_edges = len(Circuit.load(text_result / "circuit.json"))
+        assert ended.json["n_edges"] == n_edges > 20
+        assert 0 < ended.json["n_drawn"] <= 20
+
+    def test_refusals(self, text_result, tmp_path):
+        assert ".pdf" in call("draw", text_result / "circuit.json", "--out", tmp_path / "c.pdff").err
+        assert call("draw", text_result / "circuit.json", "--out", tmp_path / "none" / "c.dot").code == 2
+        assert call("draw", text_result / "circuit.json", "--out", tmp_path / "c.dot", "--max-edges", 0).code == 2
+        assert list(tmp_path.iterdir()) == []
+
+    def test_it_says_what_was_left_out(self, text_result, tmp_path):
+        said = call("draw", text_result / "circuit.json", "--out", tmp_path / "c.dot", "--max-edges", 20).out
+        assert "the strongest of" in said
+        assert math.isclose(len(list(tmp_path.iterdir())), 1)
