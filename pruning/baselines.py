@@ -50,7 +50,7 @@ def random_circuit(circuit: Circuit, *, seed: int) -> Circuit:
     )
     members = {int(pairs[group[0]]): group for group in by_pair if len(group)}
     kept = np.zeros(universe.n_edges, dtype=bool)
-    best = kept
+    best = kept.copy()
     for _ in range(_ROUNDS):
         _fill(universe, kept, members, asked, pairs, rng)
         kept = effective_edges(universe, kept, circuit.ablation)
