@@ -6,4 +6,48 @@ a `Circuit` with its metrics. Importing this package loads no torch; names load 
 
 from __future__ import annotations
 
-__all__: list[str] = []
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pruning.baselines import random_circuit
+    from pruning.encoding import EncodedPairs
+    from pruning.pairs import PromptPair, PromptPairs
+    from pruning.recipes import Recipe, recipe_named
+    from pruning.tasks import TaskData, load_task, register_task
+
+__all__ = [
+    "EncodedPairs",
+    "PromptPair",
+    "PromptPairs",
+    "Recipe",
+    "TaskData",
+    "load_task",
+    "random_circuit",
+    "recipe_named",
+    "register_task",
+]
+
+_HOME = {
+    "EncodedPairs": "pruning.encoding",
+    "PromptPair": "pruning.pairs",
+    "PromptPairs": "pruning.pairs",
+    "Recipe": "pruning.recipes",
+    "TaskData": "pruning.tasks",
+    "load_task": "pruning.tasks",
+    "random_circuit": "pruning.baselines",
+    "recipe_named": "pruning.recipes",
+    "register_task": "pruning.tasks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load the module that defines a public name, the first time it is used."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -52,9 +52,7 @@ def circuitgraph(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help=f"Show tracebacks; so does {DEBUG_VARIABLE}=1.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help=f"Show tracebacks; so does {DEBUG_VARIABLE}=1.")] = False,
 ) -> None:
     """Find, evaluate and draw the circuits of Hugging Face transformers by edge pruning."""
     # `main` looks for --debug itself, since errors end there.

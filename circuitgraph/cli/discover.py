@@ -73,14 +73,10 @@ def discover(
             rich_help_panel=options.SETTINGS,
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Of prompts and training.", rich_help_panel=options.SETTINGS)
-    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of prompts and training.", rich_help_panel=options.SETTINGS)] = 0,
     n_random: Annotated[
         int,
-        typer.Option(
-            min=0, help="Random circuits of the same size to compare with.", rich_help_panel=options.SETTINGS
-        ),
+        typer.Option(min=0, help="Random circuits of the same size to compare with.", rich_help_panel=options.SETTINGS),
     ] = 10,
     embeddings: options.Embeddings = None,
     kv_heads: options.KvHeads = None,
@@ -133,9 +129,7 @@ def discover(
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite", help="Replace an older result in the folder.", rich_help_panel=options.MACHINE
-        ),
+        typer.Option("--overwrite", help="Replace an older result in the folder.", rich_help_panel=options.MACHINE),
     ] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -150,9 +144,7 @@ def discover(
     from circuitgraph.cli.result_writer import result_bytes, write_result
 
     with only_json(as_json):
-        settled = settle_recipe(
-            recipe, task=task, steps=steps, target_sparsity=target_sparsity, batch_size=batch_size
-        )
+        settled = settle_recipe(recipe, task=task, steps=steps, target_sparsity=target_sparsity, batch_size=batch_size)
         sizes = settle_sizes(train=train_size, validation=validation_size, test=test_size)
         goal = settle_objective(objective, settled, task)
         chosen = GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
@@ -195,9 +187,7 @@ def _prompts(
 ) -> TaskData:
     from pruning.tasks import load_task
 
-    return load_task(
-        task, loaded.tokenizer, sizes=sizes, seed=seed, chat_template=chat_template, bos=bos
-    )
+    return load_task(task, loaded.tokenizer, sizes=sizes, seed=seed, chat_template=chat_template, bos=bos)
 
 
 def _check_learnt(found: Discovery) -> None:

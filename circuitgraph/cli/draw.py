@@ -21,9 +21,7 @@ def draw(
             show_default=False,
         ),
     ],
-    max_edges: Annotated[
-        int, typer.Option(min=1, help="Above this many edges, only the strongest are drawn.")
-    ] = 150,
+    max_edges: Annotated[int, typer.Option(min=1, help="Above this many edges, only the strongest are drawn.")] = 150,
     as_json: options.Json = False,
 ) -> None:
     """Draw a circuit. Loads no model."""

@@ -14,9 +14,7 @@ def evaluate(
     model: options.ModelOfCircuit = None,
     task: options.TaskOfCircuit = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    n_random: Annotated[
-        int, typer.Option(min=0, help="Random circuits of the same size to compare with.")
-    ] = 10,
+    n_random: Annotated[int, typer.Option(min=0, help="Random circuits of the same size to compare with.")] = 10,
     seed: Annotated[
         int | None,
         typer.Option(

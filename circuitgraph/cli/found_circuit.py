@@ -80,9 +80,7 @@ class FoundCircuit:
         return data
 
 
-def load_found_circuit(
-    path: Path, *, model: str | None, device: str, dtype: str | None, verify: bool
-) -> FoundCircuit:
+def load_found_circuit(path: Path, *, model: str | None, device: str, dtype: str | None, verify: bool) -> FoundCircuit:
     """Load a circuit and the model it belongs to.
 
     Args:
@@ -106,9 +104,7 @@ def load_found_circuit(
     if name is None:
         raise ConfigurationError(f"{path} does not say which model it belongs to; give --model")
     universe = circuit.universe
-    plan = plan_model(
-        name, GraphChoices(embeddings=universe.embeddings, kv_heads=universe.kv_heads, qkv=universe.qkv)
-    )
+    plan = plan_model(name, GraphChoices(embeddings=universe.embeddings, kv_heads=universe.kv_heads, qkv=universe.qkv))
     difference = universe.first_difference(plan.universe)
     if difference is not None:
         raise GraphMismatchError(

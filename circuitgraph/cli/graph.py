@@ -38,6 +38,8 @@ def graph(
     with only_json(as_json):
         plan = plan_model(model, GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv))
         n_parameters = count_parameters(plan.config)
+    if plan.shape.n_positions is not None:
+        tokens = min(tokens, plan.shape.n_positions)
     memory = estimate_memory(
         plan.shape,
         plan.universe,
@@ -51,8 +53,8 @@ def graph(
     counts = count(plan.universe)
     if as_json:
         asked = {"batch_size": batch_size, "tokens": tokens, "prompts": prompts, "dtype": dtype}
-        universe = {"universe": plan.universe.to_dict()}
-        print_json({"model": model, **universe, "n_parameters": n_parameters, **counts, "memory": memory.to_dict() | asked})
+        sizes = {"universe": plan.universe.to_dict(), "n_parameters": n_parameters, **counts}
+        print_json({"model": model, **sizes, "memory": {**memory.to_dict(), **asked}})
         return
     _print(model, n_parameters, counts, plan.universe)
     _print_memory(memory.to_dict(), f"{batch_size} prompts of {tokens} tokens a step, {prompts} in all, {dtype}")
@@ -86,9 +88,7 @@ def count(universe: Universe) -> dict[str, Any]:
     edges = {kind: int(sizes[kinds == kind].sum()) for kind in names}
     rows = []
     for layer in range(universe.n_layers):
-        here = {
-            kind: int(sizes[(kinds == kind) & (layers == layer)].sum()) for kind in names if kind != "logits"
-        }
+        here = {kind: int(sizes[(kinds == kind) & (layers == layer)].sum()) for kind in names if kind != "logits"}
         rows.append({"layer": layer, **here, "total": sum(here.values())})
     return {
         "nodes": {**nodes, "total": sum(nodes.values())},

@@ -119,21 +119,30 @@ class Job:
 
     def show(self) -> None:
         """Say on standard error what will run."""
+        print_table(("what", "will run"), self._rows(), to_stderr=True)
+        for note in self.task.notes:
+            say(f"note: {note}")
+
+    def _rows(self) -> list[tuple[str, str]]:
         universe, recipe, memory = self.plan.universe, self.recipe, self.memory()
+        dtype = str(self.compiled.dtype).removeprefix("torch.")
+        counts = f"{universe.n_edges:,} edges, {universe.n_writers:,} writers, {universe.n_readers:,} readers"
         choices = f"embeddings {universe.embeddings}, kv_heads {universe.kv_heads}, qkv {universe.qkv}"
         sizes = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.task.splits.items())
         lengths = self.task.splits["train"].lengths
-        rows = [
-            ("model", f"{self.plan.name} ({self.compiled.dtype}, {self.compiled.device})".replace("torch.", "")),
-            ("universe", f"{universe.n_edges:,} edges, {universe.n_writers:,} writers, {universe.n_readers:,} readers; {choices}"),
-            ("task", f"{self.task.name}: {sizes} prompts of {lengths.min()} to {lengths.max()} tokens"),
-            ("recipe", f"{recipe.name}: {recipe.steps:,} steps of {recipe.batch_size} prompts, target sparsity {recipe.target_sparsity:g}, seed {self.seed}"),
+        steps = f"{recipe.steps:,} steps of {recipe.batch_size} prompts"
+        parts = f"{bytes_text(memory.weights)} weights, {bytes_text(memory.cache)} cache"
+        return [
+            ("model", f"{self.plan.name} ({dtype}, {self.compiled.device})"),
+            ("universe", f"{counts}; {choices}"),
+            (
+                "task",
+                f"{self.task.name}: {sizes} prompts; training prompts of {lengths.min()} to {lengths.max()} tokens",
+            ),
+            ("recipe", f"{recipe.name}: {steps}, target sparsity {recipe.target_sparsity:g}, seed {self.seed}"),
             ("compared by", f"{self.objective}; cut edges carry: {self.ablation}"),
-            ("memory", f"about {bytes_text(memory.total)} at most (an estimate), of it {bytes_text(memory.weights)} weights and {bytes_text(memory.cache)} cache"),
-        ]  # fmt: skip
-        print_table(("what", "will run"), rows, to_stderr=True)
-        for note in self.task.notes:
-            say(f"note: {note}")
+            ("memory", f"about {bytes_text(memory.total)} at most (an estimate; {parts})"),
+        ]
 
     def run(self, watch: Callable[[StepRecord], None], *, n_random: int) -> Discovery:
         """Train, keep and evaluate.

@@ -91,9 +91,7 @@ class ResultFolder:
         try:
             yield
         except OSError as error:
-            raise OutputError(
-                f"{self.path} cannot be made: {error.strerror or error}; choose another --out"
-            ) from error
+            raise OutputError(f"{self.path} cannot be made: {error.strerror or error}; choose another --out") from error
 
     @contextlib.contextmanager
     def _beside(self) -> Iterator[Path]:

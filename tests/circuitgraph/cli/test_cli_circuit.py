@@ -15,9 +15,8 @@ from tests.circuitgraph.cli.conftest import call
 
 
 class TestEvaluate:
-    @pytest.mark.parametrize("which", ["tracr_result", "text_result"])
-    def test_it_gives_the_figures_of_the_result(self, request, which):
-        folder = request.getfixturevalue(which)
+    def test_it_gives_the_figures_of_the_result(self, text_result):
+        folder = text_result
         ended = call("evaluate", folder / "circuit.json", "--n-random", 1, "--json")
         assert ended.code == 0, ended.err
         recorded = json.loads((folder / "metrics.json").read_text())
@@ -82,7 +81,9 @@ CLEAN, CORRUPTED = "x Ann gave Bob a cup to", "x Ann gave Eve a cup to"
 
 class TestRun:
     def test_full_model_and_circuit_side_by_side(self, text_result, text_model):
-        ended = call("run", text_result / "circuit.json", "--prompt", CLEAN, "--corrupted", CORRUPTED, "--json", "--top", 3)
+        ended = call(
+            "run", text_result / "circuit.json", "--prompt", CLEAN, "--corrupted", CORRUPTED, "--json", "--top", 3
+        )
         assert ended.code == 0, ended.err
         (row,) = ended.json["positions"]
         assert row["position"] == 6
@@ -134,7 +135,9 @@ class TestRun:
         assert [row["full"][0]["token"] for row in ended.json["positions"]] == ["3", "2", "1"]
         assert "not used" in call("run", tracr_result / "circuit.json", "--prompt", "1", "--corrupted", "2").err
 
-    @pytest.mark.parametrize(("prompt", "said"), [("1 2 4", "unknown token '4'"), ("1 1 1 1 1 1", "at most 5"), ("BOS", "empty")])
+    @pytest.mark.parametrize(
+        ("prompt", "said"), [("1 2 4", "unknown token '4'"), ("1 1 1 1 1 1", "at most 5"), ("BOS", "empty")]
+    )
     def test_a_program_refuses_what_it_does_not_know(self, tracr_result, prompt, said):
         ended = call("run", tracr_result / "circuit.json", "--prompt", prompt)
         assert ended.code == 2
@@ -156,7 +159,9 @@ class TestRun:
 
 
 class TestDraw:
-    @pytest.mark.parametrize(("name", "begins"), [("c.dot", b"digraph"), ("c.svg", b"<?xml"), ("c.pdf", b"%PDF"), ("c.png", b"\x89PNG")])
+    @pytest.mark.parametrize(
+        ("name", "begins"), [("c.dot", b"digraph"), ("c.svg", b"<?xml"), ("c.pdf", b"%PDF"), ("c.png", b"\x89PNG")]
+    )
     def test_every_format(self, text_result, tmp_path, name, begins):
         ended = call("draw", text_result / "circuit.json", "--out", tmp_path / name, "--max-edges", 20, "--json")
         assert ended.code == 0, ended.err

@@ -11,7 +11,7 @@ from circuitgraph.graph import build_graph
 from circuitgraph.memory import count_parameters, estimate_memory
 from circuitgraph.universe import Universe
 from pruning.recipes import RECIPES
-from pruning.tasks import task_names
+from pruning.tasks import TaskDescription, task_names
 from tests.circuitgraph.cli.conftest import call
 
 
@@ -25,7 +25,17 @@ def test_every_task_is_listed_with_an_example():
     assert sorted(rows) == task_names()
     assert all(row["example"] for row in rows.values())
     assert "<predict>" in rows["ioi"]["example"]
-    assert "tracr-reverse" in call("tasks").out
+
+
+def test_tasks_as_text(monkeypatch):
+    described = TaskDescription(
+        name="tracr-xproportion", description="The share of x so far.", objective="mse", sizes={}, options={},
+        example="BOS x a x x → 1 0.5 0.67 0.75",
+    )  # fmt: skip
+    monkeypatch.setattr("pruning.tasks.describe_tasks", lambda: [described])
+    said = call("tasks").out
+    assert said.startswith("tracr-xproportion: ")
+    assert "    BOS x a x x → 1 0.5 0.67 0.75\n" in said
 
 
 def test_every_recipe_is_listed_with_its_settings():
