@@ -1,19 +1,35 @@
 """The two products of the stream: mixing rows of a buffer, and dotting rows of two buffers.
 
-Each has a dense and a sparse way. Which is taken depends on the gates alone, by fixed thresholds, so the
-same gates take the same way and give the same bits.
+Both are products with a matrix of coefficients `[to, source]` whose zeros are many. On a CPU there are
+three ways to go about it, taken by the share of non-zeros alone, so that the same gates take the same way
+and give the same bits:
+
+1. few: one row at a time;
+2. more: a sparse product, token by token, so that a token's rows stay in cache (`embedding_bag` for
+   mixing, `sampled_addmm` for dots);
+3. many: a dense matrix product.
+
+The thresholds were measured (docs/performance.md). On CUDA a launch a row never pays, and the product is
+dense.
 """
 
 from __future__ import annotations
+
+import warnings
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
-# Below this share of non-zero coefficients, adding rows one by one beats the matrix product on a CPU
-# (measured; docs/performance.md). On CUDA a launch a row never pays.
-_SPARSE_SHARE = 0.12
+ROWS_BELOW = 0.03
+"""Below this share of non-zeros, rows are added or dotted one by one."""
+MIX_SPARSE_BELOW = 0.6
+"""Below this share, mixing is a sparse product."""
+DOT_SPARSE_BELOW = 0.2
+"""Below this share, dots are a sparse product."""
+_SPARSE_DTYPES = (torch.float32, torch.float64)
 
 
 def add_mixed(
@@ -31,20 +47,41 @@ def add_mixed(
         host: The same matrix on the host, which decides how to go about it.
     """
     occupied = host != 0
-    count = int(occupied.sum())
-    if not count:
+    share = occupied.mean() if occupied.size else 0.0
+    if share == 0:
         return
-    if out.device.type == "cpu" and count < _SPARSE_SHARE * host.size:
+    if out.device.type != "cpu":
+        out.flatten(1).addmm_(coefficients, rows.flatten(1))
+    elif share < ROWS_BELOW:
         for to, source in zip(*np.nonzero(occupied), strict=True):
             out[to].add_(rows[source], alpha=float(host[to, source]))
-        return
-    n = out.shape[1]
-    if out.device.type == "cpu" and n > 1:
+    elif share < MIX_SPARSE_BELOW and out.dtype in _SPARSE_DTYPES and rows.is_contiguous():
+        _add_bags(out, coefficients, rows, occupied)
+    else:
         # One product a prompt keeps its operands in cache; the single wide product is half as fast.
+        n = out.shape[1]
         wide = rows.flatten(2).transpose(0, 1)
         out.flatten(2).transpose(0, 1).baddbmm_(coefficients.expand(n, *coefficients.shape), wide)
-    else:
-        out.flatten(1).addmm_(coefficients, rows.flatten(1))
+
+
+def _add_bags(out: Tensor, coefficients: Tensor, rows: Tensor, occupied: np.ndarray) -> None:
+    """Mix as a bag of rows for every token and every `to`, tokens outermost."""
+    n_tokens = out.shape[1] * out.shape[2]
+    to, source = np.nonzero(occupied)
+    tokens = np.arange(n_tokens)[:, None]
+    index = (source[None] * n_tokens + tokens).ravel()
+    starts = np.searchsorted(to, np.arange(len(occupied)))
+    offsets = np.append((starts[None] + tokens * len(to)).ravel(), n_tokens * len(to))
+    weights = coefficients[torch.from_numpy(to), torch.from_numpy(source)]
+    mixed = embedding_bag(
+        torch.from_numpy(index),
+        rows.view(-1, rows.shape[-1]),
+        torch.from_numpy(offsets),
+        mode="sum",
+        per_sample_weights=weights.expand(n_tokens, -1).reshape(-1),
+        include_last_offset=True,
+    )
+    out.flatten(1, 2).add_(mixed.view(n_tokens, len(occupied), -1).transpose(0, 1))
 
 
 def dot_pairs(
@@ -60,10 +97,32 @@ def dot_pairs(
     Returns:
         The products.
     """
-    if a.device.type == "cpu" and int(wanted.sum()) < _SPARSE_SHARE * wanted.size:
+    left, right = a.flatten(1), b.flatten(1)
+    share = wanted.mean() if wanted.size else 0.0
+    if a.device.type == "cpu" and share < ROWS_BELOW:
         dots = torch.zeros(wanted.shape, dtype=a.dtype)
-        left, right = a.flatten(1), b.flatten(1)
         for i, j in zip(*np.nonzero(wanted), strict=True):
             dots[i, j] = torch.dot(left[i], right[j])
         return dots
-    return a.flatten(1) @ b.flatten(1).T
+    if a.device.type == "cpu" and share < DOT_SPARSE_BELOW and a.dtype in _SPARSE_DTYPES:
+        return _sampled_dots(left, right, wanted)
+    return left @ right.T
+
+
+def _sampled_dots(left: Tensor, right: Tensor, wanted: np.ndarray) -> Tensor:
+    """The wanted products only, as a sparse matrix made dense."""
+    rows, columns = np.nonzero(wanted)
+    starts = np.searchsorted(rows, np.arange(len(wanted) + 1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        pattern = torch.sparse_csr_tensor(
+            torch.from_numpy(starts),
+            torch.from_numpy(columns),
+            torch.zeros(len(rows), dtype=left.dtype),
+            size=wanted.shape,
+            check_invariants=False,
+        )
+    dots = torch.zeros(wanted.shape, dtype=left.dtype)
+    found = torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0)
+    dots[torch.from_numpy(rows), torch.from_numpy(columns)] = found.values()
+    return dots

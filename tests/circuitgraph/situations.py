@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from circuitgraph.batch import TokenBatch
 from circuitgraph.compile import CompiledModel
+from circuitgraph.forward import mixing
 from circuitgraph.forward.reference import AblationValues
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.oracle_cases import asked_places, pair_of_batches, prompt_rows
@@ -140,3 +142,10 @@ class BothWays:
         direction = torch.randn(logits.shape, generator=generator, dtype=torch.float64)
         (gradient,) = torch.autograd.grad((logits * direction.to(logits.dtype)).sum(), gates)
         return logits.detach(), gradient
+
+
+def mix_by(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every product of the stream go one way: by `rows`, as a `sparse` product, or `dense`."""
+    limits = {"rows": (2.0, 2.0, 2.0), "sparse": (0.0, 2.0, 2.0), "dense": (0.0, 0.0, 0.0)}[way]
+    for name, limit in zip(("ROWS_BELOW", "MIX_SPARSE_BELOW", "DOT_SPARSE_BELOW"), limits, strict=True):
+        monkeypatch.setattr(mixing, name, limit)

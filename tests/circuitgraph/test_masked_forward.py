@@ -11,11 +11,10 @@ from hypothesis import example, given, settings
 from torch import nn
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.forward import mixing
 from circuitgraph.forward.masked import MaskedPass
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.oracle_cases import CASES, ModelMakers
-from tests.circuitgraph.situations import ABLATIONS, BothWays, Situation, situations
+from tests.circuitgraph.situations import ABLATIONS, BothWays, Situation, mix_by, situations
 
 # Sums of a few dozen float64 terms, through two layers of norms: 1e-14 is seen, 1e-9 is asked.
 EXACT = 1e-9
@@ -87,15 +86,15 @@ def test_bfloat16_is_as_near_as_the_models_own(case: str, tiny_gpt2, tiny_llama)
     assert (ours.double() - truth).square().mean().sqrt() <= 2 * noise
 
 
-@pytest.mark.parametrize("share", [0.0, 2.0], ids=["dense", "sparse"])
-def test_both_ways_of_mixing_are_the_definition(exact: BothWays, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", ["rows", "sparse", "dense"])
+def test_every_way_of_mixing_is_the_definition(exact: BothWays, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     products = []
     plain_baddbmm, plain_addmm = torch.Tensor.baddbmm_, torch.Tensor.addmm_
     monkeypatch.setattr(torch.Tensor, "baddbmm_", lambda *a, **k: (products.append(1), plain_baddbmm(*a, **k))[1])
     monkeypatch.setattr(torch.Tensor, "addmm_", lambda *a, **k: (products.append(1), plain_addmm(*a, **k))[1])
-    monkeypatch.setattr(mixing, "_SPARSE_SHARE", share)
+    mix_by(way, monkeypatch)
     ours = exact.executor(exact.gates)
-    assert bool(products) == (share == 0)
+    assert bool(products) == (way == "dense")
     torch.testing.assert_close(ours, exact.definition(exact.gates), atol=EXACT, rtol=EXACT)
 
 

@@ -11,11 +11,9 @@ import torch
 from hypothesis import example, given, settings
 from torch import Tensor, nn
 
-from circuitgraph.forward import mixing
-from circuitgraph.gate_map import GateMap
 from tests.circuitgraph import oracle_definition as oracle
-from tests.circuitgraph.oracle_cases import CASES, ModelMakers
-from tests.circuitgraph.situations import ABLATIONS, BothWays, Situation, situations
+from tests.circuitgraph.oracle_cases import CASES, ModelMakers, in_parallel
+from tests.circuitgraph.situations import ABLATIONS, BothWays, Situation, mix_by, situations
 
 PLAIN = Situation("mixture", 0.4, 0.5, "counterfactual", "left", (5, 3), 2, 3)
 
@@ -81,15 +79,8 @@ def test_parallel_blocks(tiny_gpt2, tiny_llama, situation: Situation) -> None:
     """An MLP that does not read its own layer's heads, as in GPT-J; no family here has such blocks yet."""
     for case in ("gpt2", "llama-gqa"):
         compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(case, dtype=torch.float64)
-        universe = replace(compiled.universe, block_order="parallel")
-        assert universe.n_edges < compiled.universe.n_edges
-        compiled = replace(
-            compiled,
-            shape=replace(compiled.shape, block_order="parallel"),
-            universe=universe,
-            gate_map=GateMap.identity(universe),
-        )
-        check_gradients(BothWays(compiled, oracle.plain_model(compiled.model), situation))
+        assert in_parallel(compiled).universe.n_edges < compiled.universe.n_edges
+        check_gradients(BothWays(in_parallel(compiled), oracle.plain_model(compiled.model), situation))
 
 
 @pytest.mark.full
@@ -99,9 +90,9 @@ def test_gate_gradients_equal_the_definitions_in_many_situations(exact: BothWays
     check_gradients(replace(exact, situation=situation))
 
 
-@pytest.mark.parametrize("share", [0.0, 2.0], ids=["dense", "sparse"])
-def test_both_ways_of_mixing(exact: BothWays, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mixing, "_SPARSE_SHARE", share)
+@pytest.mark.parametrize("way", ["rows", "sparse", "dense"])
+def test_every_way_of_mixing(exact: BothWays, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mix_by(way, monkeypatch)
     check_gradients(exact)
 
 

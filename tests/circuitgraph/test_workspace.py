@@ -11,10 +11,10 @@ from torch import Tensor
 
 from circuitgraph.compile import CompiledModel
 from circuitgraph.forward import masked
-from circuitgraph.forward.stream import Stream
+from circuitgraph.forward.stream import Stream, Workspace
 from tests.circuitgraph import oracle_definition as oracle
-from tests.circuitgraph.oracle_cases import ModelMakers
-from tests.circuitgraph.situations import BothWays, Situation
+from tests.circuitgraph.oracle_cases import ModelMakers, in_parallel
+from tests.circuitgraph.situations import BothWays, Situation, mix_by
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,26 @@ def test_logits_outlive_later_passes(situations: list[BothWays]) -> None:
     second.executor(second.gates)
     first.executor(second.gates)
     assert torch.equal(logits, copy)
+
+
+@pytest.mark.parametrize("way", ["rows", "sparse", "dense"])
+@pytest.mark.parametrize("order", ["sequential", "parallel"])
+@pytest.mark.parametrize("case", ["gpt2", "llama-gqa", "tracr-both-ways"])
+def test_no_pass_reads_what_it_did_not_write(
+    case: str, order: str, way: str, tiny_gpt2, tiny_llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fresh memory mostly holds small numbers, and 0 times those is 0; here it holds NaN."""
+    take = Workspace.take
+    monkeypatch.setattr(Workspace, "take", lambda *arguments: take(*arguments).fill_(torch.nan))
+    mix_by("dense", monkeypatch)
+    compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(case, dtype=torch.float64)
+    compiled = in_parallel(compiled) if order == "parallel" else compiled
+    for seed, (share, kept) in enumerate([(1.0, 0.0), (0.3, 0.9), (0.1, 0.1)]):
+        situation = Situation("mixture", share, kept, "counterfactual", "left", (5, 3), 2, seed)
+        both = BothWays(compiled, oracle.plain_model(compiled.model), situation)
+        gates = both.gates.requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(both, gates), gates)
+        assert_close(gradient, expected(both))
 
 
 def test_an_abandoned_pass_gives_its_buffers_back(compiled: CompiledModel, situations: list[BothWays]) -> None:
