@@ -180,7 +180,11 @@ class Stream:
 
     def delta_gradient(self, block: BlockPlan) -> Float[Tensor, "slot batch seq d_model"]:
         """The gradient of what a block wrote."""
-        later, slots = slice(block.rows.stop, len(self.host)), block.slots
+        slots = block.slots
+        # The first readers that see it. In parallel blocks these are not the next ones: the layer's own MLP
+        # does not, and has not put its gradient down yet.
+        first = next(other.rows.start for other in self.plan.blocks if other.n_slots >= slots.stop)
+        later = slice(first, len(self.host))
         pulled = torch.zeros(
             slots.stop - slots.start, *self.like.shape, dtype=self.like.dtype, device=self.like.device
         )

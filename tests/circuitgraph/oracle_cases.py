@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from circuitgraph.batch import TokenBatch
 from circuitgraph.compile import CompiledModel, compile_model
+from circuitgraph.gate_map import GateMap
 from circuitgraph.tracr import TracrConfig, TracrModel
 
 MakeModel = Callable[..., nn.Module]
@@ -95,6 +96,13 @@ class ModelMakers:
         """Compile a case of `CASES` without the parity gate, which has tests of its own."""
         family, defaults, choices = CASES[case]
         return compile_model(self.make(family, dtype=dtype, **{**defaults, **sizes}), verify=False, **choices)
+
+
+def in_parallel(compiled: CompiledModel) -> CompiledModel:
+    """The same weights with MLPs that do not read their own layer's heads, as in GPT-J: another model."""
+    universe = replace(compiled.universe, block_order="parallel")
+    shape = replace(compiled.shape, block_order="parallel")
+    return replace(compiled, shape=shape, universe=universe, gate_map=GateMap.identity(universe))
 
 
 def prompt_rows(batch: TokenBatch) -> list[Tensor]:
