@@ -21,9 +21,7 @@ UNIVERSES = {
 
 
 def some_circuit(universe: Universe, *, ablation: str, share: float = 0.3, seed: int = 0) -> Circuit:
-    return Circuit.from_edges(
-        universe, np.random.default_rng(seed).random(universe.n_edges) < share, ablation=ablation
-    )
+    return Circuit.from_edges(universe, np.random.default_rng(seed).random(universe.n_edges) < share, ablation=ablation)
 
 
 def pair_sizes(circuit: Circuit) -> Counter:

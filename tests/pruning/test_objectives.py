@@ -126,9 +126,7 @@ def test_position_kl_is_a_softmax_over_positions() -> None:
 def test_gradients_by_finite_differences(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     numeric = name in ("mse", "position-kl")
-    circuit, teacher = (
-        torch.randn(3, 1 if numeric else 5, generator=generator, dtype=torch.float64) for _ in range(2)
-    )
+    circuit, teacher = (torch.randn(3, 1 if numeric else 5, generator=generator, dtype=torch.float64) for _ in range(2))
     pairs = batch(
         answer_ids=torch.tensor([0, 1, 4]),
         correct_ids=torch.tensor([[0, 2], [1, -1]]),

@@ -1,0 +1,155 @@
+"""Runs that are kept equal runs made afresh, and every prompt comes up once an epoch."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from circuitgraph.compile import CompiledModel, compile_model
+from circuitgraph.errors import UnknownNameError
+from circuitgraph.forward.reference import AblationValues
+from pruning.frozen_runs import BatchOrder, FrozenBatch, FrozenRuns
+from tests.circuitgraph import oracle_definition as oracle
+from tests.pruning.small_prompts import GlobalRandomState, random_prompts
+
+LENGTHS = [5, 3, 5, 4, 3, 5, 5, 3, 5, 5]
+PROMPTS = random_prompts(lengths=LENGTHS, n_asked=(1, 3, 2))
+FIVES = np.flatnonzero(np.array(LENGTHS) == 5)
+ABLATIONS = ("counterfactual", "zero", "mean")
+
+
+@pytest.fixture(scope="module")
+def compiled(tiny_gpt2) -> CompiledModel:
+    return compile_model(tiny_gpt2(), verify=False)
+
+
+@pytest.fixture(scope="module")
+def precise(tiny_gpt2) -> CompiledModel:
+    return compile_model(tiny_gpt2(dtype=torch.float64), verify=False)
+
+
+def tensors(values: AblationValues) -> list[torch.Tensor]:
+    return [*values.embeddings, *values.heads, *values.attention, *values.mlps]
+
+
+def assert_same(a: FrozenBatch, b: FrozenBatch, *, atol: float = 0.0) -> None:
+    assert torch.equal(a.pairs.clean.input_ids, b.pairs.clean.input_ids)
+    assert torch.equal(a.pairs.index, b.pairs.index)
+    for x, y in zip([a.teacher, *tensors(a.values)], [b.teacher, *tensors(b.values)], strict=True):
+        torch.testing.assert_close(x, y, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_kept_runs_are_fresh_runs_bit_for_bit(compiled: CompiledModel, ablation: str) -> None:
+    kept = FrozenRuns(compiled, PROMPTS, ablation=ablation, batch_size=4)
+    fresh = FrozenRuns(compiled, PROMPTS, ablation=ablation, batch_size=4, budget_bytes=0)
+    for members in kept.by_length.values():
+        for start in range(0, len(members), 4):
+            chunk = members[start : start + 4]  # as it was run when it was kept
+            assert_same(kept.batch(chunk), fresh.batch(chunk))
+    assert kept.misses == 0 and kept.hits > 3
+    assert fresh.hits == 0 and fresh.misses == kept.hits
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("budget", [0, 1, 3000, 9000, 1 << 30])
+def test_the_budget_changes_nothing_but_time(precise: CompiledModel, ablation: str, budget: int) -> None:
+    """In other batches than they were kept in; other batches may round in another order, hence float64."""
+    runs = FrozenRuns(precise, PROMPTS, ablation=ablation, batch_size=3, budget_bytes=budget)
+    order = BatchOrder(runs.by_length, 2, np.random.default_rng(0))
+    for _ in range(12):
+        chunk = order.next()
+        batch = runs.batch(chunk)
+        pairs = PROMPTS.batch(chunk)
+        teacher = precise.logits(pairs.clean)
+        torch.testing.assert_close(batch.teacher, teacher, atol=1e-12, rtol=0)
+        if ablation == "counterfactual":
+            values = precise.run_with_values(pairs.corrupted)[1]
+            for x, y in zip(tensors(batch.values), tensors(values), strict=True):
+                torch.testing.assert_close(x, y, atol=1e-12, rtol=0)
+    if budget == 0:
+        assert runs.hits == 0
+    if budget == 1 << 30:
+        assert runs.misses == 0
+
+
+def test_some_budgets_keep_some_runs(compiled: CompiledModel) -> None:
+    runs = FrozenRuns(compiled, PROMPTS, ablation="counterfactual", batch_size=3, budget_bytes=9000)
+    for index in range(len(PROMPTS)):
+        runs.batch(np.array([index]))
+    assert runs.hits and runs.misses
+
+
+def test_teacher_and_means_by_the_definition(precise: CompiledModel) -> None:
+    plain = oracle.plain_model(precise.model)
+    runs = FrozenRuns(precise, PROMPTS, ablation="mean", batch_size=3)
+    batch = runs.batch(FIVES[[3, 0, 2]])
+    expected = []
+    for index in FIVES[[3, 0, 2]]:
+        logits, _ = oracle.plain_run(plain, precise.universe, torch.from_numpy(PROMPTS.clean_ids[index]))
+        expected.append(logits[PROMPTS.predict_positions[index]])
+    torch.testing.assert_close(batch.teacher, torch.cat(expected), atol=1e-10, rtol=0)
+    rows = [torch.from_numpy(ids) for ids in PROMPTS.clean_ids]
+    means = oracle.mean_said(plain, precise.universe, rows, per_position=False)
+    for layer in range(2):
+        torch.testing.assert_close(batch.values.mlps[layer].flatten(), means[f"m{layer}"], atol=1e-10, rtol=0)
+    assert runs.batch(FIVES[:1]).values is batch.values, "a constant is one object for all batches"
+
+
+def test_means_are_taken_over_the_data_that_is_given(precise: CompiledModel) -> None:
+    others = random_prompts(lengths=[4, 6], seed=9)
+    runs = FrozenRuns(precise, PROMPTS, ablation="mean", ablation_data=others)
+    plain = oracle.plain_model(precise.model)
+    rows = [torch.from_numpy(ids) for ids in others.clean_ids]
+    expected = oracle.mean_said(plain, precise.universe, rows, per_position=False)["m1"]
+    torch.testing.assert_close(runs.batch(FIVES).values.mlps[1].flatten(), expected, atol=1e-10, rtol=0)
+
+
+def test_an_unknown_ablation(compiled: CompiledModel) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'mean'"):
+        FrozenRuns(compiled, PROMPTS, ablation="meen")
+
+
+# ---------------------------------------------------------------- the order of batches
+
+BY_LENGTH = {4: np.arange(0, 7), 5: np.arange(7, 9), 6: np.arange(9, 19)}
+
+
+def epoch(order: BatchOrder, n: int) -> list[list[int]]:
+    return [order.next().tolist() for _ in range(n)]
+
+
+def length_of(index: int) -> int:
+    return next(length for length, members in BY_LENGTH.items() if index in members)
+
+
+def test_an_epoch_has_every_prompt_once() -> None:
+    order = BatchOrder(BY_LENGTH, 3, np.random.default_rng(0))
+    epochs = [epoch(order, 3 + 1 + 4) for _ in range(4)]
+    for batches in epochs:
+        assert sorted(sum(batches, [])) == list(range(19))
+        assert all(1 <= len(batch) <= 3 for batch in batches)
+        assert all(len({length_of(i) for i in batch}) == 1 for batch in batches)
+    assert epochs[0] != epochs[1], "each epoch in another order"
+    lengths = [[length_of(batch[0]) for batch in batches] for batches in epochs]
+    assert any(row != sorted(row) and row != sorted(row, reverse=True) for row in lengths), "lengths are mixed"
+
+
+def test_balance_draws_as_many_batches_of_every_length() -> None:
+    order = BatchOrder(BY_LENGTH, 3, np.random.default_rng(0), balance=True)
+    for _ in range(3):
+        batches = epoch(order, 3 * 4)
+        assert Counter(length_of(batch[0]) for batch in batches) == {4: 4, 5: 4, 6: 4}
+        times = Counter(sum(batches, []))
+        assert set(times) == set(range(19)), "still every prompt"
+        assert all(times[i] == 1 for i in range(9, 19)) and all(times[i] == 4 for i in (7, 8))
+
+
+def test_the_order_is_the_generators_alone() -> None:
+    state = GlobalRandomState()
+    draws = [epoch(BatchOrder(BY_LENGTH, 4, np.random.default_rng(seed)), 12) for seed in (1, 1, 2)]
+    state.assert_untouched()
+    assert draws[0] == draws[1] != draws[2]
