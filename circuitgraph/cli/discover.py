@@ -37,7 +37,7 @@ def discover(
         str | None,
         typer.Option(
             help="Settings by name (see `circuitgraph recipes`).",
-            show_default="quick; Tracr tasks: their paper-…",
+            show_default="quick; Tracr models: tracr",
             rich_help_panel=options.SETTINGS,
         ),
     ] = None,
@@ -144,7 +144,7 @@ def discover(
     from circuitgraph.cli.result_writer import result_bytes, write_result
 
     with only_json(as_json):
-        settled = settle_recipe(recipe, task=task, steps=steps, target_sparsity=target_sparsity, batch_size=batch_size)
+        settled = settle_recipe(recipe, model=model, steps=steps, target_sparsity=target_sparsity, batch_size=batch_size)
         sizes = settle_sizes(train=train_size, validation=validation_size, test=test_size)
         goal = settle_objective(objective, settled, task)
         chosen = GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)

@@ -153,6 +153,18 @@ class Job:
         """
         from pruning.discover import discover
 
+        taken = 0
+
+        def count(record: StepRecord) -> None:
+            nonlocal taken
+            taken = record.step + 1
+            watch(record)
+
+        def tell(line: str) -> None:
+            # What is said between the first step and the last is said because training has ended early.
+            ended = f" (training ended after {taken:,} steps; Ctrl-C again, and nothing is written)"
+            say(line + (ended if 0 < taken < self.recipe.steps else ""))
+
         return discover(
             self.compiled,
             self.task,
@@ -163,6 +175,6 @@ class Job:
             splits=self.splits,
             n_random=n_random,
             cache_bytes=self.cache_bytes,
-            watch=watch,
-            say=say,
+            watch=count,
+            say=tell,
         )

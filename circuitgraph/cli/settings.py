@@ -122,13 +122,13 @@ def plan_model(name: str, choices: GraphChoices) -> ModelPlan:
 
 
 def settle_recipe(
-    name: str | None, *, task: str, steps: int | None, target_sparsity: float | None, batch_size: int | None
+    name: str | None, *, model: str, steps: int | None, target_sparsity: float | None, batch_size: int | None
 ) -> Recipe:
     """The recipe with what the command line changes in it.
 
     Args:
-        name: A recipe's name; None takes the published one of a Tracr task, else `quick`.
-        task: The task.
+        name: A recipe's name; None takes `tracr` for Tracr programs, else `quick`.
+        model: The model, by name.
         steps: Steps, or the recipe's.
         target_sparsity: Target, or the recipe's.
         batch_size: Prompts a step, or the recipe's.
@@ -137,12 +137,12 @@ def settle_recipe(
         UnknownNameError: No such recipe.
         ConfigurationError: A value that makes no sense.
     """
-    from pruning.recipes import RECIPES, recipe_named
+    from pruning.recipes import recipe_named
 
-    if name is None:
-        published = f"paper-{task}"
-        name = published if published in RECIPES else DEFAULT_RECIPE
-    return recipe_named(name).changed(steps=steps, target_sparsity=target_sparsity, batch_size=batch_size)
+    default = TRACR if model.startswith(f"{TRACR}:") else DEFAULT_RECIPE
+    return recipe_named(name or default).changed(
+        steps=steps, target_sparsity=target_sparsity, batch_size=batch_size
+    )
 
 
 def settle_ablation(chosen: str | None, recipe: Recipe, model: ModelPlan) -> str:

@@ -36,7 +36,7 @@ class TestResult:
         circuit = Circuit.load(tracr_result / "circuit.json")
         provenance = circuit.provenance
         assert provenance["model"] == "tracr:reverse"
-        assert provenance["recipe"]["name"] == "paper-tracr-reverse"
+        assert provenance["recipe"]["name"] == "tracr"
         assert provenance["recipe"]["steps"] == 20
         # What a Tracr program asks for by itself.
         assert circuit.universe.embeddings == "split"
@@ -293,6 +293,7 @@ class TestEndedEarly:
         assert ended.code == 130
         assert f"Interrupted after 7 steps: what was learnt by then is in {tmp_path / 'x'}" in ended.err
         assert ended.json["interrupted"] is True
+        assert "evaluating on 6 test prompts (training ended after 7 steps; Ctrl-C again" in ended.err
         assert {path.name for path in (tmp_path / "x").iterdir()} == FILES
         assert len(rows_of(tmp_path / "x" / "curve.csv")) == 7
         assert Circuit.load(tmp_path / "x" / "circuit.json").provenance["steps_taken"] == 7

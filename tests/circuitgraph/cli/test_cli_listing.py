@@ -20,6 +20,7 @@ def test_models_are_listed():
     assert "save_pretrained" in call("models").out
 
 
+@pytest.mark.slow
 def test_every_task_is_listed_with_an_example():
     rows = {row["name"]: row for row in call("tasks", "--json").json}
     assert sorted(rows) == task_names()
