@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from circuitgraph.architectures import Family, ModelShape, family_of
 from circuitgraph.architectures.family import BoundModel, frozen_view, weights_fingerprint
 from circuitgraph.batch import TokenBatch
+from circuitgraph.circuit import ABLATIONS
 from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
 from circuitgraph.forward.masked import MaskedPass, masked_pass
 from circuitgraph.forward.reference import AblationValues, mean_values, reference_run, zero_values
@@ -28,8 +29,6 @@ from circuitgraph.gate_map import GateMap
 from circuitgraph.graph import build_graph
 from circuitgraph.models import LoadedModel
 from circuitgraph.universe import Universe
-
-ABLATIONS = ("counterfactual", "zero", "mean", "mean-positional")
 
 
 def universe_of(
@@ -167,7 +166,7 @@ class CompiledModel:
             return zero_values(self.bound, self.shape, next(self.model.parameters()))
         if ablation in ("mean", "mean-positional"):
             return mean_values(self.bound, self.shape, batches, per_position=ablation == "mean-positional")
-        raise UnknownNameError.of("constant ablation", ablation, ABLATIONS[1:])
+        raise UnknownNameError.of("constant ablation", ablation, ("zero", "mean", "mean-positional"))
 
     def masked(
         self,

@@ -25,7 +25,7 @@ BlockOrder = Literal["sequential", "parallel"]
 EDGE_KINDS = ("q", "k", "v", "qkv", "mlp", "logits")
 WRITER_KINDS = ("embedding", "head", "mlp")
 
-_CHOICES = {
+CHOICES = {
     "block_order": ("sequential", "parallel"),
     "embeddings": ("joint", "split"),
     "kv_heads": ("native", "per_query"),
@@ -94,7 +94,7 @@ class Universe:
     qkv: str = "split"
 
     def __post_init__(self) -> None:
-        for name, valid in _CHOICES.items():
+        for name, valid in CHOICES.items():
             if getattr(self, name) not in valid:
                 raise ConfigurationError(
                     f"universe: {name} must be one of {', '.join(valid)}; got {getattr(self, name)!r}"

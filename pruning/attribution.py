@@ -3,7 +3,10 @@
 All gates are set to the same level, at several levels between 0 (every edge ablated) and 1 (the full
 model), and the gradients averaged: integrated gradients over the gates (Sundararajan et al. 2017; EAP-IG by
 Hanna et al. 2024 takes the same path over activations). At level 1 alone the gradient of a KL vanishes,
-which is why a path is needed. It serves as a warm start for training.
+which is why a path is needed. Under zero ablation a common level merely scales the residual stream, and a norm
+takes that out again; so under constant ablations each gate is drawn around the level, by itself.
+
+It serves as a warm start for training.
 """
 
 from __future__ import annotations
@@ -43,12 +46,17 @@ def gate_gradients(
         Gradients; negative where keeping the edge brings the circuit closer to the full model.
     """
     measure = objective_named(objective)
+    generator = torch.Generator().manual_seed(seed)
     order = BatchOrder(frozen.by_length, batch_size, np.random.default_rng(seed))
     total = torch.zeros(compiled.universe.n_edges, device=compiled.device)
     wanted = torch.ones_like(total, dtype=torch.bool)
     for level in levels:
         for _ in range(batches_per_level):
-            gates = torch.full_like(total, level).requires_grad_()
+            gates = torch.full_like(total, level)
+            if frozen.ablation != "counterfactual":
+                width = min(level, 1 - level)
+                gates += width * (2 * torch.rand(gates.shape, generator=generator).to(gates.device) - 1)
+            gates.requires_grad_()
             batch = frozen.batch(order.next())
             ran = compiled.masked(gates, batch.pairs.clean, batch.values, ablation=frozen.ablation, wanted=wanted)
             (gradient,) = torch.autograd.grad(measure(ran.logits, batch.teacher, batch.pairs), gates)

@@ -6,7 +6,7 @@ edges equal the budget, before gates are drawn:
 
     Σ_e E[z_e(α_e − b)] = (1 − t)·|universe|.
 
-b depends on α, so the gradient of what was drawn is projected onto the surface where the budget holds:
+b depends on α, so the gradient in α of what was drawn is the gradient g in the shifted α less what b takes back:
 with p_e = E[z_e] and p' its derivative, `∂L/∂α = g − p'·Σg / Σp'`. Both are found by bisection on a smooth
 function of one number.
 """

@@ -13,7 +13,12 @@ _LAST = 50
 
 
 def diagnose(
-    run: TrainingRun, circuit: Circuit, recipe: Recipe, metrics: Mapping[str, Mapping[str, Any]] | None
+    run: TrainingRun,
+    circuit: Circuit,
+    recipe: Recipe,
+    metrics: Mapping[str, Mapping[str, Any]] | None,
+    *,
+    objective: str = "kl",
 ) -> list[str]:
     """Look for the usual troubles.
 
@@ -22,6 +27,7 @@ def diagnose(
         circuit: What was kept.
         recipe: The settings.
         metrics: Validation metrics by role, if there are any.
+        objective: What was trained; only a KL can be compared with the validation KL.
 
     Returns:
         A sentence for each trouble found; empty if there is none.
@@ -37,7 +43,8 @@ def diagnose(
         return [*found, "No step was taken, so the gates are as they began."]
     found += _sparsity(last, recipe, run)
     found += _shape(circuit)
-    found += _gap(last, metrics)
+    if objective == "kl":
+        found += _gap(last, metrics)
     return found
 
 
@@ -66,10 +73,8 @@ def _sparsity(last: Sequence[Any], recipe: Recipe, run: TrainingRun) -> list[str
 def _shape(circuit: Circuit) -> list[str]:
     n_raw, n_effective = circuit.n_raw, len(circuit)
     if n_effective and n_raw - n_effective > 0.25 * n_raw:
-        return [
-            f"{n_raw - n_effective:,} of {n_raw:,} kept edges dangled (no path through them) and were dropped: "
-            "the circuit is sparser than was asked for."
-        ]
+        lost = f"{n_raw - n_effective:,} of {n_raw:,} kept edges dangled (no path through them) and were dropped: "
+        return [lost + "the circuit is sparser than was asked for."]
     return []
 
 
@@ -79,9 +84,7 @@ def _gap(last: Sequence[Any], metrics: Mapping[str, Mapping[str, Any]] | None) -
         return []
     soft = _mean([r.objective for r in last])
     if kl > 1.5 * soft + 0.05:
-        return [
-            f"The kept circuit is worse than the gates it came from: KL {kl:.3f} on validation prompts, "
-            f"{soft:.3f} in the last training steps. More steps, more training prompts, or a lower target "
-            "sparsity would close the gap."
-        ]
+        found = f"KL {kl:.3f} on validation prompts, {soft:.3f} in the last training steps"
+        cure = "More steps, more training prompts, or a lower target sparsity would close the gap."
+        return [f"The kept circuit is worse than the gates it came from: {found}. {cure}"]
     return []

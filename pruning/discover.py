@@ -21,6 +21,7 @@ from pruning.diagnose import diagnose
 from pruning.discretize import discretize, edges_to_keep
 from pruning.evaluate import evaluate
 from pruning.frozen_runs import FrozenRuns
+from pruning.objectives import objective_named
 from pruning.recipes import Recipe, recipe_named
 from pruning.tasks import TaskData
 from pruning.train import StepRecord, Trainer, TrainingRun, train
@@ -88,6 +89,7 @@ def discover(
     objective = objective or recipe.objective or task.objective
     ablation = ablation or recipe.ablation or "counterfactual"
     say = say or (lambda line: None)
+    objective_named(objective)
     compiled.gate_map.check_target(recipe.target_sparsity)
     if not len(task.splits["train"]):
         raise ConfigurationError(
@@ -114,10 +116,11 @@ def discover(
             ablation_data=task.splits["train"],
             n_random=n_random,
             seed=seed,
+            raw_edges=edges,
         )
         by_split[split], examples = found.metrics, found.examples
     metrics = {
-        "sparsity": circuit.sparsity,
+        "sparsity": {**circuit.sparsity, **_change_by_dropping(by_split)},
         "splits": by_split,
         "seconds": time.perf_counter() - began,
         "training_seconds": trained,
@@ -142,7 +145,7 @@ def discover(
         "hardware": hardware(compiled.device),
     }
     first = by_split.get("validation") or next(iter(by_split.values()), None)
-    diagnoses = diagnose(run, circuit, recipe, first)
+    diagnoses = diagnose(run, circuit, recipe, first, objective=objective)
     return Discovery(
         circuit=circuit.with_provenance(provenance),
         metrics={**metrics, "diagnoses": diagnoses},
@@ -151,6 +154,14 @@ def discover(
         diagnoses=tuple(diagnoses),
         run=run,
     )
+
+
+def _change_by_dropping(by_split: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """How much dropping dangling edges changed the KL: nothing but rounding, or something is wrong."""
+    for found in by_split.values():
+        if found["circuit"].get("kl") is not None:
+            return {"kl_effective_minus_raw": found["circuit"]["kl"] - found["raw"]["kl"]}
+    return {}
 
 
 def _final_target(run: TrainingRun, recipe: Recipe) -> float:

@@ -22,7 +22,7 @@ from torch import Tensor
 from circuitgraph.batch import PairBatch
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
-from circuitgraph.errors import GraphMismatchError
+from circuitgraph.errors import ConfigurationError, GraphMismatchError
 from pruning.baselines import random_circuit
 from pruning.encoding import EncodedPairs
 from pruning.frozen_runs import FrozenBatch, FrozenRuns
@@ -98,6 +98,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 16,
     ablation: str | None = None,
+    raw_edges: np.ndarray | None = None,
 ) -> Evaluation:
     """Measure a circuit on prompts, next to the full model, nothing, its complement and random circuits.
 
@@ -110,13 +111,17 @@ def evaluate(
         seed: Of the random circuits.
         batch_size: Prompts a batch.
         ablation: What cut edges carry; by default what the circuit was found with.
+        raw_edges: Flat indices of the edges kept before dangling ones were dropped, to be measured as role `raw`.
 
     Returns:
         Metrics by role, and a row a prompt.
 
     Raises:
         GraphMismatchError: The circuit is of another universe.
+        ConfigurationError: No prompts.
     """
+    if not len(pairs):
+        raise ConfigurationError("there is nothing to evaluate on: the split has no prompts")
     difference = circuit.universe.first_difference(compiled.universe)
     if difference is not None:
         raise GraphMismatchError(
@@ -132,6 +137,9 @@ def evaluate(
         "empty": np.zeros_like(circuit.mask),
         "complement": ~circuit.mask,
     }
+    if raw_edges is not None:
+        masks["raw"] = np.zeros_like(circuit.mask)
+        masks["raw"][raw_edges] = True
     for index in range(n_random):
         masks[f"random {index}"] = random_circuit(circuit, seed=seed + index).mask
     scores = {role: _Collected() for role in ("full", *masks)}

@@ -148,7 +148,7 @@ class Gates:
         total.index_add_(0, codes[trained], importance[trained].to(total.dtype))
         smallest = total[total > 0].min() if bool((total > 0).any()) else torch.ones_like(total[0])
         order = total.clamp(min=smallest).log()
-        self.log_alpha.copy_(mean + spread * (order - order.mean()) / order.std().clamp(min=1e-6))
+        self.log_alpha.copy_(mean + spread * (order - order.mean()) / order.std(correction=0).clamp(min=1e-6))
 
     def expand(self, values: Float[Tensor, " parameter"]) -> Float[Tensor, " edge"]:
         """Give every edge the value of its parameter, removed edges 0 and frozen ones 1."""

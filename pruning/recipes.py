@@ -5,11 +5,26 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from circuitgraph.circuit import ABLATIONS
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.universe import CHOICES
+from pruning.schedule import RAMPS
 
 CONTROLS = ("lagrangian", "budget")
 KEEP_RULES = ("paper", "target")
 WARM_STARTS = ("none", "gate-gradients")
+OBJECTIVE_NAMES = ("kl", "logit-diff", "cross-entropy", "mse", "position-kl")
+_VALID: dict[str, tuple[str, ...]] = {
+    "ramp": RAMPS,
+    "control": CONTROLS,
+    "keep": KEEP_RULES,
+    "warm_start": WARM_STARTS,
+    "objective": OBJECTIVE_NAMES,
+    "ablation": tuple(name for name in ABLATIONS if name != "optimal"),
+    "embeddings": CHOICES["embeddings"],
+    "kv_heads": CHOICES["kv_heads"],
+    "qkv": CHOICES["qkv"],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +64,7 @@ class Recipe:
 
     Raises:
         ConfigurationError: A setting makes no sense.
+        UnknownNameError: A setting has no such choice.
     """
 
     name: str
@@ -82,18 +98,21 @@ class Recipe:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("ramp_steps", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"{name} must be at least 0; got {getattr(self, name)}")
         if not 0 < self.target_sparsity <= 2:
             raise ConfigurationError(f"target sparsity must be in (0, 2]; got {self.target_sparsity}")
         if self.learning_rate <= 0:
             raise ConfigurationError(f"learning_rate must be positive; got {self.learning_rate}")
-        if self.control not in CONTROLS:
-            raise UnknownNameError.of("control", self.control, CONTROLS)
-        if self.warm_start not in WARM_STARTS:
-            raise UnknownNameError.of("warm start", self.warm_start, WARM_STARTS)
+        if not 0 <= self.writer_target <= 2:
+            raise ConfigurationError(f"writer_target must be in [0, 2]; got {self.writer_target}")
+        for name, valid in _VALID.items():
+            value = getattr(self, name)
+            if value is not None and value not in valid:
+                raise UnknownNameError.of(name.replace("_", " "), value, valid)
         if not 0 <= self.start_sparsity < 1:
             raise ConfigurationError(f"start_sparsity must be in [0, 1); got {self.start_sparsity}")
-        if self.keep not in KEEP_RULES:
-            raise UnknownNameError.of("keep rule", self.keep, KEEP_RULES)
         if self.control == "budget" and (self.target_sparsity >= 1 or self.writer_gates):
             raise ConfigurationError(
                 "control='budget' holds the expected sparsity at the target, which must be below 1, and has no "
