@@ -84,6 +84,12 @@ def test_a_kept_circuit_worse_than_its_gates() -> None:
     assert "worse than the gates" in said and "0.250" in said and "0.100" in said
 
 
+def test_only_a_kl_is_compared_with_a_kl() -> None:
+    run, metrics = run_of(objective=0.1), {"circuit": {"kl": 9.0}}
+    assert diagnose(run, CHAIN, RECIPE, metrics, objective="logit-diff") == []
+    assert len(diagnose(run, CHAIN, RECIPE, metrics, objective="kl")) == 1
+
+
 def test_an_early_end_comes_first() -> None:
     said = found(run_of(stopped_by="step 7: the loss is not finite"))
     assert said.startswith("step 7:")

@@ -222,7 +222,7 @@ def test_start_from_importance() -> None:
     gates.start_from(importance, mean=1.0, spread=2.0)
     # Tied edges add up (1 + 2), what is fixed takes no part, and 0 counts as the smallest that is not: 0.5.
     order = np.log([3.0, 0.5, 12.0, 0.5, 3.0])
-    expected = 1 + 2 * (order - order.mean()) / order.std(ddof=1)
+    expected = 1 + 2 * (order - order.mean()) / order.std()
     assert gates.log_alpha.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     assert gates.log_alpha.requires_grad and gates.log_alpha.is_leaf
 
@@ -231,3 +231,13 @@ def test_start_from_no_importance_at_all() -> None:
     gates = edited_gates()
     gates.start_from(torch.zeros(8), mean=1.0, spread=2.0)
     assert gates.log_alpha.tolist() == [1.0] * 5
+
+
+def test_start_from_importance_with_everything_tied() -> None:
+    graph = build_graph(SMALL)
+    for _, _, data in graph.edges(data=True):
+        if "mask" in data:
+            data["mask"] = 0
+    gates = Gates(GateMap.from_graph(SMALL, graph), init_mean=0.0, init_std=1.0, generator=generator())
+    gates.start_from(torch.ones(8), mean=1.0, spread=2.0)
+    assert gates.log_alpha.tolist() == [1.0]

@@ -9,6 +9,7 @@ import math
 import pytest
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from pruning.objectives import OBJECTIVES
 from pruning.recipes import RECIPES, Recipe, recipe_named
 
 # Read off the table of the released runs (README of the released code and the paper's appendix):
@@ -52,6 +53,11 @@ def test_names_and_summaries() -> None:
         recipe_named("paper-gpt-2")
 
 
+def test_every_objective_can_be_named_by_a_recipe() -> None:
+    for objective in OBJECTIVES:
+        assert LAGRANGIAN.changed(objective=objective).objective == objective
+
+
 def test_recipes_survive_json() -> None:
     for recipe in RECIPES.values():
         assert Recipe(**json.loads(json.dumps(recipe.to_dict()))) == recipe
@@ -78,6 +84,9 @@ LAGRANGIAN = Recipe(name="a", steps=100, ramp_steps=80, warmup_steps=10, learnin
         ({"target_sparsity": math.nan}, r"\(0, 2\]"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"start_sparsity": 1.0}, "start_sparsity"),
+        ({"ramp_steps": -1}, "ramp_steps"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"writer_gates": True, "writer_target": -0.1}, "writer_target"),
         ({"start_sparsity": -0.1}, "start_sparsity"),
         ({"control": "budget", "target_sparsity": 1.0}, "below 1"),
         ({"control": "budget", "writer_gates": True}, "writer"),
@@ -96,6 +105,12 @@ def test_settings_that_make_no_sense(changes: dict[str, object], said: str) -> N
         ({"control": "lagrange"}, "lagrangian"),
         ({"keep": "papers"}, "paper"),
         ({"warm_start": "gate-gradient"}, "gate-gradients"),
+        ({"ramp": "logarithm"}, "logarithmic"),
+        ({"objective": "kll"}, "kl"),
+        ({"ablation": "zeros"}, "zero"),
+        ({"embeddings": "splitt"}, "split"),
+        ({"kv_heads": "per-query"}, "per_query"),
+        ({"qkv": "joints"}, "joint"),
     ],
 )
 def test_names_that_do_not_exist(changes: dict[str, object], meant: str) -> None:
