@@ -1,0 +1,283 @@
+"""Figures of a circuit: by hand where they can be counted, else from plain runs of the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import e, log
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from circuitgraph.batch import PairBatch, TokenBatch
+from circuitgraph.circuit import Circuit
+from circuitgraph.compile import CompiledModel, compile_model
+from circuitgraph.errors import ConfigurationError, GraphMismatchError
+from circuitgraph.models import load_model
+from pruning.encoding import EncodedPairs
+from pruning.evaluate import evaluate, score_prompts
+from pruning.tasks import load_task
+from tests.pruning.small_prompts import GlobalRandomState, random_prompts
+
+LENGTHS = [5, 3, 5, 4, 3, 5, 4, 5]
+
+
+@pytest.fixture(scope="module")
+def compiled(tiny_gpt2) -> CompiledModel:
+    # With this seed its first choice changes from prompt to prompt.
+    return compile_model(tiny_gpt2(seed=2), verify=False)
+
+
+def circuit_of(compiled: CompiledModel, share: float, *, seed: int = 0, ablation: str = "counterfactual") -> Circuit:
+    kept = np.random.default_rng(seed).random(compiled.universe.n_edges) < share
+    return Circuit.from_edges(compiled.universe, kept, ablation=ablation)
+
+
+def hugging_face(compiled: CompiledModel, ids: np.ndarray) -> Tensor:
+    with torch.no_grad():
+        return compiled.model(torch.from_numpy(ids)[None]).logits[0]
+
+
+def plain_kl(teacher: Tensor, other: Tensor) -> float:
+    teacher, other = teacher.double().log_softmax(-1), other.double().log_softmax(-1)
+    return float((teacher.exp() * (teacher - other)).sum(-1).mean())
+
+
+# ---------------------------------------------------------------- one batch, by hand
+
+
+def batch(prompt: list[int], **answers: Tensor | None) -> PairBatch:
+    n, asked = max(prompt) + 1, len(prompt)
+    tokens = TokenBatch(
+        input_ids=torch.zeros(n, asked, dtype=torch.long),
+        attention_mask=torch.ones(n, asked, dtype=torch.long),
+        predict_index=torch.arange(asked),
+        predict_prompt=torch.tensor(prompt),
+    )
+    none = dict.fromkeys(("answer_ids", "answer_values", "correct_ids", "wrong_ids"))
+    return PairBatch(clean=tokens, corrupted=tokens, index=torch.arange(n), **{**none, **answers})
+
+
+# Three prompts, asked at two, one and one positions; the top tokens are 0 1 | 2 | 1 and the teacher's 0 0 | 2 | 1.
+LOGITS = torch.tensor([[3.0, 0, 0], [0, 3.0, 0], [0, 0, 3.0], [0, 3.0, 0]])
+TEACHER = torch.tensor([[2.0, 0, 0], [4.0, 3.0, 0], [0, 0, 9.0], [0, 1.0, 0]])
+PROMPT = [0, 0, 1, 2]
+
+
+def test_exact_match_needs_every_answer_token() -> None:
+    assert score_prompts(LOGITS, TEACHER, batch(PROMPT))["exact_match"].tolist() == [False, True, True]
+    assert "accuracy" not in score_prompts(LOGITS, TEACHER, batch(PROMPT))
+
+
+def test_accuracy_by_tokens_needs_every_answer_token() -> None:
+    scores = score_prompts(LOGITS, TEACHER, batch(PROMPT, answer_ids=torch.tensor([0, 1, 1, 1])))
+    assert scores["accuracy"].tolist() == [True, False, True]
+    scores = score_prompts(LOGITS, TEACHER, batch(PROMPT, answer_ids=torch.tensor([0, 2, 2, 0])))
+    assert scores["accuracy"].tolist() == [False, True, False]
+    assert "logit_diff" not in scores
+
+
+def test_accuracy_by_sets_adds_their_probabilities_up() -> None:
+    """The right tokens together against the wrong ones together, not each by itself, at the first asked position."""
+    pairs = batch(
+        PROMPT,
+        answer_ids=torch.zeros(4, dtype=torch.long),
+        correct_ids=torch.tensor([[1, 2], [1, -1], [1, -1]]),
+        wrong_ids=torch.tensor([[0, -1], [0, 2], [0, 2]]),
+    )
+    logits = torch.tensor([[log(3.0), log(2.0), log(2.0)], [9.0, 0, 0], [0, log(1.9), 0], [0, log(2.1), 0]])
+    scores = score_prompts(logits, TEACHER, pairs)
+    assert scores["accuracy"].tolist() == [True, False, True]
+    # Mean logit of a set less mean logit of the other: ln 2 − ln 3; ln 1.9 − 0; ln 2.1 − 0.
+    assert scores["logit_diff"].tolist() == pytest.approx([log(2 / 3), log(1.9), log(2.1)], abs=1e-6)
+
+
+def test_kl_is_a_mean_over_a_prompts_tokens() -> None:
+    teacher = torch.tensor([[0.5, 0.5], [0.25, 0.75], [0.5, 0.5]], dtype=torch.float64).log() + 2
+    circuit = torch.tensor([[0.25, 0.75], [0.25, 0.75], [1 / e, 1 - 1 / e]], dtype=torch.float64).log()
+    third = 0.5 * log(0.5 * e) + 0.5 * log(0.5 / (1 - 1 / e))
+    scores = score_prompts(circuit, teacher, batch([0, 0, 1]))
+    assert scores["kl"].tolist() == pytest.approx([0.25 * log(4 / 3), third], abs=1e-12)
+
+
+def test_numbers_are_right_within_a_twentieth() -> None:
+    said = torch.tensor([[0.54], [1.0], [0.2], [0.3]])
+    teacher = torch.tensor([[0.54], [1.04], [0.3], [0.3]])
+    right = torch.tensor([0.5, 1.0, 0.2, 0.36])
+    scores = score_prompts(said, teacher, batch(PROMPT, answer_values=right))
+    assert scores["accuracy"].tolist() == [True, True, False]
+    assert scores["exact_match"].tolist() == [True, False, True]
+    assert scores["mse"].tolist() == pytest.approx([0.0016 / 2, 0.01, 0], abs=1e-8)
+    assert "kl" not in scores
+
+
+# ---------------------------------------------------------------- whole evaluations
+
+
+def test_the_full_model_and_a_circuit_of_everything(compiled: CompiledModel) -> None:
+    pairs = random_prompts(lengths=LENGTHS, n_asked=(1, 2), wrong=True)
+    found = evaluate(compiled, circuit_of(compiled, 2.0), pairs, n_random=0, batch_size=3).metrics
+    assert found["full"]["kl"] == 0 and found["full"]["exact_match"] == 1
+    assert abs(found["circuit"]["kl"]) < 1e-5 and found["circuit"]["exact_match"] == 1
+    assert found["circuit"]["logit_diff"] == pytest.approx(found["full"]["logit_diff"], abs=1e-4)
+    assert found["complement"] == found["empty"]
+    assert set(found) == {"circuit", "full", "empty", "complement"}
+    assert all(row["n"] == 8 for row in found.values())
+
+
+def test_nothing_is_the_model_on_the_corrupted_prompt(compiled: CompiledModel) -> None:
+    pairs = random_prompts(lengths=LENGTHS, n_asked=(1, 2), wrong=True)
+    empty = Circuit.from_edges(compiled.universe, [])
+    evaluation = evaluate(compiled, empty, pairs, n_random=0, batch_size=3)
+    rows = []
+    for i in range(len(pairs)):
+        asked = pairs.predict_positions[i]
+        clean, corrupted = (hugging_face(compiled, ids[i])[asked] for ids in (pairs.clean_ids, pairs.corrupted_ids))
+        right, wrong = pairs.correct_ids[i], pairs.wrong_ids[i]
+        rows.append(
+            {
+                "kl": plain_kl(clean, corrupted),
+                "exact_match": float((clean.argmax(-1) == corrupted.argmax(-1)).all()),
+                "accuracy": float(corrupted[0].exp()[right].sum() > corrupted[0].exp()[wrong].sum()),
+                "logit_diff": float(corrupted[0][right].mean() - corrupted[0][wrong].mean()),
+                "full_accuracy": float(clean[0].exp()[right].sum() > clean[0].exp()[wrong].sum()),
+                "full_logit_diff": float(clean[0][right].mean() - clean[0][wrong].mean()),
+            }
+        )
+    # Row by row, in the order of the prompts, though batches go by length.
+    for name in rows[0]:
+        expected = [row[name] for row in rows]
+        assert evaluation.examples[name].tolist() == pytest.approx(expected, abs=1e-5), name
+        if not name.startswith("full"):
+            mean = sum(expected) / len(expected)
+            for role in ("circuit", "empty"):
+                assert evaluation.metrics[role][name] == pytest.approx(mean, abs=1e-5)
+        else:
+            assert evaluation.metrics["full"][name.removeprefix("full_")] == pytest.approx(np.mean(expected), abs=1e-5)
+    assert evaluation.examples["prompt"].tolist() == [f"prompt {i}" for i in range(8)]
+    assert evaluation.examples["full_top"].tolist() == [
+        int(hugging_face(compiled, ids)[asked[0]].argmax())
+        for ids, asked in zip(pairs.clean_ids, pairs.predict_positions, strict=True)
+    ]
+
+
+def test_agreement_where_the_model_is_right_and_where_it_is_wrong(compiled: CompiledModel) -> None:
+    pairs = random_prompts(lengths=LENGTHS)
+    tops = [int(hugging_face(compiled, ids)[-1].argmax()) for ids in pairs.clean_ids]
+    # The model's own answer is right on the first five prompts and wrong on the other three.
+    answers = tuple(np.array([top if i < 5 else (top + 1) % 29]) for i, top in enumerate(tops))
+    pairs = replace(pairs, answer_ids=answers)
+    # On the corrupted prompts the same is said where they are the clean ones: prompts 0, 1, 6 and 7.
+    same = (0, 1, 6, 7)
+    ids = tuple(c if i in same else pairs.corrupted_ids[i] for i, c in enumerate(pairs.clean_ids))
+    pairs = replace(pairs, corrupted_ids=ids)
+    others = [i for i in range(8) if i not in same]
+    agree = {i: i in same or int(hugging_face(compiled, ids[i])[-1].argmax()) == tops[i] for i in range(8)}
+    assert not all(agree[i] for i in others), "the case must tell something"
+    found = evaluate(compiled, Circuit.from_edges(compiled.universe, []), pairs, n_random=0).metrics
+    assert found["full"]["accuracy"] == pytest.approx(5 / 8)
+    assert found["full"]["agreement_full_right"] == found["full"]["agreement_full_wrong"] == 1
+    circuit = found["circuit"]
+    assert circuit["n_full_right"] == 5
+    assert circuit["agreement_full_right"] == pytest.approx(sum(agree[i] for i in range(5)) / 5)
+    assert circuit["agreement_full_wrong"] == pytest.approx(sum(agree[i] for i in range(5, 8)) / 3)
+    assert circuit["exact_match"] == pytest.approx(sum(agree.values()) / 8)
+
+
+def test_agreement_on_errors_that_there_are_none_of(compiled: CompiledModel) -> None:
+    pairs = random_prompts(lengths=LENGTHS)
+    tops = tuple(hugging_face(compiled, ids)[-1].argmax()[None].numpy() for ids in pairs.clean_ids)
+    found = evaluate(compiled, circuit_of(compiled, 0.5), replace(pairs, answer_ids=tops), n_random=2).metrics
+    assert found["circuit"]["agreement_full_wrong"] is None
+    assert found["random"]["agreement_full_wrong"] is None
+    assert found["circuit"]["agreement_full_right"] == found["circuit"]["exact_match"]
+
+
+@pytest.mark.parametrize("ablation", ["counterfactual", "zero", "mean"])
+def test_the_complement_keeps_what_the_circuit_cuts(compiled: CompiledModel, ablation: str) -> None:
+    pairs = random_prompts(lengths=LENGTHS, wrong=True)
+    circuit = circuit_of(compiled, 0.6, ablation=ablation)
+    ours = evaluate(compiled, circuit, pairs, n_random=0).metrics["complement"]
+    alone = evaluate(compiled, circuit.complement(), pairs, n_random=0).metrics["circuit"]
+    assert ours == pytest.approx(alone, abs=1e-5)
+    assert ours["kl"] > 1e-3
+
+
+def test_random_circuits_are_averaged_with_their_spread(compiled: CompiledModel) -> None:
+    pairs = random_prompts(lengths=LENGTHS, wrong=True)
+    circuit = circuit_of(compiled, 0.5)
+    state = GlobalRandomState()
+    found = evaluate(compiled, circuit, pairs, n_random=4, seed=0).metrics["random"]
+    state.assert_untouched()
+    again = evaluate(compiled, circuit, pairs, n_random=4, seed=0).metrics["random"]
+    other = evaluate(compiled, circuit, pairs, n_random=4, seed=50).metrics["random"]
+    assert found == again and found["kl"] != other["kl"]
+    assert found["n_circuits"] == 4 and found["n"] == 8
+    singles = [evaluate(compiled, circuit, pairs, n_random=1, seed=s).metrics["random"] for s in range(4)]
+    values = [row["kl"] for row in singles]
+    mean = sum(values) / 4
+    assert found["kl"] == pytest.approx(mean, abs=1e-6)
+    assert found["kl_sd"] == pytest.approx((sum((v - mean) ** 2 for v in values) / 3) ** 0.5, abs=1e-6)
+    assert singles[0]["kl_sd"] is None
+
+
+def test_batches_do_not_matter(compiled: CompiledModel) -> None:
+    pairs = random_prompts(lengths=LENGTHS, n_asked=(1, 3), wrong=True)
+    circuit = circuit_of(compiled, 0.6)
+    one, all_ = (evaluate(compiled, circuit, pairs, n_random=1, batch_size=size) for size in (1, 64))
+    assert one.examples["kl"].tolist() == pytest.approx(all_.examples["kl"].tolist(), abs=1e-5)
+    for role, row in one.metrics.items():
+        assert row == pytest.approx(all_.metrics[role], abs=1e-5)
+
+
+def test_a_circuit_of_another_universe(tiny_gpt2, compiled: CompiledModel) -> None:
+    split = compile_model(tiny_gpt2(), embeddings="split", verify=False)
+    with pytest.raises(GraphMismatchError, match="embeddings: 'split' against 'joint'"):
+        evaluate(compiled, circuit_of(split, 0.5), random_prompts(lengths=[3]))
+
+
+def test_nothing_to_evaluate_on(compiled: CompiledModel) -> None:
+    with pytest.raises(ConfigurationError, match="no prompts"):
+        evaluate(compiled, circuit_of(compiled, 0.5), random_prompts(lengths=[3]).subset([]))
+
+
+def test_the_edges_before_dropping_on_request(compiled: CompiledModel) -> None:
+    """What dangled changed nothing."""
+    pairs = random_prompts(lengths=LENGTHS, wrong=True)
+    raw = np.flatnonzero(np.random.default_rng(1).random(compiled.universe.n_edges) < 0.4)
+    circuit = Circuit.from_edges(compiled.universe, raw)
+    assert 0 < len(circuit) < len(raw)
+    found = evaluate(compiled, circuit, pairs, n_random=0, raw_edges=raw).metrics
+    assert found["raw"] == pytest.approx(found["circuit"], abs=1e-5)
+    wrong = evaluate(compiled, circuit, pairs, n_random=0, raw_edges=raw[:5]).metrics
+    assert wrong["raw"]["kl"] != pytest.approx(found["circuit"]["kl"], abs=1e-3)
+
+
+# ---------------------------------------------------------------- numeric outputs
+
+
+@pytest.fixture(scope="module")
+def xproportion() -> tuple[CompiledModel, EncodedPairs]:
+    loaded = load_model("tracr:xproportion")
+    pairs = load_task("tracr-xproportion", loaded.tokenizer).splits["test"]
+    return compile_model(loaded, embeddings="split", verify=False), pairs.subset(range(0, len(pairs), 17))
+
+
+def test_numeric_outputs(xproportion: tuple[CompiledModel, EncodedPairs]) -> None:
+    compiled, pairs = xproportion
+    truth = ["tok->m0", "pos->a1.h0<q>", "pos->a1.h0<k>", "m0->a1.h0<v>", "a1.h0->logits"]
+    circuit = Circuit.from_edges(compiled.universe, truth, ablation="zero")
+    found = evaluate(compiled, circuit, pairs, n_random=2)
+    assert found.metrics["full"] == {
+        "n": len(pairs), "mse": 0, "accuracy": 1, "exact_match": 1,
+        "n_full_right": len(pairs), "agreement_full_right": 1, "agreement_full_wrong": None,
+    }  # fmt: skip
+    assert found.metrics["circuit"]["mse"] < 1e-10 and found.metrics["circuit"]["exact_match"] == 1
+    # The empty circuit says 0 everywhere: right where a prompt has no x, and its error is the number itself.
+    values = [np.asarray(row) for row in pairs.answer_values]
+    empty = found.metrics["empty"]
+    assert empty["mse"] == pytest.approx(np.mean([(row**2).mean() for row in values]), abs=1e-6)
+    assert empty["accuracy"] == empty["exact_match"] == pytest.approx(np.mean([(row == 0).all() for row in values]))
+    assert found.examples["circuit_top"].tolist() == pytest.approx([row[0] for row in values], abs=1e-5)
+    assert "kl" not in found.metrics["circuit"] and "logit_diff" not in found.examples
