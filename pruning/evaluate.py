@@ -156,7 +156,7 @@ def evaluate(
     places = np.argsort(np.concatenate(order))
     columns = {role: collected.columns(places) for role, collected in scores.items()}
     metrics = {
-        role: _summary(columns[role], columns["full"]) for role in ("circuit", "full", "empty", "complement")
+        role: _summary(columns[role], columns["full"]) for role in columns if not role.startswith("random")
     }
     if n_random:
         randoms = [_summary(columns[f"random {i}"], columns["full"]) for i in range(n_random)]
