@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pruning.baselines import random_circuit
+    from pruning.discovery import discover
     from pruning.encoding import EncodedPairs
+    from pruning.evaluation import evaluate
     from pruning.pairs import PromptPair, PromptPairs
     from pruning.recipes import Recipe, recipe_named
     from pruning.tasks import TaskData, load_task, register_task
@@ -22,6 +24,8 @@ __all__ = [
     "PromptPairs",
     "Recipe",
     "TaskData",
+    "discover",
+    "evaluate",
     "load_task",
     "random_circuit",
     "recipe_named",
@@ -34,6 +38,8 @@ _HOME = {
     "PromptPairs": "pruning.pairs",
     "Recipe": "pruning.recipes",
     "TaskData": "pruning.tasks",
+    "discover": "pruning.discovery",
+    "evaluate": "pruning.evaluation",
     "load_task": "pruning.tasks",
     "random_circuit": "pruning.baselines",
     "recipe_named": "pruning.recipes",

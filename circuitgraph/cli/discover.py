@@ -25,7 +25,7 @@ from circuitgraph.errors import TrainingError
 
 if TYPE_CHECKING:
     from circuitgraph.models import LoadedModel
-    from pruning.discover import Discovery
+    from pruning.discovery import Discovery
     from pruning.tasks import TaskData
 
 
@@ -144,7 +144,9 @@ def discover(
     from circuitgraph.cli.result_writer import result_bytes, write_result
 
     with only_json(as_json):
-        settled = settle_recipe(recipe, model=model, steps=steps, target_sparsity=target_sparsity, batch_size=batch_size)
+        settled = settle_recipe(
+            recipe, model=model, steps=steps, target_sparsity=target_sparsity, batch_size=batch_size
+        )
         sizes = settle_sizes(train=train_size, validation=validation_size, test=test_size)
         goal = settle_objective(objective, settled, task)
         chosen = GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)

@@ -47,7 +47,7 @@ def evaluate(
             raise ConfigurationError(f"task {data.name} has no {split} prompts; choose another --split")
         for note in data.notes:
             say(f"note: {note}")
-        from pruning.evaluate import evaluate as measure
+        from pruning.evaluation import evaluate as measure
 
         say(f"evaluating on {len(pairs):,} {split} prompts")
         evaluation = measure(

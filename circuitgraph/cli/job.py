@@ -13,7 +13,7 @@ from circuitgraph.errors import ConfigurationError
 if TYPE_CHECKING:
     from circuitgraph.compile import CompiledModel
     from circuitgraph.memory import MemoryEstimate
-    from pruning.discover import Discovery
+    from pruning.discovery import Discovery
     from pruning.recipes import Recipe
     from pruning.tasks import TaskData
     from pruning.train import StepRecord
@@ -151,7 +151,7 @@ class Job:
             watch: Called after every step.
             n_random: Random circuits to compare with.
         """
-        from pruning.discover import discover
+        from pruning.discovery import discover
 
         taken = 0
 

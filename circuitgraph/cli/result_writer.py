@@ -11,7 +11,7 @@ from circuitgraph.cli.result_folder import ResultFolder
 if TYPE_CHECKING:
     from circuitgraph.circuit import Circuit
     from circuitgraph.universe import Universe
-    from pruning.discover import Discovery
+    from pruning.discovery import Discovery
     from pruning.gates import Gates
 
 _FIXED_BYTES = 16 << 20

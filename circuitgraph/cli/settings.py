@@ -140,9 +140,7 @@ def settle_recipe(
     from pruning.recipes import recipe_named
 
     default = TRACR if model.startswith(f"{TRACR}:") else DEFAULT_RECIPE
-    return recipe_named(name or default).changed(
-        steps=steps, target_sparsity=target_sparsity, batch_size=batch_size
-    )
+    return recipe_named(name or default).changed(steps=steps, target_sparsity=target_sparsity, batch_size=batch_size)
 
 
 def settle_ablation(chosen: str | None, recipe: Recipe, model: ModelPlan) -> str:

@@ -56,6 +56,16 @@ class TestEvaluate:
         named = ("--model", "tracr:reverse", "--task", "tracr-reverse", "--n-random", 0, "--json")
         assert call("evaluate", bare, *named).json["metrics"]["circuit"]["n"] == 363
 
+    def test_prompts_dealt_by_seed_are_dealt_again(self, text_run, text_prompts, tmp_path):
+        undealt = tmp_path / "undealt.jsonl"
+        rows = [json.loads(line) for line in text_prompts.read_text().splitlines()]
+        undealt.write_text("".join(json.dumps({**row, "split": None}) + "\n" for row in rows))
+        given = ("--task", f"jsonl:{undealt}", "--seed", 3, "--steps", 2)
+        assert call(*text_run, *given, "--out", tmp_path / "x").code == 0
+        ended = call("evaluate", tmp_path / "x" / "circuit.json", "--n-random", 0, "--json")
+        assert ended.json["data_hash"] == Circuit.load(tmp_path / "x" / "circuit.json").provenance["data_hash"]
+        assert "Warning" not in ended.err
+
     def test_other_prompts_than_it_was_found_with_are_noticed(self, text_result, text_prompts, tmp_path):
         lines = text_prompts.read_text().splitlines()
         changed = tmp_path / "changed.jsonl"

@@ -110,6 +110,25 @@ class TestOptions:
         assert (ended.json["ablation"], universe["embeddings"], universe["qkv"]) == ("mean", "joint", "joint")
         assert ended.json["seed"] == 5
 
+    def test_the_command_line_wins_over_the_recipes_graph(self, tmp_path):
+        ended = call(*TRACR, "--out", tmp_path / "x", "--embeddings", "joint", "--dry-run", "--json")
+        assert ended.json["recipe"]["embeddings"] == "split"
+        assert ended.json["universe"]["embeddings"] == "joint"
+
+    def test_what_a_library_prints_stays_out_of_the_json(self, tmp_path, monkeypatch):
+        from circuitgraph import models
+
+        real = models.load_model
+
+        def chatty(*arguments, **options):
+            print("loading, dear user")
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(models, "load_model", chatty)
+        ended = call(*TRACR, "--out", tmp_path / "x", "--dry-run", "--json")
+        assert ended.json["n_edges"] == 94
+        assert "dear user" in ended.err
+
     def test_the_recipe_wins_over_the_defaults(self, tmp_path):
         ended = call(*TRACR, "--out", tmp_path / "x", "--recipe", "paper-tracr-xproportion",
                      "--objective", "kl", "--dry-run", "--json")  # fmt: skip

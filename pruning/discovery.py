@@ -19,7 +19,7 @@ from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from pruning.diagnose import diagnose
 from pruning.discretize import discretize, edges_to_keep
-from pruning.evaluate import evaluate
+from pruning.evaluation import evaluate
 from pruning.frozen_runs import FrozenRuns
 from pruning.objectives import objective_named
 from pruning.recipes import Recipe, recipe_named
