@@ -9,6 +9,7 @@ from circuitgraph.cli.output import figure, print_table
 
 _ROLES = {
     "circuit": "circuit",
+    "raw": "… with dangling edges",
     "full": "full model",
     "empty": "empty circuit",
     "complement": "complement",
