@@ -13,7 +13,7 @@ from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.graph import build_graph
 from circuitgraph.models import load_model
-from pruning.discover import Discovery, discover
+from pruning.discovery import Discovery, discover
 from pruning.recipes import recipe_named
 from pruning.tasks import TaskData, load_task
 from pruning.train import StepRecord
@@ -145,6 +145,7 @@ def test_target_keeps_as_many_edges_as_asked(tiny_gpt2) -> None:
     assert found.metrics["sparsity"]["n_raw"] == round(0.4 * n_edges)
     assert found.circuit.ablation == "counterfactual" and found.circuit.provenance["objective"] == "kl"
     assert len(seen) == 12 and len(said) >= 3
+    assert abs(found.metrics["sparsity"]["kl_effective_minus_raw"]) < 1e-5, "what dangled changed nothing"
     mean = found.examples["kl"].mean()
     assert found.metrics["splits"]["test"]["circuit"]["kl"] == pytest.approx(mean)
 

@@ -16,7 +16,7 @@ from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
 from circuitgraph.models import load_model
 from pruning.encoding import EncodedPairs
-from pruning.evaluate import evaluate, score_prompts
+from pruning.evaluation import evaluate, score_prompts
 from pruning.tasks import load_task
 from tests.pruning.small_prompts import GlobalRandomState, random_prompts
 

@@ -7,7 +7,7 @@ import pytest
 from circuitgraph.compile import compile_model
 from circuitgraph.models import load_model
 from circuitgraph.tracr.ground_truth import ground_truth_edges
-from pruning.discover import discover
+from pruning.discovery import discover
 from pruning.tasks import load_task
 
 SIZES = {"reverse": (11, 94), "xproportion": (5, 32)}
