@@ -134,6 +134,8 @@ def test_an_epoch_has_every_prompt_once() -> None:
         assert all(1 <= len(batch) <= 3 for batch in batches)
         assert all(len({length_of(i) for i in batch}) == 1 for batch in batches)
     assert epochs[0] != epochs[1], "each epoch in another order"
+    together = [{frozenset(batch) for batch in batches if len(batch) == 3} for batches in epochs]
+    assert not set.intersection(*together), "prompts meet others each epoch"
     lengths = [[length_of(batch[0]) for batch in batches] for batches in epochs]
     assert any(row != sorted(row) and row != sorted(row, reverse=True) for row in lengths), "lengths are mixed"
 
