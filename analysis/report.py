@@ -25,6 +25,7 @@ _ASKED = (
 )  # fmt: skip
 _ROWS = {
     "circuit": "circuit",
+    "raw": "… with its dangling edges",
     "full": "full model",
     "empty": "empty circuit",
     "complement": "complement",

@@ -65,7 +65,7 @@ def writers_reached(universe: Universe, kept: np.ndarray) -> np.ndarray:
     reached = np.zeros(universe.n_writers, dtype=bool)
     reached[: universe.n_embeddings] = True
     for index, block in enumerate(universe.blocks[:-1]):
-        live = (_reader_rows(universe, kept, index) & reached[: block.n_writers]).any(1)
+        live = np.asarray((_reader_rows(universe, kept, index) & reached[: block.n_writers]).any(1))
         if block.kind == "attention":
             first = universe.first_head(block.layer)
             reached[first : first + universe.n_heads] = heads_fed(universe, live)

@@ -85,6 +85,8 @@ def _mean(values: Tensor, batch: PairBatch) -> Tensor:
 
 
 def _kl(logits: Tensor, teacher: Tensor, batch: PairBatch) -> Tensor:
+    if logits.shape[-1] == 1:
+        raise ConfigurationError("objective 'kl' needs a vocabulary; this model puts out one number, use 'mse'")
     return _mean(kl_divergence(logits, teacher), batch)
 
 

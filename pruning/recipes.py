@@ -45,6 +45,8 @@ class Recipe:
         target_sparsity: Where the ramp ends; above 1 is allowed and pushes harder.
         control: How the sparsity is held: `lagrangian` as published, or `budget`: α are shifted together so
             that the expected sparsity *is* the scheduled one at every step.
+        sharpen: Control `budget` only: by what factor α grow, as seen from the threshold, between the end of the
+            ramp and the last step. It settles undecided gates while the others can still adapt.
         start_sparsity: Where the ramp begins.
         warm_start: `none`: α start from `init_mean` and `init_std`; `gate-gradients`: from how much each gate
             matters on the way from 0 to 1 (`pruning.attribution`), as `init_mean + init_std · z`, z being the
@@ -78,6 +80,7 @@ class Recipe:
     weight_decay: float = 0.0
     target_sparsity: float
     control: str = "lagrangian"
+    sharpen: float = 1.0
     start_sparsity: float = 0.0
     warm_start: str = "none"
     init_mean: float = 10.0
@@ -105,6 +108,8 @@ class Recipe:
             raise ConfigurationError(f"target sparsity must be in (0, 2]; got {self.target_sparsity}")
         if self.learning_rate <= 0:
             raise ConfigurationError(f"learning_rate must be positive; got {self.learning_rate}")
+        if self.sharpen < 1:
+            raise ConfigurationError(f"sharpen must be at least 1; got {self.sharpen}")
         if not 0 <= self.writer_target <= 2:
             raise ConfigurationError(f"writer_target must be in [0, 2]; got {self.writer_target}")
         for name, valid in _VALID.items():

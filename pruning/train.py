@@ -112,12 +112,12 @@ class Trainer:
         self.ascent = torch.optim.AdamW(
             [self.multipliers], lr=recipe.multiplier_rate, weight_decay=recipe.weight_decay, maximize=True
         )
-        self.started = time.perf_counter()
         gate_map = compiled.gate_map
         self._weights = torch.tensor(gate_map.edges_per_parameter, dtype=torch.float32).to(compiled.device)
         self._expected = ExpectedGate(compiled.device)
         if recipe.warm_start == "gate-gradients":
             self._warm_start(objective, seed)
+        self.began = time.perf_counter()
 
     def _warm_start(self, objective: str, seed: int) -> None:
         gradients = gate_gradients(
@@ -150,6 +150,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = base * rate
         if recipe.control == "budget":
+            self._sharpen(index)
             self._hold_budget(target)
         sample = self.gates.sample(self.generator)
         batch = self.frozen.batch(self.order.next())
@@ -180,7 +181,7 @@ class Trainer:
         lambdas = self.multipliers.detach().tolist()
         return StepRecord(
             step=index,
-            seconds=time.perf_counter() - self.started,
+            seconds=time.perf_counter() - self.began,
             loss=float(loss.detach()),
             objective=float(objective.detach()),
             sparsity=float(sample.sparsity.detach()),
@@ -191,6 +192,13 @@ class Trainer:
             live_mlps=ran.live_mlps,
             undecided=sample.undecided,
         )
+
+    def _sharpen(self, index: int) -> None:
+        """Stretch α away from the threshold, a little at every step after the ramp."""
+        recipe = self.recipe
+        if recipe.sharpen > 1 and index >= recipe.ramp_steps:
+            with torch.no_grad():
+                self.gates.log_alpha *= recipe.sharpen ** (1 / max(1, recipe.steps - recipe.ramp_steps))
 
     def _hold_budget(self, target: float) -> None:
         gate_map = self.compiled.gate_map
