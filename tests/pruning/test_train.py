@@ -68,6 +68,15 @@ def test_the_same_seed_gives_the_same_bits(compiled: CompiledModel, name: str) -
     assert len(first.records) == 12 and not first.interrupted and first.stopped_by == ""
 
 
+def test_the_seed_decides_start_gates_and_batches(compiled: CompiledModel) -> None:
+    zero, one = (trainer_of(compiled, LAGRANGIAN, seed=seed) for seed in (0, 1))
+    assert not torch.equal(zero.gates.log_alpha, one.gates.log_alpha)
+    same_place = [trainer.gates.sample(trainer.generator).edges for trainer in (zero, one)]
+    assert not torch.equal(*same_place)
+    orders = [[trainer.order.next().tolist() for _ in range(6)] for trainer in (zero, one)]
+    assert orders[0] != orders[1]
+
+
 def test_the_users_model_is_left_as_it_was(tiny_gpt2) -> None:
     model = tiny_gpt2().train()
     model.transformer.h[0].attn.c_attn.weight.requires_grad_(False)
