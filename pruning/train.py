@@ -140,7 +140,7 @@ class Trainer:
         recipe = self.recipe
         target = target_at(
             index, target=recipe.target_sparsity, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp,
-            start=recipe.start_sparsity,
+            start=min(recipe.start_sparsity, recipe.target_sparsity),
         )  # fmt: skip
         rate = rate_at(index, steps=recipe.steps, warmup_steps=recipe.warmup_steps)
         for optimiser, base in (

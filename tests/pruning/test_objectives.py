@@ -147,3 +147,10 @@ def test_gradients_by_finite_differences(name: str) -> None:
 def test_an_unknown_objective() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'kl'"):
         objective_named("kll")
+
+
+def test_a_kl_of_single_numbers_is_refused() -> None:
+    """A softmax over one number is always 1, so its KL would be 0 whatever the circuit says."""
+    one = torch.zeros(3, 1)
+    with pytest.raises(ConfigurationError, match="use 'mse'"):
+        objective_named("kl")(one, one, batch())

@@ -259,3 +259,25 @@ def test_rates_follow_the_schedule(compiled: CompiledModel, monkeypatch: pytest.
         assert trainer.optimiser.param_groups[0]["lr"] == pytest.approx(0.3 * rates[-1])
         assert trainer.ascent.param_groups[0]["lr"] == pytest.approx(0.1 * rates[-1])
     assert rates == pytest.approx([0.5, 1, *[(12 - s) / 10 for s in range(2, 12)]])
+
+
+# ---------------------------------------------------------------- settling
+
+
+def test_alpha_stretch_after_the_ramp_by_the_factor_in_all(compiled: CompiledModel) -> None:
+    """Shifts keep differences of α; with no learning to speak of, only the stretching is left."""
+    trainer = trainer_of(compiled, replace(BUDGET, sharpen=5.0, learning_rate=1e-9))
+    before = trainer.gates.log_alpha.detach().clone().double()
+    for step in range(BUDGET.ramp_steps):
+        trainer.step(step)
+    ramped = trainer.gates.log_alpha.detach().clone().double()
+    torch.testing.assert_close(ramped.diff(), before.diff(), atol=1e-4, rtol=1e-4)
+    for step in range(BUDGET.ramp_steps, BUDGET.steps):
+        trainer.step(step)
+    after = trainer.gates.log_alpha.detach().double()
+    torch.testing.assert_close(after.diff(), 5 * before.diff(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_target_below_the_start_of_the_ramp_is_held_from_the_first_step(compiled: CompiledModel) -> None:
+    run = train(trainer_of(compiled, replace(BUDGET, target_sparsity=0.2)))
+    assert [record.target for record in run.records] == pytest.approx([0.2] * BUDGET.steps)
