@@ -26,7 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/circuitgraph discover --model smollm2-135m --task ioi --out $(DEMO_OUT) --overwrite
+	$(BIN)/circuitgraph discover --model smollm2-135m --task ioi --validation-size 100 --test-size 200 \
+		--out $(DEMO_OUT) --overwrite
 
 lint: $(STAMP)
 	.ci/lint
