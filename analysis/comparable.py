@@ -1,0 +1,114 @@
+"""Which circuits may be compared, and what they are called in tables.
+
+Every comparison starts here: one circuit, a list or a mapping of names becomes a mapping of names, and
+circuits of different universes or different models are refused with the first difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from circuitgraph.circuit import Circuit
+from circuitgraph.errors import ConfigurationError, GraphMismatchError
+from circuitgraph.universe import CHOICES, Universe
+
+Circuits = Circuit | Sequence[Circuit] | Mapping[str, Circuit]
+
+# Choices of granularity: of two universes that differ in nothing else, one is a coarser view of the other.
+_GRANULARITY = ("embeddings", "kv_heads", "qkv")
+
+
+def named_circuits(circuits: Circuits, *, at_least: int = 1) -> dict[str, Circuit]:
+    """Give every circuit its name.
+
+    Args:
+        circuits: One circuit, several, or names with their circuits. Without names they are called
+            `circuit 1`, `circuit 2`, … in their order.
+        at_least: How many there have to be.
+
+    Returns:
+        Names and circuits, in the order they came.
+
+    Raises:
+        ConfigurationError: There are too few, or something among them is no circuit.
+
+    Examples:
+        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+        >>> circuit = Circuit.from_edges(universe, ["input->logits"])
+        >>> list(named_circuits([circuit, circuit])), list(named_circuits({"ioi": circuit}))
+        (['circuit 1', 'circuit 2'], ['ioi'])
+    """
+    if isinstance(circuits, Circuit):
+        circuits = [circuits]
+    if not isinstance(circuits, Mapping):
+        circuits = {f"circuit {number}": circuit for number, circuit in enumerate(circuits, 1)}
+    for name, circuit in circuits.items():
+        if not isinstance(circuit, Circuit):
+            raise ConfigurationError(f"{name}: expected a Circuit; got {type(circuit).__name__}")
+    if len(circuits) < at_least:
+        raise ConfigurationError(f"expected at least {at_least} circuits; got {len(circuits)}")
+    return dict(circuits)
+
+
+def require_comparable(circuits: Mapping[str, Circuit], *, across_checkpoints: bool = False) -> Universe:
+    """Refuse circuits of different universes, or of different models.
+
+    Two circuits are of different models if both say which, and their `config_hash` or `revision` differ, or
+    their `model` where a revision is missing. What a circuit does not say cannot differ.
+
+    Args:
+        circuits: At least one circuit, by name.
+        across_checkpoints: Allow other weights or another model of the same universe.
+
+    Returns:
+        Their universe.
+
+    Raises:
+        GraphMismatchError: The first difference, between which two, and what to do.
+        ConfigurationError: There is no circuit.
+    """
+    if not circuits:
+        raise ConfigurationError("expected at least one circuit; got none")
+    (first_name, first), *others = circuits.items()
+    for name, circuit in others:
+        pair = f"{first_name} and {name}"
+        difference = first.universe.first_difference(circuit.universe)
+        if difference is not None:
+            raise GraphMismatchError(
+                f"{pair} are circuits of different universes: {difference}. "
+                + _way_out(first.universe, circuit.universe)
+            )
+        difference = None if across_checkpoints else _model_difference(first, circuit)
+        if difference is not None:
+            raise GraphMismatchError(
+                f"{pair} are circuits of different models: {difference}. To compare circuits of two checkpoints, "
+                "pass across_checkpoints=True"
+            )
+    return first.universe
+
+
+def _way_out(one: Universe, other: Universe) -> str:
+    differing = [name for name, value in one.to_dict().items() if value != other.to_dict()[name]]
+    if all(name in _GRANULARITY for name in differing):
+        return "Map the finer one onto the coarser one first, with analysis.coarsen"
+    fixed = next(name for name in differing if name not in _GRANULARITY)
+    kind = "in the order of its blocks" if fixed in CHOICES else f"in {fixed}"
+    return (
+        f"The architectures differ {kind}, so no edge of one is an edge of the other; analysis.coarsen maps "
+        f"between choices of granularity alone ({', '.join(_GRANULARITY)})"
+    )
+
+
+def _model_difference(one: Circuit, other: Circuit) -> str | None:
+    """The first thing by which two circuits are known to be of different models, as text."""
+    mine, theirs = one.provenance, other.provenance
+
+    def both_know(field: str) -> bool:
+        return mine.get(field) is not None and theirs.get(field) is not None
+
+    # A revision identifies the weights, whatever name they were loaded by.
+    fields = ("config_hash", "revision") if both_know("revision") else ("config_hash", "model")
+    for field in fields:
+        if both_know(field) and mine[field] != theirs[field]:
+            return f"{field}: {mine[field]!r} against {theirs[field]!r}"
+    return None
