@@ -88,3 +88,7 @@ class TrainingError(CircuitGraphError):
 
 class RenderingError(CircuitGraphError):
     """No Graphviz was found, or it failed."""
+
+
+class CacheWarning(UserWarning):
+    """A cache that could not be read or written; what it would have given is computed instead."""

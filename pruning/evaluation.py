@@ -149,7 +149,7 @@ def evaluate(
         for chunk in batches_by_length(runs.by_length, batch_size):
             frozen = runs.batch(chunk)
             order.append(chunk)
-            scores["full"].add(frozen.teacher, frozen)
+            scores["full"].add(frozen.teacher_logits, frozen)
             for role in masks:
                 ran = compiled.masked(gates[role], frozen.pairs.clean, frozen.values, ablation=ablation)
                 scores[role].add(ran.logits, frozen)
@@ -181,7 +181,7 @@ class _Collected:
         self.top: list[Tensor] = []
 
     def add(self, logits: Tensor, frozen: FrozenBatch) -> None:
-        for name, values in score_prompts(logits, frozen.teacher, frozen.pairs).items():
+        for name, values in score_prompts(logits, frozen.teacher_logits, frozen.pairs).items():
             self._parts.setdefault(name, []).append(values.double().cpu())
         first = logits[first_asked(frozen.pairs)]
         self.top.append((first.argmax(-1) if first.shape[-1] > 1 else first[:, 0]).cpu())

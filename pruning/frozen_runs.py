@@ -1,12 +1,20 @@
-"""What never changes while gates are trained, computed once: teacher logits and ablation values.
+"""What never changes while gates are trained, computed once: the teacher's outputs and the ablation values.
 
-Prompts are grouped by length, so a batch has no padding. The values of a group are kept as long as the
-byte budget lasts; prompts beyond it are run again each time they are drawn.
+Prompts are grouped by length, so a batch has no padding. Filling, chunk by chunk of a group:
+
+1. a chunk that lies on disk is read; otherwise the model runs it, and it is written to disk while there is room;
+2. its prompts are copied into memory while the memory's budget lasts; those beyond it are taken from the file,
+   memory-mapped, when they are drawn;
+3. prompts that neither can hold are run again each time they are drawn.
+
+Bits: a kept prompt says what it said in its chunk, whether that was run just now, read, or kept in memory. A
+prompt that is not kept is run in the company it was drawn with, which can differ in the last bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -14,8 +22,17 @@ from torch import Tensor
 
 from circuitgraph.batch import PairBatch
 from circuitgraph.compile import CompiledModel
+from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.reference import AblationValues
+from pruning.batch_order import BatchOrder
 from pruning.encoding import EncodedPairs
+from pruning.frozen_cache.disk import DiskCache, Place, StoredRows
+from pruning.frozen_cache.keys import model_key, run_key
+from pruning.frozen_cache.rows import Rows, rows_of_teacher, rows_of_values, teacher_of_rows, values_of_rows
+from pruning.frozen_cache.shelf import Shelf
+from pruning.top_teacher import Teacher, TopTeacher, whole_vocabulary
+
+__all__ = ["BatchOrder", "FrozenBatch", "FrozenRuns", "RunCounts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,41 +41,86 @@ class FrozenBatch:
 
     Attributes:
         pairs: The prompts.
-        teacher: The full model's logits at the asked positions `[asked d_vocab]`.
+        teacher: The full model's logits at the asked positions `[asked d_vocab]`, or its likeliest tokens.
         values: What ablated writers say.
     """
 
     pairs: PairBatch
-    teacher: Tensor
+    teacher: Teacher
     values: AblationValues
+
+    @property
+    def teacher_logits(self) -> Tensor:
+        """The full model's logits over the whole vocabulary.
+
+        Raises:
+            ConfigurationError: Only the likeliest tokens were kept.
+        """
+        return whole_vocabulary(self.teacher, "this measure")
+
+
+@dataclass(kw_only=True)
+class RunCounts:
+    """Prompts, by where their frozen runs came from.
+
+    Attributes:
+        memory: Kept in memory.
+        disk: Read from a file.
+        computed: Run by the model.
+
+    Examples:
+        >>> print(RunCounts(memory=96, disk=4))
+        96 from memory, 4 from disk, 0 computed
+    """
+
+    memory: int = 0
+    disk: int = 0
+    computed: int = 0
+
+    def add(self, tier: str, n: int = 1) -> None:
+        """Count prompts of a tier."""
+        setattr(self, tier, getattr(self, tier) + n)
+
+    def __str__(self) -> str:
+        return f"{self.memory:,} from memory, {self.disk:,} from disk, {self.computed:,} computed"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Group:
-    """Prompts of one length whose frozen runs are kept.
+class _Kept:
+    """A chunk's rows of one kind: just run, or in a file, or both."""
 
-    Attributes:
-        place: Where each prompt of the data set stands in the group.
-        teacher: Logits of every asked position, prompt after prompt.
-        first: Index of each prompt's first row in `teacher`.
-        values: Ablation values with the group along the batch axis.
-    """
+    ran: Rows | None
+    stored: StoredRows | None
 
-    place: dict[int, int]
-    teacher: list[Tensor]
-    values: AblationValues | None
+    def head(self, n_rows: int) -> Rows:
+        """The first rows, as views."""
+        held = self.ran if self.ran is not None else self.stored
+        assert held is not None
+        return held.head(n_rows)
 
 
 class FrozenRuns:
     """Frozen runs of a data set.
 
     Args:
-        compiled: The model.
+        compiled: The model. Its weights must not change while this is used.
         pairs: The data set.
         ablation: Where ablated writers' values come from.
-        budget_bytes: How much memory kept runs may take; 0 keeps nothing.
+        budget_bytes: How much memory kept runs may take; 0 keeps nothing there.
         batch_size: Prompts run at once while filling.
         ablation_data: The prompts that means are taken over; `pairs` by default.
+        disk: A folder for what memory cannot hold, and for the next run; None keeps nothing on disk.
+        teacher_top_k: Keep the teacher's likeliest tokens and the mass of all others instead of its whole
+            vocabulary, which only the objectives in `pruning.objectives.TAKES_TOP_K` can do with.
+
+    Attributes:
+        by_length: The prompts of each length.
+        filled: Prompts by how their runs were come by at the start; `memory` stays 0.
+        drawn: Prompts by where their runs came from, each time they were drawn.
+
+    Raises:
+        ConfigurationError: A `teacher_top_k` below 1.
+        UnknownNameError: No such ablation.
     """
 
     def __init__(
@@ -70,107 +132,195 @@ class FrozenRuns:
         budget_bytes: int = 2 << 30,
         batch_size: int = 16,
         ablation_data: EncodedPairs | None = None,
+        disk: DiskCache | None = None,
+        teacher_top_k: int | None = None,
     ) -> None:
+        if teacher_top_k is not None and teacher_top_k < 1:
+            raise ConfigurationError(f"teacher_top_k must be 1 or more, or left out; got {teacher_top_k}")
+        whole = teacher_top_k is None or teacher_top_k >= compiled.shape.d_vocab
         self.compiled, self.pairs, self.ablation = compiled, pairs, ablation
+        self.teacher_top_k = None if whole else teacher_top_k
+        self.filled, self.drawn = RunCounts(), RunCounts()
+        self._batch_size, self._left = batch_size, budget_bytes
+        self._disk = disk.for_run() if disk is not None and disk.budget_bytes else None
+        self._model_key = model_key(compiled) if self._disk is not None else ""
         self.constant = None
         if ablation != "counterfactual":
-            data = ablation_data if ablation_data is not None else pairs
-            chunks = [range(s, min(s + batch_size, len(data))) for s in range(0, len(data), batch_size)]
-            batches = (data.batch(chunk, device=compiled.device).clean for chunk in chunks)
-            self.constant = compiled.ablation_values(ablation, batches)
-        self.hits = self.misses = 0
-        self._left = budget_bytes
-        self._groups: dict[int, _Group] = {}
+            self.constant = self._constant(ablation_data if ablation_data is not None else pairs)
+        self._kinds = ("teacher",) if self.constant is not None else ("teacher", "values")
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._shelves: dict[int, dict[str, Shelf]] = {}
         self.by_length: dict[int, np.ndarray] = {}
         lengths = pairs.lengths
         for length in sorted(set(lengths.tolist())):
             members = np.flatnonzero(lengths == length)
             self.by_length[length] = members
-            self._fill(length, members, batch_size)
+            self._shelves[length] = {kind: Shelf(self._sizes(kind, members), compiled.device) for kind in self._kinds}
+            self._fill(length, [int(index) for index in members])
 
-    def _fill(self, length: int, members: np.ndarray, batch_size: int) -> None:
-        """Run a group's prompts and keep the runs while the budget lasts."""
-        place: dict[int, int] = {}
-        teacher: list[Tensor] = []
-        parts: list[AblationValues] = []
-        for start in range(0, len(members), batch_size):
-            if self._left <= 0:
+    # ------------------------------------------------------------ filling
+
+    def _constant(self, data: EncodedPairs) -> AblationValues:
+        """Values that do not depend on the prompt; means are kept on disk."""
+        size = self._batch_size
+        chunks = [range(start, min(start + size, len(data))) for start in range(0, len(data), size)]
+
+        def computed() -> AblationValues:
+            batches = (data.batch(chunk, device=self.compiled.device).clean for chunk in chunks)
+            return self.compiled.ablation_values(self.ablation, batches)
+
+        if self._disk is None or not self.ablation.startswith("mean"):
+            return computed()
+        place = self._place(self.ablation, [data.batch(chunk).clean for chunk in chunks])
+        stored = self._disk.read(place, 0)
+        if stored is not None:
+            return values_of_rows(stored.take(torch.tensor([], dtype=torch.long)).to(self.compiled.device))
+        values = computed()
+        self._disk.write(place, rows_of_values(values, 0), 0, self._about(self.ablation, len(data), None))
+        return values
+
+    def _fill(self, length: int, members: list[int]) -> None:
+        """Keep a group's prompts, in memory while it lasts, then on disk."""
+        shelves = self._shelves[length]
+        capacity = None if self._may_fit(length) else 0
+        for start in range(0, len(members), self._batch_size):
+            chunk = members[start : start + self._batch_size]
+            in_memory = [] if capacity is not None and start >= capacity else chunk
+            kept = {kind: self._obtain(kind, chunk, length, wanted=bool(in_memory)) for kind in self._kinds}
+            if capacity is None:
+                capacity = self._reserve(length, members, kept)
+            in_memory = chunk[: max(0, capacity - start)]
+            for kind, found in kept.items():
+                if found is None:
+                    continue
+                if in_memory:
+                    n_rows = sum(self._sizes(kind, in_memory).values())
+                    shelves[kind].keep(in_memory, found.head(n_rows))
+                if found.stored is not None:
+                    shelves[kind].point(chunk, found.stored, wanted=chunk[len(in_memory) :])
+            if capacity < start + len(chunk) and self._disk is None:
                 break
-            chunk = members[start : start + batch_size]
-            frozen = self._run(self.pairs.batch(chunk, device=self.compiled.device))
-            counts = [len(self.pairs.predict_positions[index]) for index in chunk]
-            teacher += frozen.teacher.split(counts)
-            place.update({int(index): len(place) + i for i, index in enumerate(chunk)})
-            if self.constant is None:
-                parts.append(frozen.values)
-                self._left -= frozen.values.n_bytes
-            self._left -= frozen.teacher.numel() * frozen.teacher.element_size()
-        values = AblationValues.join(parts) if parts else None
-        self._groups[length] = _Group(place=place, teacher=teacher, values=values)
 
-    def _run(self, batch: PairBatch) -> FrozenBatch:
-        teacher = self.compiled.logits(batch.clean)
-        values = (
-            self.constant if self.constant is not None else self.compiled.run_with_values(batch.corrupted)[1]
-        )
-        return FrozenBatch(pairs=batch, teacher=teacher, values=values)
+    def _may_fit(self, length: int) -> bool:
+        """Whether memory could hold a prompt of a length, as far as one knows before running one."""
+        return self._left > sum(self._expected_row(kind, length) for kind in self._kinds)
+
+    def _expected_row(self, kind: str, length: int) -> int:
+        """Bytes of a row, judged by the last one seen; values grow with the prompt. 0 before any was seen."""
+        n_bytes, seen = self._seen.get(kind, (0, 1))
+        return n_bytes * length // seen if kind == "values" else n_bytes
+
+    def _reserve(self, length: int, members: list[int], kept: dict[str, _Kept | None]) -> int:
+        """Take memory for as many of a group's prompts as the budget holds; say for how many."""
+        likes: dict[str, Rows] = {}
+        for kind, found in kept.items():
+            assert found is not None
+            likes[kind] = found.head(1)
+        sizes = {kind: self._sizes(kind, members) for kind in likes}
+        left = self._left - sum(like.shared_bytes for like in likes.values())
+        capacity = 0
+        for index in members:
+            left -= sum(like.row_bytes * sizes[kind][index] for kind, like in likes.items())
+            if left < 0:
+                break
+            capacity, self._left = capacity + 1, left
+        if capacity:
+            for kind, like in likes.items():
+                n_rows = sum(sizes[kind][index] for index in members[:capacity])
+                self._shelves[length][kind].reserve(like, n_rows)
+        return capacity
+
+    def _obtain(self, kind: str, chunk: list[int], length: int, *, wanted: bool) -> _Kept | None:
+        """A chunk's rows: read, or run if they are wanted in memory or could be written."""
+        n_rows = sum(self._sizes(kind, chunk).values())
+        place = None
+        if self._disk is not None:
+            batch = self.pairs.batch(chunk)
+            asked = batch.clean if kind == "teacher" else batch.corrupted
+            place = self._place(kind, [asked])
+            stored = self._disk.read(place, n_rows)
+            if stored is not None:
+                self._seen[kind] = (stored.first.row_bytes, length)
+                self._count_filled(kind, "disk", len(chunk))
+                return _Kept(ran=None, stored=stored)
+            wanted = wanted or self._disk.could_hold(self._expected_row(kind, length) * n_rows)
+        if not wanted:
+            return None
+        rows = self._run(kind, chunk)
+        self._seen[kind] = (rows.row_bytes, length)
+        self._count_filled(kind, "computed", len(chunk))
+        if self._disk is None or place is None:
+            return _Kept(ran=rows, stored=None)
+        stored = self._disk.write(place, rows, n_rows, self._about(kind, len(chunk), length))
+        return _Kept(ran=rows, stored=stored)
+
+    def _count_filled(self, kind: str, tier: str, n: int) -> None:
+        """Count a chunk once, by the kind that takes longest: the last."""
+        if kind == self._kinds[-1]:
+            self.filled.add(tier, n)
+
+    def _sizes(self, kind: str, prompts: Sequence[int] | np.ndarray) -> dict[int, int]:
+        """How many rows each prompt has."""
+        if kind == "values":
+            return {int(index): 1 for index in prompts}
+        return {int(index): len(self.pairs.predict_positions[index]) for index in prompts}
+
+    def _place(self, kind: str, batches: list) -> Place:
+        settings = {"top_k": self.teacher_top_k} if kind == "teacher" else {}
+        return Place(model=self._model_key, kind=kind, key=run_key(self._model_key, kind, batches, **settings))
+
+    def _about(self, kind: str, n_prompts: int, length: int | None) -> dict[str, object]:
+        dtype = str(self.compiled.dtype).removeprefix("torch.")
+        told = {"model": self.compiled.name, "dtype": dtype, "device": self.compiled.device.type}
+        return {**told, "kind": kind, "prompts": n_prompts, "tokens": length}
+
+    # ------------------------------------------------------------ running and drawing
+
+    def _run(self, kind: str, prompts: Sequence[int] | np.ndarray) -> Rows:
+        batch = self.pairs.batch(prompts, device=self.compiled.device)
+        if kind == "values":
+            return rows_of_values(self.compiled.run_with_values(batch.corrupted)[1], len(prompts))
+        logits = self.compiled.logits(batch.clean)
+        return rows_of_teacher(logits if self.teacher_top_k is None else TopTeacher.of(logits, self.teacher_top_k))
 
     def batch(self, indices: np.ndarray) -> FrozenBatch:
-        """A batch of prompts of one length.
+        """A batch of prompts, of one length unless nothing of it is to come from what is kept.
 
         Args:
             indices: Which prompts of the data set.
         """
-        pairs = self.pairs.batch(indices, device=self.compiled.device)
-        group = self._groups[len(self.pairs.clean_ids[int(indices[0])])]
-        if any(int(index) not in group.place for index in indices):
-            self.misses += 1
-            return self._run(pairs)
-        self.hits += 1
-        places = [group.place[int(index)] for index in indices]
-        teacher = torch.cat([group.teacher[place] for place in places])
-        if group.values is None:
-            assert self.constant is not None
-            return FrozenBatch(pairs=pairs, teacher=teacher, values=self.constant)
-        return FrozenBatch(
-            pairs=pairs, teacher=teacher,
-            values=group.values.select(torch.tensor(places, device=teacher.device)),
-        )  # fmt: skip
+        prompts = [int(index) for index in indices]
+        lengths = {len(self.pairs.clean_ids[index]) for index in prompts}
+        if len(lengths) == 1:
+            shelves = self._shelves[lengths.pop()]
+        else:
+            shelves = {kind: Shelf(self._sizes(kind, prompts), self.compiled.device) for kind in self._kinds}
+        self._count_drawn(prompts, shelves)
+        rows = {
+            kind: shelf.take(prompts, lambda missing, kind=kind: self._run(kind, missing))
+            for kind, shelf in shelves.items()
+        }
+        values = self.constant if self.constant is not None else values_of_rows(rows["values"])
+        pairs = self.pairs.batch(prompts, device=self.compiled.device)
+        return FrozenBatch(pairs=pairs, teacher=teacher_of_rows(rows["teacher"]), values=values)
 
+    def _count_drawn(self, prompts: list[int], shelves: dict[str, Shelf]) -> None:
+        """Count each prompt by the slowest place that something of it comes from."""
+        for prompt in prompts:
+            tiers = {shelf.tier(prompt) for shelf in shelves.values()}
+            self.drawn.add(next(tier for tier in ("computed", "disk", "memory") if tier in tiers))
 
-class BatchOrder:
-    """An endless, seeded order of batches; each batch holds prompts of one length, each epoch every prompt once.
+    # ------------------------------------------------------------ telling
 
-    Args:
-        by_length: The prompts of each length.
-        batch_size: Prompts a batch; a length's last batch of an epoch can be smaller.
-        generator: Source of randomness.
-        balance: Draw as many batches of every length, by repeating those of the rarer lengths.
-    """
+    def kept(self) -> RunCounts:
+        """Every prompt once, by where its run would come from if it was drawn now."""
+        counts = RunCounts()
+        for length, members in self.by_length.items():
+            for prompt in members:
+                tiers = {shelf.tier(int(prompt)) for shelf in self._shelves[length].values()}
+                counts.add(next(tier for tier in ("computed", "disk", "memory") if tier in tiers))
+        return counts
 
-    def __init__(
-        self,
-        by_length: dict[int, np.ndarray],
-        batch_size: int,
-        generator: np.random.Generator,
-        *,
-        balance: bool = False,
-    ) -> None:
-        self._by_length, self._batch_size, self._generator = by_length, batch_size, generator
-        self._balance = balance
-        self._queue: list[np.ndarray] = []
-
-    def next(self) -> np.ndarray:
-        """The next batch's prompts."""
-        if not self._queue:
-            chunks = [self._chunks(members) for members in self._by_length.values()]
-            if self._balance:
-                most = max(len(group) for group in chunks)
-                chunks = [[group[i % len(group)] for i in range(most)] for group in chunks]
-            flat = [chunk for group in chunks for chunk in group]
-            self._queue = [flat[i] for i in self._generator.permutation(len(flat))]
-        return self._queue.pop()
-
-    def _chunks(self, members: np.ndarray) -> list[np.ndarray]:
-        mixed = self._generator.permutation(members)
-        return [mixed[start : start + self._batch_size] for start in range(0, len(mixed), self._batch_size)]
+    def counts(self) -> dict[str, dict[str, int]]:
+        """`filled`, `kept` and `drawn` as plain numbers, for a result's metrics."""
+        return {"filled": asdict(self.filled), "kept": asdict(self.kept()), "drawn": asdict(self.drawn)}

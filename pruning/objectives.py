@@ -13,6 +13,7 @@ from torch import Tensor
 
 from circuitgraph.batch import PairBatch
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from pruning.top_teacher import Teacher, TopTeacher, whole_vocabulary
 
 
 def per_prompt_mean(
@@ -77,24 +78,27 @@ def logit_difference(logits: Float[Tensor, "asked d_vocab"], batch: PairBatch) -
     return set_logit(first, batch.correct_ids) - set_logit(first, batch.wrong_ids)
 
 
-Objective = Callable[[Tensor, Tensor, PairBatch], Tensor]
+Objective = Callable[[Tensor, Teacher, PairBatch], Tensor]
 
 
 def _mean(values: Tensor, batch: PairBatch) -> Tensor:
     return per_prompt_mean(values, batch.clean.predict_prompt, batch.clean.input_ids.shape[0]).mean()
 
 
-def _kl(logits: Tensor, teacher: Tensor, batch: PairBatch) -> Tensor:
+def _kl(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
     if logits.shape[-1] == 1:
         raise ConfigurationError("objective 'kl' needs a vocabulary; this model puts out one number, use 'mse'")
+    if isinstance(teacher, TopTeacher):
+        return _mean(teacher.kl(logits), batch)
     return _mean(kl_divergence(logits, teacher), batch)
 
 
-def _logit_diff(logits: Tensor, teacher: Tensor, batch: PairBatch) -> Tensor:
+def _logit_diff(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
+    teacher = whole_vocabulary(teacher, "objective 'logit-diff'")
     return (logit_difference(logits, batch) - logit_difference(teacher, batch)).pow(2).mean()
 
 
-def _cross_entropy(logits: Tensor, teacher: Tensor, batch: PairBatch) -> Tensor:
+def _cross_entropy(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
     if batch.answer_ids is None:
         raise ConfigurationError(
             "objective 'cross-entropy' needs answer tokens; this task's answers are numbers"
@@ -102,12 +106,14 @@ def _cross_entropy(logits: Tensor, teacher: Tensor, batch: PairBatch) -> Tensor:
     return _mean(-log_softmax(logits).gather(-1, batch.answer_ids[:, None])[:, 0], batch)
 
 
-def _mse(logits: Tensor, teacher: Tensor, batch: PairBatch) -> Tensor:
+def _mse(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
+    teacher = whole_vocabulary(teacher, "objective 'mse'")
     return _mean((logits - teacher).pow(2).mean(-1), batch)
 
 
-def _position_kl(logits: Tensor, teacher: Tensor, batch: PairBatch) -> Tensor:
+def _position_kl(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
     """KL of a softmax taken over each prompt's asked positions (the published xproportion run)."""
+    teacher = whole_vocabulary(teacher, "objective 'position-kl'")
     prompt, n = batch.clean.predict_prompt, batch.clean.input_ids.shape[0]
 
     def normalised(values: Tensor) -> Tensor:
@@ -127,6 +133,9 @@ OBJECTIVES: dict[str, Objective] = {
     "mse": _mse,
     "position-kl": _position_kl,
 }
+
+TAKES_TOP_K = ("kl", "cross-entropy")
+"""Objectives that do with the teacher's likeliest tokens and the mass of all others (see `pruning.top_teacher`)."""
 
 
 def objective_named(name: str) -> Objective:

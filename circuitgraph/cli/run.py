@@ -152,12 +152,12 @@ def _positions(found: FoundCircuit, pairs: EncodedPairs, top: int) -> list[dict[
     gates = torch.from_numpy(found.circuit.mask).float().to(compiled.device)
     with torch.no_grad():
         ours = compiled.masked(gates, frozen.pairs.clean, frozen.values, ablation=ablation).logits
-        kl = kl_divergence(ours, frozen.teacher).tolist() if ours.shape[-1] > 1 else [None] * len(ours)
+        kl = kl_divergence(ours, frozen.teacher_logits).tolist() if ours.shape[-1] > 1 else [None] * len(ours)
     return [
         {
             "position": int(position),
             "kl": kl[row],
-            "full": _outputs(found, frozen.teacher[row], top),
+            "full": _outputs(found, frozen.teacher_logits[row], top),
             "circuit": _outputs(found, ours[row], top),
         }
         for row, position in enumerate(pairs.predict_positions[0])

@@ -33,6 +33,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from circuitgraph.cache_folder import cache_root
 from circuitgraph.errors import ModelNotFoundError, OutputError
 from circuitgraph.models.hub import load_weights, quiet_progress
 
@@ -87,19 +88,6 @@ def load_smollm2_config() -> PretrainedConfig:
     config = AutoConfig.from_pretrained(str(converted_folder()), local_files_only=True)
     config.name_or_path = NAME
     return config
-
-
-def cache_root() -> Path:
-    """Where converted models are kept.
-
-    Returns:
-        `$CIRCUITGRAPH_CACHE`, else `$XDG_CACHE_HOME/circuitgraph`, else `~/.cache/circuitgraph`.
-    """
-    named = os.environ.get("CIRCUITGRAPH_CACHE")
-    if named:
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "circuitgraph"
 
 
 def packaged_file() -> Path:

@@ -11,7 +11,7 @@ import torch
 from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.errors import UnknownNameError
 from circuitgraph.forward.reference import AblationValues
-from pruning.frozen_runs import BatchOrder, FrozenBatch, FrozenRuns
+from pruning.frozen_runs import BatchOrder, FrozenBatch, FrozenRuns, RunCounts
 from tests.circuitgraph import oracle_definition as oracle
 from tests.pruning.small_prompts import GlobalRandomState, random_prompts
 
@@ -50,8 +50,8 @@ def test_kept_runs_are_fresh_runs_bit_for_bit(compiled: CompiledModel, ablation:
         for start in range(0, len(members), 4):
             chunk = members[start : start + 4]  # as it was run when it was kept
             assert_same(kept.batch(chunk), fresh.batch(chunk))
-    assert kept.misses == 0 and kept.hits > 3
-    assert fresh.hits == 0 and fresh.misses == kept.hits
+    assert kept.drawn.computed == 0 and kept.drawn.memory == len(PROMPTS)
+    assert fresh.drawn == RunCounts(computed=len(PROMPTS))
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
@@ -71,16 +71,16 @@ def test_the_budget_changes_nothing_but_time(precise: CompiledModel, ablation: s
             for x, y in zip(tensors(batch.values), tensors(values), strict=True):
                 torch.testing.assert_close(x, y, atol=1e-12, rtol=0)
     if budget == 0:
-        assert runs.hits == 0
+        assert runs.drawn.memory == 0
     if budget == 1 << 30:
-        assert runs.misses == 0
+        assert runs.drawn.computed == 0
 
 
 def test_some_budgets_keep_some_runs(compiled: CompiledModel) -> None:
     runs = FrozenRuns(compiled, PROMPTS, ablation="counterfactual", batch_size=3, budget_bytes=9000)
     for index in range(len(PROMPTS)):
         runs.batch(np.array([index]))
-    assert runs.hits and runs.misses
+    assert runs.drawn.memory and runs.drawn.computed
 
 
 def test_teacher_and_means_by_the_definition(precise: CompiledModel) -> None:
