@@ -1,0 +1,225 @@
+"""Overlap of two or many circuits, and its tests against null models, as tidy tables: one row a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Literal, cast, get_args
+
+import numpy as np
+import pandas as pd
+
+from analysis.comparable import Circuits, named_circuits, require_comparable
+from analysis.overlap.degree_preserving import ROUNDS, sampled_overlaps
+from analysis.overlap.hypergeometric import hypergeometric_tails
+from analysis.overlap.levels import LEVELS, Level, items, n_items, require_level, stratum_counts
+from analysis.overlap.stratified import stratified_tails
+from analysis.overlap.tails import ALTERNATIVES, Alternative, Tails
+from circuitgraph.circuit import Circuit
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.universe import Universe
+
+Null = Literal["hypergeometric", "stratified", "degree-preserving"]
+NULLS: tuple[str, ...] = get_args(Null)
+
+_OVERLAP_DTYPES = {"spearman": "Float64", "kendall": "Float64"}
+_TEST_DTYPES = {"n_samples": "Int64"}
+
+
+def overlap_table(
+    circuits: Circuits, *, levels: Sequence[str] = LEVELS, across_checkpoints: bool = False
+) -> pd.DataFrame:
+    """What circuits share, pair by pair, on edges, nodes, heads and layers.
+
+    Two empty sets are equal, so their shares are 1; an empty set is contained in every set.
+
+    Args:
+        circuits: At least two circuits of one universe, or names with their circuits.
+        levels: Any of `edges`, `nodes`, `heads` and `layers`; see `analysis.overlap.levels.items`.
+        across_checkpoints: Allow other weights or another model of the same universe.
+
+    Returns:
+        One row a pair and a level, pairs in the order of the circuits, with the columns
+
+        - `a`, `b`, `level` (str);
+        - `n_a`, `n_b`, `n_universe` (int64): the sizes, and how many items there are in all;
+        - `intersection`, `union` (int64);
+        - `iou` (float64): intersection / union, the Jaccard index;
+        - `overlap_coefficient` (float64): intersection / the smaller size;
+        - `a_in_b`, `b_in_a` (float64): intersection / `n_a`, intersection / `n_b`;
+        - `spearman`, `kendall` (Float64): rank correlation (tau-b) of the scores of the shared edges; missing for
+          other levels and where it is not defined;
+        - `rank_note` (str): why it is missing, or empty.
+
+    Raises:
+        GraphMismatchError: The circuits are of different universes or models.
+        ConfigurationError: There are fewer than two circuits.
+        UnknownNameError: No such level.
+
+    Examples:
+        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
+        >>> a = Circuit.from_edges(universe, {"input->logits": 3, "input->m0": 2, "m0->logits": 1})
+        >>> b = Circuit.from_edges(universe, {"input->logits": 5, "input->a0.h0<v>": 4, "a0.h0->logits": 4})
+        >>> table = overlap_table({"a": a, "b": b}, levels=["edges", "nodes"])
+        >>> print(table[["level", "n_a", "n_b", "intersection", "union", "iou"]])
+           level  n_a  n_b  intersection  union  iou
+        0  edges    3    3             1      5  0.2
+        1  nodes    3    4             2      5  0.4
+    """
+    named = named_circuits(circuits, at_least=2)
+    universe = require_comparable(named, across_checkpoints=across_checkpoints)
+    rows = []
+    for a, b in combinations(named, 2):
+        for level in levels:
+            require_level(level)
+            row = _overlap_row(universe, named[a], named[b], cast(Level, level))
+            rows.append({"a": a, "b": b, "level": level, **row})
+    return pd.DataFrame(rows).astype(_OVERLAP_DTYPES)
+
+
+def overlap_tests(
+    circuits: Circuits,
+    *,
+    level: Level = "edges",
+    nulls: Sequence[str] = ("hypergeometric", "stratified"),
+    alternative: Alternative = "greater",
+    n_samples: int = 999,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    across_checkpoints: bool = False,
+) -> pd.DataFrame:
+    """Whether circuits share more, or less, than null models expect, pair by pair.
+
+    What each null model means, and what it does not, is in `docs/overlap.md`. P-values of many pairs or nulls
+    are a family: see `analysis.adjust_p_values`.
+
+    Args:
+        circuits: At least two circuits of one universe, or names with their circuits.
+        level: `edges`, `nodes`, `heads` or `layers`.
+        nulls: Any of `hypergeometric` (all sets of that size), `stratified` (by layers and kinds; not for layers)
+            and `degree-preserving` (by sampling; edges alone).
+        alternative: `greater`: p = P(X ≥ observed). `less`: P(X ≤ observed). `two-sided`: twice the smaller, at
+            most 1.
+        n_samples: How many samples for `degree-preserving`; the smallest p is 1 / (1 + n_samples).
+        rounds: Rounds of trades between two samples and their hub; see `analysis.overlap.degree_preserving`.
+        seed: Of the sampling. The pairs of one call share their samples.
+        across_checkpoints: Allow other weights or another model of the same universe.
+
+    Returns:
+        One row a pair and a null, with the columns
+
+        - `a`, `b`, `level`, `null`, `alternative` (str);
+        - `observed` (int64): the intersection;
+        - `expected`, `sd` (float64): its mean and standard deviation under the null;
+        - `ratio` (float64): observed / expected; 1 where both are 0, infinite where only the expectation is;
+        - `p` (float64): the p-value, which can underflow to 0;
+        - `log10_p` (float64): its decimal logarithm, which cannot;
+        - `mid_p` (float64): the p-value with half of P(X = observed);
+        - `n_samples` (Int64): how many samples; missing where the null is computed.
+
+    Raises:
+        GraphMismatchError: The circuits are of different universes or models.
+        ConfigurationError: There are fewer than two circuits, or a null does not apply to the level.
+        UnknownNameError: No such level, null or alternative.
+
+    Examples:
+        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
+        >>> a = Circuit.from_edges(universe, ["input->logits", "input->m0", "m0->logits"])
+        >>> b = Circuit.from_edges(universe, ["input->logits", "input->a0.h0<v>", "a0.h0->logits"])
+        >>> table = overlap_tests({"a": a, "b": b})
+        >>> print(table[["null", "observed", "expected", "ratio", "p"]].round(3))
+                     null  observed  expected  ratio     p
+        0  hypergeometric         1     0.692  1.444  0.58
+        1      stratified         1     1.000  1.000  1.00
+    """
+    named = named_circuits(circuits, at_least=2)
+    universe = require_comparable(named, across_checkpoints=across_checkpoints)
+    require_level(level)
+    for name, valid, kind in (*((null, NULLS, "null") for null in nulls), (alternative, ALTERNATIVES, "alternative")):
+        if name not in valid:
+            raise UnknownNameError.of(kind, name, valid)
+    pairs = list(combinations(range(len(named)), 2))
+    values = list(named.values())
+    samples = None
+    if "degree-preserving" in nulls:
+        if level != "edges":
+            raise ConfigurationError(
+                f"null 'degree-preserving' says nothing about {level}: keeping degrees keeps the nodes; "
+                "use 'hypergeometric' or 'stratified'"
+            )
+        samples = sampled_overlaps(values, pairs, n_samples=n_samples, rounds=rounds, seed=seed)
+    names, rows = list(named), []
+    for place, (one, other) in enumerate(pairs):
+        for null in nulls:
+            drawn = None if samples is None else samples[place]
+            tails = _tails(universe, values[one], values[other], level, null, drawn)
+            row = {"a": names[one], "b": names[other], "level": level, "null": null, "alternative": alternative}
+            rows.append(row | _test_columns(tails, alternative))
+    return pd.DataFrame(rows).astype(_TEST_DTYPES)
+
+
+# -------------------------------------------------------------------- rows
+
+
+def _overlap_row(universe: Universe, a: Circuit, b: Circuit, level: Level) -> dict[str, object]:
+    of_a, of_b = items(a, level), items(b, level)
+    n_a, n_b = len(of_a), len(of_b)
+    shared = len(np.intersect1d(of_a, of_b, assume_unique=True))
+    union = n_a + n_b - shared
+    spearman, kendall, note = _rank_correlation(a, b) if level == "edges" else (None, None, "scores are of edges")
+    return {
+        "n_a": n_a,
+        "n_b": n_b,
+        "n_universe": n_items(universe, level),
+        "intersection": shared,
+        "union": union,
+        "iou": _share(shared, union),
+        "overlap_coefficient": _share(shared, min(n_a, n_b)),
+        "a_in_b": _share(shared, n_a),
+        "b_in_a": _share(shared, n_b),
+        "spearman": spearman,
+        "kendall": kendall,
+        "rank_note": note,
+    }
+
+
+def _share(part: int, whole: int) -> float:
+    """A share; 1 of nothing, since an empty set is contained in every set."""
+    return part / whole if whole else 1.0
+
+
+def _rank_correlation(a: Circuit, b: Circuit) -> tuple[float | None, float | None, str]:
+    """Spearman's rho and Kendall's tau-b over shared edges, or why there are none."""
+    shared, in_a, in_b = np.intersect1d(a.edge_ids, b.edge_ids, assume_unique=True, return_indices=True)
+    of_a, of_b = a.scores[in_a], b.scores[in_b]
+    if len(shared) < 2:
+        return None, None, "fewer than two shared edges"
+    for name, scores in (("a", of_a), ("b", of_b)):
+        if np.all(scores == scores[0]):
+            return None, None, f"all shared edges have the same score in {name}"
+    first, second = pd.Series(of_a), pd.Series(of_b)
+    return first.corr(second, method="spearman"), first.corr(second, method="kendall"), ""
+
+
+def _tails(universe: Universe, a: Circuit, b: Circuit, level: Level, null: str, samples: np.ndarray | None) -> Tails:
+    of_a, of_b = items(a, level), items(b, level)
+    observed = len(np.intersect1d(of_a, of_b, assume_unique=True))
+    if null == "hypergeometric":
+        return hypergeometric_tails(observed, n_items(universe, level), len(of_a), len(of_b))
+    if null == "stratified":
+        return stratified_tails(observed, *stratum_counts(a, b, level))
+    assert samples is not None
+    return Tails.of_samples(observed, samples)
+
+
+def _test_columns(tails: Tails, alternative: Alternative) -> dict[str, object]:
+    return {
+        "observed": tails.observed,
+        "expected": tails.expected,
+        "sd": tails.sd,
+        "ratio": tails.ratio,
+        "p": tails.p(alternative),
+        "log10_p": tails.log10_p(alternative),
+        "mid_p": tails.mid_p(alternative),
+        "n_samples": tails.n_samples,
+    }
