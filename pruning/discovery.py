@@ -20,8 +20,9 @@ from circuitgraph.errors import ConfigurationError
 from pruning.diagnose import diagnose
 from pruning.discretize import discretize, edges_to_keep
 from pruning.evaluation import evaluate
+from pruning.frozen_cache.disk import DiskCache
 from pruning.frozen_runs import FrozenRuns
-from pruning.objectives import objective_named
+from pruning.objectives import TAKES_TOP_K, objective_named
 from pruning.recipes import Recipe, recipe_named
 from pruning.tasks import TaskData
 from pruning.train import StepRecord, Trainer, TrainingRun, train
@@ -35,7 +36,8 @@ class Discovery:
 
     Attributes:
         circuit: The circuit, with its provenance.
-        metrics: `sparsity`, `splits` (by split, role and metric), `seconds`, `peak_rss_bytes`.
+        metrics: `sparsity`, `splits` (by split, role and metric), `seconds`, `peak_rss_bytes`, `frozen_runs`
+            (prompts by where their runs came from).
         examples: A row a test prompt.
         curve: A row a training step.
         diagnoses: What may be wrong, in words.
@@ -61,6 +63,8 @@ def discover(
     splits: Sequence[str] = ("validation", "test"),
     n_random: int = 10,
     cache_bytes: int = 2 << 30,
+    disk_cache: DiskCache | None = None,
+    teacher_top_k: int | None = None,
     watch: Callable[[StepRecord], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Discovery:
@@ -76,6 +80,9 @@ def discover(
         splits: Splits to evaluate on.
         n_random: Random circuits to compare with.
         cache_bytes: Memory for runs that never change.
+        disk_cache: A folder for those that memory cannot hold, and for the next run; None keeps nothing on disk.
+        teacher_top_k: Train towards the full model's likeliest tokens and the mass of all others, instead of its
+            whole vocabulary; the evaluation takes the whole vocabulary in any case.
         watch: Called after every step.
         say: Called with a line at the start of each stage.
 
@@ -90,21 +97,32 @@ def discover(
     ablation = ablation or recipe.ablation or "counterfactual"
     say = say or (lambda line: None)
     objective_named(objective)
+    check_top_k(teacher_top_k, objective, compiled.shape.d_vocab)
     compiled.gate_map.check_target(recipe.target_sparsity)
     if not len(task.splits["train"]):
         raise ConfigurationError(
             f"task {task.name}: the train split is empty; there is nothing to learn from"
         )
     began = time.perf_counter()
-    say(f"running {len(task.splits['train'])} training prompts once, to keep what never changes")
-    frozen = FrozenRuns(compiled, task.splits["train"], ablation=ablation, budget_bytes=cache_bytes)
+    say(f"keeping what never changes of {len(task.splits['train']):,} training prompts")
+    frozen = FrozenRuns(
+        compiled,
+        task.splits["train"],
+        ablation=ablation,
+        budget_bytes=cache_bytes,
+        disk=disk_cache,
+        teacher_top_k=teacher_top_k,
+    )
+    say(f"frozen runs: {frozen.describe()}")
     trainer = Trainer(compiled, frozen, recipe, objective=objective, seed=seed)
     say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name})")
     run = train(trainer, watch)
     trained = time.perf_counter() - began
-    del frozen
-    keep = edges_to_keep(trainer.gates, rule=recipe.keep, target_sparsity=_final_target(run, recipe))
-    edges, scores = discretize(trainer.gates, keep=keep)
+    drawn = frozen.counts()
+    say(f"prompts drawn in training: {frozen.drawn}")
+    del trainer, frozen  # the evaluation needs the memory
+    keep = edges_to_keep(run.gates, rule=recipe.keep, target_sparsity=_final_target(run, recipe))
+    edges, scores = discretize(run.gates, keep=keep)
     circuit = Circuit.from_edges(compiled.universe, edges, scores=scores, ablation=ablation)
     by_split, examples = {}, pd.DataFrame()
     for split in splits:
@@ -125,6 +143,7 @@ def discover(
         "seconds": time.perf_counter() - began,
         "training_seconds": trained,
         "peak_rss_bytes": peak_rss_bytes(),
+        "frozen_runs": drawn,
     }
     provenance = {
         **compiled.identity,
@@ -134,6 +153,7 @@ def discover(
         "task_options": dict(task.provenance),
         "data_hash": task.data_hash,
         "objective": objective,
+        "teacher_top_k": teacher_top_k,
         "recipe": recipe.to_dict(),
         "method": "edge-pruning",
         "seed": seed,
@@ -154,6 +174,28 @@ def discover(
         diagnoses=tuple(diagnoses),
         run=run,
     )
+
+
+def check_top_k(teacher_top_k: int | None, objective: str, d_vocab: int) -> None:
+    """Refuse a cut vocabulary where the objective needs all of it.
+
+    Args:
+        teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps all.
+        objective: What is compared.
+        d_vocab: Size of the vocabulary.
+
+    Raises:
+        ConfigurationError: The objective needs the whole vocabulary.
+
+    Examples:
+        >>> check_top_k(64, "kl", 50257)
+        >>> check_top_k(64, "mse", 1)
+    """
+    if teacher_top_k is not None and teacher_top_k < d_vocab and objective not in TAKES_TOP_K:
+        raise ConfigurationError(
+            f"objective {objective!r} needs the full model's whole vocabulary, and teacher_top_k={teacher_top_k} "
+            f"keeps its likeliest tokens alone; leave it out, or use {' or '.join(TAKES_TOP_K)}"
+        )
 
 
 def _change_by_dropping(by_split: dict[str, dict[str, Any]]) -> dict[str, float]:

@@ -81,6 +81,11 @@ class RunCounts:
         """Count prompts of a tier."""
         setattr(self, tier, getattr(self, tier) + n)
 
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.memory + self.disk + self.computed
+
     def __str__(self) -> str:
         return f"{self.memory:,} from memory, {self.disk:,} from disk, {self.computed:,} computed"
 
@@ -320,6 +325,13 @@ class FrozenRuns:
                 tiers = {shelf.tier(int(prompt)) for shelf in self._shelves[length].values()}
                 counts.add(next(tier for tier in ("computed", "disk", "memory") if tier in tiers))
         return counts
+
+    def describe(self) -> str:
+        """How the runs were come by, and where they are now, in a line."""
+        kept = self.kept()
+        came = f"{self.filled.disk:,} read from disk, {self.filled.computed:,} run; " if self.filled.total else ""
+        again = f", {kept.computed:,} run again each time they are drawn" if kept.computed else ""
+        return f"{came}{kept.memory:,} kept in memory, {kept.disk:,} on disk{again}"
 
     def counts(self) -> dict[str, dict[str, int]]:
         """`filled`, `kept` and `drawn` as plain numbers, for a result's metrics."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 import types
 from collections.abc import Callable
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Runs that tests keep on disk never lie in the user's own folder.
+os.environ["CIRCUITGRAPH_FROZEN_CACHE"] = tempfile.mkdtemp(prefix="frozen-")
+atexit.register(shutil.rmtree, os.environ["CIRCUITGRAPH_FROZEN_CACHE"], ignore_errors=True)
 
 import pytest
 from beartype import BeartypeConf, beartype

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from circuitgraph.cli.cache import cache
 from circuitgraph.cli.discover import discover
 from circuitgraph.cli.draw import draw
 from circuitgraph.cli.evaluate import evaluate
@@ -58,5 +59,5 @@ def circuitgraph(
     # `main` looks for --debug itself, since errors end there.
 
 
-for command in (discover, evaluate, run, draw, graph, models, tasks, recipes):
+for command in (discover, evaluate, run, draw, graph, cache, models, tasks, recipes):
     app.command()(command)

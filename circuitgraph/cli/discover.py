@@ -114,10 +114,22 @@ def discover(
         float,
         typer.Option(
             min=0,
-            help="Memory for runs that never change, in GiB; 0 computes them again each time.",
+            help="Memory for runs that never change, in GiB; 0 keeps none of them in memory.",
             rich_help_panel=options.MACHINE,
         ),
     ] = 2.0,
+    disk_cache_gib: options.DiskCacheGib = 2.0,
+    cache_dir: options.CacheDir = None,
+    teacher_top_k: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of the full model, keep the likeliest K tokens and the mass of all others as one; for "
+            "vocabularies too large for the cache.",
+            show_default="the whole vocabulary",
+            rich_help_panel=options.MACHINE,
+        ),
+    ] = None,
     no_verify: options.NoVerify = False,
     dry_run: Annotated[
         bool,
@@ -138,6 +150,7 @@ def discover(
     Writes circuit.json, metrics.json, examples.csv, curve.csv, curve.png, circuit.dot, circuit.pdf,
     circuit.svg, gates.safetensors and report.md into a new folder.
     """
+    from circuitgraph.cli.cache import disk_cache, told_as_notes
     from circuitgraph.cli.output import only_json, print_json, say, warn
     from circuitgraph.cli.progress import watching
     from circuitgraph.cli.result_folder import ResultFolder
@@ -165,6 +178,8 @@ def discover(
             ablation=cut,
             seed=seed,
             cache_bytes=round(cache_gib * 2**30),
+            disk_cache=disk_cache(cache_dir, disk_cache_gib),
+            teacher_top_k=teacher_top_k,
         )
         job.check()
         job.show()
@@ -174,7 +189,7 @@ def discover(
         say("dry run: nothing was trained or written")
         return
     with only_json(as_json):
-        with watching(settled.steps, goal) as watch:
+        with told_as_notes(), watching(settled.steps, goal) as watch:
             found = job.run(watch, n_random=n_random)
         _check_learnt(found)
         unwritten = write_result(found, folder, command=command_line())

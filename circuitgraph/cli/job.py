@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from circuitgraph.compile import CompiledModel
     from circuitgraph.memory import MemoryEstimate
     from pruning.discovery import Discovery
+    from pruning.frozen_cache.disk import DiskCache
     from pruning.recipes import Recipe
     from pruning.tasks import TaskData
     from pruning.train import StepRecord
@@ -34,6 +35,8 @@ class Job:
         ablation: What cut edges carry.
         seed: Of everything random.
         cache_bytes: Memory for runs that never change.
+        disk_cache: A folder for them, or None.
+        teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
     """
 
     plan: ModelPlan
@@ -44,6 +47,8 @@ class Job:
     ablation: str
     seed: int
     cache_bytes: int
+    disk_cache: DiskCache | None = None
+    teacher_top_k: int | None = None
 
     def check(self) -> None:
         """Refuse what could not be trained, before it is tried.
@@ -52,6 +57,8 @@ class Job:
             ConfigurationError: No training prompts, prompts that are too long, or answers that the objective
                 cannot compare.
         """
+        from pruning.discovery import check_top_k
+
         train = self.task.splits.get("train")
         if train is None or not len(train):
             raise ConfigurationError(
@@ -70,6 +77,7 @@ class Job:
                 f"objective {self.objective!r} does not fit task {self.task.name}, whose answers are "
                 f"{'numbers' if numeric else 'tokens'}; use {fit}"
             )
+        check_top_k(self.teacher_top_k, self.objective, self.plan.shape.d_vocab)
         if self.objective == "logit-diff" and train.wrong_ids is None:
             raise ConfigurationError(
                 f"objective 'logit-diff' needs wrong answers, which task {self.task.name} does not have; use kl"
@@ -114,8 +122,15 @@ class Job:
             "ablation": self.ablation,
             "recipe": self.recipe.to_dict(),
             "seed": self.seed,
+            "teacher_top_k": self.teacher_top_k,
+            "disk_cache": self._disk_cache(),
             "memory": self.memory().to_dict(),
         }
+
+    def _disk_cache(self) -> dict[str, Any] | None:
+        if self.disk_cache is None:
+            return None
+        return {"folder": str(self.disk_cache.folder), "bytes": self.disk_cache.budget_bytes}
 
     def show(self) -> None:
         """Say on standard error what will run."""
@@ -141,8 +156,16 @@ class Job:
             ),
             ("recipe", f"{recipe.name}: {steps}, target sparsity {recipe.target_sparsity:g}, seed {self.seed}"),
             ("compared by", f"{self.objective}; cut edges carry: {self.ablation}"),
+            ("frozen runs", self._frozen_runs()),
             ("memory", f"about {bytes_text(memory.total)} at most (an estimate; {parts})"),
         ]
+
+    def _frozen_runs(self) -> str:
+        """Where runs that never change are kept."""
+        disk, top = self.disk_cache, self.teacher_top_k
+        held = f"up to {bytes_text(self.cache_bytes)} in memory, "
+        held += f"{bytes_text(disk.budget_bytes)} in {disk.folder}" if disk is not None else "none on disk"
+        return held + (f"; of the full model its {top:,} likeliest tokens and the rest as one" if top else "")
 
     def run(self, watch: Callable[[StepRecord], None], *, n_random: int) -> Discovery:
         """Train, keep and evaluate.
@@ -175,6 +198,8 @@ class Job:
             splits=self.splits,
             n_random=n_random,
             cache_bytes=self.cache_bytes,
+            disk_cache=self.disk_cache,
+            teacher_top_k=self.teacher_top_k,
             watch=count,
             say=tell,
         )

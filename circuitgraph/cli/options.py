@@ -62,6 +62,23 @@ DtypeOfCircuit = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+DiskCacheGib = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Disk for runs that never change, in GiB, so that the next run starts at once; the oldest go first. "
+        "0 neither reads nor writes any.",
+        rich_help_panel=MACHINE,
+    ),
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="The folder for them.",
+        show_default="frozen in ~/.cache/circuitgraph, or $CIRCUITGRAPH_FROZEN_CACHE",
+        rich_help_panel=MACHINE,
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Write JSON, and nothing else, to standard output.", rich_help_panel=MACHINE),

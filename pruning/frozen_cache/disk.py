@@ -99,6 +99,7 @@ class DiskCache:
         self.folder = frozen_folder() if folder is None else folder.expanduser()
         self.budget_bytes, self.spare_bytes = budget_bytes, spare_bytes
         self._mine: set[Path] = set()
+        self._warned: set[str] = set()
         self._stopped = False
 
     def for_run(self) -> DiskCache:
@@ -124,10 +125,10 @@ class DiskCache:
             except FileNotFoundError:
                 continue  # removed by another process just now
             except OSError as error:
-                self._warn(f"{path} cannot be read ({error}), so its prompts are run again")
+                self._warn("unreadable", f"{path} cannot be read ({error}), so its prompts are run again")
                 continue
             except (SafetensorError, ValueError, KeyError, TypeError) as error:
-                self._warn(f"{path} is not used ({error}) and its prompts are run again")
+                self._warn("damaged", f"{path} is not used ({error}); its prompts are run again")
                 with contextlib.suppress(OSError):
                     path.unlink()
                 continue
@@ -206,10 +207,13 @@ class DiskCache:
     def _stop(self, why: str) -> None:
         """Write nothing more in this run."""
         self._stopped = True
-        self._warn(why)
+        self._warn("stopped", why)
 
-    def _warn(self, why: str) -> None:
-        warnings.warn(f"cache: {why}", CacheWarning, stacklevel=2)
+    def _warn(self, cause: str, why: str) -> None:
+        """Warn of the first of each cause in a run; a damaged folder can hold thousands of files."""
+        if cause not in self._warned:
+            self._warned.add(cause)
+            warnings.warn(f"cache: {why}", CacheWarning, stacklevel=2)
 
 
 def _content(path: Path) -> str:
