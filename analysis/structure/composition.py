@@ -1,0 +1,97 @@
+"""Composition between heads: kept edges from a head into another head's query, key or value.
+
+The words are those of Elhage et al. (2021), A Mathematical Framework for Transformer Circuits: a head composes
+with a later one through its query (Q), its key (K) or its value (V).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis.structure.modules import modules_reading
+from circuitgraph.circuit import Circuit
+from circuitgraph.universe import node_layer
+
+COMPOSITION_COLUMNS = (
+    "source", "target", "kind", "source_layer", "target_layer", "score", "edge", "n_sharing",
+)  # fmt: skip
+
+
+def composition(circuit: Circuit) -> pd.DataFrame:
+    """Every pair of heads that compose, and how.
+
+    Args:
+        circuit: The circuit.
+
+    Returns:
+        A row a pair of heads and kind, the largest |score| first: `source`, `target` (heads), `kind` (`q`,
+        `k`, `v`, or `qkv` where the universe keeps them joint), `source_layer`, `target_layer`, `score`,
+        `edge` (its name) and `n_sharing`: how many heads of the circuit share the reader, and so the edge.
+        Count edges by distinct `edge`. Without head-to-head edges: no rows.
+
+    Examples:
+        >>> from circuitgraph.universe import Universe
+        >>> universe = Universe(family="gpt2", n_layers=2, n_heads=1, n_kv_heads=1)
+        >>> scores = {"input->a0.h0<v>": 1.0, "a0.h0->a1.h0<k>": -2.0, "a1.h0->logits": 1.0}
+        >>> composition(Circuit.from_edges(universe, scores))[["source", "target", "kind", "score"]].values.tolist()
+        [['a0.h0', 'a1.h0', 'k', -2.0]]
+    """
+    owners, heads = modules_reading(circuit.graph), set(circuit.heads)
+    rows = [
+        {
+            "source": writer,
+            "target": head,
+            "kind": kind,
+            "source_layer": node_layer(writer),
+            "target_layer": node_layer(head),
+            "score": score,
+            "edge": f"{writer}->{reader}",
+            "n_sharing": len(owners[reader]),
+        }
+        for (writer, reader), kind, score in zip(circuit.edges, circuit.kinds, circuit.scores.tolist(), strict=True)
+        if writer in heads and kind in ("q", "k", "v", "qkv")
+        for head in owners[reader]
+    ]
+    table = pd.DataFrame(rows, columns=list(COMPOSITION_COLUMNS))
+    return table.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)
+
+
+def composition_counts(circuit: Circuit) -> pd.DataFrame:
+    """How much heads compose, by kind, with the number of edges that could be.
+
+    Args:
+        circuit: The circuit.
+
+    Returns:
+        A row a kind of the universe (`q`, `k`, `v` or `qkv`): `kind`, `n_edges` (kept, each once), `n_universe`
+        (all head-to-head edges of the kind), `share` (0 where a model of one layer has none), `score` (sum of
+        |score|), `n_sources` and `n_targets` (heads that take part).
+
+    Examples:
+        >>> from circuitgraph.universe import Universe
+        >>> universe = Universe(family="gpt2", n_layers=2, n_heads=2, n_kv_heads=2)
+        >>> edges = ["input->a0.h0<v>", "a0.h0->a1.h0<k>", "a1.h0->logits"]
+        >>> composition_counts(Circuit.from_edges(universe, edges))[["kind", "n_edges", "n_universe"]].values.tolist()
+        [['q', 0, 4], ['k', 1, 4], ['v', 0, 4]]
+    """
+    universe, pairs = circuit.universe, composition(circuit)
+    # Layer l has l * n_heads heads before it.
+    heads_before = universe.n_heads * universe.reader_layers
+    rows = []
+    for kind in ("qkv",) if universe.qkv == "joint" else ("q", "k", "v"):
+        chosen = pairs.loc[pairs["kind"] == kind]
+        once = chosen.drop_duplicates(subset=["edge"])
+        n_universe = int(heads_before[universe.reader_kinds == kind].sum())
+        rows.append(
+            {
+                "kind": kind,
+                "n_edges": len(once),
+                "n_universe": n_universe,
+                "share": len(once) / max(n_universe, 1),
+                "score": float(np.abs(once["score"].to_numpy(dtype=np.float64)).sum()),
+                "n_sources": len(set(chosen["source"])),
+                "n_targets": len(set(chosen["target"])),
+            }
+        )
+    return pd.DataFrame(rows)
