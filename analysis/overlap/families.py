@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from analysis.columns import column_names, grouped, numbers_in, require_columns
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 
-Method = Literal["holm", "benjamini-hochberg"]
 
-
-def adjust_p_values(
-    table: pd.DataFrame, *, method: Method = "holm", by: str | Sequence[str] | None = None
-) -> pd.DataFrame:
+def adjust_p_values(table: pd.DataFrame, *, method: str = "holm", by: str | Sequence[str] = ()) -> pd.DataFrame:
     """Adjust the p-values of a table for being a family.
 
     Args:
@@ -32,7 +28,7 @@ def adjust_p_values(
 
     Raises:
         UnknownNameError: No such method or column.
-        ConfigurationError: A logarithm is missing or above 0.
+        ConfigurationError: The table is empty, or a logarithm is missing or above 0.
 
     Examples:
         >>> table = pd.DataFrame({"log10_p": np.log10([0.01, 0.04, 0.03])})
@@ -47,23 +43,18 @@ def adjust_p_values(
     """
     if method not in _METHODS:
         raise UnknownNameError.of("method", method, _METHODS)
-    columns = [by] if isinstance(by, str) else list(by or [])
-    for column in ["log10_p", *columns]:
-        if column not in table:
-            raise UnknownNameError.of("column", column, map(str, table.columns))
-    logs = table["log10_p"].to_numpy(dtype=np.float64, na_value=np.nan)
+    by = column_names(by)
+    require_columns(table, others=["log10_p", *by])
+    logs = numbers_in(table, "log10_p")
     bad = np.flatnonzero(~(logs <= 0))
     if bad.size:
         raise ConfigurationError(f"log10_p of row {bad[0]}: expected at most 0; got {logs[bad[0]]}")
-    adjusted = table.copy()
-    family = (
-        table.groupby(columns, sort=False, dropna=False).ngroup().to_numpy() if columns else np.zeros(len(table), int)
-    )
     sizes, results = np.zeros(len(table), dtype=np.int64), np.zeros(len(table))
-    for number in np.unique(family):
-        members = family == number
-        sizes[members] = members.sum()
+    for _, family in grouped(table.reset_index(drop=True), by):
+        members = family.index.to_numpy()
+        sizes[members] = len(members)
         results[members] = _METHODS[method](logs[members])
+    adjusted = table.copy()
     adjusted["family_size"] = sizes
     adjusted["log10_p_adjusted"] = results
     adjusted["p_adjusted"] = 10.0**results

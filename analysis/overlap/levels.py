@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import numpy as np
 
 from analysis.strata import node_groups, strata
@@ -11,11 +9,10 @@ from circuitgraph.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.universe import Universe
 
-Level = Literal["edges", "nodes", "heads", "layers"]
-LEVELS: tuple[str, ...] = get_args(Level)
+LEVELS = ("edges", "nodes", "heads", "layers")
 
 
-def items(circuit: Circuit, level: Level) -> np.ndarray:
+def items(circuit: Circuit, level: str) -> np.ndarray:
     """What a circuit consists of at a level.
 
     Args:
@@ -52,7 +49,7 @@ def items(circuit: Circuit, level: Level) -> np.ndarray:
     return layers[layers >= 0]
 
 
-def n_items(universe: Universe, level: Level) -> int:
+def n_items(universe: Universe, level: str) -> int:
     """How many items a universe has at a level.
 
     Raises:
@@ -72,7 +69,7 @@ def n_items(universe: Universe, level: Level) -> int:
     }[level]
 
 
-def stratum_counts(one: Circuit, other: Circuit, level: Level) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def stratum_counts(one: Circuit, other: Circuit, level: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How many items every stratum has, in the universe and in two circuits of it.
 
     Strata of edges are the layers and kinds of both ends, those of nodes their layer and kind, those of heads

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,11 +10,11 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from analysis.comparable import Circuits, named_circuits
-from analysis.overlap.levels import Level
 from analysis.overlap.tables import overlap_table
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 
-Measure = Literal["intersection", "iou", "overlap_coefficient", "containment", "spearman", "kendall"]
+_METHODS = ("average", "complete", "single")
+# The columns of an overlap table that hold a measure for (a, b) and for (b, a).
 _COLUMNS = {
     "intersection": ("intersection", "intersection"),
     "iou": ("iou", "iou"),
@@ -27,7 +26,7 @@ _COLUMNS = {
 
 
 def overlap_matrix(
-    circuits: Circuits, *, measure: Measure = "iou", level: Level = "edges", across_checkpoints: bool = False
+    circuits: Circuits, *, measure: str = "iou", level: str = "edges", across_checkpoints: bool = False
 ) -> pd.DataFrame:
     """One measure of overlap for all pairs of circuits.
 
@@ -90,7 +89,7 @@ class Clusters:
     linkage: np.ndarray
 
 
-def cluster(matrix: pd.DataFrame, *, method: Literal["average", "complete", "single"] = "average") -> Clusters:
+def cluster(matrix: pd.DataFrame, *, method: str = "average") -> Clusters:
     """Cluster circuits by their similarity.
 
     Args:
@@ -111,8 +110,8 @@ def cluster(matrix: pd.DataFrame, *, method: Literal["average", "complete", "sin
         >>> cluster(pd.DataFrame(similar, index=names, columns=names)).names
         ('b', 'c', 'a')
     """
-    if method not in ("average", "complete", "single"):
-        raise UnknownNameError.of("method", method, ("average", "complete", "single"))
+    if method not in _METHODS:
+        raise UnknownNameError.of("method", method, _METHODS)
     if list(matrix.index) != list(matrix.columns):
         raise ConfigurationError("expected a square matrix with the same names as index and columns")
     values = matrix.to_numpy(dtype=np.float64, na_value=np.nan)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,15 +11,14 @@ import pandas as pd
 from analysis.comparable import Circuits, named_circuits, require_comparable
 from analysis.overlap.degree_preserving import ROUNDS, sampled_overlaps
 from analysis.overlap.hypergeometric import hypergeometric_tails
-from analysis.overlap.levels import LEVELS, Level, items, n_items, require_level, stratum_counts
+from analysis.overlap.levels import LEVELS, items, n_items, require_level, stratum_counts
 from analysis.overlap.stratified import stratified_tails
-from analysis.overlap.tails import ALTERNATIVES, Alternative, Tails
+from analysis.overlap.tails import ALTERNATIVES, Tails
 from circuitgraph.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.universe import Universe
 
-Null = Literal["hypergeometric", "stratified", "degree-preserving"]
-NULLS: tuple[str, ...] = get_args(Null)
+NULLS = ("hypergeometric", "stratified", "degree-preserving")
 
 _OVERLAP_DTYPES = {"spearman": "Float64", "kendall": "Float64"}
 _TEST_DTYPES = {"n_samples": "Int64"}
@@ -72,7 +70,7 @@ def overlap_table(
     for a, b in combinations(named, 2):
         for level in levels:
             require_level(level)
-            row = _overlap_row(universe, named[a], named[b], cast(Level, level))
+            row = _overlap_row(universe, named[a], named[b], level)
             rows.append({"a": a, "b": b, "level": level, **row})
     return pd.DataFrame(rows).astype(_OVERLAP_DTYPES)
 
@@ -80,9 +78,9 @@ def overlap_table(
 def overlap_tests(
     circuits: Circuits,
     *,
-    level: Level = "edges",
+    level: str = "edges",
     nulls: Sequence[str] = ("hypergeometric", "stratified"),
-    alternative: Alternative = "greater",
+    alternative: str = "greater",
     n_samples: int = 999,
     rounds: int = ROUNDS,
     seed: int = 0,
@@ -161,7 +159,7 @@ def overlap_tests(
 # -------------------------------------------------------------------- rows
 
 
-def _overlap_row(universe: Universe, a: Circuit, b: Circuit, level: Level) -> dict[str, object]:
+def _overlap_row(universe: Universe, a: Circuit, b: Circuit, level: str) -> dict[str, object]:
     of_a, of_b = items(a, level), items(b, level)
     n_a, n_b = len(of_a), len(of_b)
     shared = len(np.intersect1d(of_a, of_b, assume_unique=True))
@@ -201,7 +199,7 @@ def _rank_correlation(a: Circuit, b: Circuit) -> tuple[float | None, float | Non
     return first.corr(second, method="spearman"), first.corr(second, method="kendall"), ""
 
 
-def _tails(universe: Universe, a: Circuit, b: Circuit, level: Level, null: str, samples: np.ndarray | None) -> Tails:
+def _tails(universe: Universe, a: Circuit, b: Circuit, level: str, null: str, samples: np.ndarray | None) -> Tails:
     of_a, of_b = items(a, level), items(b, level)
     observed = len(np.intersect1d(of_a, of_b, assume_unique=True))
     if null == "hypergeometric":
@@ -212,7 +210,7 @@ def _tails(universe: Universe, a: Circuit, b: Circuit, level: Level, null: str, 
     return Tails.of_samples(observed, samples)
 
 
-def _test_columns(tails: Tails, alternative: Alternative) -> dict[str, object]:
+def _test_columns(tails: Tails, alternative: str) -> dict[str, object]:
     return {
         "observed": tails.observed,
         "expected": tails.expected,

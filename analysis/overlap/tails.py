@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
 from circuitgraph.errors import UnknownNameError
 
-Alternative = Literal["greater", "less", "two-sided"]
-ALTERNATIVES: tuple[str, ...] = get_args(Alternative)
+ALTERNATIVES = ("greater", "less", "two-sided")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +76,7 @@ class Tails:
             return 1.0 if self.observed == 0 else math.inf
         return self.observed / self.expected
 
-    def log10_p(self, alternative: Alternative = "greater") -> float:
+    def log10_p(self, alternative: str = "greater") -> float:
         """Decimal logarithm of the p-value.
 
         Args:
@@ -93,11 +91,11 @@ class Tails:
         """
         return self._side(alternative, self.log_at_least, self.log_at_most) / math.log(10)
 
-    def p(self, alternative: Alternative = "greater") -> float:
+    def p(self, alternative: str = "greater") -> float:
         """The p-value; 0 where it is below the smallest float, so prefer `log10_p`."""
         return math.exp(self._side(alternative, self.log_at_least, self.log_at_most))
 
-    def mid_p(self, alternative: Alternative = "greater") -> float:
+    def mid_p(self, alternative: str = "greater") -> float:
         """The p-value with only half of P(X = x): not conservative, but near uniform under the null model."""
         at_least, at_most = (
             side + math.log1p(-0.5 * math.exp(min(0.0, self.log_equal - side)))

@@ -1,0 +1,254 @@
+"""Set algebra: circuits made of circuits, ready to be evaluated, with provenance of their parents.
+
+The operations work on the parents' effective edges. The result is a circuit like any other, so edges that
+dangle in it are dropped and counted as raw: a difference of two circuits can lose many, because an edge that
+only one of them keeps may need edges that both keep to reach the logits. As plain sets, circuits are compared by
+`analysis.overlap_table`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.comparable import named_circuits, require_comparable
+from circuitgraph.circuit import Circuit
+from circuitgraph.errors import ConfigurationError
+
+# What a result inherits where all parents agree: what is needed to evaluate it.
+_INHERITED = (
+    "model", "revision", "config_hash", "tokenizer", "dtype", "task", "task_options", "data_hash", "objective",
+)  # fmt: skip
+# What a result tells of each parent.
+_TOLD = (*_INHERITED, "method", "recipe", "seed", "ablation", "operation", "parents")
+
+
+def union(*circuits: Circuit, ablation: str | None = None, across_checkpoints: bool = False) -> Circuit:
+    """The edges that at least one circuit keeps.
+
+    Args:
+        circuits: Circuits of one universe, at least one.
+        ablation: What cut edges carry in the result; by default the same as in the circuits.
+        across_checkpoints: Allow other weights or another model of the same universe.
+
+    Returns:
+        The circuit. An edge's score is the mean of its scores in the circuits that keep it. The provenance has
+        `operation`, `parents` (their digests) and `parent_provenance`, and the model, the task and so on as far
+        as all parents agree.
+
+    Raises:
+        GraphMismatchError: The circuits are of different universes or models.
+        ConfigurationError: There is none, or they differ in ablation and none is given.
+
+    Examples:
+        >>> from circuitgraph import Universe
+        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+        >>> a = Circuit.from_edges(universe, {"input->logits": 4.0})
+        >>> b = Circuit.from_edges(universe, {"input->logits": 2.0, "input->m0": 1.0, "m0->logits": 1.0})
+        >>> both = union(a, b)
+        >>> list(both), both.scores.tolist()
+        (['input->m0', 'input->logits', 'm0->logits'], [1.0, 3.0, 1.0])
+    """
+    return _combine("union", circuits, ablation, across_checkpoints, lambda counts: counts > 0)
+
+
+def intersection(*circuits: Circuit, ablation: str | None = None, across_checkpoints: bool = False) -> Circuit:
+    """The edges that all circuits keep, less those that dangle without the others.
+
+    Args:
+        circuits: Circuits of one universe, at least one.
+        ablation: What cut edges carry in the result; by default the same as in the circuits.
+        across_checkpoints: Allow other weights or another model of the same universe.
+
+    Returns:
+        The circuit, with mean scores and provenance as in `union`.
+
+    Raises:
+        GraphMismatchError: The circuits are of different universes or models.
+        ConfigurationError: There is none, or they differ in ablation and none is given.
+
+    Examples:
+        >>> from circuitgraph import Universe
+        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+        >>> a = Circuit.from_edges(universe, ["input->logits", "input->m0", "m0->logits"])
+        >>> list(intersection(a, Circuit.from_edges(universe, ["input->logits"])))
+        ['input->logits']
+    """
+    return _combine("intersection", circuits, ablation, across_checkpoints, lambda counts: counts == len(circuits))
+
+
+def difference(
+    circuit: Circuit, other: Circuit, *, ablation: str | None = None, across_checkpoints: bool = False
+) -> Circuit:
+    """The edges that a circuit keeps and another cuts, less those that dangle without the others.
+
+    Args:
+        circuit: The circuit.
+        other: What to take away, of the same universe.
+        ablation: What cut edges carry in the result; by default the same as in the circuits.
+        across_checkpoints: Allow other weights or another model of the same universe.
+
+    Returns:
+        The circuit, with the first circuit's scores and provenance as in `union`.
+
+    Raises:
+        GraphMismatchError: The circuits are of different universes or models.
+        ConfigurationError: They differ in ablation and none is given.
+
+    Examples:
+        >>> from circuitgraph import Universe
+        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+        >>> a = Circuit.from_edges(universe, ["input->logits", "input->m0", "m0->logits"])
+        >>> rest = difference(a, Circuit.from_edges(universe, ["input->logits"]))
+        >>> list(rest), rest.provenance["operation"]
+        (['input->m0', 'm0->logits'], 'difference')
+    """
+    ablation = common_ablation([circuit, other], ablation, across_checkpoints)
+    stays = ~np.isin(circuit.edge_ids, other.edge_ids, assume_unique=True)
+    ids, scores = circuit.edge_ids[stays], circuit.scores[stays]
+    return _make("difference", [circuit, other], ids, scores, ablation)
+
+
+def symmetric_difference(
+    circuit: Circuit, other: Circuit, *, ablation: str | None = None, across_checkpoints: bool = False
+) -> Circuit:
+    """The edges that exactly one of two circuits keeps, less those that dangle without the others.
+
+    Args:
+        circuit: A circuit.
+        other: Another of the same universe.
+        ablation: What cut edges carry in the result; by default the same as in the circuits.
+        across_checkpoints: Allow other weights or another model of the same universe.
+
+    Returns:
+        The circuit, with the scores of whichever keeps an edge and provenance as in `union`.
+
+    Raises:
+        GraphMismatchError: The circuits are of different universes or models.
+        ConfigurationError: They differ in ablation and none is given.
+
+    Examples:
+        >>> from circuitgraph import Universe
+        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+        >>> a = Circuit.from_edges(universe, ["input->logits", "input->m0", "m0->logits"])
+        >>> b = Circuit.from_edges(universe, ["input->a0.h0<v>", "a0.h0->logits", "input->logits"])
+        >>> list(symmetric_difference(a, b))
+        ['input->a0.h0<v>', 'input->m0', 'a0.h0->logits', 'm0->logits']
+    """
+    parents = [circuit, other]
+    return _combine("symmetric_difference", parents, ablation, across_checkpoints, lambda counts: counts == 1)
+
+
+def complement(circuit: Circuit) -> Circuit:
+    """The edges that a circuit cuts, less those that dangle, with a score of 1 each.
+
+    Args:
+        circuit: The circuit.
+
+    Returns:
+        The circuit, with provenance as in `union`.
+
+    Examples:
+        >>> from circuitgraph import Universe
+        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+        >>> kept = Circuit.from_edges(universe, ["input->logits"])
+        >>> len(kept), len(complement(kept)), universe.n_edges
+        (1, 7, 8)
+    """
+    return circuit.complement().with_provenance(parentage("complement", [circuit]))
+
+
+# -------------------------------------------------------------------- what the operations share
+
+
+def parentage(operation: str, parents: Sequence[Circuit]) -> dict[str, Any]:
+    """Provenance of a circuit made of others.
+
+    Args:
+        operation: What was done.
+        parents: The circuits it was made of, in order.
+
+    Returns:
+        `operation`; `parents`, their digests; `parent_provenance`, for each its digest, size, model, task, recipe
+        (by name), seed and so on, as far as it says; and what they all say, under the same names as in a
+        circuit of their own: model, revision, task, options and hash of its data, and so on.
+    """
+    provenances = [parent.provenance for parent in parents]
+    common = {
+        field: provenances[0][field]
+        for field in _INHERITED
+        if field in provenances[0] and all(other.get(field) == provenances[0][field] for other in provenances)
+    }
+    told = []
+    for parent, provenance in zip(parents, provenances, strict=True):
+        facts = {field: provenance[field] for field in _TOLD if field in provenance}
+        if isinstance(facts.get("recipe"), Mapping):
+            facts["recipe"] = facts["recipe"].get("name")
+        told.append({"digest": parent.digest, "n_edges": len(parent), **facts})
+    return {
+        **common,
+        "method": "set-algebra",
+        "operation": operation,
+        "parents": [parent.digest for parent in parents],
+        "parent_provenance": told,
+    }
+
+
+def edge_counts(circuits: Sequence[Circuit]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """In how many circuits each edge is, and its mean score there.
+
+    Args:
+        circuits: Circuits of one universe, at least one.
+
+    Returns:
+        Flat indices of the edges that any of them keeps, rising `[edge]`, numbers of circuits `[edge]` and mean
+        scores over these `[edge]`.
+    """
+    ids, place = np.unique(np.concatenate([circuit.edge_ids for circuit in circuits]), return_inverse=True)
+    counts = np.bincount(place, minlength=len(ids))
+    sums = np.bincount(place, weights=np.concatenate([circuit.scores for circuit in circuits]), minlength=len(ids))
+    return ids, counts, sums / np.maximum(counts, 1)
+
+
+def _combine(
+    operation: str,
+    circuits: Sequence[Circuit],
+    ablation: str | None,
+    across_checkpoints: bool,
+    keeps: Callable[[np.ndarray], np.ndarray],
+) -> Circuit:
+    ablation = common_ablation(circuits, ablation, across_checkpoints)
+    ids, counts, scores = edge_counts(circuits)
+    kept = keeps(counts)
+    return _make(operation, circuits, ids[kept], scores[kept], ablation)
+
+
+def _make(operation: str, parents: Sequence[Circuit], ids: np.ndarray, scores: np.ndarray, ablation: str) -> Circuit:
+    universe, provenance = parents[0].universe, parentage(operation, parents)
+    return Circuit.from_edges(universe, ids, scores=scores, ablation=ablation, provenance=provenance)
+
+
+def common_ablation(circuits: Sequence[Circuit], ablation: str | None, across_checkpoints: bool) -> str:
+    """The ablation of what is made of circuits, once they are found to fit together.
+
+    Args:
+        circuits: The circuits.
+        ablation: What was asked for.
+        across_checkpoints: Allow other weights or another model of the same universe.
+
+    Returns:
+        What was asked for, or else what the circuits agree on.
+
+    Raises:
+        GraphMismatchError: The circuits are of different universes or models.
+        ConfigurationError: There is none, or they differ in ablation and none was asked for.
+    """
+    named = named_circuits(circuits)
+    require_comparable(named, across_checkpoints=across_checkpoints)
+    found = {circuit.ablation: name for name, circuit in named.items()}
+    if ablation is None and len(found) > 1:
+        told = ", ".join(f"{name} has {value!r}" for value, name in found.items())
+        raise ConfigurationError(f"the circuits differ in ablation ({told}); say which the result has, with ablation=")
+    return ablation or next(iter(found))
