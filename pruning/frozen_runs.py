@@ -192,6 +192,9 @@ class FrozenRuns:
             chunk = members[start : start + self._batch_size]
             in_memory = [] if capacity is not None and start >= capacity else chunk
             kept = {kind: self._obtain(kind, chunk, length, wanted=bool(in_memory)) for kind in self._kinds}
+            if all(found is not None for found in kept.values()):
+                ran = any(found is not None and found.ran is not None for found in kept.values())
+                self.filled.add("computed" if ran else "disk", len(chunk))
             if capacity is None:
                 capacity = self._reserve(length, members, kept)
             in_memory = chunk[: max(0, capacity - start)]
@@ -246,23 +249,16 @@ class FrozenRuns:
             stored = self._disk.read(place, n_rows)
             if stored is not None:
                 self._seen[kind] = (stored.first.row_bytes, length)
-                self._count_filled(kind, "disk", len(chunk))
                 return _Kept(ran=None, stored=stored)
             wanted = wanted or self._disk.could_hold(self._expected_row(kind, length) * n_rows)
         if not wanted:
             return None
         rows = self._run(kind, chunk)
         self._seen[kind] = (rows.row_bytes, length)
-        self._count_filled(kind, "computed", len(chunk))
         if self._disk is None or place is None:
             return _Kept(ran=rows, stored=None)
         stored = self._disk.write(place, rows, n_rows, self._about(kind, len(chunk), length))
         return _Kept(ran=rows, stored=stored)
-
-    def _count_filled(self, kind: str, tier: str, n: int) -> None:
-        """Count a chunk once, by the kind that takes longest: the last."""
-        if kind == self._kinds[-1]:
-            self.filled.add(tier, n)
 
     def _sizes(self, kind: str, prompts: Sequence[int] | np.ndarray) -> dict[int, int]:
         """How many rows each prompt has."""

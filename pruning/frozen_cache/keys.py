@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +38,8 @@ _NO_SETTINGS = frozenset(("training", "name_or_path"))
 def model_key(compiled: CompiledModel) -> str:
     """Everything about a model, its machine and this library that a run depends on.
 
-    Reads every weight: about a second a gigabyte and core.
+    Reads every weight: about a second a gigabyte and core. Where this library's files have changed since they
+    were imported, nobody knows which code runs, and the key is one that never comes again.
 
     Args:
         compiled: The model.
@@ -52,7 +54,7 @@ def model_key(compiled: CompiledModel) -> str:
             "weights": weights_digest(compiled.model),
             "modules": modules_digest(compiled.model),
             "device": device_text(compiled.device),
-            "code": code_digest(),
+            "code": code_digest() if code_digest() == _CODE_AT_IMPORT else uuid.uuid4().hex,
             "versions": {
                 "circuitgraph": __version__,
                 "torch": torch.__version__,
@@ -194,3 +196,6 @@ def code_digest() -> str:
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+_CODE_AT_IMPORT = code_digest()
