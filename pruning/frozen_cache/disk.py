@@ -13,7 +13,7 @@ import os
 import shutil
 import uuid
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -222,8 +222,9 @@ def _content(path: Path) -> str:
 
 
 def _metadata(place: Place, rows: Rows, about: dict[str, object]) -> dict[str, str]:
-    said = {"model": place.model, "kind": place.kind, "key": place.key}
-    return {**said, "axes": json.dumps(rows.axes), "form": json.dumps(dict(rows.form)), "about": json.dumps(about)}
+    """What the header says, in one entry: safetensors writes several in any order, and other bytes each time."""
+    said = {"place": asdict(place), "axes": rows.axes, "form": dict(rows.form), "about": about}
+    return {files.METADATA: json.dumps(said)}
 
 
 def _for_file(rows: Rows) -> dict[str, Tensor]:
@@ -243,10 +244,10 @@ def _for_file(rows: Rows) -> dict[str, Tensor]:
 
 def _opened(path: Path, place: Place, n_rows: int) -> StoredRows:
     with safe_open(path, framework="pt") as file:
-        said = file.metadata() or {}
-        if (said.get("model"), said.get("kind"), said.get("key")) != (place.model, place.kind, place.key):
+        said = json.loads((file.metadata() or {})[files.METADATA])
+        if said["place"] != asdict(place):
             raise ValueError("it belongs to another model or other prompts")
-        axes, form = json.loads(said["axes"]), json.loads(said["form"])
+        axes, form = said["axes"], said["form"]
         tensors = {name: file.get_tensor(name) for name in axes}
     lying = {name: None if axis is None else 0 for name, axis in axes.items()}
     if any(tensors[name].shape[0] != n_rows for name, axis in lying.items() if axis == 0):

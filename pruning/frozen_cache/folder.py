@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+METADATA = "circuitgraph"
 ENTRY = re.compile(r"([a-z-]+)-([0-9a-f]{32})-([0-9a-f]{32})\.safetensors")
 UNFINISHED = re.compile(r"\.[a-z-]+-[0-9a-f]{32}\.[0-9a-f]{32}\.tmp")
 _MODEL = re.compile(r"[0-9a-f]{32}")
@@ -45,8 +46,7 @@ class Entry:
     def about(self) -> dict[str, Any]:
         """What the file says of itself; empty where it cannot be read."""
         try:
-            said = header(self.path)["__metadata__"]
-            return json.loads(said["about"])
+            return json.loads(header(self.path)["__metadata__"][METADATA])["about"]
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
