@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.structure.modules import modules_reading
+from analysis.structure.modules import module_edges, module_names
 from circuitgraph.circuit import Circuit
 from circuitgraph.universe import node_layer
 
@@ -37,21 +37,23 @@ def composition(circuit: Circuit) -> pd.DataFrame:
         >>> composition(Circuit.from_edges(universe, scores))[["source", "target", "kind", "score"]].values.tolist()
         [['a0.h0', 'a1.h0', 'k', -2.0]]
     """
-    owners, heads = modules_reading(circuit.graph), set(circuit.heads)
+    universe = circuit.universe
+    pairs, names = module_edges(universe, circuit.edge_ids), module_names(universe)
+    columns = (pairs.writers.tolist(), pairs.readers.tolist(), pairs.places.tolist())
+    n_sharing, heads, scores = np.bincount(pairs.places).tolist(), set(circuit.heads), circuit.scores.tolist()
     rows = [
         {
-            "source": writer,
-            "target": head,
-            "kind": kind,
-            "source_layer": node_layer(writer),
-            "target_layer": node_layer(head),
-            "score": score,
-            "edge": f"{writer}->{reader}",
-            "n_sharing": len(owners[reader]),
+            "source": names[writer],
+            "target": names[module],
+            "kind": circuit.kinds[place],
+            "source_layer": node_layer(names[writer]),
+            "target_layer": node_layer(names[module]),
+            "score": scores[place],
+            "edge": "->".join(circuit.edges[place]),
+            "n_sharing": n_sharing[place],
         }
-        for (writer, reader), kind, score in zip(circuit.edges, circuit.kinds, circuit.scores.tolist(), strict=True)
-        if writer in heads and kind in ("q", "k", "v", "qkv")
-        for head in owners[reader]
+        for writer, module, place in zip(*columns, strict=True)
+        if names[writer] in heads and names[module] in heads
     ]
     table = pd.DataFrame(rows, columns=list(COMPOSITION_COLUMNS))
     return table.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)

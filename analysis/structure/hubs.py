@@ -5,7 +5,7 @@ from __future__ import annotations
 import networkx as nx
 import pandas as pd
 
-from analysis.structure.modules import module_edges, modules_of, possible_degrees
+from analysis.structure.modules import module_edges, module_names, modules_of, possible_degrees
 from circuitgraph.circuit import Circuit
 from circuitgraph.errors import UnknownNameError
 from circuitgraph.graph import STRUCTURAL
@@ -52,7 +52,9 @@ def hubs(circuit: Circuit, *, by: str = "degree") -> pd.DataFrame:
     for place, (writer, _) in enumerate(circuit.edges):
         rows[writer]["out_degree"] += 1
         rows[writer]["out_score"] += sizes[place]
-    for _, module, place in module_edges(circuit):
+    pairs, names = module_edges(circuit.universe, circuit.edge_ids), module_names(circuit.universe)
+    for index, place in zip(pairs.readers.tolist(), pairs.places.tolist(), strict=True):
+        module = names[index]
         rows[module]["in_degree"] += 1
         rows[module]["in_score"] += sizes[place]
         if circuit.kinds[place] in _PORTS:

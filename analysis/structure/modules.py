@@ -1,57 +1,94 @@
 """Modules (embeddings, heads, MLPs, the logits) and the kept edges between them.
 
-An edge ends at a reader, a module owns the reader. Under grouped attention the heads of a group share a key
-and a value reader: an edge into it is an edge into each of those heads that the circuit has.
+An edge ends at a reader, and a module reads through it. Under grouped attention the heads of a group share a
+key and a value reader: an edge into it is an edge into each of those heads that the circuit has.
 """
 
 from __future__ import annotations
 
-import networkx as nx
+from dataclasses import dataclass
+
+import numpy as np
 
 from circuitgraph.circuit import Circuit
 from circuitgraph.universe import Universe, node_kind
 
 
-def modules_reading(graph: nx.DiGraph) -> dict[str, tuple[str, ...]]:
-    """Which modules of a circuit read through each of its readers.
+@dataclass(frozen=True, kw_only=True)
+class ModuleEdges:
+    """Edges as pairs of modules. Modules have the index of their writer; the logits come after the writers.
+
+    Attributes:
+        writers: The module that writes `[pair]`.
+        readers: The module that reads `[pair]`.
+        places: Which of the edges it is, by position `[pair]`; one into a shared reader comes several times.
+    """
+
+    writers: np.ndarray
+    readers: np.ndarray
+    places: np.ndarray
+
+
+def module_edges(universe: Universe, edges: np.ndarray) -> ModuleEdges:
+    """Join modules by edges.
 
     Args:
-        graph: `Circuit.graph`.
+        universe: The universe.
+        edges: Flat edge indices, of a circuit for example `[edge]`.
 
     Returns:
-        The heads that each query, key and value reader feeds; for an MLP and the logits themselves.
+        The pairs, in the order of the edges. Of the heads that share a reader only those count that write
+        into one of the edges.
 
     Examples:
-        >>> universe = Universe(family="llama", n_layers=1, n_heads=2, n_kv_heads=1)
-        >>> edges = ["input->a0.kv0<v>", "a0.h0->m0", "a0.h1->logits", "m0->logits"]
-        >>> modules_reading(Circuit.from_edges(universe, edges).graph)
-        {'a0.kv0<v>': ('a0.h0', 'a0.h1'), 'm0': ('m0',), 'logits': ('logits',)}
+        >>> universe = Universe(family="llama", n_layers=1, n_heads=4, n_kv_heads=2)
+        >>> circuit = Circuit.from_edges(universe, ["input->a0.kv1<v>", "a0.h2->m0", "a0.h3->logits", "m0->logits"])
+        >>> pairs = module_edges(universe, circuit.edge_ids)
+        >>> names = module_names(universe)
+        >>> [(names[writer], names[reader]) for writer, reader in zip(pairs.writers, pairs.readers)]
+        [('input', 'a0.h2'), ('input', 'a0.h3'), ('a0.h2', 'm0'), ('a0.h3', 'logits'), ('m0', 'logits')]
     """
-    owners = {}
-    for name, kind in graph.nodes(data="kind"):
-        if kind in ("q", "k", "v", "qkv"):
-            owners[name] = tuple(graph.successors(name))
-        elif kind in ("mlp", "logits"):
-            owners[name] = (name,)
-    return owners
+    writers, readers = universe.endpoints(edges)
+    first, n_sharing = modules_reading(universe)
+    n_sharing = n_sharing[readers]
+    places = np.repeat(np.arange(len(edges)), n_sharing)
+    number = np.arange(len(places)) - np.repeat(np.cumsum(n_sharing) - n_sharing, n_sharing)
+    modules = first[readers][places] + number
+    is_there = np.zeros(universe.n_writers + 1, dtype=bool)
+    is_there[writers] = is_there[-1] = True
+    stays = is_there[modules]
+    return ModuleEdges(writers=writers[places][stays], readers=modules[stays], places=places[stays])
 
 
-def module_edges(circuit: Circuit) -> list[tuple[str, str, int]]:
-    """Kept edges as writer and reading module, each with its place in `circuit.edge_ids`.
+def modules_reading(universe: Universe) -> tuple[np.ndarray, np.ndarray]:
+    """Which modules read through every reader: the first, and how many follow one another from there.
 
-    An edge into a shared reader comes once for every head of the circuit that reads there.
+    Examples:
+        >>> modules_reading(Universe(family="llama", n_layers=1, n_heads=4, n_kv_heads=2))[1].tolist()
+        [1, 1, 1, 1, 2, 2, 2, 2, 1, 1]
     """
-    owners = modules_reading(circuit.graph)
-    return [
-        (writer, module, place) for place, (writer, reader) in enumerate(circuit.edges) for module in owners[reader]
-    ]
+    n_heads, n_kv = universe.n_heads, universe.n_kv_readers
+    of_kv = np.arange(n_kv) * (n_heads // max(n_kv, 1))
+    layer = np.concatenate([np.arange(n_heads), of_kv, of_kv, [n_heads]])
+    starts = [universe.first_head(index) for index in range(universe.n_layers)]
+    first = np.concatenate([*(start + layer for start in starts), [universe.n_writers]])
+    is_shared = np.isin(universe.reader_kinds, ("k", "v"))
+    return first, np.where(is_shared, n_heads // max(n_kv, 1), 1)
+
+
+def module_names(universe: Universe) -> tuple[str, ...]:
+    """Names of modules by their index: the writers, then the logits."""
+    return (*universe.writers, "logits")
 
 
 def modules_of(circuit: Circuit) -> dict[str, tuple[str, int]]:
     """Kind and layer of every module of a circuit, in the order of the computation."""
-    modules = ("embedding", "head", "mlp", "logits")
-    nodes = circuit.graph.nodes(data=True)
-    return {name: (values["kind"], values["layer"]) for name, values in nodes if values["kind"] in modules}
+    universe = circuit.universe
+    pairs = module_edges(universe, circuit.edge_ids)
+    present = np.unique(np.concatenate([pairs.writers, pairs.readers])).tolist()
+    names = module_names(universe)
+    layers = [*universe.writer_layers.tolist(), universe.n_layers]
+    return {names[index]: (node_kind(names[index]), layers[index]) for index in present}
 
 
 def possible_degrees(universe: Universe, name: str) -> tuple[int, int]:
