@@ -46,7 +46,7 @@ def named_circuits(circuits: Circuits, *, at_least: int = 1) -> dict[str, Circui
         if not isinstance(circuit, Circuit):
             raise ConfigurationError(f"{name}: expected a Circuit; got {type(circuit).__name__}")
     if len(circuits) < at_least:
-        raise ConfigurationError(f"expected at least {at_least} circuits; got {len(circuits)}")
+        raise ConfigurationError(f"expected at least {at_least} circuit{'s' * (at_least > 1)}; got {len(circuits)}")
     return dict(circuits)
 
 

@@ -137,20 +137,22 @@ def _trade_all(ends: np.ndarray, others: np.ndarray, free: np.ndarray, rng: np.r
 
 
 def sampled_overlaps(
-    circuits: Sequence[Circuit],
+    universe: Universe,
+    edge_sets: Sequence[np.ndarray],
     pairs: Sequence[tuple[int, int]],
     *,
     n_samples: int,
     rounds: int = ROUNDS,
     seed: int = 0,
 ) -> np.ndarray:
-    """Overlaps of random circuits with the degrees of given ones.
+    """Overlaps of random edge sets with the degrees of given ones.
 
     Args:
-        circuits: Circuits of one universe. All of them are drawn anew for every sample, independently.
+        universe: The universe.
+        edge_sets: Flat edge indices `[edge]` each. All sets are drawn anew for every sample, independently.
         pairs: Which of them to compare, by position.
         n_samples: How many samples.
-        rounds: Rounds of trades from the circuit to its hub, and from the hub to every sample.
+        rounds: Rounds of trades from a set to its hub, and from the hub to every sample.
         seed: What to draw.
 
     Returns:
@@ -164,8 +166,7 @@ def sampled_overlaps(
             f"expected at least 1 sample and 1 round of trades; got {n_samples} samples of {rounds} rounds"
         )
     rng = np.random.default_rng(seed)
-    universe = circuits[0].universe
-    hubs = [trade(EdgeSet.of(universe, circuit.edge_ids), rounds, rng) for circuit in circuits]
+    hubs = [trade(EdgeSet.of(universe, edges), rounds, rng) for edges in edge_sets]
     overlaps = np.empty((len(pairs), n_samples), dtype=np.int64)
     present = np.zeros(universe.n_edges, dtype=bool)
     for sample in range(n_samples):

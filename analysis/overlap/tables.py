@@ -145,7 +145,8 @@ def overlap_tests(
                 f"null 'degree-preserving' says nothing about {level}: keeping degrees keeps the nodes; "
                 "use 'hypergeometric' or 'stratified'"
             )
-        samples = sampled_overlaps(values, pairs, n_samples=n_samples, rounds=rounds, seed=seed)
+        edge_sets = [circuit.edge_ids for circuit in values]
+        samples = sampled_overlaps(universe, edge_sets, pairs, n_samples=n_samples, rounds=rounds, seed=seed)
     names, rows = list(named), []
     for place, (one, other) in enumerate(pairs):
         for null in nulls:
