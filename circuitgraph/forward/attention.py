@@ -30,21 +30,21 @@ def attention_mask(real: Int[Tensor, "batch seq"], causal: bool) -> Bool[Tensor,
 
 
 def attend(
-    query: Float[Tensor, "head batch seq d_head"],
+    query: Float[Tensor, "head batch asking d_head"],
     key: Float[Tensor, "head batch seq d_head"],
     value: Float[Tensor, "head batch seq d_head"],
-    mask: Bool[Tensor, "1 batch seq seq"] | None,
+    mask: Bool[Tensor, "1 batch asking seq"] | None,
     *,
     causal: bool,
     scale: float,
-) -> Float[Tensor, "head batch seq d_head"]:
+) -> Float[Tensor, "head batch asking d_head"]:
     """What each head gathers, before the output projection.
 
     Args:
-        query: Queries, rotated where the model rotates.
+        query: Queries at all positions or at some, rotated where the model rotates.
         key: Keys, one a query head.
         value: Values, one a query head.
-        mask: From `attention_mask`.
+        mask: Which positions each query may see; None for all, or all earlier ones.
         causal: Whether later positions are hidden; used only where there is no mask.
         scale: Factor on the scores.
 

@@ -9,12 +9,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Projection
+from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
 from circuitgraph.batch import TokenBatch
-from circuitgraph.forward.attention import attend, attention_mask
-from circuitgraph.forward.plan import BlockPlan, StepPlan, plan_step
+from circuitgraph.forward.attention import attention_mask
+from circuitgraph.forward.cells import CellSets, cell_sets
+from circuitgraph.forward.heads import AskedGrid, LayerHeads, asked_grid
+from circuitgraph.forward.plan import StepPlan, plan_step
 from circuitgraph.forward.reference import AblationValues, embed
-from circuitgraph.forward.stream import Stream, Workspace, begin, read, write_heads, write_mlp
+from circuitgraph.forward.stream import Stream, Tape, Workspace, begin, read, write_heads, write_mlp
 from circuitgraph.universe import Universe
 
 
@@ -62,24 +64,49 @@ def masked_pass(
     Returns:
         The logits, and how much of the model ran.
     """
-    gates_host = gates.detach().cpu().double().numpy()
-    if not (torch.is_grad_enabled() and gates.requires_grad):
+    wants = torch.is_grad_enabled() and gates.requires_grad
+    counterfactual = ablation == "counterfactual"
+    differs = batch.input_ids != values.input_ids if counterfactual and values.input_ids is not None else None
+    gates_host, wanted_given, real, asked, differs_host = _to_host(
+        gates.detach(), wanted if wants else None, batch.attention_mask, batch.predict_index, differs
+    )
+    assert gates_host is not None and real is not None and asked is not None
+    gates_host, real = gates_host.astype(np.float64), real.astype(bool)
+    if not wants:
         wanted_host = np.zeros(gates_host.shape, dtype=bool)
-    elif wanted is None:
+    elif wanted_given is None:
         wanted_host = (gates_host > 0) & (gates_host < 1)
     else:
-        wanted_host = wanted.cpu().numpy()
-    active = (gates_host != 0) | wanted_host
-    plan = plan_step(universe, active, constant_when_dead=ablation != "counterfactual")
-    said = embed(bound, batch)
-    stream = Stream(plan, gates, gates_host, wanted_host, said[0], workspace or Workspace())
-    run = _Pass(bound, shape, universe, batch, values, plan, stream)
-    logits = run.logits(gates, said)
+        wanted_host = wanted_given
+    cells = cell_sets(batch, causal=shape.causal, real=real, asked=asked, differs=differs_host)
+    plan = plan_step(
+        universe, (gates_host != 0) | wanted_host, wanted_host,
+        constant_when_dead=not counterfactual,
+        run_dead_readers=not (counterfactual and values.query),
+        local=cells.local is not None,
+    )  # fmt: skip
+    tape = Tape(gates, gates_host, wanted_host, workspace or Workspace())
+    logits = _Pass(bound, shape, universe, batch, values, plan, cells, tape, real).logits()
     return MaskedPass(logits=logits, live_heads=plan.live_heads, live_mlps=plan.live_mlps)
 
 
+def _to_host(*tensors: Tensor | None) -> tuple[np.ndarray | None, ...]:
+    """Bring tensors to the host with one wait for all of them."""
+    first = next(tensor for tensor in tensors if tensor is not None)
+    if first.device.type != "cuda":
+        return tuple(None if tensor is None else tensor.cpu().numpy() for tensor in tensors)
+    copies = []
+    for tensor in tensors:
+        copy = None
+        if tensor is not None:
+            copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+        copies.append(copy)
+    torch.cuda.current_stream(first.device).synchronize()
+    return tuple(None if copy is None else copy.numpy() for copy in copies)
+
+
 class _Pass:
-    """The state of one pass: the ablated residual stream and the token that orders the backward pass."""
+    """The state of one pass: its streams, and the token that orders the backward pass."""
 
     def __init__(
         self,
@@ -89,43 +116,43 @@ class _Pass:
         batch: TokenBatch,
         values: AblationValues,
         plan: StepPlan,
-        stream: Stream,
+        cells: CellSets,
+        tape: Tape,
+        real: np.ndarray,
     ) -> None:
         self.bound, self.shape, self.universe, self.batch = bound, shape, universe, batch
-        self.values, self.plan, self.stream = values, plan, stream
+        self.values, self.plan, self.cells, self.tape, self.real = values, plan, cells, tape, real
         self.mask = attention_mask(batch.attention_mask, shape.causal)
+        self.rotary: Rotary | None = None
+        self.asked: AskedGrid | None = None
 
-    def logits(self, gates: Tensor, said: tuple[Tensor, ...]) -> Tensor:
+    def logits(self) -> Tensor:
+        """Run everything."""
+        said = embed(self.bound, self.batch)
+        if self.bound.rotary is not None:
+            self.rotary = self.bound.rotary(said[0], self.batch.position_ids)
+        if any("asked" in heads for heads in self.plan.heads):
+            self.asked = asked_grid(self.cells.asked, self.real, causal=self.shape.causal, rotary=self.rotary)
+        self.streams = {
+            name: Stream(name, plan, self.tape, len(self.cells[name]), said[0])
+            for name, plan in self.plan.streams.items()
+        }
         ablated = self._embeddings(said)
-        rotary = (
-            self.bound.rotary(said[0], self.batch.position_ids) if self.bound.rotary is not None else None
-        )
-        token = begin(gates, self.stream)
-        plans = iter(self.plan.blocks)
+        self.token = begin(self.tape)
         for layer, block in enumerate(self.bound.blocks):
-            attention, mlp = next(plans), next(plans)
             before, after = ablated, ablated + self.values.attention[layer]
-            out = None
+            delta = None
             # A parallel MLP reads before its layer's heads write, so that the running sum has no heads of its own.
             if self.shape.block_order == "parallel":
-                out, token = self._mlp(token, block, mlp, before)
-            if len(attention.heads):
-                token = self._attention(token, layer, block, attention, before, rotary)
+                delta = self._mlp(layer, block, before)
+            self._heads(layer, block, before)
             if self.shape.block_order == "sequential":
-                out, token = self._mlp(token, block, mlp, after)
-            if out is not None:
-                token = write_mlp(token, out, self.values.mlps[layer], self.stream, mlp)
+                delta = self._mlp(layer, block, after)
+            if delta is not None:
+                self._write_mlp(layer, delta)
             ablated = after + self.values.mlps[layer]
-        seen, _ = read(token, self.stream, next(plans), ablated, at=self.batch.predict_index)
-        return self.bound.unembed(self.bound.final_norm(seen[0, 0]))
-
-    def _mlp(
-        self, token: Tensor, block: BoundBlock, plan: BlockPlan, ablated: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
-        if not len(plan.readers):
-            return None, token
-        seen, token = read(token, self.stream, plan, ablated)
-        return block.mlp(block.mlp_norm(seen[0])), token
+        seen = self._read("asked", len(self.universe.blocks) - 1, ablated)
+        return self.bound.unembed(self.bound.final_norm(seen[0]))
 
     def _embeddings(self, said: tuple[Tensor, ...]) -> Tensor:
         """Store the embeddings' deltas; returns the ablated residual stream."""
@@ -133,72 +160,82 @@ class _Pass:
         deltas = [ours - theirs for ours, theirs in zip(said, ablated, strict=True)]
         if self.universe.embeddings == "joint":
             deltas = [sum(deltas[1:], deltas[0])]
-        for slot, index in enumerate(self.plan.embeddings):
-            self.stream.deltas[slot].copy_(deltas[index])
-            self.stream.add(self.stream.deltas[slot])
+        for name, stream in self.streams.items():
+            for slot, index in enumerate(stream.plan.embeddings):
+                stream.deltas[slot].copy_(self.cells[name].of(deltas[index]))
+                stream.add(stream.deltas[slot])
         return sum(ablated[1:], ablated[0])
 
-    def _attention(
-        self,
-        token: Tensor,
-        layer: int,
-        block: BoundBlock,
-        plan: BlockPlan,
-        ablated: Tensor,
-        rotary: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        seen, token = read(token, self.stream, plan, ablated)
-        seen = block.attention_norm(seen)
-        heads = torch.from_numpy(plan.heads).to(seen.device)
-        query, key, value = self._queries_keys_values(seen, block, plan, heads)
-        if rotary is not None and self.bound.rotate is not None:
-            query, key = self.bound.rotate(query, key, rotary)
-        if len(key) != len(query):
-            served = self._kv_of_heads(plan).to(seen.device)
-            key, value = key[served], value[served]
-        mixed = attend(query, key, value, self.mask, causal=self.shape.causal, scale=block.scale)
+    def _read(self, name: str, index: int, ablated: Tensor) -> Tensor:
+        """What the readers of a block see in a stream."""
+        stream = self.streams[name]
+        seen, self.token = read(self.token, stream, stream.plan.blocks[index], self.cells[name].of(ablated))
+        return seen
+
+    def _mlp(self, layer: int, block: BoundBlock, ablated: Tensor) -> Tensor | None:
+        """What the MLP says beyond its ablation value, at the cells of its level."""
+        level = self.plan.mlps[layer]
+        if level is None:
+            return None
+        seen = self._read(level, 2 * layer + 1, ablated)
+        said = block.mlp(block.mlp_norm(seen))[0]
+        return said - self.cells[level].of(self.values.mlps[layer])
+
+    def _write_mlp(self, layer: int, delta: Tensor) -> None:
+        level = self.plan.mlps[layer]
+        assert level is not None
+        for name, stream in self.streams.items():
+            plan = stream.plan.blocks[2 * layer + 1]
+            if len(plan.writers):
+                moved = self.cells[level].move(delta, self.cells[name])
+                self.token = write_mlp(self.token, moved, stream, plan)
+
+    def _heads(self, layer: int, block: BoundBlock, ablated: Tensor) -> None:
+        """Run the layer's heads and store what they say."""
+        by_level = self.plan.heads[layer]
+        if not by_level:
+            return
+        values = self.values
+        made = (values.query[layer], values.key[layer], values.value[layer]) if values.query else None
+        layer_heads = LayerHeads(self.bound, block, self.shape, self.universe, self.cells, made)
+        for name, stream in self.streams.items():
+            plan = stream.plan.blocks[2 * layer]
+            if len(plan.readers):
+                seen = block.attention_norm(self._read(name, 2 * layer, ablated))
+                layer_heads.take(seen, plan.readers, self.cells[name])
+        running = np.sort(np.concatenate(list(by_level.values())))
+        gathered = {}
+        for name, heads in by_level.items():
+            mixed = layer_heads.gather(
+                heads, all_heads=running, mask=self.mask, rotary=self.rotary,
+                asked=self.asked if name == "asked" else None,
+            )  # fmt: skip
+            theirs = self.cells[name].of(self._of_heads(values.heads[layer], heads))
+            gathered[name] = (heads, mixed - theirs)
         output = block.output.unflatten(0, (self.shape.n_heads, -1))
-        ablated_heads = self.values.heads[layer]
-        if len(plan.heads) < self.shape.n_heads:
-            output, ablated_heads = output[heads], ablated_heads[heads]
-        return write_heads(token, mixed, ablated_heads, output, self.stream, plan)
+        for name, stream in self.streams.items():
+            plan = stream.plan.blocks[2 * layer]
+            if len(plan.writers):
+                moved = self._moved(gathered, plan.writers, name)
+                weights = self._of_heads(output, plan.writers)
+                self.token = write_heads(self.token, moved, weights, stream, plan)
 
-    def _queries_keys_values(
-        self, seen: Tensor, block: BoundBlock, plan: BlockPlan, heads: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Project what each running reader sees with its own head's weights."""
-        universe, n = self.universe, len(plan.heads)
-        if universe.qkv == "joint":
-            kv = heads // universe.group_size
-            return (
-                _project_each(seen, block.query, heads),
-                _project_each(seen, block.key, kv),
-                _project_each(seen, block.value, kv),
-            )
-        n_kv = (len(plan.readers) - n) // 2
-        first = universe.n_heads
-        readers = torch.from_numpy(plan.readers[n : n + n_kv] - first).to(seen.device)
-        kv = readers if universe.n_kv_readers == universe.n_kv_heads else readers // universe.group_size
-        return (
-            _project_each(seen[:n], block.query, heads),
-            _project_each(seen[n : n + n_kv], block.key, kv),
-            _project_each(seen[n + n_kv :], block.value, kv),
-        )
+    def _of_heads(self, values: Tensor, heads: np.ndarray) -> Tensor:
+        if len(heads) == len(values):
+            return values
+        return values.index_select(0, torch.from_numpy(heads).to(values.device))
 
-    def _kv_of_heads(self, plan: BlockPlan) -> Tensor:
-        """For each running head, where its group stands among the running key-value readers."""
-        groups = plan.heads // self.universe.group_size
-        return torch.from_numpy(np.searchsorted(np.unique(groups), groups))
-
-
-def _project_each(
-    seen: Float[Tensor, "reader batch seq d_model"], projection: Projection, heads: Tensor
-) -> Float[Tensor, "reader batch seq d_head"]:
-    """Project reader i with the weights of head `heads[i]`."""
-    weights, bias = projection.per_head, projection.bias_per_head
-    if len(heads) != projection.n_heads or not torch.equal(heads.cpu(), torch.arange(projection.n_heads)):
-        weights = weights[heads]
-        bias = None if bias is None else bias[heads]
-    flat = seen.flatten(1, 2)
-    out = torch.bmm(flat, weights) if bias is None else torch.baddbmm(bias[:, None], flat, weights)
-    return out.unflatten(1, seen.shape[1:3])
+    def _moved(self, gathered: dict[str, tuple[np.ndarray, Tensor]], writers: np.ndarray, name: str) -> Tensor:
+        """What the wanted heads gathered beyond their ablation value, at the cells of a stream."""
+        order, parts = [], []
+        for level, (heads, moved) in gathered.items():
+            wanted = np.isin(heads, writers)
+            if wanted.any():
+                if not wanted.all():
+                    moved = moved.index_select(0, torch.from_numpy(np.flatnonzero(wanted)).to(moved.device))
+                order.append(heads[wanted])
+                parts.append(self.cells[level].move(moved, self.cells[name]))
+        if len(parts) == 1:
+            return parts[0]
+        place = torch.from_numpy(np.argsort(np.concatenate(order))).to(parts[0].device)
+        return torch.cat(parts).index_select(0, place)

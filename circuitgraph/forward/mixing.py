@@ -29,13 +29,15 @@ MIX_SPARSE_BELOW = 0.6
 """Below this share, mixing is a sparse product."""
 DOT_SPARSE_BELOW = 0.2
 """Below this share, dots are a sparse product."""
+CELLS_AT_ONCE = 8
+"""How many cells a dense mixing product takes."""
 _SPARSE_DTYPES = (torch.float32, torch.float64)
 
 
 def add_mixed(
-    out: Float[Tensor, "to batch seq width"],
+    out: Float[Tensor, "to cell width"],
     coefficients: Float[Tensor, "to source"],
-    rows: Float[Tensor, "source batch seq width"],
+    rows: Float[Tensor, "source cell width"],
     host: np.ndarray,
 ) -> None:
     """`out += coefficients @ rows`, in place.
@@ -58,15 +60,22 @@ def add_mixed(
     elif share < MIX_SPARSE_BELOW and out.dtype in _SPARSE_DTYPES and rows.is_contiguous():
         _add_bags(out, coefficients, rows, occupied)
     else:
-        # One product a prompt keeps its operands in cache; the single wide product is half as fast.
-        n = out.shape[1]
-        wide = rows.flatten(2).transpose(0, 1)
-        out.flatten(2).transpose(0, 1).baddbmm_(coefficients.expand(n, *coefficients.shape), wide)
+        _add_dense(out, coefficients, rows)
+
+
+def _add_dense(out: Tensor, coefficients: Tensor, rows: Tensor) -> None:
+    """Mix by matrix products of a few cells each, so that their operands stay in cache."""
+    n_cells = out.shape[1]
+    whole = n_cells - n_cells % CELLS_AT_ONCE
+    for part, size in ((slice(0, whole), CELLS_AT_ONCE), (slice(whole, n_cells), n_cells - whole)):
+        if part.stop > part.start:
+            into, wide = (tensor[:, part].unflatten(1, (-1, size)).flatten(2).transpose(0, 1) for tensor in (out, rows))
+            into.baddbmm_(coefficients.expand(len(into), *coefficients.shape), wide)
 
 
 def _add_bags(out: Tensor, coefficients: Tensor, rows: Tensor, occupied: np.ndarray) -> None:
     """Mix as a bag of rows for every token and every `to`, tokens outermost."""
-    n_tokens = out.shape[1] * out.shape[2]
+    n_tokens = out.shape[1]
     to, source = np.nonzero(occupied)
     tokens = np.arange(n_tokens)[:, None]
     index = (source[None] * n_tokens + tokens).ravel()
@@ -81,11 +90,11 @@ def _add_bags(out: Tensor, coefficients: Tensor, rows: Tensor, occupied: np.ndar
         per_sample_weights=weights.expand(n_tokens, -1).reshape(-1),
         include_last_offset=True,
     )
-    out.flatten(1, 2).add_(mixed.view(n_tokens, len(occupied), -1).transpose(0, 1))
+    out.add_(mixed.view(n_tokens, len(occupied), -1).transpose(0, 1))
 
 
 def dot_pairs(
-    a: Float[Tensor, "left batch seq width"], b: Float[Tensor, "right batch seq width"], wanted: np.ndarray
+    a: Float[Tensor, "left cell width"], b: Float[Tensor, "right cell width"], wanted: np.ndarray
 ) -> Float[Tensor, "left right"]:
     """Dot products of rows of `a` with rows of `b`.
 

@@ -7,8 +7,8 @@ prompts) and the means; zero ablation needs none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -31,20 +31,27 @@ class AblationValues:
         heads: A tensor a layer, `[head batch seq d_head]`, before the output projection.
         attention: A tensor a layer, `[batch seq d_model]`: all heads through the output projection, with bias.
         mlps: A tensor a layer, `[batch seq d_model]`.
+        query: What each head asks with in the ablated run, a tensor a layer, `[head batch seq d_head]`, before
+            rotation; empty where the values are not those of one run.
+        key: Its keys, `[kv_head batch seq d_head]`.
+        value: Its values, `[kv_head batch seq d_head]`.
+        input_ids: The tokens of the ablated run `[batch seq]`, or None.
     """
 
     embeddings: tuple[Tensor, ...]
     heads: tuple[Tensor, ...]
     attention: tuple[Tensor, ...]
     mlps: tuple[Tensor, ...]
+    query: tuple[Tensor, ...] = ()
+    key: tuple[Tensor, ...] = ()
+    value: tuple[Tensor, ...] = ()
+    input_ids: Tensor | None = None
 
-    def _map(self, change) -> AblationValues:
-        return AblationValues(
-            embeddings=tuple(change(value, 0) for value in self.embeddings),
-            heads=tuple(change(value, 1) for value in self.heads),
-            attention=tuple(change(value, 0) for value in self.attention),
-            mlps=tuple(change(value, 0) for value in self.mlps),
-        )
+    def _map(self, change: Callable[[Tensor, int], Tensor]) -> AblationValues:
+        """Change every tensor; `change` is given the tensor and its batch axis."""
+        changed = {name: tuple(change(value, axis) for value in getattr(self, name)) for name, axis in _BATCH_AXIS}
+        ids = None if self.input_ids is None else change(self.input_ids, 0)
+        return AblationValues(**changed, input_ids=ids)
 
     def select(self, index: Tensor) -> AblationValues:
         """The values of some examples.
@@ -52,36 +59,36 @@ class AblationValues:
         Args:
             index: Positions along the batch axis.
         """
-        return self._map(
-            lambda value, axis: value if value.shape[axis] == 1 else value.index_select(axis, index)
-        )
+        return self._map(lambda value, axis: value if value.shape[axis] == 1 else value.index_select(axis, index))
 
     @staticmethod
     def join(parts: Sequence[AblationValues]) -> AblationValues:
         """Put the values of several batches of equal length one after the other."""
+        joined = {
+            name: tuple(torch.cat(layer, axis) for layer in zip(*(getattr(part, name) for part in parts), strict=True))
+            for name, axis in _BATCH_AXIS
+        }
+        ids = [part.input_ids for part in parts if part.input_ids is not None]
+        return AblationValues(**joined, input_ids=torch.cat(ids) if ids else None)
 
-        def cat(name: str, axis: int) -> tuple[Tensor, ...]:
-            return tuple(
-                torch.cat(tensors, axis) for tensors in zip(*(getattr(p, name) for p in parts), strict=True)
-            )
-
-        return AblationValues(
-            embeddings=cat("embeddings", 0),
-            heads=cat("heads", 1),
-            attention=cat("attention", 0),
-            mlps=cat("mlps", 0),
-        )
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them."""
+        found = tuple(value for name, _ in _BATCH_AXIS for value in getattr(self, name))
+        return found if self.input_ids is None else (*found, self.input_ids)
 
     @property
     def n_bytes(self) -> int:
         """Memory held."""
-        groups = (self.embeddings, self.heads, self.attention, self.mlps)
-        return sum(value.numel() * value.element_size() for group in groups for value in group)
+        return sum(value.numel() * value.element_size() for value in self.tensors)
 
 
-def project(
-    x: Float[Tensor, "batch seq d_model"], projection: Projection
-) -> Float[Tensor, "head batch seq d_head"]:
+_BATCH_AXIS = (
+    ("embeddings", 0), ("heads", 1), ("attention", 0), ("mlps", 0), ("query", 1), ("key", 1), ("value", 1),
+)  # fmt: skip
+
+
+def project(x: Float[Tensor, "batch seq d_model"], projection: Projection) -> Float[Tensor, "head batch seq d_head"]:
     """Project one shared read to every head."""
     flat = x @ projection.matrix
     if projection.bias is not None:
@@ -98,13 +105,16 @@ def to_query_heads(
 
 def _attention(
     block: BoundBlock, bound: BoundModel, shape: ModelShape, x: Tensor, mask: Tensor | None, rotary
-) -> Tensor:
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """What the heads gather, and their queries, keys and values before rotation."""
     x = block.attention_norm(x)
-    query, key, value = (project(x, part) for part in (block.query, block.key, block.value))
+    read = query, key, value = (
+        project(x, block.query), project(x, block.key), project(x, block.value)
+    )  # fmt: skip
     if rotary is not None and bound.rotate is not None:
         query, key = bound.rotate(query, key, rotary)
     key, value = to_query_heads(key, shape.n_heads), to_query_heads(value, shape.n_heads)
-    return attend(query, key, value, mask, causal=shape.causal, scale=block.scale)
+    return attend(query, key, value, mask, causal=shape.causal, scale=block.scale), read
 
 
 def embed(bound: BoundModel, batch: TokenBatch) -> tuple[Tensor, ...]:
@@ -131,9 +141,9 @@ def reference_run(
     embeddings = embed(bound, batch)
     residual = sum(embeddings[1:], embeddings[0])
     rotary = bound.rotary(residual, batch.position_ids) if bound.rotary is not None else None
-    heads, attention, mlps = [], [], []
+    heads, attention, mlps, reads = [], [], [], []
     for block in bound.blocks:
-        mixed = _attention(block, bound, shape, residual, mask, rotary)
+        mixed, read = _attention(block, bound, shape, residual, mask, rotary)
         said = mixed.permute(1, 2, 0, 3).flatten(-2) @ block.output
         if block.output_bias is not None:
             said = said + block.output_bias
@@ -144,13 +154,16 @@ def reference_run(
             heads.append(mixed.contiguous())
             attention.append(said)
             mlps.append(mlp)
+            reads.append([part.contiguous() for part in read])
     asked = residual.flatten(0, 1)[batch.predict_index]
     logits = bound.unembed(bound.final_norm(asked))
     if not keep:
         return logits, None
+    query, key, value = zip(*reads, strict=True)
     values = AblationValues(
-        embeddings=embeddings, heads=tuple(heads), attention=tuple(attention), mlps=tuple(mlps)
-    )
+        embeddings=embeddings, heads=tuple(heads), attention=tuple(attention), mlps=tuple(mlps),
+        query=query, key=key, value=value, input_ids=batch.input_ids,
+    )  # fmt: skip
     return logits, values
 
 
@@ -198,9 +211,7 @@ def mean_values(
     dtype = None
     for batch in batches:
         real = batch.attention_mask
-        if per_position and (
-            not bool(real.all()) or (total is not None and total.mlps[0].shape[1] != real.shape[1])
-        ):
+        if per_position and (not bool(real.all()) or (total is not None and total.mlps[0].shape[1] != real.shape[1])):
             raise ConfigurationError(
                 "mean ablation per position needs prompts of one length; got unequal lengths. "
                 "Use --ablation mean, or prompts of one length."
@@ -208,6 +219,7 @@ def mean_values(
         _, values = reference_run(bound, shape, batch)
         assert values is not None
         dtype = values.mlps[0].dtype
+        values = replace(values, query=(), key=(), value=(), input_ids=None)
         weight = real.to(torch.float64)[..., None]
         axes = (-3,) if per_position else (-3, -2)
         part = values._map(lambda value, _: (value.double() * weight).sum(axes, keepdim=True))  # noqa: B023
@@ -219,9 +231,7 @@ def mean_values(
 
 
 def _add(a: AblationValues, b: AblationValues) -> AblationValues:
-    return AblationValues(
-        embeddings=tuple(x + y for x, y in zip(a.embeddings, b.embeddings, strict=True)),
-        heads=tuple(x + y for x, y in zip(a.heads, b.heads, strict=True)),
-        attention=tuple(x + y for x, y in zip(a.attention, b.attention, strict=True)),
-        mlps=tuple(x + y for x, y in zip(a.mlps, b.mlps, strict=True)),
-    )
+    parts = {
+        name: tuple(x + y for x, y in zip(getattr(a, name), getattr(b, name), strict=True)) for name, _ in _BATCH_AXIS
+    }
+    return AblationValues(**parts)  # type: ignore[arg-type]

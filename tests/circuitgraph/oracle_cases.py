@@ -123,7 +123,7 @@ def asked_places(batch: TokenBatch) -> list[tuple[int, int]]:
 def pair_of_batches(
     *, lengths: list[int], side: str, n_asked: int, n_tokens: int, seed: int
 ) -> tuple[TokenBatch, TokenBatch]:
-    """A clean and a corrupted batch of equal shape, padding and asked positions.
+    """A clean and a corrupted batch of equal shape, padding and asked positions, with none to all tokens shared.
 
     Args:
         lengths: Real tokens a prompt.
@@ -143,12 +143,16 @@ def pair_of_batches(
         index += [prompt * seq + first + int(place) for place in places]
         prompts += [prompt] * len(places)
 
-    def batch() -> TokenBatch:
+    def batch(ids: torch.Tensor) -> TokenBatch:
         return TokenBatch(
-            input_ids=torch.randint(0, n_tokens, real.shape, generator=generator),
+            input_ids=ids,
             attention_mask=real,
             predict_index=torch.tensor(index),
             predict_prompt=torch.tensor(prompts),
         )
 
-    return batch(), batch()
+    clean, other = (torch.randint(0, n_tokens, real.shape, generator=generator) for _ in range(2))
+    # From all tokens drawn anew to all of them shared: what is shared need not be computed.
+    share = float(torch.tensor([0.0, 0.5, 0.8, 1.0])[torch.randint(0, 4, (1,), generator=generator)])
+    shared = torch.rand(real.shape, generator=generator) < share
+    return batch(clean), batch(torch.where(shared, clean, other))

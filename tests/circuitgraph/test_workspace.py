@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuitgraph.compile import CompiledModel
 from circuitgraph.forward import masked
-from circuitgraph.forward.stream import Stream, Workspace
+from circuitgraph.forward.stream import Tape, Workspace
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.oracle_cases import ModelMakers, in_parallel
 from tests.circuitgraph.situations import BothWays, Situation, mix_by
@@ -127,11 +127,9 @@ def test_an_abandoned_pass_gives_its_buffers_back(compiled: CompiledModel, situa
 
 def test_a_pass_is_freed_with_its_logits(situations: list[BothWays], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the cyclic collector's help, which may come too late for a GPU's memory."""
-    kept: list[weakref.ref[Stream]] = []
+    kept: list[weakref.ref[Tape]] = []
     begin = masked.begin
-    monkeypatch.setattr(
-        masked, "begin", lambda gates, stream: (kept.append(weakref.ref(stream)), begin(gates, stream))[1]
-    )
+    monkeypatch.setattr(masked, "begin", lambda tape: (kept.append(weakref.ref(tape)), begin(tape))[1])
     gc.disable()
     try:
         for backward in (True, False):
@@ -139,7 +137,7 @@ def test_a_pass_is_freed_with_its_logits(situations: list[BothWays], monkeypatch
             if backward:
                 logits.sum().backward()
             del logits
-        assert [stream() for stream in kept] == [None, None]
+        assert [tape() for tape in kept] == [None, None]
     finally:
         gc.enable()
 

@@ -1,0 +1,167 @@
+"""Which positions of a batch have to run at all.
+
+A *cell* is one real token of one prompt, `prompt * seq + position`. Three sets of cells matter:
+
+- `reached`: where a writer can differ from its ablation value and still change an asked output. Under
+  counterfactual ablation and causal attention that is from the first token in which a prompt differs from
+  its counterfactual to its last asked position; elsewhere every delta is exactly 0, or cannot be seen.
+- `local`: where the tokens themselves differ. Writers fed by no attention differ nowhere else.
+- `asked`: the positions whose logits are asked.
+
+Padding is in none of them, so it is not computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from circuitgraph.batch import TokenBatch
+
+LOCAL_BELOW = 0.8
+"""Local cells are told apart where they are fewer than this share of the reached ones."""
+
+
+class Cells:
+    """A set of cells, in a fixed order.
+
+    Args:
+        host: Flat indices.
+        shape: Prompts and tokens of the batch.
+        device: Where activations lie.
+    """
+
+    def __init__(self, host: np.ndarray, shape: tuple[int, int], device: torch.device) -> None:
+        self.host, self.shape, self.device = host, shape, device
+        n = shape[0] * shape[1]
+        self.is_grid = len(host) == n and bool((host == np.arange(n)).all())
+        self._places: dict[int, tuple[Tensor | None, Tensor | None]] = {}
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    @cached_property
+    def index(self) -> Int[Tensor, " cell"]:
+        """The flat indices on the device."""
+        return torch.from_numpy(self.host).to(self.device)
+
+    def of(self, value: Tensor) -> Tensor:
+        """A value at these cells.
+
+        Args:
+            value: `[… batch seq width]`; axes of size 1 broadcast.
+
+        Returns:
+            `[… cell width]`, or `[… 1 width]` where the value is the same everywhere.
+        """
+        batch, seq = value.shape[-3:-1]
+        if batch == seq == 1 and self.shape != (1, 1):
+            return value[..., 0, :]
+        grid = value.expand(*value.shape[:-3], *self.shape, value.shape[-1]).flatten(-3, -2)
+        return grid if self.is_grid else grid.index_select(-2, self.index)
+
+    def places(self, target: Cells) -> tuple[Tensor | None, Tensor | None]:
+        """Where the cells of `target` are found among these.
+
+        Returns:
+            Where each found cell stands here, None if all do in this order; and where it stands in
+            `target`, None if every one of its cells was found.
+        """
+        if target is self:
+            return None, None
+        if id(target) not in self._places:
+            order = np.argsort(self.host, kind="stable")
+            at = np.searchsorted(self.host, target.host, sorter=order).clip(max=max(len(self) - 1, 0))
+            found = self.host[order[at]] == target.host if len(self) else np.zeros(len(target), dtype=bool)
+            source = order[at][found] if len(self) else np.zeros(0, dtype=np.int64)
+            here = torch.from_numpy(source).to(self.device)
+            there = None if found.all() else torch.from_numpy(np.flatnonzero(found)).to(self.device)
+            self._places[id(target)] = (here, there)
+        return self._places[id(target)]
+
+    def move(self, value: Tensor, target: Cells) -> Tensor:
+        """Take a value over to other cells; 0 where it has none.
+
+        Args:
+            value: `[… cell width]` at these cells.
+            target: The cells wanted.
+
+        Returns:
+            `[… target_cell width]`.
+        """
+        source, where = self.places(target)
+        picked = value if source is None else value.index_select(-2, source)
+        if where is None:
+            return picked
+        zeros = picked.new_zeros(*picked.shape[:-2], len(target), picked.shape[-1])
+        return zeros.index_copy(-2, where, picked)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CellSets:
+    """The cells of one pass.
+
+    Attributes:
+        grid: All positions, padding included.
+        reached: See the module.
+        local: See the module; None where it would save little.
+        asked: The asked positions, in the order asked.
+    """
+
+    grid: Cells
+    reached: Cells
+    local: Cells | None
+    asked: Cells
+
+    def __getitem__(self, level: str) -> Cells:
+        return getattr(self, level)
+
+
+def cell_sets(
+    batch: TokenBatch,
+    *,
+    causal: bool,
+    real: np.ndarray,
+    asked: np.ndarray,
+    differs: np.ndarray | None,
+) -> CellSets:
+    """Find the cells of a batch.
+
+    Args:
+        batch: The prompts.
+        causal: Whether a position sees only earlier ones.
+        real: Booleans `[batch seq]`: no padding.
+        asked: Flat indices of the asked positions.
+        differs: Booleans `[batch seq]`: where the tokens differ from those of the ablated run; None if the
+            ablation is no run on other tokens.
+
+    Returns:
+        The sets.
+    """
+    n_prompts, seq = real.shape
+    reached = real.copy()
+    if causal:
+        last = np.full(n_prompts, -1)
+        np.maximum.at(last, asked // seq, asked % seq)
+        reached &= np.arange(seq) <= last[:, None]
+        if differs is not None:
+            reached &= np.logical_or.accumulate(differs & real, axis=1)
+    elif differs is not None:
+        reached &= (differs & real).any(1, keepdims=True)
+
+    def cells(flags: np.ndarray) -> Cells:
+        return Cells(np.flatnonzero(flags), (n_prompts, seq), batch.input_ids.device)
+
+    asked_cells = Cells(asked, (n_prompts, seq), batch.input_ids.device)
+    found = cells(reached) if reached.any() else asked_cells
+    local = None
+    if differs is not None:
+        same_token = cells(reached & differs)
+        if 0 < len(same_token) < LOCAL_BELOW * len(found):
+            local = same_token
+    return CellSets(grid=cells(np.ones_like(real)), reached=found, local=local, asked=asked_cells)

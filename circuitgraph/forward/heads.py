@@ -1,0 +1,257 @@
+"""One layer's heads in a masked pass: from what their readers see to what they gather.
+
+Readers run at the cells of their level, and dead ones not at all. Queries, keys and values are put together
+here from those cells and, elsewhere, from the ablated run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Projection, Rotary
+from circuitgraph.forward.attention import attend
+from circuitgraph.forward.cells import Cells, CellSets
+from circuitgraph.universe import Universe
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AskedGrid:
+    """The asked positions, prompt by prompt.
+
+    Attributes:
+        rows: Which asked position stands in each place `[batch asked_a_prompt]`; filled up with position 0.
+        places: The flat place of each asked position.
+        mask: Which positions each may see `[1 batch asked_a_prompt seq]`.
+        rotary: Cosines and sines at these places, or None.
+    """
+
+    rows: Int[Tensor, "batch most"]
+    places: Int[Tensor, " asked"]
+    mask: Bool[Tensor, "1 batch most seq"]
+    rotary: Rotary | None
+
+
+def asked_grid(asked: Cells, real: np.ndarray, *, causal: bool, rotary: Rotary | None) -> AskedGrid:
+    """Lay the asked positions out for attention.
+
+    Args:
+        asked: The asked positions.
+        real: Booleans `[batch seq]`: no padding.
+        causal: Whether later positions are hidden.
+        rotary: Cosines and sines at every position `[batch seq d_head]`, or None.
+    """
+    n_prompts, seq = asked.shape
+    prompt, position = asked.host // seq, asked.host % seq
+    order = np.argsort(prompt, kind="stable")
+    within = np.empty_like(order)
+    starts = np.searchsorted(prompt[order], prompt[order])
+    within[order] = np.arange(len(order)) - starts
+    most = int(within.max(initial=0)) + 1
+    rows = np.zeros((n_prompts, most), dtype=np.int64)
+    rows[prompt, within] = np.arange(len(order))
+    at = np.zeros((n_prompts, most), dtype=np.int64)
+    at[prompt, within] = position
+    seen = np.broadcast_to(real[:, None, :], (n_prompts, most, seq)).copy()
+    if causal:
+        seen &= np.arange(seq) <= at[..., None]
+    seen |= np.arange(seq) == at[..., None]
+    device = asked.device
+    turned = None
+    if rotary is not None:
+        flat = torch.from_numpy(at + seq * np.arange(n_prompts)[:, None]).to(device)
+        turned = tuple(part.expand(n_prompts, seq, -1).flatten(0, 1)[flat] for part in rotary)
+    return AskedGrid(
+        rows=torch.from_numpy(rows).to(device),
+        places=torch.from_numpy(prompt * most + within).to(device),
+        mask=torch.from_numpy(seen[None]).to(device),
+        rotary=turned,  # type: ignore[arg-type]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Projections of some readers at some cells.
+
+    Attributes:
+        readers: Which heads (or key-value readers) they serve, sorted.
+        values: The projections `[reader cell d_head]`.
+        cells: Where.
+    """
+
+    readers: np.ndarray
+    values: Float[Tensor, "reader cell d_head"]
+    cells: Cells
+
+
+def assemble(
+    readers: np.ndarray, target: Cells, parts: list[Part], base: Tensor | None, like: Tensor
+) -> Float[Tensor, "reader target d_head"]:
+    """Put projections together.
+
+    Args:
+        readers: The readers wanted, sorted.
+        target: The cells wanted.
+        parts: What was computed; anything for readers that are not wanted is left out.
+        base: The ablated run's projections of the wanted readers at the wanted cells, `[reader target d_head]`,
+            or None where they are not at hand (then what was not computed is never used).
+        like: Gives dtype, device and head size.
+    """
+    kept = [part for part in (_only(part, readers) for part in parts) if len(part.readers)]
+    if len(kept) == 1 and len(kept[0].readers) == len(readers):
+        only = kept[0]
+        if only.cells.places(target)[1] is None:
+            return only.cells.move(only.values, target)
+    whole = like.new_zeros(len(readers), len(target), like.shape[-1]) if base is None else base.clone()
+    for part in kept:
+        source, where = part.cells.places(target)
+        values = part.values if source is None else part.values.index_select(1, source)
+        if where is None:
+            where = torch.arange(len(target), device=whole.device)
+        rows = torch.from_numpy(np.searchsorted(readers, part.readers)).to(whole.device)
+        whole = whole.index_put((rows[:, None], where[None]), values)
+    return whole
+
+
+def _only(part: Part, readers: np.ndarray) -> Part:
+    wanted = np.isin(part.readers, readers)
+    if wanted.all():
+        return part
+    index = torch.from_numpy(np.flatnonzero(wanted)).to(part.values.device)
+    return Part(readers=part.readers[wanted], values=part.values.index_select(0, index), cells=part.cells)
+
+
+class LayerHeads:
+    """One layer's heads in one pass.
+
+    Args:
+        bound: The model's weights.
+        block: The layer's.
+        shape: The model's sizes.
+        universe: Which readers there are.
+        cells: The cells of the pass.
+        ablated: The ablated run's queries, keys and values of this layer, `[head batch seq d_head]`, or None.
+    """
+
+    def __init__(
+        self,
+        bound: BoundModel,
+        block: BoundBlock,
+        shape: ModelShape,
+        universe: Universe,
+        cells: CellSets,
+        ablated: tuple[Tensor, Tensor, Tensor] | None,
+    ) -> None:
+        self.bound, self.block, self.shape, self.universe, self.cells = bound, block, shape, universe, cells
+        self.ablated = ablated
+        self._parts: tuple[list[Part], list[Part], list[Part]] = ([], [], [])
+        self._kv: tuple[np.ndarray, Tensor, Tensor] | None = None
+
+    def take(self, seen: Float[Tensor, "reader cell d_model"], readers: np.ndarray, cells: Cells) -> None:
+        """Project what some readers of the layer see.
+
+        Args:
+            seen: What they see, normed.
+            readers: Which, as indices within the block.
+            cells: Where.
+        """
+        universe = self.universe
+        n_heads, n_kv = universe.n_heads, universe.n_kv_readers
+        projections = (self.block.query, self.block.key, self.block.value)
+        if not n_kv:
+            for parts, projection in zip(self._parts, projections, strict=True):
+                parts.append(self._project(seen, readers, projection, cells))
+            return
+        bounds = np.searchsorted(readers, [0, n_heads, n_heads + n_kv, n_heads + 2 * n_kv])
+        for kind, first in enumerate((0, n_heads, n_heads + n_kv)):
+            part = slice(bounds[kind], bounds[kind + 1])
+            if part.stop > part.start:
+                own = readers[part] - first
+                self._parts[kind].append(self._project(seen[part], own, projections[kind], cells))
+
+    def _project(self, seen: Tensor, readers: np.ndarray, projection: Projection, cells: Cells) -> Part:
+        """Project with each reader's own head's weights."""
+        serves_each = self.universe.n_heads if projection is self.block.query else self._n_kv_readers
+        heads = readers // (serves_each // projection.n_heads)
+        weights, bias = projection.per_head, projection.bias_per_head
+        if len(heads) != projection.n_heads or (heads != np.arange(projection.n_heads)).any():
+            index = torch.from_numpy(heads).to(seen.device)
+            weights = weights[index]
+            bias = None if bias is None else bias[index]
+        out = torch.bmm(seen, weights) if bias is None else torch.baddbmm(bias[:, None], seen, weights)
+        return Part(readers=readers, values=out, cells=cells)
+
+    @property
+    def _n_kv_readers(self) -> int:
+        return self.universe.n_kv_readers or self.universe.n_heads
+
+    def gather(
+        self,
+        heads: np.ndarray,
+        *,
+        all_heads: np.ndarray,
+        mask: Tensor | None,
+        rotary: Rotary | None,
+        asked: AskedGrid | None,
+    ) -> Float[Tensor, "head cell d_head"]:
+        """What some heads gather, before the output projection.
+
+        Args:
+            heads: Which, sorted.
+            all_heads: All heads of the layer that run, sorted; keys and values are made once for all.
+            mask: From `attention_mask`, for all positions.
+            rotary: Cosines and sines at all positions, or None.
+            asked: Where the heads run at the asked positions only, those; None for the reached cells.
+
+        Returns:
+            At the reached cells, or at the asked ones.
+        """
+        key, value = self._keys_and_values(all_heads, rotary)
+        group = self.universe.n_heads // self._n_kv_readers
+        readers = self._kv[0]  # type: ignore[index]
+        served = np.searchsorted(readers, heads // group)
+        if len(served) != len(readers) or (served != np.arange(len(readers))).any():
+            index = torch.from_numpy(served).to(key.device)
+            key, value = key.index_select(0, index), value.index_select(0, index)
+        target = self.cells.grid if asked is None else self.cells.asked
+        query = assemble(heads, target, self._parts[0], self._base(0, heads, target), key)
+        if asked is None:
+            query = self._rotate(query.unflatten(1, target.shape), rotary)
+            mixed = attend(query, key, value, mask, causal=self.shape.causal, scale=self.block.scale)
+            return self.cells.grid.move(mixed.flatten(1, 2), self.cells.reached)
+        query = self._rotate(query[:, asked.rows], asked.rotary)
+        mixed = attend(query, key, value, asked.mask, causal=False, scale=self.block.scale)
+        return mixed.flatten(1, 2).index_select(1, asked.places)
+
+    def _keys_and_values(self, all_heads: np.ndarray, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
+        """Keys, rotated, and values of every reader that serves a running head, at all positions."""
+        if self._kv is None:
+            grid = self.cells.grid
+            readers = np.unique(all_heads // (self.universe.n_heads // self._n_kv_readers))
+            like = self.block.query.matrix.new_empty(0, self.shape.d_head)
+            key, value = (
+                assemble(readers, grid, self._parts[kind], self._base(kind, readers, grid), like).unflatten(
+                    1, grid.shape
+                )
+                for kind in (1, 2)
+            )
+            self._kv = (readers, self._rotate(key, rotary), value)
+        return self._kv[1:]
+
+    def _rotate(self, x: Tensor, rotary: Rotary | None) -> Tensor:
+        if rotary is None or self.bound.rotate is None:
+            return x
+        return self.bound.rotate(x, x[:0], rotary)[0]
+
+    def _base(self, kind: int, readers: np.ndarray, target: Cells) -> Tensor | None:
+        """The ablated run's projections of some readers."""
+        if self.ablated is None:
+            return None
+        made = self.ablated[kind]
+        serves_each = self.universe.n_heads if kind == 0 else self._n_kv_readers
+        own = torch.from_numpy(readers // (serves_each // made.shape[0])).to(made.device)
+        return target.of(made.index_select(0, own))
