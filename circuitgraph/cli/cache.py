@@ -24,7 +24,7 @@ def cache(
 ) -> None:
     """Show what `discover` keeps on disk of runs that never change, or clear it.
 
-    Results never depend on it: what is not there is computed again. Converted models are not shown, and stay.
+    What is not there is computed again. Converted models are not shown, and stay.
     """
     from circuitgraph.cache_folder import frozen_folder
     from circuitgraph.cli.output import bytes_text, print_json
