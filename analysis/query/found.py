@@ -19,12 +19,12 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
+from analysis.algebra import parentage
 from analysis.query.chains import edges_on_chain, edges_touching
 from analysis.query.language import parse_query
 from analysis.query.names import Readings, fit_steps
 from circuitgraph.circuit import Circuit
 
-_KEPT_PROVENANCE = ("model", "revision", "config_hash", "task")
 FOUND_COLUMNS = ("edge", "source", "target", "kind", "source_layer", "target_layer", "score")
 
 
@@ -102,18 +102,12 @@ class Found:
                 out.add(node)
         found = set(self.edges)
         keep = [(u, v) in found or v in into or u in out for u, v in self.parent.edges]
-        provenance = self.parent.provenance
         return Circuit.from_edges(
             self.parent.universe,
             self.parent.edge_ids[keep],
             scores=self.parent.scores[keep],
             ablation=self.parent.ablation,
-            provenance={
-                **{name: provenance[name] for name in _KEPT_PROVENANCE if name in provenance},
-                "operation": "find",
-                "query": self.query,
-                "parents": [self.parent.digest],
-            },
+            provenance={**parentage("find", [self.parent]), "method": "find", "query": self.query},
         )
 
 
