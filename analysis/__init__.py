@@ -11,36 +11,64 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.algebra import complement, difference, intersection, symmetric_difference, union
+    from analysis.checkpoints import compare_checkpoints
     from analysis.curves import plot_curve
     from analysis.drawing import circuit_to_dot, draw
     from analysis.faithfulness import area_under_curves, pareto_front
+    from analysis.granularity import coarsen, common_universe
     from analysis.overlap.families import adjust_p_values
     from analysis.overlap.matrices import overlap_matrix
     from analysis.overlap.tables import overlap_table, overlap_tests
+    from analysis.query.found import find
     from analysis.report import write_report
     from analysis.seeds import consensus, inclusion_frequency, seed_intervals, stability_table
     from analysis.sparsity import block_density, score_concentration, sparsity_table
+    from analysis.structure.betweenness import betweenness
+    from analysis.structure.coarse import coarse_graph
+    from analysis.structure.communities import communities
+    from analysis.structure.composition import composition, composition_counts
+    from analysis.structure.cuts import minimum_edge_cut, minimum_node_cut
+    from analysis.structure.hubs import hubs, reachability
+    from analysis.structure.motifs import motifs
+    from analysis.structure.paths import count_paths, path_counts, strongest_paths
 
 __all__ = [
     "adjust_p_values",
     "area_under_curves",
+    "betweenness",
     "block_density",
     "circuit_to_dot",
+    "coarse_graph",
+    "coarsen",
+    "common_universe",
+    "communities",
+    "compare_checkpoints",
     "complement",
+    "composition",
+    "composition_counts",
     "consensus",
+    "count_paths",
     "difference",
     "draw",
+    "find",
+    "hubs",
     "inclusion_frequency",
     "intersection",
+    "minimum_edge_cut",
+    "minimum_node_cut",
+    "motifs",
     "overlap_matrix",
     "overlap_table",
     "overlap_tests",
     "pareto_front",
+    "path_counts",
     "plot_curve",
+    "reachability",
     "score_concentration",
     "seed_intervals",
     "sparsity_table",
     "stability_table",
+    "strongest_paths",
     "symmetric_difference",
     "union",
     "write_report",
@@ -49,23 +77,40 @@ __all__ = [
 _HOME = {
     "adjust_p_values": "analysis.overlap.families",
     "area_under_curves": "analysis.faithfulness",
+    "betweenness": "analysis.structure.betweenness",
     "block_density": "analysis.sparsity",
     "circuit_to_dot": "analysis.drawing",
+    "coarse_graph": "analysis.structure.coarse",
+    "coarsen": "analysis.granularity",
+    "common_universe": "analysis.granularity",
+    "communities": "analysis.structure.communities",
+    "compare_checkpoints": "analysis.checkpoints",
     "complement": "analysis.algebra",
+    "composition": "analysis.structure.composition",
+    "composition_counts": "analysis.structure.composition",
     "consensus": "analysis.seeds",
+    "count_paths": "analysis.structure.paths",
     "difference": "analysis.algebra",
     "draw": "analysis.drawing",
+    "find": "analysis.query.found",
+    "hubs": "analysis.structure.hubs",
     "inclusion_frequency": "analysis.seeds",
     "intersection": "analysis.algebra",
+    "minimum_edge_cut": "analysis.structure.cuts",
+    "minimum_node_cut": "analysis.structure.cuts",
+    "motifs": "analysis.structure.motifs",
     "overlap_matrix": "analysis.overlap.matrices",
     "overlap_table": "analysis.overlap.tables",
     "overlap_tests": "analysis.overlap.tables",
     "pareto_front": "analysis.faithfulness",
+    "path_counts": "analysis.structure.paths",
     "plot_curve": "analysis.curves",
+    "reachability": "analysis.structure.hubs",
     "score_concentration": "analysis.sparsity",
     "seed_intervals": "analysis.seeds",
     "sparsity_table": "analysis.sparsity",
     "stability_table": "analysis.seeds",
+    "strongest_paths": "analysis.structure.paths",
     "symmetric_difference": "analysis.algebra",
     "union": "analysis.algebra",
     "write_report": "analysis.report",
