@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from analysis.drawing import circuit_to_dot, draw
     from analysis.faithfulness import area_under_curves, pareto_front
     from analysis.granularity import coarsen, common_universe
+    from analysis.graph_files import write_graph
     from analysis.overlap.families import adjust_p_values
     from analysis.overlap.matrices import overlap_matrix
     from analysis.overlap.tables import overlap_table, overlap_tests
@@ -71,6 +72,7 @@ __all__ = [
     "strongest_paths",
     "symmetric_difference",
     "union",
+    "write_graph",
     "write_report",
 ]
 
@@ -113,6 +115,7 @@ _HOME = {
     "strongest_paths": "analysis.structure.paths",
     "symmetric_difference": "analysis.algebra",
     "union": "analysis.algebra",
+    "write_graph": "analysis.graph_files",
     "write_report": "analysis.report",
 }
 

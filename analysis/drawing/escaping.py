@@ -9,6 +9,16 @@ import re
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
+def xml_text(text: str) -> str:
+    r"""Text with everything that XML cannot hold replaced; what it can escape is left to its writer.
+
+    Examples:
+        >>> xml_text("a\x00<b>")
+        'a\ufffd<b>'
+    """
+    return _FORBIDDEN.sub("\ufffd", text)
+
+
 def quoted(text: str) -> str:
     r"""A DOT string that shows the text as it is: quotes, backslashes, entities and line ends escaped.
 
