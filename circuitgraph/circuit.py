@@ -24,6 +24,12 @@ from circuitgraph.universe import Universe
 
 if TYPE_CHECKING:
     import networkx as nx
+    from torch import nn
+
+    from circuitgraph.compile import CompiledModel
+    from circuitgraph.extract import ExtractedCircuit
+    from circuitgraph.forward.reference import AblationValues
+    from circuitgraph.models import LoadedModel
 
 ABLATIONS = ("counterfactual", "zero", "mean", "mean-positional", "optimal")
 # Written by the circuit itself, whatever the provenance that came in says.
@@ -280,6 +286,44 @@ class Circuit:
         """The same circuit with entries added to its provenance, replacing those of the same name."""
         text = _provenance_text({**json.loads(self.provenance_json), **provenance})
         return replace(self, provenance_json=text)
+
+    def extract(
+        self,
+        model: CompiledModel | LoadedModel | nn.Module,
+        *,
+        ablation: str | None = None,
+        values: AblationValues | None = None,
+        verify: bool = True,
+    ) -> ExtractedCircuit:
+        """A small torch module that says what the circuit says; see `circuitgraph.extract`.
+
+        Args:
+            model: The model it is of, compiled with the circuit's choices or not compiled.
+            ablation: What cut edges carry: `zero`, `mean`, `mean-positional` or `optimal`; by default what
+                the circuit was found with.
+            values: Their values, from `CompiledModel.ablation_values`. Zero ablation needs none.
+            verify: Compare the module with the masked run on a few random prompts.
+
+        Returns:
+            The module, in evaluation mode, with its own copies of the weights it needs.
+
+        Raises:
+            ConfigurationError: Counterfactual ablation, for which there are no constants, or missing values.
+            GraphMismatchError: The model has another graph than the circuit.
+            ParityError: The module does not say what the masked run says.
+
+        Examples:
+            >>> from circuitgraph import compile_model, load_model
+            >>> from circuitgraph.tracr import ground_truth_edges
+            >>> compiled = compile_model(load_model("tracr:reverse"), embeddings="split")
+            >>> circuit = Circuit.from_edges(compiled.universe, ground_truth_edges("reverse"), ablation="zero")
+            >>> small = circuit.extract(compiled)
+            >>> small.live_heads, small.live_mlps
+            (('a0.h0', 'a3.h0'), ('m0', 'm1', 'm2'))
+        """
+        from circuitgraph.extract import extract_circuit
+
+        return extract_circuit(self, model, ablation=ablation, values=values, verify=verify)
 
     # ---------------------------------------------------------------- files
 

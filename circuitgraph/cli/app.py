@@ -7,10 +7,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from circuitgraph.cli.bench import bench
 from circuitgraph.cli.cache import cache
 from circuitgraph.cli.discover import discover
 from circuitgraph.cli.draw import draw
 from circuitgraph.cli.evaluate import evaluate
+from circuitgraph.cli.extract import extract
 from circuitgraph.cli.failures import DEBUG_VARIABLE, Interrupted
 from circuitgraph.cli.graph import graph
 from circuitgraph.cli.listing import models, recipes, tasks
@@ -59,5 +61,5 @@ def circuitgraph(
     # `main` looks for --debug itself, since errors end there.
 
 
-for command in (discover, evaluate, run, draw, graph, cache, models, tasks, recipes):
+for command in (discover, evaluate, run, draw, extract, graph, bench, cache, models, tasks, recipes):
     app.command()(command)
