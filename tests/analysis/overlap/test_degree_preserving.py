@@ -110,6 +110,8 @@ def test_degrees_stay_and_edges_are_the_universes(seed):
         assert len(np.unique(drawn)) == len(circuit)
         assert drawn.min() >= 0 and drawn.max() < universe.n_edges
         assert degrees(universe, drawn) == degrees(universe, circuit.edge_ids)
+        # Every node that had inputs and readers still has some.
+        assert len(Circuit.from_edges(universe, drawn)) == len(circuit)
     assert np.array_equal(np.sort(start.edge_ids), circuit.edge_ids), "the start was changed"
 
 
