@@ -9,9 +9,8 @@
   It fits scores that multiply along a path, and prefers short paths. A path with a score of 0 has strength
   0; among those, fewer zeros are stronger.
 
-With all scores equal, as set algebra leaves them, each of them ranks paths by their number of edges. Adding
-the same edge to two paths never turns their order around, which is what makes the search for the k best
-paths exact.
+With all scores equal, as in a complement, each of them ranks paths by their number of edges. Adding the same edge
+to two paths never turns their order around, which is what makes the search for the k best paths exact.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.overlap.degree_preserving import EdgeSet, trade
 from analysis.structure.coarse import coarse_graph
 from analysis.structure.communities import communities
 from analysis.structure.motifs import motifs
@@ -215,6 +216,14 @@ def test_samples_give_p_values_that_count_them() -> None:
     pd.testing.assert_frame_equal(table, motifs(circuit, n_samples=99, seed=1).set_index("motif"))
     other = motifs(circuit, n_samples=99, seed=2).set_index("motif")
     assert not table["expected"].equals(other["expected"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_of_the_same_degrees_leave_nothing_dangling(name: str) -> None:
+    circuit, rng = random_circuit(name, 4), np.random.default_rng(0)
+    drawn = [trade(EdgeSet.of(circuit.universe, circuit.edge_ids), 5, rng).edge_ids for _ in range(5)]
+    assert [len(Circuit.from_edges(circuit.universe, edges)) for edges in drawn] == [len(circuit)] * 5
+    assert any(set(edges.tolist()) != set(circuit.edge_ids.tolist()) for edges in drawn)
 
 
 def test_a_planted_loop_is_rare_by_chance() -> None:
