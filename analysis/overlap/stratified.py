@@ -141,8 +141,13 @@ def _convolve(strata: _Strata, weights: np.ndarray) -> tuple[np.ndarray, int]:
     """Distribution of the sum, and the value that its first entry is of."""
     first, total = 0, np.ones(1)
     for start, stop in zip(strata.starts, [*strata.starts[1:], len(weights)], strict=True):
-        total = np.convolve(total, weights[start:stop])
-        first += int(strata.values[start])
-        kept = np.flatnonzero(total > _NEGLIGIBLE * total.max())
-        total, first = total[kept[0] : kept[-1] + 1], first + int(kept[0])
+        stratum, skipped = _trim(weights[start:stop])
+        total, dropped = _trim(np.convolve(total, stratum))
+        first += int(strata.values[start]) + skipped + dropped
     return total, first
+
+
+def _trim(pmf: np.ndarray) -> tuple[np.ndarray, int]:
+    """Drop what is negligible at both ends, and say how much at the first."""
+    kept = np.flatnonzero(pmf > _NEGLIGIBLE * pmf.max())
+    return pmf[kept[0] : kept[-1] + 1], int(kept[0])
