@@ -79,7 +79,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise UnknownNameError.of("dtype", dtype, DTYPES)
-    _check_device(device)
+    check_device(device)
     loaded = _load_on_cpu(name, dtype=dtype, trust_remote_code=trust_remote_code)
     loaded.model.to(device)
     return loaded
@@ -131,7 +131,7 @@ def _load_on_cpu(name: str, *, dtype: str, trust_remote_code: bool) -> LoadedMod
     return LoadedModel(model=model, tokenizer=tokenizer, name=name, revision=revision)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
     """Refuse a device that is misspelt or not there, before minutes go into loading.
 
     Raises:
