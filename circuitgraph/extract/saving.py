@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from circuitgraph.architectures import Family, family_of
 from circuitgraph.atomic_file import write_atomically
+from circuitgraph.compile import universe_of
 from circuitgraph.errors import CircuitFormatError, CircuitGraphError, OutputError, UnsupportedModelError
 from circuitgraph.extract.layout import CircuitLayout
 from circuitgraph.extract.module import ExtractedCircuit, Origin
@@ -226,9 +227,12 @@ def _empty(layout: CircuitLayout, origin: Origin) -> ExtractedCircuit:
     family = family_of(origin.model_type)
     config, network = _skeleton(family, origin)
     family.check_config(config)
-    shape = family.shape(config)
-    if (shape.n_layers, shape.n_heads) != (layout.universe.n_layers, layout.universe.n_heads):
-        raise CircuitFormatError("layout: layers and heads are not those of the config")
+    found = layout.universe
+    difference = found.first_difference(
+        universe_of(family, family.shape(config), embeddings=found.embeddings, kv_heads=found.kv_heads, qkv=found.qkv)
+    )
+    if difference is not None:
+        raise CircuitFormatError(f"layout: the universe is not that of the config: {difference}")
     return ExtractedCircuit(layout, family.bind(network), origin)
 
 
@@ -242,7 +246,10 @@ def _skeleton(family: Family, origin: Origin) -> tuple[Any, nn.Module]:
         return config, TracrModel(config)
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    config = CONFIG_MAPPING[origin.model_type].from_dict(values)
+    try:
+        config = CONFIG_MAPPING[origin.model_type].from_dict(values)
+    except Exception as error:  # whatever the library makes of a damaged config
+        raise CircuitFormatError(f"origin: no {origin.model_type} config: {error}") from error
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     if type(network).__name__ not in family.model_classes:

@@ -100,8 +100,9 @@ def _medians(runs: dict[str, Callable[[], object]], repeats: int, device: torch.
             start = time.perf_counter()
             run()
             _wait(device)
+            seconds = time.perf_counter() - start
             if turn >= 0:
-                taken[name].append(time.perf_counter() - start)
+                taken[name].append(seconds)
     return {name: statistics.median(times) for name, times in taken.items()}
 
 

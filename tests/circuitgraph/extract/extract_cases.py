@@ -19,9 +19,15 @@ CONSTANT = ("zero", "mean", "mean-positional", "optimal")
 
 
 def circuit_of(compiled: CompiledModel, share: float, seed: int, ablation: str) -> Circuit:
-    """Each edge kept with the same chance; 0 is the empty circuit, 1 the full one."""
-    draws = np.random.default_rng(seed).random(compiled.universe.n_edges)
-    return Circuit.from_edges(compiled.universe, draws < share, ablation=ablation)
+    """Each edge kept with the same chance, those into the logits with its root, so that not all else dangles.
+
+    A share of 0 is the empty circuit, 1 the full one.
+    """
+    universe = compiled.universe
+    chance = np.full(universe.n_edges, share)
+    chance[universe.blocks[-1].edges] = share**0.5
+    draws = np.random.default_rng(seed).random(universe.n_edges)
+    return Circuit.from_edges(universe, draws < chance, ablation=ablation)
 
 
 def learnt_values(compiled: CompiledModel, seed: int) -> AblationValues:
