@@ -87,10 +87,10 @@ def test_node_cuts_are_the_smallest_of_all(name: str) -> None:
 
 
 def test_floats_that_rounding_would_confuse() -> None:
-    # 0.1 + 0.2 > 0.3 in floats by 6e-17; an edge of 0.3 is the smaller cut, exactly.
-    scores = {"input->m0": 0.3, "m0->m1": 0.1, "m0->logits": 0.2, "m1->logits": 9.0}
+    # As floats, 0.1 + 0.7 is smaller than 0.8 by 8e-17; the two edges are the smaller cut, exactly.
+    scores = {"input->m0": 0.8, "m0->m1": 0.1, "m0->logits": 0.7, "m1->logits": 9.0}
     found = minimum_edge_cut(Circuit.from_edges(UNIVERSES["mha"], scores), by="score")
-    assert found.table["edge"].tolist() == ["input->m0"]
+    assert sorted(found.table["score"]) == [0.1, 0.7]
     tiny = {"input->m0": 5e-324, "m0->logits": 1e300}
     assert minimum_edge_cut(Circuit.from_edges(UNIVERSES["mha"], tiny), by="score").table["score"].tolist() == [5e-324]
 
@@ -101,6 +101,12 @@ def test_equal_cuts_are_told_and_the_one_near_the_source_is_given() -> None:
     assert (found.table["edge"].tolist(), found.unique, len(found)) == (["input->m0"], False, 1)
     nodes = minimum_node_cut(circuit)
     assert (nodes.table["node"].tolist(), nodes.unique) == (["m0"], False)
+
+
+def test_of_cuts_of_as_many_edges_the_weakest_is_given() -> None:
+    scores = {"input->m0": 3.0, "m0->m1": -1.0, "m1->logits": 2.0}
+    found = minimum_edge_cut(Circuit.from_edges(UNIVERSES["mha"], scores))
+    assert (found.table["edge"].tolist(), found.unique) == (["m0->m1"], True)
 
 
 def test_other_ends() -> None:

@@ -193,6 +193,18 @@ def test_scores_of_zero() -> None:
         assert table["n_edges"].tolist() == [1, 2]
 
 
+def test_a_score_of_zero_is_weaker_than_the_smallest_other() -> None:
+    scores = {
+        "input->m0": 1.0,
+        "m0->logits": 0.0,
+        "input->a1.h0<v>": 1.0,
+        "a1.h0->logits": 1e-300,
+        "input->logits": 1e300,
+    }
+    table = strongest_paths(Circuit.from_edges(UNIVERSES["mha"], scores), by="product")
+    assert table["path"].tolist() == ["input -> logits", "input -> a1.h0<v> -> logits", "input -> m0 -> logits"]
+
+
 def test_bad_arguments() -> None:
     circuit = hand_circuit()
     for k in (0, -1, True):
