@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
-from scipy.stats import chisquare
+from scipy.stats import chi2, chisquare
 
 from analysis.overlap.degree_preserving import EdgeSet, mixing_curve, sampled_overlaps, trade
 from analysis.overlap.tails import Tails
@@ -22,6 +22,7 @@ STAIRS = Universe(family="gpt2", n_layers=2, n_heads=1, n_kv_heads=1, qkv="joint
 # Readers that see 1, 1, 3, 3 and 5 writers: flat steps.
 PARALLEL = Universe(family="pythia", n_layers=2, n_heads=1, n_kv_heads=1, qkv="joint", block_order="parallel")
 Edges = tuple[int, ...]
+START: Edges = (2, 4, 7, 8, 9, 10)
 
 
 def degrees(universe: Universe, edges: np.ndarray) -> bytes:
@@ -85,18 +86,88 @@ def test_every_edge_set_of_the_same_degrees_is_equally_likely(stairs):
     assert chisquare(list(counts.values())).pvalue > 0.001
 
 
-def test_a_round_is_as_likely_as_its_reverse(stairs):
+def exact_trades(universe: Universe, edges: Edges, *, between_readers: bool) -> dict[Edges, float]:
+    """What all pairs of readers, or of writers, can make of an edge set by trading at once, and how likely it is."""
+    visible = np.diff(universe.reader_offsets)
+    ends = {tuple(end) for end in np.stack(universe.endpoints(np.array(edges)), axis=1).tolist()}
+    place = 1 if between_readers else 0
+    nodes = sorted({end[place] for end in ends})
+    found: dict[Edges, float] = defaultdict(float)
+    orders = list(permutations(nodes))
+    for order in orders:
+        outcomes = {frozenset(ends): 1.0}
+        for one, other in zip(order[::2], order[1::2], strict=False):
+            outcomes = _after_a_trade(outcomes, one, other, place, visible)
+        for outcome, chance in outcomes.items():
+            ids = sorted(int(universe.reader_offsets[reader]) + writer for writer, reader in outcome)
+            found[tuple(ids)] += chance / len(orders)
+    return found
+
+
+def _after_a_trade(
+    outcomes: dict[frozenset[Edges], float], one: int, other: int, place: int, visible: np.ndarray
+) -> dict[frozenset[Edges], float]:
+    after: dict[frozenset[Edges], float] = defaultdict(float)
+    for ends, chance in outcomes.items():
+        listens = [{end[1 - place] for end in ends if end[place] == node} for node in (one, other)]
+
+        def exists(node: int, partner: int) -> bool:
+            writer, reader = (partner, node) if place else (node, partner)
+            return bool(writer < visible[reader])
+
+        tradable = {x for x in listens[0] ^ listens[1] if exists(one, x) and exists(other, x)}
+        deals = list(combinations(sorted(tradable), len(tradable & listens[0])))
+        for deal in deals:
+            kept = {end for end in ends if end[place] not in (one, other) or end[1 - place] not in tradable}
+            dealt = {(x, one if x in deal else other) for x in tradable}
+            new = kept | (dealt if place else {(node, x) for x, node in dealt})
+            after[frozenset(new)] += chance / len(deals)
+    return after
+
+
+def test_a_round_is_as_likely_as_its_reverse_and_as_calculated(stairs):
     """Detailed balance of single rounds: without it p-values would hang on mixing."""
-    members = sorted(next(found for found in sorted(stairs, key=len) if len(found) == 4))
-    rng, n = np.random.default_rng(0), 4000
-    counts = np.zeros((4, 4))
+    members = next(found for found in stairs if START in found)
+    trades = {}
+    for side in (True, False):
+        rows = [exact_trades(STAIRS, edges, between_readers=side) for edges in members]
+        trades[side] = np.array([[row.get(other, 0.0) for other in members] for row in rows])
+        assert trades[side].sum(1) == pytest.approx(1) and trades[side] == pytest.approx(trades[side].T)
+    both = trades[True] @ trades[False], trades[False] @ trades[True]
+    # In either order alone a round would not be as likely as its reverse.
+    assert np.abs(both[0] - both[1]).max() > 0.04
+    kernel = (both[0] + both[1]) / 2
+    assert kernel == pytest.approx(kernel.T)
+
+    rng, n = np.random.default_rng(0), 1500
+    counts = np.zeros_like(kernel)
     for place, start in enumerate(members):
         first = EdgeSet.of(STAIRS, np.array(start))
         for _ in range(n):
             counts[place, members.index(tuple(sorted(trade(first, 1, rng).edge_ids.tolist())))] += 1
-    noise = 4 * np.sqrt(counts + counts.T + 1)
-    assert np.all(np.abs(counts - counts.T) < noise)
-    assert np.count_nonzero(counts) > 4
+    assert not counts[kernel == 0].any()
+    distance = ((counts - n * kernel) ** 2)[kernel > 0] / (n * kernel[kernel > 0])
+    assert chi2.sf(distance.sum(), np.count_nonzero(kernel) - len(members)) > 0.001
+
+
+def test_the_circuit_is_exchangeable_with_its_samples():
+    """Two samples are as far from each other as each is from the circuit, after a single round even."""
+    universe = Universe(family="gpt2", n_layers=4, n_heads=4, n_kv_heads=4)
+    rng = np.random.default_rng(0)
+    state = trade(EdgeSet.of(universe, crowded_circuit(250, universe=universe).edge_ids), 100, rng)
+    # Edges into one reader alone cannot move: what they share with the other set tells about that set.
+    still = np.arange(*universe.reader_offsets[-2:])[::2]
+    from_circuit, between = [], []
+    for trial in range(400):
+        state = trade(state, 10, rng)
+        edge_sets = [still, state.edge_ids]
+        one, other = sampled_overlaps(universe, edge_sets, [(0, 1)], n_samples=2, rounds=1, seed=trial)[0]
+        observed = len(np.intersect1d(still, state.edge_ids))
+        from_circuit.append(((observed - one) ** 2 + (observed - other) ** 2) / 2)
+        between.append((one - other) ** 2)
+    apart = np.subtract(from_circuit, between)
+    assert np.mean(between) > 0.5
+    assert apart.mean() == pytest.approx(0, abs=4 * apart.std() / math.sqrt(len(apart)))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -122,7 +193,7 @@ def test_overlaps_are_distributed_as_enumerated(stairs):
     for one in a:
         for other in b:
             exact[len(set(one) & set(other))] += 1 / (len(a) * len(b))
-    n = 2000
+    n = 1200
     edge_sets = [np.array(a[0]), np.array(b[-1])]
     drawn = sampled_overlaps(STAIRS, edge_sets, [(0, 1)], n_samples=n, rounds=5)[0]
     support = sorted(exact)
@@ -136,7 +207,7 @@ def test_overlaps_are_distributed_as_enumerated(stairs):
 
 def test_calibrated_by_simulation_even_before_the_chain_has_mixed(stairs):
     found = sorted((sorted(found) for found in stairs), key=lambda found: (-len(found), found))
-    rng, n, n_samples = np.random.default_rng(1), 500, 19
+    rng, n, n_samples = np.random.default_rng(1), 300, 19
     p, mid = [], []
     for trial in range(n):
         a, b = (found[place][rng.integers(len(found[place]))] for place in (0, 3))
