@@ -56,9 +56,9 @@ class CpuMeter:
     def __init__(self) -> None:
         self.resettable = _PAGE_STATUS.is_file() and os.access(_CLEAR, os.W_OK)
         self.method = (
-            "peak resident set of a process of its own, forgotten before the turns"
+            "peak resident set, forgotten before the turns"
             if self.resettable
-            else "peak resident set of a process of its own since it began, loading included: an upper bound"
+            else "peak resident set since the process began, loading included: an upper bound"
         )
 
     def now(self) -> int:

@@ -10,6 +10,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from circuitgraph.models import LoadedModel, check_device, load_model
 from pruning.bench.settings import GPT2_RANDOM, BenchSettings
 
+SPREAD = 0.1
+"""Standard deviation of the weights of `gpt2-random`."""
+
 
 def random_model(
     model_class: type[PreTrainedModel],
@@ -45,10 +48,13 @@ def random_model(
 def gpt2_random(seed: int = 0) -> GPT2LMHeadModel:
     """A GPT-2 small with random weights, float32 on the CPU, the same for a seed wherever it runs later.
 
+    They are five times as large as in a new model, or nothing that it reads would change what it says: with three
+    tokens of 32 replaced, the KL of its outputs is 0.003 nats in a new model and about 1.5 in this one.
+
     Args:
         seed: Of the weights.
     """
-    return random_model(GPT2LMHeadModel, GPT2Config(), seed=seed)
+    return random_model(GPT2LMHeadModel, GPT2Config(initializer_range=SPREAD), seed=seed)
 
 
 def load(settings: BenchSettings) -> LoadedModel:
