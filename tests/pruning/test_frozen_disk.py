@@ -339,10 +339,20 @@ class TestBounds:
         assert all(path.exists() for path in paths)
         written(cache.for_run(), 9)
 
+    def test_the_oldest_stays_where_this_run_uses_it(self, three):
+        folder, paths = three
+        cache = DiskCache(folder, budget_bytes=self.budget(paths, 1), spare_bytes=0)
+        assert cache.read(place_of(1, model=1), N) is not None
+        aged(paths[1], 999)
+        written(cache, 9)
+        assert [path.exists() for path in paths] == [True, True, False]
+
     def test_nothing_goes_for_what_cannot_fit(self, three):
         folder, paths = three
         cache = DiskCache(folder, budget_bytes=disk_module._HEADER, spare_bytes=0)
         assert cache.write(place_of(9), rows_of(9), N, {}) is None
+        size = total(folder)
+        assert not files.make_room(folder, size, budget_bytes=size, keep={paths[0]})
         assert all(path.exists() for path in paths)
 
     def test_strangers_are_neither_counted_nor_touched(self, three):

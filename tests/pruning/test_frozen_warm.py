@@ -232,6 +232,14 @@ class TestBudgets:
                 assert_right(runs.batch(members), gpt2)
             assert runs.drawn == runs.kept()
 
+    def test_what_would_not_fit_is_not_run_in_vain(self, gpt2, tmp_path, calls):
+        disk = DiskCache(tmp_path / "frozen", budget_bytes=70_000, spare_bytes=0)
+        runs_of(gpt2, budget_bytes=0, disk=disk)
+        kinds = {entry.about["kind"] for entry in files.entries(disk.folder)}
+        assert kinds == {"teacher"}, "no chunk of values fits"
+        n_files = len(files.entries(disk.folder))
+        assert calls["reference_run"] == n_files + 1, "the first chunk of values shows their size"
+
     def test_zero_and_zero_write_nothing(self, gpt2, tmp_path):
         runs = runs_of(gpt2, budget_bytes=0, disk=DiskCache(tmp_path / "frozen", budget_bytes=0))
         assert_right(runs.batch(np.array([1, 4])), gpt2)
