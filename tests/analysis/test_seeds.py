@@ -114,14 +114,14 @@ class TestStability:
     def test_intervals_hold_the_truth_about_as_often_as_they_say(self):
         truth = np.mean([value(stability_table(noisy_circuits(30, seed=0)), "mean_pairwise_iou")])
         inside = 0
-        for trial in range(100):
+        for trial in range(60):
             rng = np.random.default_rng(trial)
             # Always the same core, so that every trial estimates the same thing.
             core = np.random.default_rng(0).random(UNIVERSE.n_edges) < 0.4
             masks = [core ^ (rng.random(UNIVERSE.n_edges) > 0.8) for _ in range(6)]
             table = stability_table([Circuit.from_edges(UNIVERSE, mask) for mask in masks])
             inside += value(table, "mean_pairwise_iou", "low") <= truth <= value(table, "mean_pairwise_iou", "high")
-        assert inside >= 85
+        assert inside >= 51
 
     def test_leaving_one_out_by_hand(self):
         x, y = ["input->logits"], ["input->m0", "m0->logits"]
