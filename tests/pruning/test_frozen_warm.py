@@ -245,6 +245,10 @@ class TestBudgets:
         assert_right(runs.batch(np.array([1, 4])), gpt2)
         assert not (tmp_path / "frozen").exists() and runs.filled == RunCounts()
 
+    def test_zero_reads_nothing_either(self, gpt2, disk):
+        runs_of(gpt2, disk=disk)
+        assert runs_of(gpt2, disk=DiskCache(disk.folder, budget_bytes=0)).filled == RunCounts(computed=N)
+
     def test_another_task_pushes_out_the_older(self, gpt2, disk):
         runs_of(gpt2, disk=disk)
         size = sum(entry.n_bytes for entry in files.entries(disk.folder))
