@@ -28,7 +28,7 @@ class _Automaton:
         self.gaps = [place for place, step in enumerate(steps) if step.is_gap]
         self.in_gap = sum(1 << place for place in self.gaps)
         self.finished = self.before_gaps(1 << (len(steps) - 1))
-        self.reads = _bits([step.reads & (not step.is_gap) for step in steps])
+        self.reads = _bits([step.reads for step in steps])
         first = next(place for place, step in enumerate(steps) if not step.is_gap)
         starts = _bits([step.writes & (place <= first) for place, step in enumerate(steps)])
         self.starts = [self.into_gaps(states) for states in starts]
