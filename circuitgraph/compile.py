@@ -176,6 +176,7 @@ class CompiledModel:
         *,
         ablation: str = "counterfactual",
         wanted: Bool[Tensor, " edge"] | None = None,
+        recompute: bool = False,
     ) -> MaskedPass:
         """Run the model with every edge gated.
 
@@ -185,6 +186,8 @@ class CompiledModel:
             values: What ablated writers say: `run_with_values(corrupted)[1]`, or `ablation_values`.
             ablation: Which of the two, by name.
             wanted: Gates whose gradient is wanted; by default those strictly between 0 and 1.
+            recompute: Run MLPs once more in the backward pass instead of keeping what is inside them: less
+                memory, more time, the same numbers.
 
         Returns:
             Logits at the asked positions, and how much of the model ran.
@@ -202,8 +205,12 @@ class CompiledModel:
             )
         return masked_pass(
             self.bound, self.shape, self.universe, gates, batch, values,
-            ablation=ablation, wanted=wanted, workspace=self._workspace,
+            ablation=ablation, wanted=wanted, workspace=self._workspace, recompute=recompute,
         )  # fmt: skip
+
+    def free_buffers(self) -> None:
+        """Give back the memory that masked passes keep from one to the next."""
+        self._workspace.clear()
 
 
 def compile_model(

@@ -92,3 +92,16 @@ class RenderingError(CircuitGraphError):
 
 class CacheWarning(UserWarning):
     """A cache that could not be read or written; what it would have given is computed instead."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on the CPU or a GPU.
+
+    Examples:
+        >>> out_of_memory(MemoryError()), out_of_memory(ValueError("no"))
+        (True, False)
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said)

@@ -1,31 +1,38 @@
-"""How much memory a training run will take, from sizes alone: no weights, no graph.
+"""How much memory a training run will take, and what to do about it: from sizes alone, no weights, no graph.
 
-A rough estimate, of the dearest moment: the start, when every gate is undecided and every reader runs. In
-bytes, with B prompts of S tokens, d = d_model, b bytes a number:
+The estimate is of the dearest moment: the start, when every gate is undecided and every reader runs. In
+bytes, with B prompts of S tokens at once, d = d_model, b bytes a number:
 
 * weights: parameters × b;
-* deltas: what every writer adds, writers × B × S × d × b;
-* row gradients: kept for the backward pass, readers × B × S × d × b;
-* activations: what autograd saves: what each attention reader saw (in float32, for its norm), queries, keys,
-  values and outputs of the heads, and four times the MLP's inner width, a layer;
+* deltas: what every writer adds, writers × (B × S + asked) × d × b;
+* rows: what every reader saw, and on the way back its gradient in the same place, readers × B × S × d × b; in a
+  model that runs in less than float32 its norms keep a float32 copy;
+* activations: what autograd keeps: queries, keys, values and outputs of the heads, and a few multiples of the
+  MLP's inner width, a layer; of one layer only where MLPs are run again in the backward pass;
+* working: one layer's passing tensors, three times what its readers see, and the gradient of what it wrote;
 * logits: six matrices [asked, vocabulary] in float32 (teacher, circuit, their log-probabilities, gradients);
 * cache: the ablated run of every prompt and the full model's logits, up to the cache's budget; a batch of
   it is copied each step;
-* gates: α, its gradient, the optimiser's two moments, a draw, and the host's copies, 80 bytes an edge;
+* gates: α, its gradient, the optimiser's two moments, a draw, the host's copies and the step's plan, 140 bytes
+  an edge;
 * program: what Python and the libraries take before any of this.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from circuitgraph.architectures.family import ModelShape
+from circuitgraph.errors import ConfigurationError
 from circuitgraph.universe import Universe
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _PROGRAM = 450 << 20
-_GATE = 80
+_GATE = 140
+SMALL_BATCH_TOKENS = 512
+"""Micro-batches are halved down to this many tokens before MLPs are run again instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +41,9 @@ class MemoryEstimate:
 
     weights: int
     deltas: int
-    row_gradients: int
+    rows: int
     activations: int
+    working: int
     logits: int
     cache: int
     gates: int
@@ -63,6 +71,7 @@ def estimate_memory(
     n_prompts: int = 200,
     cache_bytes: int = 2 << 30,
     ablation: str = "counterfactual",
+    recompute: bool = False,
 ) -> MemoryEstimate:
     """Estimate what a training run holds at its dearest moment.
 
@@ -70,13 +79,14 @@ def estimate_memory(
         shape: The model's sizes.
         universe: Its graph's universe.
         n_parameters: Its parameters, see `count_parameters`.
-        batch_size: Prompts a step.
+        batch_size: Prompts run at once.
         seq: Tokens a prompt.
         dtype: The model's number format, a key of `BYTES`.
         n_asked: Answer tokens a prompt.
         n_prompts: Training prompts.
         cache_bytes: The cache's budget.
         ablation: Only counterfactual values differ from prompt to prompt and fill the cache.
+        recompute: Whether MLPs are run again in the backward pass.
 
     Returns:
         The estimate.
@@ -86,32 +96,163 @@ def estimate_memory(
         ...     d_vocab=50257, n_positions=1024, learned_positions=True)
         >>> gpt2 = Universe(family="gpt2", n_layers=12, n_heads=12, n_kv_heads=12)
         >>> estimate = estimate_memory(shape, gpt2, n_parameters=124_439_808, batch_size=8, seq=32)
-        >>> estimate.weights, estimate.deltas == 157 * 8 * 32 * 768 * 4
+        >>> estimate.weights, estimate.deltas == 157 * 8 * (32 + 1) * 768 * 4
         (497759232, True)
     """
     b = BYTES[dtype]
     wide = max(b, 4)
     tokens = batch_size * seq
     stream = tokens * shape.d_model
-    heads = shape.n_heads * shape.d_head * tokens
-    layer = (universe.n_attention_readers + 1) * stream * wide + (4 * heads + 4 * shape.d_mlp * tokens) * b
+    heads = 4 * shape.n_heads * shape.d_head * tokens * b
+    mlp = shape.mlp_saved * shape.d_mlp * tokens * b
+    n_asked_here = batch_size * n_asked
     frozen_prompt = n_asked * shape.d_vocab * b
     frozen_batch = 0
     if ablation == "counterfactual":
         values = universe.n_embeddings * shape.d_model
-        values += shape.n_layers * (2 * shape.d_model + shape.n_heads * shape.d_head)
+        attention = 2 * shape.n_heads + 2 * shape.n_kv_heads
+        values += shape.n_layers * (2 * shape.d_model + attention * shape.d_head)
         frozen_prompt += values * seq * b
         frozen_batch = values * tokens * b
     return MemoryEstimate(
         weights=n_parameters * b,
-        deltas=universe.n_writers * stream * b,
-        row_gradients=universe.n_readers * stream * b,
-        activations=shape.n_layers * layer,
-        logits=6 * batch_size * n_asked * shape.d_vocab * wide,
+        deltas=universe.n_writers * (stream + n_asked_here * shape.d_model) * b,
+        rows=universe.n_readers * stream * (b + (wide if b < 4 else 0)),
+        activations=shape.n_layers * heads + (1 if recompute else shape.n_layers) * mlp,
+        working=3 * universe.n_attention_readers * stream * wide + shape.n_heads * stream * wide,
+        logits=6 * n_asked_here * shape.d_vocab * wide,
         cache=min(cache_bytes, n_prompts * frozen_prompt) + frozen_batch,
         gates=_GATE * universe.n_edges,
         program=_PROGRAM,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """What a run will hold, and what was decided so that it fits.
+
+    Attributes:
+        estimate: Its memory.
+        micro_batch: Prompts run at once.
+        accumulation: How many of these make a batch.
+        recompute: Whether MLPs are run again in the backward pass.
+        limit_bytes: What it had to fit into, or None.
+    """
+
+    estimate: MemoryEstimate
+    micro_batch: int
+    accumulation: int
+    recompute: bool
+    limit_bytes: int | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the estimate is within the limit."""
+        return self.limit_bytes is None or self.estimate.total <= self.limit_bytes
+
+    def describe(self) -> str:
+        """The decisions in words.
+
+        Examples:
+            >>> parts = dict.fromkeys(MemoryEstimate.__dataclass_fields__, 2**30)
+            >>> print(MemoryPlan(estimate=MemoryEstimate(**parts), micro_batch=4, accumulation=2, recompute=True,
+            ...     limit_bytes=2**30).describe())
+            runs 4 prompts at once, 2 times a step; MLPs are run again in the backward pass
+            This does not fit into 1.0 GiB: take a smaller cache, shorter prompts or bfloat16.
+        """
+        times = "all of a batch" if self.accumulation == 1 else f"{self.accumulation} times a step"
+        told = f"runs {self.micro_batch} prompts at once, {times}"
+        told += "; MLPs are run again in the backward pass" if self.recompute else ""
+        if self.fits or self.limit_bytes is None:
+            return told
+        limit = f"{self.limit_bytes / 2**30:.1f} GiB"
+        return f"{told}\nThis does not fit into {limit}: take a smaller cache, shorter prompts or bfloat16."
+
+    def to_dict(self) -> dict[str, Any]:
+        """The estimate's parts and the decisions."""
+        decided = {"micro_batch": self.micro_batch, "accumulation": self.accumulation, "recompute": self.recompute}
+        return {**self.estimate.to_dict(), **decided, "limit_bytes": self.limit_bytes, "fits": self.fits}
+
+
+def plan_memory(
+    estimate: Callable[[int, bool], MemoryEstimate],
+    *,
+    batch_size: int,
+    seq: int,
+    limit_bytes: int | None,
+    micro_batch: int | None = None,
+    recompute: bool | None = None,
+) -> MemoryPlan:
+    """Decide how a batch is run so that it fits.
+
+    Micro-batches are halved while they are large, since that costs little time; then MLPs are run again in the
+    backward pass, which costs a good part of a forward pass; then micro-batches are halved down to one prompt.
+
+    Args:
+        estimate: The estimate for a micro-batch's size, with or without running MLPs again.
+        batch_size: Prompts a step.
+        seq: Tokens a prompt.
+        limit_bytes: What it has to fit into; None sets no limit.
+        micro_batch: Decided already, or None.
+        recompute: Decided already, or None.
+
+    Returns:
+        The first way that fits, or the smallest one if none does.
+
+    Raises:
+        ConfigurationError: A micro-batch below 1 prompt.
+
+    Examples:
+        >>> def estimate(prompts: int, again: bool) -> MemoryEstimate:
+        ...     parts = dict.fromkeys(MemoryEstimate.__dataclass_fields__, 0)
+        ...     return MemoryEstimate(**{**parts, "activations": prompts * (5 if again else 10)})
+        >>> plan = plan_memory(estimate, batch_size=16, seq=100, limit_bytes=50)
+        >>> plan.micro_batch, plan.accumulation, plan.recompute
+        (8, 2, True)
+    """
+    if micro_batch is not None and micro_batch < 1:
+        raise ConfigurationError(f"a micro-batch must be of at least 1 prompt; got {micro_batch}")
+    sizes = [batch_size]
+    while sizes[-1] > 1:
+        sizes.append((sizes[-1] + 1) // 2)
+    if micro_batch is not None:
+        sizes = [min(micro_batch, batch_size)]
+    large = [size for size in sizes if size * seq > SMALL_BATCH_TOKENS] or sizes[:1]
+    tries = [(size, False) for size in large] + [(size, again) for size in sizes for again in (False, True)]
+    if recompute is not None:
+        tries = [(size, recompute) for size in sizes]
+    for size, again in tries:
+        found = MemoryPlan(
+            estimate=estimate(size, again),
+            micro_batch=size,
+            accumulation=-(-batch_size // size),
+            recompute=again,
+            limit_bytes=limit_bytes,
+        )
+        if found.fits:
+            return found
+    return found
+
+
+def available_bytes(device: str = "cpu") -> int | None:
+    """Memory that is free on a device now.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    Returns:
+        Bytes, or None where it cannot be told.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(torch.device(device))[0]) if torch.cuda.is_available() else None
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            found = dict(line.split(":", 1) for line in lines)
+        return int(found["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 def count_parameters(config: Any) -> int:

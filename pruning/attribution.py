@@ -29,6 +29,7 @@ def gate_gradients(
     levels: tuple[float, ...] = (0.3, 0.5, 0.7, 0.85, 0.95),
     batches_per_level: int = 3,
     batch_size: int = 8,
+    micro_batch: int | None = None,
     seed: int = 0,
 ) -> Float[Tensor, " edge"]:
     """Average gradient of the objective in every edge's gate.
@@ -40,6 +41,7 @@ def gate_gradients(
         levels: The gates' common values.
         batches_per_level: Batches averaged at each.
         batch_size: Prompts a batch.
+        micro_batch: Prompts run at once; by default all of a batch.
         seed: Of the order of batches.
 
     Returns:
@@ -57,8 +59,11 @@ def gate_gradients(
                 width = min(level, 1 - level)
                 gates += width * (2 * torch.rand(gates.shape, generator=generator).to(gates.device) - 1)
             gates.requires_grad_()
-            batch = frozen.batch(order.next())
-            ran = compiled.masked(gates, batch.pairs.clean, batch.values, ablation=frozen.ablation, wanted=wanted)
-            (gradient,) = torch.autograd.grad(measure(ran.logits, batch.teacher, batch.pairs), gates)
-            total += gradient
+            indices = order.next()
+            for start in range(0, len(indices), micro_batch or batch_size):
+                part = indices[start : start + (micro_batch or batch_size)]
+                batch = frozen.batch(part)
+                ran = compiled.masked(gates, batch.pairs.clean, batch.values, ablation=frozen.ablation, wanted=wanted)
+                loss = measure(ran.logits, batch.teacher, batch.pairs) * (len(part) / len(indices))
+                total += torch.autograd.grad(loss, gates)[0]
     return total / (len(levels) * batches_per_level)

@@ -65,6 +65,8 @@ def discover(
     cache_bytes: int = 2 << 30,
     disk_cache: DiskCache | None = None,
     teacher_top_k: int | None = None,
+    micro_batch: int | None = None,
+    recompute: bool = False,
     watch: Callable[[StepRecord], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Discovery:
@@ -83,6 +85,8 @@ def discover(
         disk_cache: A folder for those that memory cannot hold, and for the next run; None keeps nothing on disk.
         teacher_top_k: Train towards the full model's likeliest tokens and the mass of all others, instead of its
             whole vocabulary; the evaluation takes the whole vocabulary in any case.
+        micro_batch: Prompts run at once in training; by default all of a batch.
+        recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
         watch: Called after every step.
         say: Called with a line at the start of each stage.
 
@@ -100,9 +104,7 @@ def discover(
     check_top_k(teacher_top_k, objective, compiled.shape.d_vocab)
     compiled.gate_map.check_target(recipe.target_sparsity)
     if not len(task.splits["train"]):
-        raise ConfigurationError(
-            f"task {task.name}: the train split is empty; there is nothing to learn from"
-        )
+        raise ConfigurationError(f"task {task.name}: the train split is empty; there is nothing to learn from")
     began = time.perf_counter()
     say(f"keeping what never changes of {len(task.splits['train']):,} training prompts")
     frozen = FrozenRuns(
@@ -114,7 +116,9 @@ def discover(
         teacher_top_k=teacher_top_k,
     )
     say(f"frozen runs: {frozen.describe()}")
-    trainer = Trainer(compiled, frozen, recipe, objective=objective, seed=seed)
+    trainer = Trainer(
+        compiled, frozen, recipe, objective=objective, seed=seed, micro_batch=micro_batch, recompute=recompute, say=say
+    )
     say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name})")
     run = train(trainer, watch)
     trained = time.perf_counter() - began

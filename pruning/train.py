@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from circuitgraph.compile import CompiledModel
-from circuitgraph.errors import TrainingError
+from circuitgraph.errors import TrainingError, out_of_memory
 from pruning.attribution import gate_gradients
 from pruning.budget import ExpectedGate, project_gradient, shift_for_budget
 from pruning.frozen_runs import BatchOrder, FrozenRuns
-from pruning.gates import Gates
+from pruning.gates import Gates, GateSample
 from pruning.objectives import objective_named
 from pruning.recipes import Recipe
 from pruning.schedule import rate_at, target_at
@@ -81,6 +81,23 @@ class TrainingRun:
     stopped_by: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ran:
+    """A batch that went forward and backward.
+
+    Attributes:
+        gradient: Of the objective in the gates drawn `[edge]`.
+        objective: Its value.
+        live_heads: Heads that ran.
+        live_mlps: MLPs that ran.
+    """
+
+    gradient: Tensor
+    objective: float
+    live_heads: int
+    live_mlps: int
+
+
 class Trainer:
     """Everything that a step needs; one instance a run.
 
@@ -90,12 +107,27 @@ class Trainer:
         recipe: The settings.
         objective: Name of the objective.
         seed: Seeds the start, the gates drawn and the order of batches.
+        micro_batch: Prompts run at once; gradients add up over a batch. By default all of a batch. Halved when
+            memory runs out.
+        recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
+        say: Called with a line when something about the run had to change.
     """
 
     def __init__(
-        self, compiled: CompiledModel, frozen: FrozenRuns, recipe: Recipe, *, objective: str, seed: int
+        self,
+        compiled: CompiledModel,
+        frozen: FrozenRuns,
+        recipe: Recipe,
+        *,
+        objective: str,
+        seed: int,
+        micro_batch: int | None = None,
+        recompute: bool = False,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.compiled, self.frozen, self.recipe = compiled, frozen, recipe
+        self.micro_batch = min(micro_batch or recipe.batch_size, recipe.batch_size)
+        self.recompute, self._say = recompute, say or (lambda line: None)
         self.objective = objective_named(objective)
         self.generator = torch.Generator().manual_seed(seed)
         self.gates = Gates(
@@ -121,8 +153,9 @@ class Trainer:
 
     def _warm_start(self, objective: str, seed: int) -> None:
         gradients = gate_gradients(
-            self.compiled, self.frozen, objective=objective, batch_size=self.recipe.batch_size, seed=seed
-        )
+            self.compiled, self.frozen, objective=objective, batch_size=self.recipe.batch_size,
+            micro_batch=self.micro_batch, seed=seed,
+        )  # fmt: skip
         self.gates.start_from(gradients.abs(), mean=self.recipe.init_mean, spread=self.recipe.init_std)
 
     def step(self, index: int) -> StepRecord:
@@ -153,22 +186,21 @@ class Trainer:
             self._sharpen(index)
             self._hold_budget(target)
         sample = self.gates.sample(self.generator)
-        batch = self.frozen.batch(self.order.next())
-        ran = self.compiled.masked(
-            sample.edges, batch.pairs.clean, batch.values, ablation=self.frozen.ablation, wanted=sample.wanted
-        )
-        objective = self.objective(ran.logits, batch.teacher, batch.pairs)
-        loss = objective
+        ran = self._run(self.order.next(), sample)
+        penalty = torch.zeros(())
         if recipe.control == "lagrangian":
-            loss = objective + self._penalty(sample.sparsity, target, self.multipliers[:2])
+            penalty = self._penalty(sample.sparsity, target, self.multipliers[:2])
             if sample.writer_sparsity is not None:
-                goal = target_at(
-                    index, target=recipe.writer_target, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp
-                )
-                loss = loss + self._penalty(sample.writer_sparsity, goal, self.multipliers[2:])
+                goal = target_at(index, target=recipe.writer_target, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp)
+                penalty = penalty + self._penalty(sample.writer_sparsity, goal, self.multipliers[2:])
         self.optimiser.zero_grad()
         self.ascent.zero_grad()
-        loss.backward()
+        outputs, gradients = [sample.edges], [ran.gradient]
+        if penalty.requires_grad:
+            outputs, gradients = [*outputs, penalty], [*gradients, None]
+        torch.autograd.backward(outputs, gradients)
+        objective = ran.objective
+        loss = objective + float(penalty.detach())
         self._check_finite(index, loss)
         if recipe.control == "budget":
             weights = self._weights
@@ -182,8 +214,8 @@ class Trainer:
         return StepRecord(
             step=index,
             seconds=time.perf_counter() - self.began,
-            loss=float(loss.detach()),
-            objective=float(objective.detach()),
+            loss=loss,
+            objective=objective,
             sparsity=float(sample.sparsity.detach()),
             target=target,
             lambda1=lambdas[0],
@@ -192,6 +224,39 @@ class Trainer:
             live_mlps=ran.live_mlps,
             undecided=sample.undecided,
         )
+
+    def _run(self, indices: np.ndarray, sample: GateSample) -> _Ran:
+        """Run a batch forward and backward, in smaller parts if memory runs out."""
+        while True:
+            try:
+                return self._run_in_parts(indices, sample)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or self.micro_batch == 1:
+                    raise
+            # Outside of the handler, whose traceback holds the failed pass.
+            self.micro_batch = (self.micro_batch + 1) // 2
+            self.compiled.free_buffers()
+            if self.compiled.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._say(f"memory ran out: going on with {self.micro_batch} prompts at once, the same batches")
+
+    def _run_in_parts(self, indices: np.ndarray, sample: GateSample) -> _Ran:
+        edges = sample.edges.detach().requires_grad_()
+        objective = 0.0
+        live_heads = live_mlps = 0
+        for start in range(0, len(indices), self.micro_batch):
+            part = indices[start : start + self.micro_batch]
+            batch = self.frozen.batch(part)
+            ran = self.compiled.masked(
+                edges, batch.pairs.clean, batch.values,
+                ablation=self.frozen.ablation, wanted=sample.wanted, recompute=self.recompute,
+            )  # fmt: skip
+            loss = self.objective(ran.logits, batch.teacher, batch.pairs) * (len(part) / len(indices))
+            loss.backward()
+            objective += float(loss.detach())
+            live_heads, live_mlps = ran.live_heads, ran.live_mlps
+        assert edges.grad is not None
+        return _Ran(gradient=edges.grad, objective=objective, live_heads=live_heads, live_mlps=live_mlps)
 
     def _sharpen(self, index: int) -> None:
         """Stretch α away from the threshold, a little at every step after the ramp."""
@@ -212,12 +277,12 @@ class Trainer:
         multipliers = multipliers.to(gap.device)
         return multipliers[0] * gap + multipliers[1] * gap * gap
 
-    def _check_finite(self, index: int, loss: Tensor) -> None:
+    def _check_finite(self, index: int, loss: float) -> None:
         gradients = [p.grad for p in self.gates.parameters if p.grad is not None]
-        if math.isfinite(float(loss.detach())) and all(bool(torch.isfinite(g).all()) for g in gradients):
+        if math.isfinite(loss) and all(bool(torch.isfinite(g).all()) for g in gradients):
             return
         raise TrainingError(
-            f"step {index}: the loss or its gradient is not finite (loss {float(loss.detach())}); the state before "
+            f"step {index}: the loss or its gradient is not finite (loss {loss}); the state before "
             "this step was kept. Try --dtype float32, or a lower learning rate."
         )
 
@@ -250,6 +315,4 @@ def train(trainer: Trainer, watch: Watch | None = None) -> TrainingRun:
         stopped_by = str(error)
     if trainer.recipe.control == "budget" and records:
         trainer._hold_budget(records[-1].target)
-    return TrainingRun(
-        gates=trainer.gates, records=tuple(records), interrupted=interrupted, stopped_by=stopped_by
-    )
+    return TrainingRun(gates=trainer.gates, records=tuple(records), interrupted=interrupted, stopped_by=stopped_by)

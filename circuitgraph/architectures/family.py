@@ -44,6 +44,7 @@ class ModelShape:
         learned_positions: Whether there are position embeddings, a writer of their own under `embeddings="split"`.
         block_order: `sequential` or `parallel`.
         causal: Whether a position sees only earlier ones.
+        mlp_saved: How many tensors of the MLP's inner width autograd keeps, for the memory estimate.
     """
 
     n_layers: int
@@ -57,6 +58,7 @@ class ModelShape:
     learned_positions: bool
     block_order: str = "sequential"
     causal: bool = True
+    mlp_saved: int = 7
 
 
 @dataclass(frozen=True)

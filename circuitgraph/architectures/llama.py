@@ -24,6 +24,7 @@ def _shape(config: Any) -> ModelShape:
         d_vocab=config.vocab_size,
         n_positions=config.max_position_embeddings,
         learned_positions=False,
+        mlp_saved=3,
     )
 
 

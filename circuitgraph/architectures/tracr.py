@@ -34,6 +34,7 @@ def _shape(config: Any) -> ModelShape:
         n_positions=config.n_positions,
         learned_positions=True,
         causal=config.causal,
+        mlp_saved=1,
     )
 
 

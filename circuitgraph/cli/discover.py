@@ -130,6 +130,15 @@ def discover(
             rich_help_panel=options.MACHINE,
         ),
     ] = None,
+    memory_gib: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Memory that the run has to fit into, in GiB; it decides how many prompts run at once.",
+            show_default="what is free",
+            rich_help_panel=options.MACHINE,
+        ),
+    ] = None,
     no_verify: options.NoVerify = False,
     dry_run: Annotated[
         bool,
@@ -180,6 +189,7 @@ def discover(
             cache_bytes=round(cache_gib * 2**30),
             disk_cache=disk_cache(cache_dir, disk_cache_gib),
             teacher_top_k=teacher_top_k,
+            memory_bytes=None if memory_gib is None else round(memory_gib * 2**30),
         )
         job.check()
         job.show()

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from circuitgraph.errors import CircuitGraphError
+from circuitgraph.errors import CircuitGraphError, out_of_memory
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 DEBUG_VARIABLE = "CIRCUITGRAPH_DEBUG"
@@ -20,19 +20,6 @@ _LOWER = (
 
 class Interrupted(Exception):
     """Ctrl-C where nothing could be kept."""
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on the CPU or a GPU.
-
-    Examples:
-        >>> out_of_memory(MemoryError()), out_of_memory(ValueError("no"))
-        (True, False)
-    """
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    said = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said)
 
 
 def report(error: Exception, arguments: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ import typer
 from circuitgraph.cli import options
 
 if TYPE_CHECKING:
+    from circuitgraph.memory import MemoryPlan
     from circuitgraph.universe import Universe
 
 
@@ -21,17 +22,21 @@ def graph(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens a prompt, for the memory estimate.")] = 32,
     prompts: Annotated[int, typer.Option(min=1, help="Training prompts, for the memory estimate.")] = 200,
     cache_gib: Annotated[float, typer.Option(min=0, help="Cache, in GiB, for the memory estimate.")] = 2.0,
+    memory_gib: options.MemoryGib = None,
+    only_memory: Annotated[
+        bool, typer.Option("--memory", help="Show the memory plan alone, without counting nodes and edges.")
+    ] = False,
     dtype: options.Dtype = "float32",
     as_json: options.Json = False,
 ) -> None:
-    """Count a model's nodes and edges, and estimate the memory of a run.
+    """Count a model's nodes and edges, and plan the memory of a run.
 
     Only the config is read: a folder with nothing but config.json will do.
     """
     from circuitgraph.cli.output import only_json, print_json
     from circuitgraph.cli.settings import GraphChoices, plan_model
     from circuitgraph.errors import UnknownNameError
-    from circuitgraph.memory import BYTES, count_parameters, estimate_memory
+    from circuitgraph.memory import BYTES, MemoryEstimate, count_parameters, estimate_memory, plan_memory
 
     if dtype not in BYTES:
         raise UnknownNameError.of("dtype", dtype, BYTES)
@@ -40,24 +45,31 @@ def graph(
         n_parameters = count_parameters(plan.config)
     if plan.shape.n_positions is not None:
         tokens = min(tokens, plan.shape.n_positions)
-    memory = estimate_memory(
-        plan.shape,
-        plan.universe,
-        n_parameters=n_parameters,
-        batch_size=batch_size,
-        seq=tokens,
-        dtype=dtype,
-        n_prompts=prompts,
-        cache_bytes=round(cache_gib * 2**30),
-    )
-    counts = count(plan.universe)
+
+    def estimate(prompts_at_once: int, recompute: bool) -> MemoryEstimate:
+        return estimate_memory(
+            plan.shape,
+            plan.universe,
+            n_parameters=n_parameters,
+            batch_size=prompts_at_once,
+            seq=tokens,
+            dtype=dtype,
+            n_prompts=prompts,
+            cache_bytes=round(cache_gib * 2**30),
+            recompute=recompute,
+        )
+
+    limit = None if memory_gib is None else round(memory_gib * 2**30)
+    memory = plan_memory(estimate, batch_size=batch_size, seq=tokens, limit_bytes=limit)
+    counts = {} if only_memory else count(plan.universe)
     if as_json:
         asked = {"batch_size": batch_size, "tokens": tokens, "prompts": prompts, "dtype": dtype}
         sizes = {"universe": plan.universe.to_dict(), "n_parameters": n_parameters, **counts}
         print_json({"model": model, **sizes, "memory": {**memory.to_dict(), **asked}})
         return
-    _print(model, n_parameters, counts, plan.universe)
-    _print_memory(memory.to_dict(), f"{batch_size} prompts of {tokens} tokens a step, {prompts} in all, {dtype}")
+    if not only_memory:
+        _print(model, n_parameters, counts, plan.universe)
+    _print_memory(memory, f"{batch_size} prompts of {tokens} tokens a step, {prompts} in all, {dtype}")
 
 
 def count(universe: Universe) -> dict[str, Any]:
@@ -129,8 +141,10 @@ def _print(model: str, n_parameters: int, counts: dict[str, Any], universe: Univ
     )
 
 
-def _print_memory(memory: dict[str, int], asked: str) -> None:
+def _print_memory(plan: MemoryPlan, asked: str) -> None:
     from circuitgraph.cli.output import bytes_text, print_table
 
     print(f"\nestimated memory of a training run, {asked}:")
-    print_table(["part", ">memory"], [[part.replace("_", " "), bytes_text(n)] for part, n in memory.items()])
+    parts = plan.estimate.to_dict()
+    print_table(["part", ">memory"], [[part.replace("_", " "), bytes_text(n)] for part, n in parts.items()])
+    print(f"\n{plan.describe()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from circuitgraph.cli.output import bytes_text, print_table, say
@@ -12,7 +13,7 @@ from circuitgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from circuitgraph.compile import CompiledModel
-    from circuitgraph.memory import MemoryEstimate
+    from circuitgraph.memory import MemoryPlan
     from pruning.discovery import Discovery
     from pruning.frozen_cache.disk import DiskCache
     from pruning.recipes import Recipe
@@ -37,6 +38,7 @@ class Job:
         cache_bytes: Memory for runs that never change.
         disk_cache: A folder for them, or None.
         teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
+        memory_bytes: What the run has to fit into; None takes what is free.
     """
 
     plan: ModelPlan
@@ -49,6 +51,7 @@ class Job:
     cache_bytes: int
     disk_cache: DiskCache | None = None
     teacher_top_k: int | None = None
+    memory_bytes: int | None = None
 
     def check(self) -> None:
         """Refuse what could not be trained, before it is tried.
@@ -88,23 +91,35 @@ class Job:
         """The splits that the circuit is evaluated on."""
         return [name for name in EVALUATED if len(self.task.splits.get(name, ()))]
 
-    def memory(self) -> MemoryEstimate:
-        """What the run is expected to hold at its dearest moment."""
-        from circuitgraph.memory import estimate_memory
+    @cached_property
+    def memory(self) -> MemoryPlan:
+        """What the run is expected to hold at its dearest moment, and how it is run so that it fits."""
+        from circuitgraph.memory import MemoryEstimate, available_bytes, estimate_memory, plan_memory
 
         train = self.task.splits["train"]
-        return estimate_memory(
-            self.plan.shape,
-            self.plan.universe,
-            n_parameters=sum(weights.numel() for weights in self.compiled.model.parameters()),
-            batch_size=min(self.recipe.batch_size, len(train)),
-            seq=int(train.lengths.max()),
-            dtype=str(self.compiled.dtype).removeprefix("torch."),
-            n_asked=max(len(asked) for asked in train.predict_positions),
-            n_prompts=len(train),
-            cache_bytes=self.cache_bytes,
-            ablation=self.ablation,
-        )
+        batch_size, seq = min(self.recipe.batch_size, len(train)), int(train.lengths.max())
+        n_parameters = sum(weights.numel() for weights in self.compiled.model.parameters())
+
+        def estimate(prompts_at_once: int, recompute: bool) -> MemoryEstimate:
+            return estimate_memory(
+                self.plan.shape,
+                self.plan.universe,
+                n_parameters=n_parameters,
+                batch_size=prompts_at_once,
+                seq=seq,
+                dtype=str(self.compiled.dtype).removeprefix("torch."),
+                n_asked=max(len(asked) for asked in train.predict_positions),
+                n_prompts=len(train),
+                cache_bytes=self.cache_bytes,
+                ablation=self.ablation,
+                recompute=recompute,
+            )
+
+        limit, free = self.memory_bytes, available_bytes(str(self.compiled.device))
+        if limit is None and free is not None:
+            held = estimate(1, False)
+            limit = free + held.weights + held.program  # these are loaded already
+        return plan_memory(estimate, batch_size=batch_size, seq=seq, limit_bytes=limit)
 
     def to_dict(self) -> dict[str, Any]:
         """What would run, for `--dry-run --json`."""
@@ -124,7 +139,7 @@ class Job:
             "seed": self.seed,
             "teacher_top_k": self.teacher_top_k,
             "disk_cache": self._disk_cache(),
-            "memory": self.memory().to_dict(),
+            "memory": self.memory.to_dict(),
         }
 
     def _disk_cache(self) -> dict[str, Any] | None:
@@ -139,7 +154,7 @@ class Job:
             say(f"note: {note}")
 
     def _rows(self) -> list[tuple[str, str]]:
-        universe, recipe, memory = self.plan.universe, self.recipe, self.memory()
+        universe, recipe, memory = self.plan.universe, self.recipe, self.memory.estimate
         dtype = str(self.compiled.dtype).removeprefix("torch.")
         counts = f"{universe.n_edges:,} edges, {universe.n_writers:,} writers, {universe.n_readers:,} readers"
         choices = f"embeddings {universe.embeddings}, kv_heads {universe.kv_heads}, qkv {universe.qkv}"
@@ -157,7 +172,7 @@ class Job:
             ("recipe", f"{recipe.name}: {steps}, target sparsity {recipe.target_sparsity:g}, seed {self.seed}"),
             ("compared by", f"{self.objective}; cut edges carry: {self.ablation}"),
             ("frozen runs", self._frozen_runs()),
-            ("memory", f"about {bytes_text(memory.total)} at most (an estimate; {parts})"),
+            ("memory", f"about {bytes_text(memory.total)} at most (an estimate; {parts}); {self.memory.describe()}"),
         ]
 
     def _frozen_runs(self) -> str:
@@ -174,6 +189,17 @@ class Job:
             watch: Called after every step.
             n_random: Random circuits to compare with.
         """
+        from circuitgraph.errors import out_of_memory
+
+        try:
+            return self._run(watch, n_random=n_random)
+        except (RuntimeError, MemoryError) as error:
+            if out_of_memory(error):
+                rows = [(part.replace("_", " "), bytes_text(n)) for part, n in self.memory.estimate.to_dict().items()]
+                print_table(("what the run was to hold", ">memory"), rows, to_stderr=True)
+            raise
+
+    def _run(self, watch: Callable[[StepRecord], None], *, n_random: int) -> Discovery:
         from pruning.discovery import discover
 
         taken = 0
@@ -200,6 +226,8 @@ class Job:
             cache_bytes=self.cache_bytes,
             disk_cache=self.disk_cache,
             teacher_top_k=self.teacher_top_k,
+            micro_batch=self.memory.micro_batch,
+            recompute=self.memory.recompute,
             watch=count,
             say=tell,
         )

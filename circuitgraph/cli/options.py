@@ -52,6 +52,16 @@ Qkv = Annotated[
     ),
 ]
 
+MemoryGib = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="Memory that a run has to fit into, in GiB; it decides how many prompts run at once.",
+        show_default="no limit",
+        rich_help_panel=MACHINE,
+    ),
+]
+
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps.", rich_help_panel=MACHINE)]
 Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.", rich_help_panel=MACHINE)]
 DtypeOfCircuit = Annotated[

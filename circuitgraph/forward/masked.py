@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
 from circuitgraph.batch import TokenBatch
@@ -46,6 +47,7 @@ def masked_pass(
     ablation: str,
     wanted: Bool[Tensor, " edge"] | None = None,
     workspace: Workspace | None = None,
+    recompute: bool = False,
 ) -> MaskedPass:
     """Run the model with every edge gated.
 
@@ -60,6 +62,7 @@ def masked_pass(
         wanted: Gates whose gradient is wanted; by default those strictly between 0 and 1, if `gates`
             requires a gradient.
         workspace: Keeps large buffers from one step to the next.
+        recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
 
     Returns:
         The logits, and how much of the model ran.
@@ -85,8 +88,8 @@ def masked_pass(
         run_dead_readers=not (counterfactual and values.query),
         local=cells.local is not None,
     )  # fmt: skip
-    tape = Tape(gates, gates_host, wanted_host, workspace or Workspace())
-    logits = _Pass(bound, shape, universe, batch, values, plan, cells, tape, real).logits()
+    tape = Tape(gates, gates_host, wanted_host, workspace or Workspace(), goes_back=wants)
+    logits = _Pass(bound, shape, universe, batch, values, plan, cells, tape, real, recompute).logits()
     return MaskedPass(logits=logits, live_heads=plan.live_heads, live_mlps=plan.live_mlps)
 
 
@@ -119,7 +122,9 @@ class _Pass:
         cells: CellSets,
         tape: Tape,
         real: np.ndarray,
+        recompute: bool,
     ) -> None:
+        self.recompute = recompute
         self.bound, self.shape, self.universe, self.batch = bound, shape, universe, batch
         self.values, self.plan, self.cells, self.tape, self.real = values, plan, cells, tape, real
         self.mask = attention_mask(batch.attention_mask, shape.causal)
@@ -178,7 +183,10 @@ class _Pass:
         if level is None:
             return None
         seen = self._read(level, 2 * layer + 1, ablated)
-        said = block.mlp(block.mlp_norm(seen))[0]
+        if self.recompute and seen.requires_grad:
+            said = checkpoint(lambda x: block.mlp(block.mlp_norm(x)), seen, use_reentrant=False)[0]
+        else:
+            said = block.mlp(block.mlp_norm(seen))[0]
         return said - self.cells[level].of(self.values.mlps[layer])
 
     def _write_mlp(self, layer: int, delta: Tensor) -> None:

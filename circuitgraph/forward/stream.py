@@ -55,6 +55,10 @@ class Workspace:
         self._holder = weakref.ref(tape)
         return True
 
+    def clear(self) -> None:
+        """Give the memory back."""
+        self._buffers.clear()
+
     def take(self, name: str, size: tuple[int, ...], like: Tensor) -> Tensor:
         """An uninitialised tensor of the given size, dtype and device of `like`."""
         wanted = int(np.prod(size))
@@ -72,10 +76,20 @@ class Tape:
         gates_host: The same on the host, float64.
         wanted: Booleans `[edge]` on the host: gates whose gradient is wanted.
         workspace: Where large buffers are kept between steps.
+        goes_back: Whether a backward pass may follow; without one, what readers saw is not kept.
     """
 
-    def __init__(self, gates: Tensor, gates_host: np.ndarray, wanted: np.ndarray, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        gates: Tensor,
+        gates_host: np.ndarray,
+        wanted: np.ndarray,
+        workspace: Workspace,
+        *,
+        goes_back: bool = True,
+    ) -> None:
         self.gates, self.gates_host, self.wanted = gates, gates_host, wanted
+        self.goes_back = goes_back
         self.finished = False
         self.workspace = workspace if workspace.hand_to(self) else Workspace()
         self.gradient = torch.zeros(gates.numel() + 1, dtype=gates.dtype, device=gates.device)
@@ -98,7 +112,8 @@ class Stream:
         take = tape.workspace.take
         self.deltas = take(f"{name} deltas", (plan.n_slots, n_cells, self.width), like)
         # Holds what readers see on the way forward, and its gradient on the way back.
-        self.rows = take(f"{name} rows", (len(plan.edges), n_cells, self.width), like)
+        n_rows = len(plan.edges) if tape.goes_back else max(len(block.readers) for block in plan.blocks)
+        self.rows = take(f"{name} rows", (n_rows, n_cells, self.width), like)
         self.running: Tensor | None = None
         self.running_gradient: Tensor | None = None
         self._choose_coefficients()
@@ -135,7 +150,7 @@ class Stream:
         """
         rows, n = block.rows, block.n_slots
         # `data` has a version counter of its own: filling later rows must not look like a change of these.
-        seen = self.rows[rows].data
+        seen = self.rows[rows].data if self.tape.goes_back else self.rows[: rows.stop - rows.start]
         complement = self.complement[rows]
         full = ablated
         if self.running is not None and complement.any():

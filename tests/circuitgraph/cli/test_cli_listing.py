@@ -77,7 +77,7 @@ class TestGraph:
         ended = call("graph", "--model", config_alone[0], "--batch-size", 4, "--tokens", 7)
         assert ended.code == 0
         assert "4 prompts of 7 tokens" in ended.out
-        assert "row gradients" in ended.out
+        assert "rows" in ended.out
 
     def test_split_embeddings_need_learned_positions(self, config_alone):
         ended = call("graph", "--model", config_alone[0], "--embeddings", "split")
@@ -118,13 +118,15 @@ class TestMemory:
         )
         # 15 tokens of width 4, in float32: 240 bytes a stream.
         assert found.weights == 400
-        assert found.deltas == 4 * 240  # input, two heads, MLP
-        assert found.row_gradients == 8 * 240  # q, k, v of two heads, MLP, logits
-        assert found.activations == 7 * 240 + (4 * 4 * 15 + 4 * 8 * 15) * 4
+        assert found.deltas == 4 * (240 + 3 * 16)  # input, two heads, MLP; at all tokens, and at the three asked
+        assert found.rows == 8 * 240  # q, k, v of two heads, MLP, logits
+        assert found.activations == (4 * 4 * 15 + 7 * 8 * 15) * 4
+        assert found.working == 3 * 6 * 240 + 2 * 240
         assert found.logits == 6 * 3 * 10 * 4
-        # A prompt: the input, the attention and the MLP (4 each) and the heads (4) at 5 tokens, and 10 logits.
-        assert found.cache == 7 * (16 * 5 + 10) * 4 + 16 * 15 * 4
-        assert found.gates == 80 * universe.n_edges
+        # A prompt: the input, the attention, the MLP and the heads, their queries, keys and values (4 each) at 5
+        # tokens, and 10 logits.
+        assert found.cache == 7 * (28 * 5 + 10) * 4 + 28 * 15 * 4
+        assert found.gates == 140 * universe.n_edges
         assert found.to_dict()["total"] == found.total > 450 << 20
 
     def test_a_budget_of_zero_keeps_one_batch(self):
