@@ -67,7 +67,7 @@ class TopTeacher:
         ids = self.ids.long()
         top = (self.log_probabilities.exp() * (self.log_probabilities - known.gather(-1, ids))).sum(-1)
         rest = self.log_rest.clamp(min=_NO_MASS)
-        return top + rest.exp() * (rest - _outside(known, ids).clamp(min=_NO_MASS))
+        return top + rest.exp() * (rest - _outside(known, ids))
 
 
 Teacher = Tensor | TopTeacher
