@@ -67,11 +67,13 @@ def test_a_score_of_zero_keeps_its_edge_in_gephi(suffix: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_empty_circuits_and_circuits_of_5000_edges(suffix: str, tmp_path: Path) -> None:
-    empty = read(write_graph(Circuit.from_edges(UNIVERSES["mha"], []), tmp_path / f"e{suffix}"))
-    assert len(empty) == 0
+def test_empty_circuits(suffix: str, tmp_path: Path) -> None:
+    assert len(read(write_graph(Circuit.from_edges(UNIVERSES["mha"], []), tmp_path / f"e{suffix}"))) == 0
+
+
+def test_5000_edges(tmp_path: Path) -> None:
     circuit = large_circuit()
-    assert len(read(write_graph(circuit, tmp_path / f"l{suffix}")).edges) == circuit.graph.number_of_edges()
+    assert len(read(write_graph(circuit, tmp_path / "c.gexf")).edges) == circuit.graph.number_of_edges() > 5000
 
 
 @pytest.mark.parametrize("by", ["module", "layer", "kind"])

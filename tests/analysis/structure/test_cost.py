@@ -37,7 +37,7 @@ for length in ("inverse", "hops"):
 analysis.betweenness(circuit, between="ends")
 analysis.composition(circuit), analysis.composition_counts(circuit)
 assert analysis.communities(circuit).n_communities > 1
-assert len(analysis.motifs(circuit, n_samples=200)) == 13
+assert len(analysis.motifs(circuit, n_samples=100)) == 13
 for by in ("module", "sublayer", "layer", "kind"):
     analysis.coarse_graph(circuit, by)
 for query in ("a5.*<q> <- m*", "input -> * -> logits", "** -> a{10..30}.* -> ** -> logits"):

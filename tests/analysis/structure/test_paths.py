@@ -51,7 +51,7 @@ def embeddings(circuit: Circuit) -> list[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_k_best_are_those_of_brute_force(name: str, scores: str, by: str) -> None:
     n_long = 0
-    for seed in range(5):
+    for seed in range(3):
         circuit = random_circuit(name, seed, scores=scores)
         graph, largest = circuit.graph, max(map(abs, circuit.scores))
         paths = all_paths(circuit, embeddings(circuit), ["logits"])
@@ -64,7 +64,7 @@ def test_the_k_best_are_those_of_brute_force(name: str, scores: str, by: str) ->
         assert all(path in paths for path in got)
         assert [sort_key(by, scores_on(graph, path), largest) for path in got] == keys[:7]
         n_long += len(paths) > 7
-    assert n_long >= 2
+    assert n_long >= 1
 
 
 @pytest.mark.parametrize("name", NAMES)
