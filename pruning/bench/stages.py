@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ START, MIDDLE_SPREAD = 10.0, 2.0
 _ALL_IN_MEMORY = 1 << 62
 
 
+@runtime_checkable
 class Stage(Protocol):
     """Something to be timed."""
 
