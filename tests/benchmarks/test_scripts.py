@@ -100,11 +100,12 @@ class TestExactness:
     def test_a_wrong_gradient_is_seen(self, monkeypatch):
         monkeypatch.setattr(exactness, "BOUNDS", {"float32": exactness.BOUNDS["float32"]})
         right = exactness.masked
-        monkeypatch.setattr(
-            exactness, "masked",
-            lambda compiled, *rest: (lambda logits, gradient: (logits, gradient * (1.002 if compiled.dtype ==
-            torch.float32 else 1)))(*right(compiled, *rest)),
-        )  # fmt: skip
+
+        def wrong(compiled, *rest):
+            logits, gradient = right(compiled, *rest)
+            return logits, gradient * 1.002 if compiled.dtype == torch.float32 else gradient
+
+        monkeypatch.setattr(exactness, "masked", wrong)
         row = next(exactness.compare(torch.device("cpu"), width=4))
         assert not row["ok"] and row["gradient_error"] == pytest.approx(0.002, rel=0.05)
 

@@ -51,10 +51,8 @@ def gates(tmp_path):
 
 
 def test_every_stage_has_every_key(quick, measured, gates):
-    threads = torch.get_num_threads()
     ended = call(*quick, "--trained-98", gates, "--trained-995", gates, "--json")
     assert ended.code == 0, ended.err
-    assert torch.get_num_threads() == threads, "set back"
     found = ended.json
     assert list(found) == [*STAGES, "conditions"]
     assert measured == list(STAGES)
@@ -108,9 +106,25 @@ def test_the_table(quick, measured, gates, tmp_path):
     assert "trained_98: left out, no gates trained on" in left.out
 
 
-def test_json_is_all_that_standard_output_has(quick):
+def test_json_is_all_that_standard_output_has(quick, monkeypatch):
+    def chatty(settings, *, memory, watch):
+        print("a library says something")
+        watch(f"round 1, memory {memory}")
+        return {"plain": {}, "conditions": {}}
+
+    monkeypatch.setattr(running, "run_bench", chatty)
     ended = call(*quick, "--no-memory", "--json")
-    assert json.loads(ended.out) and "loading" in ended.err
+    assert json.loads(ended.out) == {"plain": {}, "conditions": {}}
+    assert "a library says something" in ended.err and "round 1, memory False" in ended.err
+
+
+def test_threads_are_set_back():
+    before = torch.get_num_threads()
+    with running.threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+    with running.threads(None):
+        assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ class TestShareReached:
         pairs = EncodedPairs(
             clean_ids=ids("1234", "1234", "12345"),
             corrupted_ids=ids("1934", "1239", "92345"),
-            predict_positions=(np.array([1, 2]), np.array([2]), np.array([4])),
+            predict_positions=(np.array([1, 2]), np.array([1]), np.array([4])),
         )
         assert share_reached(pairs) == pytest.approx((2 + 0 + 5) / 13)
 
