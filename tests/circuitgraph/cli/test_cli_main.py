@@ -13,7 +13,7 @@ from circuitgraph.cli import failures
 from circuitgraph.errors import ConfigurationError, ParityError
 from tests.circuitgraph.cli.conftest import call
 
-COMMANDS = ("discover", "evaluate", "run", "draw", "graph", "models", "tasks", "recipes")
+COMMANDS = ("discover", "evaluate", "run", "draw", "graph", "bench", "models", "tasks", "recipes")
 HELP = """
 import contextlib, io, sys
 from circuitgraph.cli import main
