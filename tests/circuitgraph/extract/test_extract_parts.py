@@ -13,6 +13,7 @@ from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.extract import ExtractedCircuit
 from circuitgraph.extract.layout import ReadLayout
+from circuitgraph.extract.parts import Read, Stream
 from tests.circuitgraph.extract.extract_cases import Bench, circuit_of
 from tests.circuitgraph.oracle_cases import ModelMakers
 
@@ -262,3 +263,25 @@ def test_the_global_random_state_is_left_alone(gpt2: CompiledModel) -> None:
     before = torch.random.get_rng_state()
     circuit_of(gpt2, 0.4, 2, "zero").extract(gpt2)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_an_output_head_of_its_own_stays_its_own(tiny_llama) -> None:
+    compiled = compile_model(tiny_llama(tie_word_embeddings=False), verify=False)
+    bench = Bench(compiled)
+    circuit, values = circuit_of(compiled, 1.0, 0, "mean"), bench.values("mean")
+    module = bench.extracted(circuit, values)
+    assert module.n_parameters == module.origin.n_parameters
+    with torch.no_grad():
+        torch.testing.assert_close(bench.everywhere(module), bench.masked(circuit, values), atol=1e-4, rtol=1e-4)
+
+
+def test_long_sums_in_bfloat16_do_not_lose_what_they_add() -> None:
+    """In 8 bits 256 + 1 is 256, so one by one 64 ones would come to nothing."""
+    stream = Stream(keeps_total=True)
+    for number in range(64):
+        stream.write(f"m{number}", torch.ones(1, 1, 1, dtype=torch.bfloat16))
+    constant = torch.full((1, 1, 1), 256.0, dtype=torch.bfloat16)
+    for layout in (ReadLayout(writers=tuple(stream.said)), ReadLayout(writers=(), all_but=True)):
+        read = Read(layout, n_columns=1, like=constant)
+        read.constant = constant
+        assert read(stream) == 320

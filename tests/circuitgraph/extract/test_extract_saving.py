@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.errors import CircuitFormatError, OutputError, UnsupportedModelError
 from circuitgraph.extract import ExtractedCircuit, load_extracted, save_extracted, saving
+from circuitgraph.extract.layout import CircuitLayout
 from tests.circuitgraph.extract.extract_cases import Bench, circuit_of
 from tests.circuitgraph.oracle_cases import CASES, ModelMakers
 
@@ -135,6 +136,23 @@ def test_a_full_disk_leaves_the_older_one(gpt2: CompiledModel, folder: Path, mon
     assert [path.name for path in folder.parent.iterdir()] == ["small"]
 
 
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_older_one(
+    gpt2: CompiledModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, rename = {path.name: path.read_bytes() for path in folder.iterdir()}, Path.rename
+
+    def stubborn(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stubborn)
+    with pytest.raises(OutputError, match="Permission denied"):
+        save_extracted(some(gpt2, "zero")[0], folder, overwrite=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["small"]
+
+
 def test_a_place_that_cannot_be_made(gpt2: CompiledModel, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be made"):
@@ -158,6 +176,13 @@ def cut(name: str, by: int) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-by])
 
 
+def flip(folder: Path) -> None:
+    """Change one bit of the last number."""
+    payload = bytearray((folder / "weights.safetensors").read_bytes())
+    payload[-1] ^= 1
+    (folder / "weights.safetensors").write_bytes(payload)
+
+
 def first_attention(described: dict) -> dict:
     return next(part["attention"] for part in described["layout"]["layers"] if part["attention"])
 
@@ -168,6 +193,7 @@ def first_attention(described: dict) -> dict:
         (lambda folder: (folder / "extracted.json").unlink(), "made by save_extracted"),
         (lambda folder: (folder / "weights.safetensors").unlink(), "cannot be read"),
         (cut("weights.safetensors", 1), "damaged, cut short"),
+        (flip, "damaged, cut short"),
         (cut("extracted.json", 40), "no complete JSON"),
         (lambda folder: (folder / "extracted.json").write_text("[1]"), "is this an extracted circuit"),
         (edit(lambda d: d.update(format_version=2)), "expected format_version 1; got 2"),
@@ -193,3 +219,15 @@ def test_damage_is_noticed(folder: Path, damage: Callable[[Path], None], said: s
     damage(folder)
     with pytest.raises(CircuitFormatError, match=said):
         load_extracted(folder)
+
+
+@pytest.mark.parametrize("order", ["sequential", "parallel"])
+def test_what_an_mlp_can_read_depends_on_the_order_of_the_block(gpt2: CompiledModel, order: str) -> None:
+    described = json.loads(json.dumps(some(gpt2, share=0.9)[0].layout.to_dict()))
+    described["universe"]["block_order"] = order
+    described["layers"][0]["mlp"] = {"writers": ["a0.h1"], "all_but": False}
+    if order == "sequential":
+        assert json.loads(json.dumps(CircuitLayout.from_dict(described).to_dict())) == described
+    else:
+        with pytest.raises(CircuitFormatError, match=r"m0 reads a0\.h1, which has not run by then"):
+            CircuitLayout.from_dict(described)
