@@ -139,7 +139,11 @@ def test_an_unknown_ablation_is_named(gpt2: CompiledModel) -> None:
 
 
 def all_tensors(values: AblationValues) -> list[Tensor]:
-    return [tensor for field in fields(values) for tensor in getattr(values, field.name)]
+    found: list[Tensor] = []
+    for field in fields(values):
+        value = getattr(values, field.name)
+        found += [value] if isinstance(value, Tensor) else list(value or ())
+    return found
 
 
 def test_select_and_join_are_rows_of_a_batch(compiled: CompiledModel) -> None:
@@ -152,7 +156,7 @@ def test_select_and_join_are_rows_of_a_batch(compiled: CompiledModel) -> None:
         assert torch.equal(whole, joined)
     turned = values.select(torch.tensor([2, 0, 1]))
     for whole, mixed in zip(all_tensors(values), all_tensors(turned), strict=True):
-        batch_axis = whole.ndim - 3
+        batch_axis = max(whole.ndim - 3, 0)  # of the tokens it is the first
         assert torch.equal(whole.index_select(batch_axis, torch.tensor([2, 0, 1])), mixed)
 
 
@@ -164,5 +168,6 @@ def test_select_of_constants_leaves_them(gpt2: CompiledModel) -> None:
 
 def test_bytes_are_counted(gpt2: CompiledModel) -> None:
     _, values = gpt2.run_with_values(batches(gpt2)[0])
-    # 3 prompts of 5 tokens, width 12, 8 bytes: 2 embeddings, and in each of 2 layers heads, attention and MLP.
-    assert values.n_bytes == 3 * 5 * 12 * 8 * (2 + 2 * 3)
+    # 3 prompts of 5 tokens, width 12, 8 bytes: 2 embeddings, in each of 2 layers heads, attention and MLP, and the
+    # heads' queries, keys and values; and a token's number.
+    assert values.n_bytes == 3 * 5 * 8 * (12 * (2 + 2 * 6) + 1)
