@@ -6,8 +6,9 @@ be studied on a laptop. Names load their module when used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from circuitgraph.lazy import load_on_use
 
 if TYPE_CHECKING:
     from analysis.algebra import complement, difference, intersection, symmetric_difference, union
@@ -119,12 +120,7 @@ _HOME = {
     "write_report": "analysis.report",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Load the module that defines a public name, the first time it is used."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+__getattr__ = load_on_use(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -6,10 +6,10 @@ Importing this package imports neither torch nor transformers; a name's module i
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from circuitgraph._version import __version__
+from circuitgraph.lazy import load_on_use
 
 if TYPE_CHECKING:
     from circuitgraph.circuit import Circuit
@@ -42,12 +42,7 @@ _HOME = {
     "load_model": "circuitgraph.models",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Load the module that defines a public name, the first time it is used."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+__getattr__ = load_on_use(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

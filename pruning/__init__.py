@@ -6,8 +6,9 @@ a `Circuit` with its metrics. Importing this package loads no torch; names load 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from circuitgraph.lazy import load_on_use
 
 if TYPE_CHECKING:
     from pruning.baselines import random_circuit
@@ -46,12 +47,7 @@ _HOME = {
     "register_task": "pruning.tasks",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Load the module that defines a public name, the first time it is used."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+__getattr__ = load_on_use(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

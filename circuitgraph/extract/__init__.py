@@ -7,8 +7,9 @@ Start at `Circuit.extract`. Importing this package loads no torch; names load th
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from circuitgraph.lazy import load_on_use
 
 if TYPE_CHECKING:
     from circuitgraph.extract.extraction import extract_circuit
@@ -26,17 +27,12 @@ __all__ = [
 ]
 
 _HOME = {
-    "ExtractedCircuit": "module",
-    "SpeedUp": "speed",
-    "extract_circuit": "extraction",
-    "load_extracted": "saving",
-    "measure_speed_up": "speed",
-    "save_extracted": "saving",
+    "ExtractedCircuit": ".module",
+    "SpeedUp": ".speed",
+    "extract_circuit": ".extraction",
+    "load_extracted": ".saving",
+    "measure_speed_up": ".speed",
+    "save_extracted": ".saving",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Load the module that defines a public name, the first time it is used."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = load_on_use(__name__, _HOME)

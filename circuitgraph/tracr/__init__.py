@@ -10,8 +10,9 @@ References:
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from circuitgraph.lazy import load_on_use
 
 if TYPE_CHECKING:
     from circuitgraph.tracr.ground_truth import ground_truth_edges
@@ -33,20 +34,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "LoadedTracr": "loading",
-    "TracrConfig": "model",
-    "TracrModel": "model",
-    "TracrProgram": "programs",
-    "TracrTokenizer": "tokenizer",
-    "get_program": "programs",
-    "ground_truth_edges": "ground_truth",
-    "load_tracr": "loading",
-    "program_names": "programs",
+    "LoadedTracr": ".loading",
+    "TracrConfig": ".model",
+    "TracrModel": ".model",
+    "TracrProgram": ".programs",
+    "TracrTokenizer": ".tokenizer",
+    "get_program": ".programs",
+    "ground_truth_edges": ".ground_truth",
+    "load_tracr": ".loading",
+    "program_names": ".programs",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for, so that importing the package loads no torch."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = load_on_use(__name__, _HOME)
