@@ -73,6 +73,18 @@ def asked_grid(asked: Cells, real: np.ndarray, *, causal: bool, rotary: Rotary |
     )
 
 
+def pick(values: Tensor, rows: np.ndarray) -> Tensor:
+    """Some rows of a tensor; the tensor itself where these are all of its rows in order.
+
+    Args:
+        values: `[row …]`.
+        rows: Which.
+    """
+    if len(rows) == len(values) and bool((rows == np.arange(len(values))).all()):
+        return values
+    return values.index_select(0, torch.from_numpy(rows).to(values.device))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """Projections of some readers at some cells.
@@ -118,11 +130,8 @@ def assemble(
 
 
 def _only(part: Part, readers: np.ndarray) -> Part:
-    wanted = np.isin(part.readers, readers)
-    if wanted.all():
-        return part
-    index = torch.from_numpy(np.flatnonzero(wanted)).to(part.values.device)
-    return Part(readers=part.readers[wanted], values=part.values.index_select(0, index), cells=part.cells)
+    rows = np.flatnonzero(np.isin(part.readers, readers))
+    return Part(readers=part.readers[rows], values=pick(part.values, rows), cells=part.cells)
 
 
 class LayerHeads:
@@ -214,9 +223,7 @@ class LayerHeads:
         group = self.universe.n_heads // self._n_kv_readers
         readers = self._kv[0]  # type: ignore[index]
         served = np.searchsorted(readers, heads // group)
-        if len(served) != len(readers) or (served != np.arange(len(readers))).any():
-            index = torch.from_numpy(served).to(key.device)
-            key, value = key.index_select(0, index), value.index_select(0, index)
+        key, value = pick(key, served), pick(value, served)
         target = self.cells.grid if asked is None else self.cells.asked
         query = assemble(heads, target, self._parts[0], self._base(0, heads, target), key)
         if asked is None:
@@ -253,5 +260,4 @@ class LayerHeads:
             return None
         made = self.ablated[kind]
         serves_each = self.universe.n_heads if kind == 0 else self._n_kv_readers
-        own = torch.from_numpy(readers // (serves_each // made.shape[0])).to(made.device)
-        return target.of(made.index_select(0, own))
+        return target.of(pick(made, readers // (serves_each // made.shape[0])))

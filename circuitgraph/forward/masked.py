@@ -14,7 +14,7 @@ from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape
 from circuitgraph.batch import TokenBatch
 from circuitgraph.forward.attention import attention_mask
 from circuitgraph.forward.cells import CellSets, cell_sets
-from circuitgraph.forward.heads import AskedGrid, LayerHeads, asked_grid
+from circuitgraph.forward.heads import AskedGrid, LayerHeads, asked_grid, pick
 from circuitgraph.forward.plan import StepPlan, plan_step
 from circuitgraph.forward.reference import AblationValues, embed
 from circuitgraph.forward.stream import Stream, Tape, Workspace, begin, read, write_heads, write_mlp
@@ -218,32 +218,24 @@ class _Pass:
                 heads, all_heads=running, mask=self.mask, rotary=self.rotary,
                 asked=self.asked if name == "asked" else None,
             )  # fmt: skip
-            theirs = self.cells[name].of(self._of_heads(values.heads[layer], heads))
+            theirs = self.cells[name].of(pick(values.heads[layer], heads))
             gathered[name] = (heads, mixed - theirs)
         output = block.output.unflatten(0, (self.shape.n_heads, -1))
         for name, stream in self.streams.items():
             plan = stream.plan.blocks[2 * layer]
             if len(plan.writers):
                 moved = self._moved(gathered, plan.writers, name)
-                weights = self._of_heads(output, plan.writers)
+                weights = pick(output, plan.writers)
                 self.token = write_heads(self.token, moved, weights, stream, plan)
-
-    def _of_heads(self, values: Tensor, heads: np.ndarray) -> Tensor:
-        if len(heads) == len(values):
-            return values
-        return values.index_select(0, torch.from_numpy(heads).to(values.device))
 
     def _moved(self, gathered: dict[str, tuple[np.ndarray, Tensor]], writers: np.ndarray, name: str) -> Tensor:
         """What the wanted heads gathered beyond their ablation value, at the cells of a stream."""
         order, parts = [], []
         for level, (heads, moved) in gathered.items():
-            wanted = np.isin(heads, writers)
-            if wanted.any():
-                if not wanted.all():
-                    moved = moved.index_select(0, torch.from_numpy(np.flatnonzero(wanted)).to(moved.device))
-                order.append(heads[wanted])
-                parts.append(self.cells[level].move(moved, self.cells[name]))
+            rows = np.flatnonzero(np.isin(heads, writers))
+            if len(rows):
+                order.append(heads[rows])
+                parts.append(self.cells[level].move(pick(moved, rows), self.cells[name]))
         if len(parts) == 1:
             return parts[0]
-        place = torch.from_numpy(np.argsort(np.concatenate(order))).to(parts[0].device)
-        return torch.cat(parts).index_select(0, place)
+        return pick(torch.cat(parts), np.argsort(np.concatenate(order)))

@@ -186,20 +186,25 @@ class _Sweep:
             running[_rows(block)] = used
         return running
 
+    def _wide(self, block: ReaderBlock, everywhere: np.ndarray) -> np.ndarray:
+        """Readers of a block that are needed beyond the asked positions, if they run `[reader]`."""
+        universe = self.universe
+        wide = np.ones(block.n_readers, dtype=bool)
+        if block.kind == "logits":
+            wide[:] = False
+        elif block.kind == "mlp":
+            wide[:] = everywhere[universe.mlp_writer(block.layer)]
+        elif universe.n_kv_readers:
+            first = universe.first_head(block.layer)
+            wide[: universe.n_heads] = everywhere[first : first + universe.n_heads]
+        return wide
+
     def needed_everywhere(self, running: np.ndarray) -> np.ndarray:
         """Writers on which a key or a value depends `[writer]`."""
         universe = self.universe
         everywhere = np.zeros(universe.n_writers, dtype=bool)
         for block, live in zip(reversed(universe.blocks), reversed(self.live), strict=True):
-            if block.kind == "logits":
-                continue
-            if block.kind == "mlp":
-                wide = everywhere[[universe.mlp_writer(block.layer)]]
-            else:
-                first = universe.first_head(block.layer)
-                wide = np.ones(block.n_readers, dtype=bool)
-                if universe.n_kv_readers:
-                    wide[: universe.n_heads] = everywhere[first : first + universe.n_heads]
+            wide = self._wide(block, everywhere)
             everywhere[: block.n_writers] |= live[wide & running[_rows(block)]].any(0)
         return everywhere
 
@@ -212,14 +217,7 @@ class _Sweep:
         is_local[: universe.n_embeddings] = local
         passes = np.zeros(universe.n_writers, dtype=bool)
         for block, live, wanted in zip(universe.blocks, self.live, self.wanted, strict=True):
-            wide = np.ones(block.n_readers, dtype=bool)
-            if block.kind == "logits":
-                wide[:] = False
-            elif block.kind == "mlp":
-                wide[:] = everywhere[universe.mlp_writer(block.layer)]
-            elif universe.n_kv_readers:
-                first = universe.first_head(block.layer)
-                wide[: universe.n_heads] = everywhere[first : first + universe.n_heads]
+            wide = self._wide(block, everywhere)
             fed_locally = ~np.asarray((live & ~is_local[: block.n_writers]).any(1)) & local
             found = np.where(wide, np.where(fed_locally, _LOCAL, _REACHED), _ASKED)
             level[_rows(block)] = np.where(running[_rows(block)], found, _NOWHERE)
