@@ -308,8 +308,7 @@ class FrozenRuns:
     def _count_drawn(self, prompts: list[int], shelves: dict[str, Shelf]) -> None:
         """Count each prompt by the slowest place that something of it comes from."""
         for prompt in prompts:
-            tiers = {shelf.tier(prompt) for shelf in shelves.values()}
-            self.drawn.add(next(tier for tier in ("computed", "disk", "memory") if tier in tiers))
+            self.drawn.add(_slowest_tier(shelves, prompt))
 
     # ------------------------------------------------------------ telling
 
@@ -318,8 +317,7 @@ class FrozenRuns:
         counts = RunCounts()
         for length, members in self.by_length.items():
             for prompt in members:
-                tiers = {shelf.tier(int(prompt)) for shelf in self._shelves[length].values()}
-                counts.add(next(tier for tier in ("computed", "disk", "memory") if tier in tiers))
+                counts.add(_slowest_tier(self._shelves[length], int(prompt)))
         return counts
 
     def describe(self) -> str:
@@ -332,3 +330,9 @@ class FrozenRuns:
     def counts(self) -> dict[str, dict[str, int]]:
         """`filled`, `kept` and `drawn` as plain numbers, for a result's metrics."""
         return {"filled": asdict(self.filled), "kept": asdict(self.kept()), "drawn": asdict(self.drawn)}
+
+
+def _slowest_tier(shelves: dict[str, Shelf], prompt: int) -> str:
+    """The slowest place that something of a prompt comes from."""
+    tiers = {shelf.tier(prompt) for shelf in shelves.values()}
+    return next(tier for tier in ("computed", "disk", "memory") if tier in tiers)
