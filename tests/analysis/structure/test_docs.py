@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import doctest
-import re
-from pathlib import Path
 
-PAGE = Path(__file__).parents[3] / "docs" / "structure.md"
+from tests.doc_pages import run_page
 
 
 def test_docs_of_structure_run() -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 10
-    test = doctest.DocTestParser().get_doctest("".join(blocks), {}, PAGE.name, str(PAGE), 0)
-    told: list[str] = []
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
-    runner.run(test, out=told.append)
-    assert not runner.failures, "".join(told)
-    assert runner.tries >= 35
+    blocks, tries = run_page("structure.md", flags=doctest.ELLIPSIS)
+    assert blocks >= 10
+    assert tries >= 35
