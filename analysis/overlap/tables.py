@@ -22,6 +22,17 @@ NULLS = ("hypergeometric", "stratified", "degree-preserving")
 
 _OVERLAP_DTYPES = {"spearman": "Float64", "kendall": "Float64"}
 _TEST_DTYPES = {"n_samples": "Int64"}
+_TEST_COLUMNS = [
+    "a", "b", "level", "null", "alternative", "observed", "expected", "sd", "ratio", "p", "log10_p", "mid_p", "n_samples",
+]  # fmt: skip
+_KEPT_NODES = "keeping degrees keeps the nodes"
+# Levels and the nulls that do not apply to them, with the reason.
+_SAYS_NOTHING = {
+    ("layers", "stratified"): "each would be a stratum by itself",
+    ("nodes", "degree-preserving"): _KEPT_NODES,
+    ("heads", "degree-preserving"): _KEPT_NODES,
+    ("layers", "degree-preserving"): _KEPT_NODES,
+}
 
 
 def overlap_table(
@@ -130,31 +141,57 @@ def overlap_tests(
         0  hypergeometric         1     0.692  1.444  0.58
         1      stratified         1     1.000  1.000  1.00
     """
+    _check_asked(level, nulls, alternative)
     named = named_circuits(circuits, at_least=2)
     universe = require_comparable(named, across_checkpoints=across_checkpoints)
-    require_level(level)
-    for name, valid, kind in (*((null, NULLS, "null") for null in nulls), (alternative, ALTERNATIVES, "alternative")):
-        if name not in valid:
-            raise UnknownNameError.of(kind, name, valid)
+    names, values = list(named), list(named.values())
     pairs = list(combinations(range(len(named)), 2))
-    values = list(named.values())
     samples = None
     if "degree-preserving" in nulls:
-        if level != "edges":
-            raise ConfigurationError(
-                f"null 'degree-preserving' says nothing about {level}: keeping degrees keeps the nodes; "
-                "use 'hypergeometric' or 'stratified'"
-            )
         edge_sets = [circuit.edge_ids for circuit in values]
         samples = sampled_overlaps(universe, edge_sets, pairs, n_samples=n_samples, rounds=rounds, seed=seed)
-    names, rows = list(named), []
+    rows = []
     for place, (one, other) in enumerate(pairs):
         for null in nulls:
             drawn = None if samples is None else samples[place]
             tails = _tails(universe, values[one], values[other], level, null, drawn)
             row = {"a": names[one], "b": names[other], "level": level, "null": null, "alternative": alternative}
             rows.append(row | _test_columns(tails, alternative))
-    return pd.DataFrame(rows).astype(_TEST_DTYPES)
+    return pd.DataFrame(rows, columns=_TEST_COLUMNS).astype(_TEST_DTYPES)
+
+
+def applicable_nulls(level: str) -> tuple[str, ...]:
+    """The null models that say something about a level.
+
+    Args:
+        level: `edges`, `nodes`, `heads` or `layers`.
+
+    Returns:
+        Some of `NULLS`, in their order.
+
+    Raises:
+        UnknownNameError: No such level.
+
+    Examples:
+        >>> applicable_nulls("heads")
+        ('hypergeometric', 'stratified')
+    """
+    require_level(level)
+    return tuple(null for null in NULLS if (level, null) not in _SAYS_NOTHING)
+
+
+def _check_asked(level: str, nulls: Sequence[str], alternative: str) -> None:
+    """Refuse unknown names, and nulls that do not apply to the level."""
+    require_level(level)
+    for name, valid, kind in (*((null, NULLS, "null") for null in nulls), (alternative, ALTERNATIVES, "alternative")):
+        if name not in valid:
+            raise UnknownNameError.of(kind, name, valid)
+    for null in nulls:
+        if (level, null) in _SAYS_NOTHING:
+            others = " or ".join(repr(other) for other in applicable_nulls(level))
+            raise ConfigurationError(
+                f"null {null!r} says nothing about {level}: {_SAYS_NOTHING[level, null]}; use {others}"
+            )
 
 
 # -------------------------------------------------------------------- rows
