@@ -10,7 +10,7 @@ exact match among the prompts that the full model gets right, and among those th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,10 +128,6 @@ def evaluate(
             f"the circuit's universe is not the compiled model's: {difference}; compile the model with the "
             "circuit's choices of embeddings, kv_heads and qkv"
         )
-    ablation = ablation or circuit.ablation
-    runs = FrozenRuns(
-        compiled, pairs, ablation=ablation, budget_bytes=0, batch_size=batch_size, ablation_data=ablation_data
-    )
     masks: dict[str, np.ndarray] = {
         "circuit": circuit.mask,
         "empty": np.zeros_like(circuit.mask),
@@ -142,6 +138,80 @@ def evaluate(
         masks["raw"][raw_edges] = True
     for index in range(n_random):
         masks[f"random {index}"] = random_circuit(circuit, seed=seed + index).mask
+    measured = _measure(
+        compiled,
+        masks,
+        pairs,
+        ablation=ablation or circuit.ablation,
+        ablation_data=ablation_data,
+        batch_size=batch_size,
+    )
+    columns = measured.columns
+    metrics = {role: _summary(columns[role], columns["full"]) for role in columns if not role.startswith("random")}
+    if n_random:
+        randoms = [_summary(columns[f"random {i}"], columns["full"]) for i in range(n_random)]
+        metrics["random"] = _mean_and_spread(randoms)
+    return Evaluation(metrics=metrics, examples=_examples(measured, pairs, compiled))
+
+
+def evaluate_masks(
+    compiled: CompiledModel,
+    masks: Mapping[str, np.ndarray],
+    pairs: EncodedPairs,
+    *,
+    ablation: str,
+    ablation_data: EncodedPairs | None = None,
+    batch_size: int = 16,
+    tick: Callable[[int, int], None] | None = None,
+) -> dict[str, dict[str, float | int | None]]:
+    """Measure many sets of kept edges on the same prompts; what never changes is run once for all of them.
+
+    Args:
+        compiled: The model.
+        masks: One boolean an edge of the universe, true where kept, by name `[edge]`; `full` is taken.
+        pairs: The prompts, at least one.
+        ablation: What cut edges carry.
+        ablation_data: The prompts that means are taken over; `pairs` by default.
+        batch_size: Prompts a batch.
+        tick: Called with the number of prompts done and of all, after every batch.
+
+    Returns:
+        Metrics by name, those of the full model as `full`.
+    """
+    columns = _measure(
+        compiled, masks, pairs, ablation=ablation, ablation_data=ablation_data, batch_size=batch_size, tick=tick
+    ).columns
+    return {name: _summary(scores, columns["full"]) for name, scores in columns.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """Prompts by what sets of kept edges, and the full model, say of them.
+
+    Attributes:
+        columns: One value a prompt, by set and metric, in the order of the prompts.
+        scores: The same as it was collected, with the most probable tokens.
+        places: Where each prompt is in what was collected.
+    """
+
+    columns: dict[str, dict[str, np.ndarray]]
+    scores: dict[str, _Collected]
+    places: np.ndarray
+
+
+def _measure(
+    compiled: CompiledModel,
+    masks: Mapping[str, np.ndarray],
+    pairs: EncodedPairs,
+    *,
+    ablation: str,
+    ablation_data: EncodedPairs | None,
+    batch_size: int,
+    tick: Callable[[int, int], None] | None = None,
+) -> _Measured:
+    runs = FrozenRuns(
+        compiled, pairs, ablation=ablation, budget_bytes=0, batch_size=batch_size, ablation_data=ablation_data
+    )
     scores = {role: _Collected() for role in ("full", *masks)}
     gates = {role: torch.from_numpy(mask).float().to(compiled.device) for role, mask in masks.items()}
     order: list[np.ndarray] = []
@@ -153,15 +223,11 @@ def evaluate(
             for role in masks:
                 ran = compiled.masked(gates[role], frozen.pairs.clean, frozen.values, ablation=ablation)
                 scores[role].add(ran.logits, frozen)
+            if tick is not None:
+                tick(sum(map(len, order)), len(pairs))
     places = np.argsort(np.concatenate(order))
     columns = {role: collected.columns(places) for role, collected in scores.items()}
-    metrics = {
-        role: _summary(columns[role], columns["full"]) for role in columns if not role.startswith("random")
-    }
-    if n_random:
-        randoms = [_summary(columns[f"random {i}"], columns["full"]) for i in range(n_random)]
-        metrics["random"] = _mean_and_spread(randoms)
-    return Evaluation(metrics=metrics, examples=_examples(columns, scores, places, pairs, compiled))
+    return _Measured(columns=columns, scores=scores, places=places)
 
 
 def batches_by_length(by_length: Mapping[int, np.ndarray], batch_size: int) -> list[np.ndarray]:
@@ -194,9 +260,7 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _summary(
-    columns: Mapping[str, np.ndarray], full: Mapping[str, np.ndarray]
-) -> dict[str, float | int | None]:
+def _summary(columns: Mapping[str, np.ndarray], full: Mapping[str, np.ndarray]) -> dict[str, float | int | None]:
     found: dict[str, float | int | None] = {"n": len(columns["exact_match"])}
     found.update({name: _mean(values) for name, values in columns.items()})
     if "accuracy" in full:
@@ -218,15 +282,11 @@ def _mean_and_spread(randoms: Sequence[Mapping[str, Any]]) -> dict[str, float | 
     return found
 
 
-def _examples(
-    columns: Mapping[str, Mapping[str, np.ndarray]],
-    scores: Mapping[str, _Collected],
-    places: np.ndarray,
-    pairs: EncodedPairs,
-    compiled: CompiledModel,
-) -> pd.DataFrame:
+def _examples(measured: _Measured, pairs: EncodedPairs, compiled: CompiledModel) -> pd.DataFrame:
+    columns = measured.columns
+
     def tops(role: str) -> list[object]:
-        values = torch.cat(scores[role].top).numpy()[places]
+        values = torch.cat(measured.scores[role].top).numpy()[measured.places]
         decode = getattr(compiled.tokenizer, "decode", None)
         if values.dtype.kind == "f" or decode is None:
             return values.tolist()
