@@ -33,12 +33,13 @@ def code(text: str) -> str:
     return f"{fence} {line} {fence}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are set to the right.
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[bool] | None = None) -> str:
+    """A Markdown table.
 
     Args:
         header: Column names, already escaped.
         rows: Cells, already escaped.
+        numbers: Whether a column holds numbers, which are set to the right `[column]`; by default all but the first.
 
     Returns:
         The table's lines.
@@ -49,5 +50,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         | :--- | ---: |
         | heads | 3 |
     """
-    lines = [header, [":---", *["---:"] * (len(header) - 1)], *rows]
+    right = [False, *[True] * (len(header) - 1)] if numbers is None else numbers
+    lines = [header, ["---:" if is_number else ":---" for is_number in right], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

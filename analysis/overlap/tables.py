@@ -23,7 +23,8 @@ NULLS = ("hypergeometric", "stratified", "degree-preserving")
 _OVERLAP_DTYPES = {"spearman": "Float64", "kendall": "Float64"}
 _TEST_DTYPES = {"n_samples": "Int64"}
 _TEST_COLUMNS = [
-    "a", "b", "level", "null", "alternative", "observed", "expected", "sd", "ratio", "p", "log10_p", "mid_p", "n_samples",
+    "a", "b", "level", "null", "alternative", "observed", "expected", "sd", "ratio", "p", "log10_p", "mid_p",
+    "n_samples",
 ]  # fmt: skip
 _KEPT_NODES = "keeping degrees keeps the nodes"
 # Levels and the nulls that do not apply to them, with the reason.
@@ -99,8 +100,8 @@ def overlap_tests(
 ) -> pd.DataFrame:
     """Whether circuits share more, or less, than null models expect, pair by pair.
 
-    What each null model means, and what it does not, is in `docs/overlap.md`. P-values of many pairs or nulls
-    are a family: see `analysis.adjust_p_values`.
+    What each null model means, and what it does not, is in `docs/explanations/overlap.md`. P-values of many pairs
+    or nulls are a family: see `analysis.adjust_p_values`.
 
     Args:
         circuits: At least two circuits of one universe, or names with their circuits.

@@ -9,14 +9,20 @@ from typer.core import TyperGroup
 
 from circuitgraph.cli.bench import bench
 from circuitgraph.cli.cache import cache
+from circuitgraph.cli.combine import combine
+from circuitgraph.cli.compare import compare
 from circuitgraph.cli.discover import discover
 from circuitgraph.cli.draw import draw
 from circuitgraph.cli.evaluate import evaluate
+from circuitgraph.cli.export import export
 from circuitgraph.cli.extract import extract
 from circuitgraph.cli.failures import DEBUG_VARIABLE, Interrupted
+from circuitgraph.cli.find import find
 from circuitgraph.cli.graph import graph
 from circuitgraph.cli.listing import models, recipes, tasks
+from circuitgraph.cli.paths import paths
 from circuitgraph.cli.run import run
+from circuitgraph.cli.sparsity import sparsity
 
 
 class _Commands(TyperGroup):
@@ -61,5 +67,8 @@ def circuitgraph(
     # `main` looks for --debug itself, since errors end there.
 
 
-for command in (discover, evaluate, run, draw, extract, graph, bench, cache, models, tasks, recipes):
+for command in (
+    discover, evaluate, run, draw, sparsity, compare, paths, find, combine, export, extract, graph, bench, cache,
+    models, tasks, recipes,
+):  # fmt: skip
     app.command()(command)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 _WIDTH_OF_A_PIPE = 120
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def say(text: str) -> None:
@@ -65,7 +67,7 @@ def print_json(value: Any) -> None:
 def print_table(
     columns: Iterable[str], rows: Iterable[Iterable[object]], *, title: str = "", to_stderr: bool = False
 ) -> None:
-    """Print a table; cells are shown as they are, wrapped and never cut.
+    """Print a table; cells are shown as they are, wrapped and never cut, each control character as its code.
 
     Args:
         columns: Headers; those that begin with `>` are aligned to the right.
@@ -84,8 +86,32 @@ def print_table(
     for name in columns:
         table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(visible(str(cell))) for cell in row))
     console.print(table)
+
+
+def visible(text: str) -> str:
+    r"""Text whose control characters, which could steer a terminal, are written as their codes.
+
+    Examples:
+        >>> print(visible("a\x1b[31m\nb"))
+        a\x1b[31m\nb
+    """
+    return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def power_of_ten(log10: float) -> str:
+    """The number with this decimal logarithm, however small.
+
+    Examples:
+        >>> power_of_ten(-0.30103), power_of_ten(-400.5), power_of_ten(0.0)
+        ('0.500', '3.2e-401', '1.000')
+    """
+    if log10 >= -3:
+        return figure(10.0**log10)
+    exponent = math.floor(log10)
+    mantissa = f"{10 ** (log10 - exponent):.1f}"
+    return f"1.0e{exponent + 1:03d}" if mantissa == "10.0" else f"{mantissa}e{exponent:03d}"
 
 
 def bytes_text(n: float) -> str:

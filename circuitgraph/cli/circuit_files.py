@@ -1,0 +1,143 @@
+"""Circuit files as commands take them: named, loaded, and made comparable where that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from os.path import commonprefix
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuitgraph.cli.output import say
+from circuitgraph.errors import ConfigurationError, GraphMismatchError
+
+if TYPE_CHECKING:
+    from circuitgraph.circuit import Circuit
+    from circuitgraph.universe import Universe
+
+
+def named_files(given: Sequence[str]) -> dict[str, Path]:
+    """Give every file of a command line a name that is short and its own.
+
+    Args:
+        given: `FILE`, or `NAME=FILE`. A file whose own name has an equals sign is taken as it is.
+
+    Returns:
+        Names and files. Without a name a file is called by its stem, or, where several have the same, by the
+        folders in which they differ.
+
+    Raises:
+        ConfigurationError: Two have the same name.
+
+    Examples:
+        >>> list(named_files(["runs/ioi/circuit.json", "runs/capitals/circuit.json", "other=c.json"]))
+        ['ioi', 'capitals', 'other']
+        >>> list(named_files(["a.json", "b.json"]))
+        ['a', 'b']
+    """
+    split = [text.partition("=") for text in given]
+    is_named = [
+        bool(name and equals) and not Path(text).exists() for text, (name, equals, _) in zip(given, split, strict=True)
+    ]
+    unnamed = iter(_short_names([Path(text) for text, named in zip(given, is_named, strict=True) if not named]))
+    files: dict[str, Path] = {}
+    for text, (name, _, file), named in zip(given, split, is_named, strict=True):
+        called, path = (name, Path(file)) if named else (next(unnamed), Path(text))
+        if called in files:
+            raise ConfigurationError(f"two circuits are called {called!r}; name them: NAME=FILE")
+        files[called] = path
+    return files
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """Stems where they differ, else the folders in which the paths differ, else the paths."""
+    stems = [path.stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    folders = [path.with_suffix("").parts for path in paths]
+    shared_last = len(commonprefix([parts[::-1] for parts in folders]))
+    folders = [parts[: len(parts) - shared_last] for parts in folders]
+    shared_first = len(commonprefix(folders))
+    names = ["/".join(parts[shared_first:]) for parts in folders]
+    return names if all(names) and len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def load_circuits(files: Mapping[str, Path]) -> dict[str, Circuit]:
+    """Load circuits by name.
+
+    Raises:
+        CircuitFormatError: A file is no circuit.
+    """
+    from circuitgraph.circuit import Circuit
+
+    return {name: Circuit.load(path) for name, path in files.items()}
+
+
+def comparable_circuits(files: Mapping[str, Path], *, coarsen: bool, across_checkpoints: bool) -> dict[str, Circuit]:
+    """Load circuits that are to be compared or combined.
+
+    Args:
+        files: Names and files.
+        coarsen: Map all onto the finest universe that they have in common.
+        across_checkpoints: Allow other weights or another model of the same universe.
+
+    Returns:
+        The circuits, of one universe.
+
+    Raises:
+        CircuitFormatError: A file is no circuit.
+        GraphMismatchError: They are of different universes or models, and what was asked for does not help.
+    """
+    from analysis.comparable import require_comparable
+
+    circuits = load_circuits(files)
+    if coarsen:
+        circuits = _coarsened(circuits)
+    try:
+        require_comparable(circuits, across_checkpoints=across_checkpoints)
+    except GraphMismatchError as error:
+        raise GraphMismatchError(f"{error}{_option_for(circuits)}") from None
+    return circuits
+
+
+def about_circuits(circuits: Mapping[str, Circuit], files: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """What JSON says of the circuits that went into a result, in order."""
+    told = ("model", "revision", "task", "seed", "operation")
+    return [
+        {
+            "name": name,
+            "file": str(files[name]),
+            "digest": circuit.digest,
+            "ablation": circuit.ablation,
+            **circuit.sparsity,
+            **{field: circuit.provenance.get(field) for field in told},
+        }
+        for name, circuit in circuits.items()
+    ]
+
+
+def _coarsened(circuits: Mapping[str, Circuit]) -> dict[str, Circuit]:
+    from analysis.granularity import coarsen, common_universe
+
+    universe = reduce(common_universe, (circuit.universe for circuit in circuits.values()))
+    mapped = {}
+    for name, circuit in circuits.items():
+        difference = circuit.universe.first_difference(universe)
+        mapped[name] = circuit if difference is None else coarsen(circuit, universe)
+        if difference is not None:
+            say(f"{name}: {len(circuit):,} edges mapped onto {len(mapped[name]):,} ({difference})")
+    return mapped
+
+
+def _option_for(circuits: Mapping[str, Circuit]) -> str:
+    """What would make circuits comparable, on the command line."""
+    from analysis.granularity import common_universe
+
+    universes: list[Universe] = [circuit.universe for circuit in circuits.values()]
+    if all(universe == universes[0] for universe in universes):
+        return ", or --across-checkpoints on the command line"
+    try:
+        reduce(common_universe, universes)
+    except GraphMismatchError:
+        return ""
+    return ", or --coarsen on the command line"

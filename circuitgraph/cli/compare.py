@@ -1,0 +1,295 @@
+"""`circuitgraph compare`: what saved circuits share, and whether that is more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from circuitgraph.cli import options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.checkpoints import CheckpointComparison
+    from circuitgraph.circuit import Circuit
+    from circuitgraph.cli.tables import ResultTable
+
+_ALL, _SAMPLED, _NONE = "all", "degree-preserving", "none"
+_FEW_EDGES = 10_000
+_FEW_SAMPLES = 199
+_CORRECTIONS = {"holm": "holm", "bh": "benjamini-hochberg", "benjamini-hochberg": "benjamini-hochberg", _NONE: None}
+_NULLS = "Null models"
+
+
+Levels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--level", help="What is counted: edges, nodes, heads or layers. May be repeated.", show_default="all four"
+    ),
+]
+Nulls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--null",
+        help="What chance is: hypergeometric (any edges), stratified (as many between the same layers and kinds), "
+        "degree-preserving (each node keeps its number of edges; sampled, edges alone) or all. May be repeated.",
+        show_default=f"all; degree-preserving only for circuits of {_FEW_EDGES:,} edges together at most, which takes "
+        "seconds",
+        rich_help_panel=_NULLS,
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="For degree-preserving; its p is at least 1 / (1 + samples). 999 samples of two circuits of 5,000 edges "
+        "take some 20 seconds.",
+        show_default=str(_FEW_SAMPLES),
+        rich_help_panel=_NULLS,
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the samples.", rich_help_panel=_NULLS)]
+Alternative = Annotated[
+    str, typer.Option(help="Whether they share greater, less, or either (two-sided).", rich_help_panel=_NULLS)
+]
+Correct = Annotated[
+    str,
+    typer.Option(
+        help="Adjust the p-values of each null for being many: holm, bh (Benjamini-Hochberg) or none.",
+        rich_help_panel=_NULLS,
+    ),
+]
+Matrix = Annotated[
+    str | None,
+    typer.Option(
+        help="Also one measure for all pairs as a square: iou, intersection, overlap_coefficient, containment, "
+        "spearman or kendall, at the first level.",
+        show_default="no matrix",
+    ),
+]
+
+
+def compare(
+    circuits: options.CircuitFiles,
+    level: Levels = None,
+    null: Nulls = None,
+    samples: Samples = None,
+    seed: Seed = 0,
+    alternative: Alternative = "greater",
+    correct: Correct = "holm",
+    matrix: Matrix = None,
+    across_checkpoints: options.AcrossCheckpoints = False,
+    coarsen: options.Coarsen = False,
+    as_json: options.JsonTables = False,
+    as_csv: options.Csv = False,
+    as_latex: options.Latex = False,
+    as_markdown: options.Markdown = False,
+    out: options.TablesOut = None,
+) -> None:
+    """Compare two or more circuits: what they share, and whether it is more than chance.
+
+    Loads no model. With --across-checkpoints, two circuits are also compared as before and after: what is kept,
+    gained and lost. CSV has a row a pair, a level and a null.
+    """
+    from circuitgraph.cli.circuit_files import about_circuits, comparable_circuits, named_files
+    from circuitgraph.cli.tables import TableFormat
+
+    files = named_files(circuits)
+    into = TableFormat.of(
+        as_json=as_json, as_csv=as_csv, as_latex=as_latex, as_markdown=as_markdown, out=out,
+        inputs=list(files.values()),
+    )  # fmt: skip
+    with into.alone():
+        correction = _correction(correct)
+        found = comparable_circuits(files, coarsen=coarsen, across_checkpoints=across_checkpoints)
+        _warn_of_ablations(found)
+        nulls = _nulls_by_level(level, null, found, wants_samples=samples is not None)
+        sampling = {"n_samples": samples or _FEW_SAMPLES, "seed": seed}
+        overlap = _overlap(found, list(nulls), across_checkpoints)
+        tests = _tests(found, nulls, correction, alternative, sampling, across_checkpoints)
+        tables = [_overlap_table(overlap), _test_table(tests, correction)]
+        tables += _changes(found) if across_checkpoints and len(found) == 2 else []
+        tables += [_matrix(found, matrix, next(iter(nulls)), across_checkpoints)] if matrix is not None else []
+    about = {
+        "circuits": about_circuits(found, files),
+        "universe": next(iter(found.values())).universe.to_dict(),
+        "settings": {
+            "alternative": alternative, "correction": correction, **sampling,
+            "across_checkpoints": across_checkpoints, "coarsen": coarsen,
+        },
+    }  # fmt: skip
+    into.write(tables, about=about, first=_sizes(found), csv=_joined(overlap, tests))
+
+
+# -------------------------------------------------------------------- what is asked
+
+
+def _correction(asked: str) -> str | None:
+    from circuitgraph.errors import UnknownNameError
+
+    if asked not in _CORRECTIONS:
+        raise UnknownNameError.of("correction", asked, _CORRECTIONS)
+    return _CORRECTIONS[asked]
+
+
+def _nulls_by_level(
+    levels: Sequence[str] | None,
+    asked: Sequence[str] | None,
+    circuits: Mapping[str, Circuit],
+    *,
+    wants_samples: bool,
+) -> dict[str, tuple[str, ...]]:
+    """Which nulls are tested at each level.
+
+    A null that is asked for by name is tested at every level that is, which may be refused; what nobody asked for
+    is tested where it applies.
+    """
+    from analysis.overlap.levels import LEVELS
+    from analysis.overlap.tables import NULLS, applicable_nulls
+
+    by_name = tuple(dict.fromkeys(asked or ()))
+    if _ALL in by_name or not by_name:
+        chosen = NULLS if by_name or wants_samples or _quickly_sampled(circuits, levels or LEVELS) else NULLS[:-1]
+        by_name = ()
+    else:
+        chosen = by_name
+    if by_name and levels:
+        return dict.fromkeys(levels, by_name)
+    return {
+        level: tuple(null for null in chosen if null in applicable_nulls(level) or null not in NULLS)
+        for level in levels or LEVELS
+    }
+
+
+def _quickly_sampled(circuits: Mapping[str, Circuit], levels: Sequence[str]) -> bool:
+    """Whether circuits are small enough for samples that nobody asked for; if not, say so."""
+    from circuitgraph.cli.output import say
+
+    n_edges = sum(len(circuit) for circuit in circuits.values())
+    if n_edges > _FEW_EDGES and "edges" in levels:
+        say(
+            f"the {_SAMPLED} null was left out: the circuits have {n_edges:,} edges together, and it would take a "
+            "while; --null all asks for it"
+        )
+    return n_edges <= _FEW_EDGES
+
+
+def _warn_of_ablations(circuits: Mapping[str, Circuit]) -> None:
+    from circuitgraph.cli.output import warn
+
+    found = {circuit.ablation: name for name, circuit in circuits.items()}
+    if len(found) > 1:
+        told = ", ".join(f"{name} {ablation}" for ablation, name in found.items())
+        warn(f"the circuits were found under different ablations ({told})")
+
+
+# -------------------------------------------------------------------- tables
+
+
+def _overlap(circuits: Mapping[str, Circuit], levels: Sequence[str], across_checkpoints: bool) -> pd.DataFrame:
+    from analysis.overlap.tables import overlap_table
+
+    return overlap_table(circuits, levels=levels, across_checkpoints=across_checkpoints)
+
+
+def _tests(
+    circuits: Mapping[str, Circuit],
+    nulls: Mapping[str, tuple[str, ...]],
+    correction: str | None,
+    alternative: str,
+    sampling: Mapping[str, int],
+    across_checkpoints: bool,
+) -> pd.DataFrame:
+    """The tests of all levels, with adjusted p-values where they are asked for."""
+    import pandas as pd
+
+    from analysis.overlap.families import adjust_p_values
+    from analysis.overlap.tables import overlap_tests
+
+    found = [
+        overlap_tests(
+            circuits, level=level, nulls=chosen, alternative=alternative, across_checkpoints=across_checkpoints,
+            **sampling,
+        )
+        for level, chosen in nulls.items()
+        if chosen
+    ]  # fmt: skip
+    tests = pd.concat(found, ignore_index=True)
+    return tests if correction is None else adjust_p_values(tests, method=correction, by="null")
+
+
+def _joined(overlap: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
+    """Both tables in one: a row a pair, a level and a null."""
+    return overlap.merge(tests.drop(columns="observed"), on=["a", "b", "level"], how="left", validate="one_to_many")
+
+
+def _overlap_table(overlap: pd.DataFrame) -> ResultTable:
+    from circuitgraph.cli.tables import ResultTable
+
+    shown = {
+        "a": "a", "b": "b", "level": "level", "n_a": "of a", "n_b": "of b", "intersection": "shared", "union": "in any",
+        "n_universe": "of all", "iou": "IoU", "a_in_b": "a in b", "b_in_a": "b in a", "spearman": "Spearman",
+    }  # fmt: skip
+    return ResultTable(name="overlap", title="What they share", frame=overlap, shown=shown)
+
+
+def _test_table(tests: pd.DataFrame, correction: str | None) -> ResultTable:
+    from circuitgraph.cli.tables import ResultTable
+
+    shown = {
+        "a": "a", "b": "b", "level": "level", "null": "null", "observed": "shared", "expected": "expected", "sd": "sd",
+        "ratio": "ratio", "log10_p": "p",
+    }  # fmt: skip
+    if correction is not None:
+        shown["log10_p_adjusted"] = f"p ({correction})"
+    alternative = tests["alternative"].iloc[0]
+    title = f"Against chance (alternative: {alternative}"
+    sampled = tests["n_samples"].dropna()
+    title += f"; {_SAMPLED}: {sampled.iloc[0]:,} samples)" if len(sampled) else ")"
+    return ResultTable(name="tests", title=title, frame=tests, shown=shown)
+
+
+def _changes(circuits: Mapping[str, Circuit]) -> list[ResultTable]:
+    from analysis.checkpoints import LEVELS, compare_checkpoints
+
+    before, after = circuits
+    comparison = compare_checkpoints(circuits[before], circuits[after])
+    return [_changes_by(comparison, level, by, f"{before} to {after}") for level in LEVELS for by in ("kind", "layer")]
+
+
+def _changes_by(comparison: CheckpointComparison, level: str, by: str, pair: str) -> ResultTable:
+    from circuitgraph.cli.tables import ResultTable
+
+    shown = {by: by, "kept": "kept", "gained": "gained", "lost": "lost", "n_universe": "of all"}
+    return ResultTable(
+        name=f"changes_{level}_by_{by}",
+        title=f"From {pair}: {level} by {by}",
+        frame=comparison.counts(level, by=by),
+        shown=shown,
+    )
+
+
+def _matrix(circuits: Mapping[str, Circuit], measure: str, level: str, across_checkpoints: bool) -> ResultTable:
+    from analysis.overlap.matrices import overlap_matrix
+    from circuitgraph.cli.tables import ResultTable
+
+    square = overlap_matrix(circuits, measure=measure, level=level, across_checkpoints=across_checkpoints)
+    # A circuit may be called anything; no name is the empty text.
+    return ResultTable(
+        name="matrix",
+        title=f"{measure.replace('_', ' ')} of {level}",
+        frame=square.rename_axis("").reset_index(),
+        shown={"": "", **{name: name for name in circuits}},
+    )
+
+
+def _sizes(circuits: Mapping[str, Circuit]) -> str:
+    from circuitgraph.cli.output import visible
+
+    return "\n".join(
+        f"{visible(name)}: {len(circuit):,} of {circuit.universe.n_edges:,} edges, {len(circuit.heads)} heads, "
+        f"{len(circuit.mlps)} MLPs ({circuit.ablation} ablation)"
+        for name, circuit in circuits.items()
+    )
