@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pruning.evaluation import evaluate
     from pruning.pairs import PromptPair, PromptPairs
     from pruning.recipes import Recipe, recipe_named
+    from pruning.regimes.faithfulness import evaluate_regimes
+    from pruning.regimes.study import run_regimes
     from pruning.tasks import TaskData, load_task, register_task
 
 __all__ = [
@@ -27,10 +29,12 @@ __all__ = [
     "TaskData",
     "discover",
     "evaluate",
+    "evaluate_regimes",
     "load_task",
     "random_circuit",
     "recipe_named",
     "register_task",
+    "run_regimes",
 ]
 
 _HOME = {
@@ -41,10 +45,12 @@ _HOME = {
     "TaskData": "pruning.tasks",
     "discover": "pruning.discovery",
     "evaluate": "pruning.evaluation",
+    "evaluate_regimes": "pruning.regimes.faithfulness",
     "load_task": "pruning.tasks",
     "random_circuit": "pruning.baselines",
     "recipe_named": "pruning.recipes",
     "register_task": "pruning.tasks",
+    "run_regimes": "pruning.regimes.study",
 }
 
 __getattr__ = load_on_use(__name__, _HOME)

@@ -213,15 +213,15 @@ def _measure(
         compiled, pairs, ablation=ablation, budget_bytes=0, batch_size=batch_size, ablation_data=ablation_data
     )
     scores = {role: _Collected() for role in ("full", *masks)}
-    gates = {role: torch.from_numpy(mask).float().to(compiled.device) for role, mask in masks.items()}
     order: list[np.ndarray] = []
     with torch.no_grad():
         for chunk in batches_by_length(runs.by_length, batch_size):
             frozen = runs.batch(chunk)
             order.append(chunk)
             scores["full"].add(frozen.teacher_logits, frozen)
-            for role in masks:
-                ran = compiled.masked(gates[role], frozen.pairs.clean, frozen.values, ablation=ablation)
+            for role, mask in masks.items():
+                gates = torch.from_numpy(mask).to(compiled.device).float()
+                ran = compiled.masked(gates, frozen.pairs.clean, frozen.values, ablation=ablation)
                 scores[role].add(ran.logits, frozen)
             if tick is not None:
                 tick(sum(map(len, order)), len(pairs))
