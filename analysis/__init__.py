@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from analysis.curves import plot_curve
     from analysis.drawing import circuit_to_dot, draw
     from analysis.faithfulness import area_under_curves, pareto_front
+    from analysis.figures.density import block_density_figure
     from analysis.granularity import coarsen, common_universe
     from analysis.graph_files import write_graph
     from analysis.overlap.families import adjust_p_values
@@ -39,6 +40,7 @@ __all__ = [
     "area_under_curves",
     "betweenness",
     "block_density",
+    "block_density_figure",
     "circuit_to_dot",
     "coarse_graph",
     "coarsen",
@@ -82,6 +84,7 @@ _HOME = {
     "area_under_curves": "analysis.faithfulness",
     "betweenness": "analysis.structure.betweenness",
     "block_density": "analysis.sparsity",
+    "block_density_figure": "analysis.figures.density",
     "circuit_to_dot": "analysis.drawing",
     "coarse_graph": "analysis.structure.coarse",
     "coarsen": "analysis.granularity",

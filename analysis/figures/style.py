@@ -28,9 +28,9 @@ SMALL_FONT_SIZE = 7.0
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, ORANGE, BLACK = "#56B4E9", "#E69F00", "#000000"
-INK, GREY, FAINT = "#222222", "#555555", "#BBBBBB"
+INK, GREY, FAINT, PALE = "#222222", "#555555", "#BBBBBB", "#DDDDDD"
 
-# From dark to light, as in grey print. Values below nothing and above everything need no colours of their own.
+# Falls in lightness from end to end, so that it is the same scale in grey.
 SEQUENTIAL = "cividis"
 
 FORMATS = ("pdf", "svg", "png")
