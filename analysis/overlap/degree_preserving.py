@@ -10,7 +10,7 @@ all edge sets of the universe with these degrees.
    that have edges; which of the two comes first is tossed for. Readers alone would do, but where one node
    has hundreds of edges both together forget the start several times sooner.
 3. The chain is symmetric: what is dealt in a trade is the same before and after it, so every round is as likely
-   as its reverse. It can stay where it is. And it reaches everything: `docs/overlap.md` shows that exchanges
+   as its reverse. It can stay where it is. And it reaches everything: `docs/explanations/overlap.md` shows that exchanges
    of two edges, which are trades, join any two edge sets of the same degrees *in a universe whose readers see
    prefixes*; with edges forbidden in any other pattern this need not be so. So the uniform distribution is its
    only stationary one.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pruning.frozen_cache import keys
 
-PAGE = Path(__file__).parents[2] / "docs" / "cache.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanations" / "cache.md"
 
 
 def test_the_pages_python_runs_and_prints_what_it_says(capsys, monkeypatch) -> None:

@@ -1,0 +1,97 @@
+"""Every page runs: plain pages as sessions, notebooks cell by cell, and commands as far as their options go."""
+
+from __future__ import annotations
+
+import doctest
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.doc_pages import (
+    DOCS,
+    ROOT,
+    all_pages,
+    blocks_of,
+    is_notebook,
+    python_blocks,
+    run_notebook,
+    run_page,
+    run_script,
+)
+
+# Pages that a test of their own runs, because they need something of their own.
+ELSEWHERE = {"explanations/cache.md": "tests/pruning/test_cache_page.py"}
+PAGES = [page for page in all_pages() if page.relative_to(DOCS).as_posix() not in ELSEWHERE]
+PLAIN = [page for page in PAGES if not is_notebook(page) and python_blocks(page)]
+NOTEBOOKS = [page for page in PAGES if is_notebook(page)]
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """A page works in a folder of its own, and leaves the random state and the figures as they were."""
+    import matplotlib
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CIRCUITGRAPH_FROZEN_CACHE", str(tmp_path / "frozen"))
+    with matplotlib.rc_context(), torch.random.fork_rng(devices=[]):
+        matplotlib.use("Agg", force=True)
+        yield
+        import matplotlib.pyplot as plt
+
+        plt.close("all")
+
+
+@pytest.mark.parametrize("page", PLAIN, ids=name_of)
+def test_a_plain_page_runs(page):
+    if any(">>>" in block.body for block in python_blocks(page)):
+        assert run_page(page.relative_to(DOCS).as_posix(), flags=doctest.ELLIPSIS)[1] > 0
+    else:
+        assert run_script(page) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=name_of)
+def test_a_notebook_runs(page):
+    assert run_notebook(page) > 0
+
+
+def test_pages_left_to_other_tests_are_there():
+    for page, test in ELSEWHERE.items():
+        assert (DOCS / page).exists()
+        assert Path(page).name in (ROOT / test).read_text()
+
+
+def commands_of(page: Path) -> list[tuple[int, list[str]]]:
+    """The lines of a page that call the tool, continued lines joined, comments cut off."""
+    found = []
+    for block in blocks_of(page):
+        if block.info not in ("", "console", "bash", "sh"):
+            continue
+        for number, line in enumerate(block.body.replace("\\\n", " ").splitlines()):
+            words = line.strip().removeprefix("$ ").removeprefix("!")
+            if words.startswith("circuitgraph ") and "…" not in words and "..." not in words:
+                arguments = shlex.split(words, comments=True)[1:]
+                end = next((place for place, word in enumerate(arguments) if word in (">", "|", "&&")), None)
+                found.append((block.line + number, arguments[:end]))
+    return found
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *all_pages()], ids=name_of)
+def test_commands_have_the_options_that_a_page_gives_them(page):
+    from typer.main import get_command
+
+    from circuitgraph.cli.app import app
+
+    group = get_command(app)
+    for line, words in commands_of(page):
+        if words[0].startswith("-") or words[0] == "COMMAND":
+            continue
+        assert words[0] in group.commands, f"{page}:{line}: no command {words[0]!r}"
+        # A usage error names the option.
+        group.commands[words[0]].make_context(words[0], words[1:])
