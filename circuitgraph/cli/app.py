@@ -23,6 +23,7 @@ from circuitgraph.cli.listing import models, recipes, tasks
 from circuitgraph.cli.paths import paths
 from circuitgraph.cli.run import run
 from circuitgraph.cli.sparsity import sparsity
+from circuitgraph.cli.study import study
 
 
 class _Commands(TyperGroup):
@@ -68,7 +69,7 @@ def circuitgraph(
 
 
 for command in (
-    discover, evaluate, run, draw, sparsity, compare, paths, find, combine, export, extract, graph, bench, cache,
-    models, tasks, recipes,
+    discover, evaluate, run, draw, sparsity, compare, paths, find, combine, export, extract, graph, study, bench,
+    cache, models, tasks, recipes,
 ):  # fmt: skip
     app.command()(command)

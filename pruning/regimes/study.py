@@ -19,7 +19,7 @@ from pruning.recipes import Recipe, recipe_named
 from pruning.regimes.alignment import require_aligned
 from pruning.regimes.faithfulness import Tick, evaluate_regimes
 from pruning.regimes.folder import StudyFolder, require_file_names
-from pruning.regimes.training import Training, Watch, require_universe, train_regimes
+from pruning.regimes.training import Training, Watch, kept_circuits, require_universe, train_regimes
 from pruning.tasks import TaskData, load_task, task_names
 
 Regime = str | Path | TaskData
@@ -192,11 +192,13 @@ def run_regimes(
     about |= {"split": split, "n_random": n_random, "threshold": threshold, "notes": notes}
     for note in notes:
         say(f"note: {note}")
-    if folder is not None:
-        folder.write_study({**about, "finished": False})
-        _keep_given(folder, given)
     wanted = {name: task for name, task in tasks.items() if name not in given}
-    trained = train_regimes(compiled, wanted, seeds, training, folder=folder, watch=watch, say=say) if wanted else {}
+    kept = {}
+    if folder is not None:
+        kept = kept_circuits(compiled, wanted, seeds, training, folder)
+        _keep_given(folder, given)
+        folder.write_study({**about, "finished": False})
+    trained = train_regimes(compiled, wanted, seeds, training, kept=kept, folder=folder, watch=watch, say=say)
     found = {name: given[name] if name in given else trained[name] for name in tasks}
     table = evaluate_regimes(
         compiled, tasks, found, split=split, n_random=n_random, threshold=threshold, tick=tick, say=say

@@ -74,6 +74,7 @@ def train_regimes(
     seeds: Sequence[int],
     training: Training,
     *,
+    kept: Mapping[tuple[str, int], Circuit],
     folder: StudyFolder | None,
     watch: Watch | None = None,
     say: Callable[[str], None],
@@ -85,7 +86,8 @@ def train_regimes(
         tasks: The prompts of the regimes to train.
         seeds: Seeds of the trainings.
         training: The settings.
-        folder: Where circuits are kept, and where those of an earlier run are taken from.
+        kept: Circuits of an earlier run, by regime and seed, see `kept_circuits`.
+        folder: Where circuits are kept.
         watch: Called after every step with the regime, the seed and the step.
         say: Called with a line at the start of each stage.
 
@@ -93,16 +95,10 @@ def train_regimes(
         Circuits by regime and seed.
 
     Raises:
-        OutputError: The folder has a circuit that was found with other settings.
         TrainingError: A training could not go on; those before it are kept.
         KeyboardInterrupt: A training was interrupted; those before it are kept.
     """
     plan = [(regime, seed) for seed in seeds for regime in tasks]
-    kept = {
-        (regime, seed): circuit
-        for regime, seed in plan
-        if (circuit := _kept(compiled, tasks[regime], regime, seed, training, folder)) is not None
-    }
     if kept:
         say(f"{len(kept)} of {len(plan)} circuits are there already, found with the same settings: not trained again")
     found: dict[str, dict[int, Circuit]] = {regime: {} for regime in tasks}
@@ -115,12 +111,39 @@ def train_regimes(
     return found
 
 
+def kept_circuits(
+    compiled: CompiledModel,
+    tasks: Mapping[str, TaskData],
+    seeds: Sequence[int],
+    training: Training,
+    folder: StudyFolder,
+) -> dict[tuple[str, int], Circuit]:
+    """The circuits that an earlier run has left in a folder.
+
+    Args:
+        compiled: The model.
+        tasks: The prompts of the regimes to train.
+        seeds: Seeds of the trainings.
+        training: The settings.
+        folder: The study's folder.
+
+    Returns:
+        Circuits by regime and seed.
+
+    Raises:
+        OutputError: One of them was found with other settings.
+        CircuitFormatError: One of the files is no circuit.
+    """
+    wanted = [(regime, seed) for regime in tasks for seed in seeds]
+    found = {(regime, seed): _kept(compiled, tasks[regime], regime, seed, training, folder) for regime, seed in wanted}
+    return {key: circuit for key, circuit in found.items() if circuit is not None}
+
+
 def _kept(
-    compiled: CompiledModel, task: TaskData, regime: str, seed: int, training: Training, folder: StudyFolder | None
+    compiled: CompiledModel, task: TaskData, regime: str, seed: int, training: Training, folder: StudyFolder
 ) -> Circuit | None:
-    """The circuit of an earlier run, if there is one."""
-    path = folder.circuit_file(regime, seed) if folder is not None else None
-    if path is None or not path.exists():
+    path = folder.circuit_file(regime, seed)
+    if not path.exists():
         return None
     circuit = Circuit.load(path)
     difference = circuit.universe.first_difference(compiled.universe)

@@ -1,0 +1,395 @@
+"""`circuitgraph study`: the same items asked in several ways, and the circuits that answer them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuitgraph.cli import options
+from circuitgraph.cli.failures import INTERRUPTED
+from circuitgraph.cli.settings import (
+    GraphChoices,
+    ModelPlan,
+    choices_of,
+    plan_model,
+    settle_ablation,
+    settle_recipe,
+    settle_sizes,
+)
+from circuitgraph.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from circuitgraph.circuit import Circuit
+    from circuitgraph.cli.study_job import StudyJob
+    from circuitgraph.compile import CompiledModel
+    from pruning.regimes.study import Study
+    from pruning.tasks import TaskData
+
+_REGIMES = "The regimes"
+
+
+def study(
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The folder to write, or that of a study to go on with.", show_default=False),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help=options.MODEL_HELP, show_default="the one that --circuit names"),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            "-t",
+            help="A task that comes by instruction and in context, such as antonyms, capitals or boolean-expressions.",
+            show_default=False,
+            rich_help_panel=_REGIMES,
+        ),
+    ] = None,
+    regime: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TASK",
+            help="Instead: a regime, as a task's name or a JSONL file; twice or more. Items are matched by 'group'.",
+            show_default=False,
+            rich_help_panel=_REGIMES,
+        ),
+    ] = None,
+    circuit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="A circuit already found for a regime; once for each seed. Such regimes are not trained.",
+            show_default=False,
+            rich_help_panel=_REGIMES,
+        ),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option(help="Seeds of the trainings, for every regime.", rich_help_panel=options.SETTINGS)
+    ] = "0,1,2",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Settings by name (see `circuitgraph recipes`).",
+            show_default="quick; Tracr models: tracr",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = None,
+    target_sparsity: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of edges to cut, in (0, 2]; above 1 pushes harder.",
+            show_default="the recipe's",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps of each training.", show_default="the recipe's", rich_help_panel=options.SETTINGS),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Prompts a step.", show_default="the recipe's", rich_help_panel=options.SETTINGS),
+    ] = None,
+    ablation: Annotated[
+        str | None,
+        typer.Option(
+            help="What cut edges carry: counterfactual, zero, mean or mean-positional.",
+            show_default="the recipe's, else counterfactual; Tracr models: zero",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="What is compared with the full model: kl, logit-diff, cross-entropy, mse or position-kl.",
+            show_default="the recipe's, else the task's",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = None,
+    n_random: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Random circuits to measure beside each circuit and each intersection.",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = 5,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            help="In which share of the seeds an edge of a consensus circuit has to be at least.",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = 0.5,
+    embeddings: options.Embeddings = None,
+    kv_heads: options.KvHeads = None,
+    qkv: options.Qkv = None,
+    train_size: Annotated[
+        int | None,
+        typer.Option(help="Training prompts.", show_default="the task's", rich_help_panel=options.PROMPTS),
+    ] = None,
+    validation_size: Annotated[
+        int | None,
+        typer.Option(help="Validation prompts.", show_default="the task's", rich_help_panel=options.PROMPTS),
+    ] = None,
+    test_size: Annotated[
+        int | None,
+        typer.Option(help="Test prompts.", show_default="the task's", rich_help_panel=options.PROMPTS),
+    ] = None,
+    data_seed: Annotated[
+        int, typer.Option(help="Of the prompts, which are the same for all seeds.", rich_help_panel=options.PROMPTS)
+    ] = 0,
+    chat_template: Annotated[
+        bool,
+        typer.Option(
+            "--chat-template",
+            help="Wrap each prompt as a user's message; by default it is not.",
+            rich_help_panel=options.PROMPTS,
+        ),
+    ] = False,
+    bos: Annotated[
+        str,
+        typer.Option(
+            help="BOS before each prompt: auto (as the tokenizer does), yes or no.",
+            rich_help_panel=options.PROMPTS,
+        ),
+    ] = "auto",
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    cache_gib: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Memory for runs that never change, in GiB; 0 keeps none of them in memory.",
+            rich_help_panel=options.MACHINE,
+        ),
+    ] = 2.0,
+    disk_cache_gib: options.DiskCacheGib = 2.0,
+    cache_dir: options.CacheDir = None,
+    teacher_top_k: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of the full model, keep the likeliest K tokens and the mass of all others as one; for "
+            "vocabularies too large for the cache.",
+            show_default="the whole vocabulary",
+            rich_help_panel=options.MACHINE,
+        ),
+    ] = None,
+    memory_gib: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Memory that a training has to fit into, in GiB; it decides how many prompts run at once.",
+            show_default="what is free",
+            rich_help_panel=options.MACHINE,
+        ),
+    ] = None,
+    no_verify: options.NoVerify = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check everything and show what would run; train and write nothing.",
+            rich_help_panel=options.MACHINE,
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Remove the study in the folder, its circuits included, and start again.",
+            rich_help_panel=options.MACHINE,
+        ),
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Ask for the same items in several ways, and compare the circuits that answer.
+
+    Finds a circuit for every regime and seed, measures each circuit, what they share and what only one has on
+    every regime's test prompts, and compares them. Circuits are kept as soon as they are found: stopped at any
+    moment, the same command goes on with what is missing.
+    """
+    from circuitgraph.cli.cache import disk_cache, told_as_notes
+    from circuitgraph.cli.output import only_json, print_json, say
+    from circuitgraph.cli.study_job import StudyJob, parse_named, parse_seeds
+    from pruning.regimes.folder import StudyFolder
+
+    with only_json(as_json):
+        wanted_seeds = parse_seeds(seeds)
+        circuits = _load_circuits(parse_named("--circuit", circuit or []))
+        names = _regime_names(task, parse_named("--regime", regime or []), circuits)
+        model = model or _model_of(circuits)
+        settled = settle_recipe(
+            recipe, model=model, steps=steps, target_sparsity=target_sparsity, batch_size=batch_size
+        )
+        sizes = settle_sizes(train=train_size, validation=validation_size, test=test_size)
+        StudyFolder(out).check(overwrite=overwrite)
+        chosen = GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
+        plan = plan_model(model, chosen.over(_choices_in(circuits)).over(choices_of(settled)))
+        say(f"loading {model}")
+        loaded = plan.load(dtype=dtype, device=device)
+        compiled = plan.compile(loaded, verify=not no_verify)
+        making = {"sizes": sizes, "seed": data_seed, "chat_template": chat_template, "bos": bos}
+        job = StudyJob(
+            plan=plan,
+            compiled=compiled,
+            tasks=_tasks(names, circuits, plan, compiled, making),
+            circuits=circuits,
+            seeds=wanted_seeds,
+            recipe=settled,
+            objective=objective,
+            ablation=_ablation(ablation, circuits) or settle_ablation(ablation, settled, plan),
+            cache_bytes=round(cache_gib * 2**30),
+            disk_cache=disk_cache(cache_dir, disk_cache_gib),
+            teacher_top_k=teacher_top_k,
+            memory_bytes=None if memory_gib is None else round(memory_gib * 2**30),
+        )
+        job.check()
+        job.show()
+    if dry_run:
+        if as_json:
+            print_json(job.to_dict())
+        say("dry run: nothing was trained or written")
+        return
+    with only_json(as_json), told_as_notes():
+        found = _run(job, out, overwrite=overwrite, n_random=n_random, threshold=threshold)
+    _show(found, out, as_json=as_json)
+
+
+# -------------------------------------------------------------------- what was asked for
+
+
+def _regime_names(
+    task: str | None, regimes: list[tuple[str, str]], circuits: dict[str, list[Circuit]]
+) -> dict[str, str | None]:
+    """Each regime's task; None where its circuits have to say."""
+    from pruning.regimes.study import regimes_of
+
+    if task is not None and regimes:
+        raise ConfigurationError("give --task, which names all regimes, or --regime for each of them; not both")
+    if task is not None:
+        return dict(regimes_of(task))
+    names: dict[str, str | None] = {}
+    for name, value in regimes:
+        if name in names:
+            raise ConfigurationError(f"--regime {name} is given twice")
+        names[name] = value
+    names.update({name: None for name in circuits if name not in names})
+    if len(names) < 2:
+        raise ConfigurationError(
+            "expected at least two regimes: give --task antonyms (or another task that comes in two), or "
+            "--regime NAME=TASK_OR_JSONL twice"
+        )
+    return names
+
+
+def _load_circuits(files: list[tuple[str, str]]) -> dict[str, list[Circuit]]:
+    from circuitgraph.circuit import Circuit
+
+    loaded: dict[str, list[Circuit]] = {}
+    for name, path in files:
+        loaded.setdefault(name, []).append(Circuit.load(path))
+    return loaded
+
+
+def _model_of(circuits: dict[str, list[Circuit]]) -> str:
+    """The model that given circuits name."""
+    for several in circuits.values():
+        for one in several:
+            model = one.provenance.get("model")
+            if isinstance(model, str):
+                return model
+    raise ConfigurationError("give --model: " + ("no circuit says which it belongs to" if circuits else "which one?"))
+
+
+def _choices_in(circuits: dict[str, list[Circuit]]) -> GraphChoices:
+    """The granularity of given circuits, which the model is compiled with."""
+    for several in circuits.values():
+        universe = several[0].universe
+        return GraphChoices(embeddings=universe.embeddings, kv_heads=universe.kv_heads, qkv=universe.qkv)
+    return GraphChoices()
+
+
+def _ablation(chosen: str | None, circuits: dict[str, list[Circuit]]) -> str | None:
+    """The ablation of given circuits, which those to train have to share."""
+    found = {one.ablation for several in circuits.values() for one in several}
+    if not found or chosen is not None:
+        return None
+    return found.pop() if len(found) == 1 else None
+
+
+def _tasks(
+    names: dict[str, str | None],
+    circuits: dict[str, list[Circuit]],
+    plan: ModelPlan,
+    compiled: CompiledModel,
+    making: dict[str, Any],
+) -> dict[str, TaskData]:
+    """Each regime's prompts; those of circuits that name their own are made again as they were."""
+    from circuitgraph.cli.found_circuit import FoundCircuit
+    from pruning.regimes.study import Regime, load_regimes
+
+    regimes: dict[str, Regime] = {}
+    for name, task in names.items():
+        if task is not None:
+            regimes[name] = task
+            continue
+        first = circuits[name][0]
+        found = FoundCircuit(circuit=first, provenance=first.provenance, plan=plan, compiled=compiled)
+        regimes[name] = found.task(None)
+    return load_regimes(regimes, compiled.tokenizer, **making)
+
+
+# -------------------------------------------------------------------- running and telling
+
+
+def _run(job: StudyJob, out: Path, *, overwrite: bool, n_random: int, threshold: float) -> Study:
+    from circuitgraph.cli.output import say
+
+    try:
+        return job.run(out, overwrite=overwrite, n_random=n_random, threshold=threshold)
+    except KeyboardInterrupt:
+        n_circuits = len(list(out.glob("circuits/*/*/circuit.json")))
+        again = "the same command without --overwrite" if overwrite else "the same command"
+        say(f"Interrupted: {n_circuits} circuits are in {out}; {again} goes on with the rest")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _show(found: Study, out: Path, *, as_json: bool) -> None:
+    """Print the result."""
+    from circuitgraph.cli.output import print_json
+
+    if as_json:
+        files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+        table = found.faithfulness
+        rows = table.astype(object).where(table.notna(), None).to_dict("records")
+        print_json({"out": str(out), "files": files, **found.about, "faithfulness": rows})
+        return
+    _print_faithfulness(found.faithfulness)
+    print(f"\nWritten to {out}")
+
+
+def _print_faithfulness(table: pd.DataFrame) -> None:
+    """Circuit × regime, means over seeds and draws."""
+    from circuitgraph.cli.output import figure, print_table
+
+    metrics = [name for name in ("kl", "mse", "accuracy", "exact_match") if name in table]
+    seeds = table[table["seed"] != "consensus"]
+    groups = seeds.groupby(["regime", "role", "of"], sort=False, as_index=False)
+    means = groups.agg(dict.fromkeys(["n", "n_edges", *metrics], "mean"))
+    rows = [dict(zip(means.columns, row, strict=True)) for row in means.itertuples(index=False)]
+    for regime in dict.fromkeys(row["regime"] for row in rows):
+        mine = [row for row in rows if row["regime"] == regime]
+        cells = [
+            [f"{row['role']} {row['of']}".strip(), f"{row['n_edges']:,.0f}", *(figure(row[name]) for name in metrics)]
+            for row in mine
+        ]
+        print(f"\n{regime}, {mine[0]['n']:,.0f} test prompts (means over seeds):")
+        print_table(["", ">edges", *(f">{name.replace('_', ' ')}" for name in metrics)], cells)
