@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from analysis.drawing import circuit_to_dot, draw
     from analysis.faithfulness import area_under_curves, pareto_front
     from analysis.figures.density import block_density_figure
+    from analysis.figures.overlap import overlap_figure
     from analysis.granularity import coarsen, common_universe
     from analysis.graph_files import write_graph
     from analysis.overlap.families import adjust_p_values
-    from analysis.overlap.matrices import overlap_matrix
+    from analysis.overlap.matrices import cluster, overlap_matrix
     from analysis.overlap.tables import overlap_table, overlap_tests
     from analysis.query.found import find
     from analysis.report import write_report
@@ -42,6 +43,7 @@ __all__ = [
     "block_density",
     "block_density_figure",
     "circuit_to_dot",
+    "cluster",
     "coarse_graph",
     "coarsen",
     "common_universe",
@@ -61,6 +63,7 @@ __all__ = [
     "minimum_edge_cut",
     "minimum_node_cut",
     "motifs",
+    "overlap_figure",
     "overlap_matrix",
     "overlap_table",
     "overlap_tests",
@@ -86,6 +89,7 @@ _HOME = {
     "block_density": "analysis.sparsity",
     "block_density_figure": "analysis.figures.density",
     "circuit_to_dot": "analysis.drawing",
+    "cluster": "analysis.overlap.matrices",
     "coarse_graph": "analysis.structure.coarse",
     "coarsen": "analysis.granularity",
     "common_universe": "analysis.granularity",
@@ -105,6 +109,7 @@ _HOME = {
     "minimum_edge_cut": "analysis.structure.cuts",
     "minimum_node_cut": "analysis.structure.cuts",
     "motifs": "analysis.structure.motifs",
+    "overlap_figure": "analysis.figures.overlap",
     "overlap_matrix": "analysis.overlap.matrices",
     "overlap_table": "analysis.overlap.tables",
     "overlap_tests": "analysis.overlap.tables",

@@ -12,7 +12,7 @@ from analysis.columns import grouped, require_columns
 from analysis.comparable import Circuits
 from analysis.figures.colors import color_bar, density_colors
 from analysis.figures.labels import label_layers
-from analysis.figures.panels import PER_ROW, label_outside, panel_axes, title_panels
+from analysis.figures.panels import PER_ROW, label_outside, panel_axes, title_panels, trim_height
 from analysis.figures.style import DOUBLE_COLUMN, PALE, SINGLE_COLUMN, style_axes
 from analysis.sparsity import block_density
 
@@ -59,6 +59,8 @@ def block_density_figure(
         label_layers(panel.yaxis, len(matrix) - 1)
     if len(matrices) > 1:
         title_panels(panels, list(matrices))
+    if axes is None:
+        trim_height(figure)
     return figure
 
 

@@ -16,7 +16,7 @@ from matplotlib.axis import Axis, XAxis
 from matplotlib.legend import Legend
 
 from analysis.drawing.escaping import xml_text
-from analysis.figures.style import INK, SMALL_FONT_SIZE
+from analysis.figures.style import INK, SMALL_FONT_SIZE, lay_out
 
 LONGEST = 28
 
@@ -114,7 +114,7 @@ def label_layers(axis: Axis, n_layers: int, *, first: int = 0, last: int | None 
 
 
 def _collide(axis: Axis) -> bool:
-    axis.axes.figure.canvas.figure.draw_without_rendering()
+    lay_out(axis.axes.figure.canvas.figure)
     return bool(overlapping(text for text in axis.get_majorticklabels() if text.get_text()))
 
 
@@ -149,7 +149,7 @@ def legend_above(axes: Axes, handles: Sequence[Artist], labels: Sequence[str], *
         legend = _legend(axes, handles, labels, n_columns)
         # While it is measured, the layout does not make room for it.
         legend.set_in_layout(False)
-        figure.draw_without_rendering()
+        lay_out(figure)
         box = legend.get_window_extent()
         if box.width <= axes.bbox.width or n_columns == 1:
             break

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.labels import plain_labels
-from analysis.figures.style import FONT_SIZE, INK, new_figure
+from analysis.figures.style import FONT_SIZE, INK, lay_out, new_figure
 from circuitgraph.errors import ConfigurationError
 
 # How many panels stand side by side at most.
@@ -75,7 +75,18 @@ def title_panels(panels: Sequence[Axes], names: Sequence[str]) -> None:
     while limit > 4:
         for panel, label in zip(panels, plain_labels(names, limit), strict=True):
             panel.set_title(label, fontsize=FONT_SIZE, color=INK, pad=3)
-        panels[0].figure.canvas.figure.draw_without_rendering()
+        lay_out(panels[0].figure.canvas.figure)
         if all(panel.title.get_window_extent().width <= 1.02 * panel.bbox.width for panel in panels):
             return
         limit -= 2
+
+
+def trim_height(figure: Figure) -> None:
+    """Cut a new figure to the height of what is on it, where panels of fixed shape leave room above and below.
+
+    Args:
+        figure: A finished figure whose panels fill its width.
+    """
+    lay_out(figure)
+    figure.set_figheight(figure.get_tightbbox().height + 0.1)
+    lay_out(figure)

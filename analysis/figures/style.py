@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -134,6 +135,22 @@ def style_axes(axes: Axes, *, grid: str = "") -> None:
     axes.set_axisbelow(True)
     if grid:
         axes.grid(axis=grid, color=FAINT, linewidth=0.4, alpha=0.6)  # pyright: ignore[reportArgumentType]
+
+
+def lay_out(figure: Figure) -> None:
+    """Lay a figure out as it will be printed, so that it can be measured.
+
+    Args:
+        figure: The figure.
+    """
+    # Each round starts from the places of the last; panels of a fixed shape take several to come to rest.
+    before = None
+    for _ in range(8):
+        figure.draw_without_rendering()
+        now = np.array([axes.get_position().extents for axes in figure.axes])
+        if before is not None and np.allclose(now, before, atol=1e-3):
+            return
+        before = now
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = PNG_DPI) -> Path:
