@@ -24,6 +24,8 @@ from circuitgraph.graph import STRUCTURAL
 from circuitgraph.universe import Universe
 
 FORMAT_VERSION = 1
+# Ten times as many as the largest open models have, with readers for every query head.
+_MOST_PAIRS = 10**10
 _FIELDS = ("format_version", "directed", "multigraph", "graph", "nodes", "edges", "universe")
 
 
@@ -71,9 +73,7 @@ def write_circuit(circuit: Circuit, path: Path) -> Path:
             rows = ",\n".join("    " + _dumps(row) for row in value)
             parts.append(f"  {_dumps(name)}: [\n{rows}\n  ]")
         elif name == "provenance":
-            parts.append(
-                f"  {_dumps(name)}: " + json.dumps(value, allow_nan=False, indent=2).replace("\n", "\n  ")
-            )
+            parts.append(f"  {_dumps(name)}: " + json.dumps(value, allow_nan=False, indent=2).replace("\n", "\n  "))
         else:
             parts.append(f"  {_dumps(name)}: {_dumps(value)}")
     return write_atomically(path, "{\n" + ",\n".join(parts) + "\n}\n")
@@ -97,10 +97,7 @@ def read_circuit(path: Path) -> Circuit:
             an edge that its universe does not, or was edited so that edges dangle. The message says where.
     """
     values = _parse(path)
-    try:
-        universe = Universe.from_dict(values["universe"])
-    except (CircuitGraphError, TypeError) as error:
-        _refuse(path, "universe", str(error))
+    universe = _read_universe(path, values["universe"])
     nodes = _check_nodes(path, universe, values["nodes"])
     scores = _read_scores(path, universe, values["edges"], nodes)
     provenance = values.get("provenance", {})
@@ -121,35 +118,17 @@ def _refuse(path: Path, where: str, problem: str) -> NoReturn:
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"it holds {text}, which JSON does not know")
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except OSError as error:
-        raise CircuitFormatError(
-            f"{path}: cannot be read: {error.strerror}; expected a circuit file"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise CircuitFormatError(
-            f"{path}: line {error.lineno}, column {error.colno}: no complete JSON ({error.msg}); "
-            "the file is truncated or damaged, write it again"
-        ) from error
-    except ValueError as error:
-        raise CircuitFormatError(
-            f"{path}: no JSON text in UTF-8 ({error}); expected a circuit file"
-        ) from error
+    values = _read_json(path)
     if not isinstance(values, dict):
-        _refuse(
-            path, "top level", f"expected an object with {', '.join(_FIELDS)}; got {type(values).__name__}"
-        )
+        _refuse(path, "top level", f"expected an object with {', '.join(_FIELDS)}; got {type(values).__name__}")
     _check_version(path, values)
     for name in _FIELDS:
         if name not in values:
-            _refuse(
-                path, name, f"the field is missing; a circuit file has {', '.join(_FIELDS)} and provenance"
-            )
+            _refuse(path, name, f"the field is missing; a circuit file has {', '.join(_FIELDS)} and provenance")
     for name, kind in (("nodes", list), ("edges", list), ("universe", dict), ("graph", dict)):
         if not isinstance(values[name], kind):
             _refuse(path, name, f"expected a {kind.__name__}; got {type(values[name]).__name__}")
@@ -158,12 +137,46 @@ def _parse(path: Path) -> dict[str, Any]:
     return values
 
 
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except OSError as error:
+        raise CircuitFormatError(f"{path}: cannot be read: {error.strerror}; expected a circuit file") from error
+    except json.JSONDecodeError as error:
+        raise CircuitFormatError(
+            f"{path}: line {error.lineno}, column {error.colno}: no complete JSON ({error.msg}); "
+            "the file is truncated or damaged, write it again"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise CircuitFormatError(f"{path}: byte {error.start}: no text in UTF-8; expected a circuit file") from error
+    except (ValueError, RecursionError) as error:
+        raise CircuitFormatError(f"{path}: no JSON that can be read ({error}); expected a circuit file") from error
+
+
+def _read_universe(path: Path, values: dict[str, Any]) -> Universe:
+    family = values.get("family", "")
+    if not isinstance(family, str):
+        _refuse(path, "universe", f"expected text in 'family'; got {family!r}")
+    try:
+        universe = Universe.from_dict(values)
+    except (CircuitGraphError, TypeError) as error:
+        _refuse(path, "universe", str(error))
+    # Every reader sees at most all writers. Whoever asks for more would wait for it, or run out of memory.
+    if universe.n_writers * universe.n_readers > _MOST_PAIRS:
+        _refuse(
+            path,
+            "universe",
+            f"{universe.n_layers:,} layers of {universe.n_heads:,} heads are more than any model has; up to "
+            f"{_MOST_PAIRS:,} pairs of a writer and a reader can be read, here are "
+            f"{universe.n_writers * universe.n_readers:,}",
+        )
+    return universe
+
+
 def _check_version(path: Path, values: dict[str, Any]) -> None:
     version = values.get("format_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        _refuse(
-            path, "format_version", f"expected {FORMAT_VERSION}; got {version!r}: is this a circuit file?"
-        )
+        _refuse(path, "format_version", f"expected {FORMAT_VERSION}; got {version!r}: is this a circuit file?")
     if version > FORMAT_VERSION:
         _refuse(
             path,
@@ -178,9 +191,7 @@ def _check_nodes(path: Path, universe: Universe, rows: list[Any]) -> set[str]:
     for index, row in enumerate(rows):
         name = row.get("id") if isinstance(row, dict) else None
         if not isinstance(name, str) or name not in known:
-            _refuse(
-                path, f"nodes[{index}]", f"expected an object whose id is a node of the universe; got {row!r}"
-            )
+            _refuse(path, f"nodes[{index}]", f"expected an object whose id is a node of the universe; got {row!r}")
         if name in names:
             _refuse(path, f"nodes[{index}]", f"{name} comes twice")
         names.add(name)
@@ -216,7 +227,10 @@ def _read_scores(
         score = row.get("score")
         if not isinstance(score, (int, float)) or isinstance(score, bool):
             _refuse(path, where, f"expected a number in 'score'; got {score!r}")
-        scores[edge] = float(score)
+        try:
+            scores[edge] = float(score)
+        except OverflowError:
+            _refuse(path, where, "the number in 'score' is larger than any that can be kept")
     return scores
 
 
@@ -243,7 +257,5 @@ def _with_recorded_counts(path: Path, circuit: Circuit, provenance: dict[str, An
                 f"recorded {recorded.get(name)!r}, the file holds {count}",
             )
     if recorded["n_raw"] < len(circuit):
-        _refuse(
-            path, "provenance.sparsity.n_raw", f"{recorded['n_raw']} is fewer than the {len(circuit)} kept"
-        )
+        _refuse(path, "provenance.sparsity.n_raw", f"{recorded['n_raw']} is fewer than the {len(circuit)} kept")
     return replace(circuit, n_raw=recorded["n_raw"])

@@ -22,10 +22,6 @@ NULLS = ("hypergeometric", "stratified", "degree-preserving")
 
 _OVERLAP_DTYPES = {"spearman": "Float64", "kendall": "Float64"}
 _TEST_DTYPES = {"n_samples": "Int64"}
-_TEST_COLUMNS = [
-    "a", "b", "level", "null", "alternative", "observed", "expected", "sd", "ratio", "p", "log10_p", "mid_p",
-    "n_samples",
-]  # fmt: skip
 _KEPT_NODES = "keeping degrees keeps the nodes"
 # Levels and the nulls that do not apply to them, with the reason.
 _SAYS_NOTHING = {
@@ -63,7 +59,7 @@ def overlap_table(
 
     Raises:
         GraphMismatchError: The circuits are of different universes or models.
-        ConfigurationError: There are fewer than two circuits.
+        ConfigurationError: There are fewer than two circuits, or no level.
         UnknownNameError: No such level.
 
     Examples:
@@ -76,12 +72,15 @@ def overlap_table(
         0  edges    3    3             1      5  0.2
         1  nodes    3    4             2      5  0.4
     """
+    if not levels:
+        raise ConfigurationError(f"expected at least one level of {', '.join(LEVELS)}; got none")
+    for level in levels:
+        require_level(level)
     named = named_circuits(circuits, at_least=2)
     universe = require_comparable(named, across_checkpoints=across_checkpoints)
     rows = []
     for a, b in combinations(named, 2):
         for level in levels:
-            require_level(level)
             row = _overlap_row(universe, named[a], named[b], level)
             rows.append({"a": a, "b": b, "level": level, **row})
     return pd.DataFrame(rows).astype(_OVERLAP_DTYPES)
@@ -129,7 +128,7 @@ def overlap_tests(
 
     Raises:
         GraphMismatchError: The circuits are of different universes or models.
-        ConfigurationError: There are fewer than two circuits, or a null does not apply to the level.
+        ConfigurationError: There are fewer than two circuits, or no null, or one that does not apply to the level.
         UnknownNameError: No such level, null or alternative.
 
     Examples:
@@ -158,7 +157,7 @@ def overlap_tests(
             tails = _tails(universe, values[one], values[other], level, null, drawn)
             row = {"a": names[one], "b": names[other], "level": level, "null": null, "alternative": alternative}
             rows.append(row | _test_columns(tails, alternative))
-    return pd.DataFrame(rows, columns=_TEST_COLUMNS).astype(_TEST_DTYPES)
+    return pd.DataFrame(rows).astype(_TEST_DTYPES)
 
 
 def applicable_nulls(level: str) -> tuple[str, ...]:
@@ -182,8 +181,10 @@ def applicable_nulls(level: str) -> tuple[str, ...]:
 
 
 def _check_asked(level: str, nulls: Sequence[str], alternative: str) -> None:
-    """Refuse unknown names, and nulls that do not apply to the level."""
+    """Refuse unknown names, no null at all, and nulls that do not apply to the level."""
     require_level(level)
+    if not nulls:
+        raise ConfigurationError(f"expected at least one null of {', '.join(NULLS)}; got none")
     for name, valid, kind in (*((null, NULLS, "null") for null in nulls), (alternative, ALTERNATIVES, "alternative")):
         if name not in valid:
             raise UnknownNameError.of(kind, name, valid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 import time
 from collections.abc import Callable
@@ -315,6 +316,10 @@ def _set(*path: str | int, to: object) -> Callable[[dict[str, Any]], None]:
         (_set("universe", "n_layers", to=1), "n_universe: recorded 82, the file holds 19"),
         (_set("universe", "qkv", to="both"), "universe: .*qkv must be one of"),
         (_set("universe", "layers", to=1), "universe: unknown universe field 'layers'; did you mean"),
+        (_set("universe", "family", to=["llama"]), r"universe: expected text in 'family'; got \['llama'\]"),
+        (_set("universe", "n_layers", to=10**9), "universe: 1,000,000,000 layers of .* more than any model has"),
+        (_set("edges", 0, "score", to=10**400), r"edges\[0\] .*: the number in 'score' is larger"),
+        (_set("edges", 0, "score", to=math.inf), r"Infinity, which JSON does not know"),
         (_set("nodes", 0, "id", to="inputs"), r"nodes\[0\]: .* whose id is a node"),
         (
             _set("edges", 0, "source", to="m1"),
@@ -358,8 +363,10 @@ def test_files_that_are_no_json(tmp_path: Path) -> None:
         text[: len(text) // 2].encode(): "line [0-9]+, column [0-9]+: no complete JSON .*truncated",
         b"": "line 1, column 1",
         b"[]": "top level: expected an object",
-        b"\xff\xfe\x00": "no JSON text in UTF-8",
-        text.replace("1.5", "NaN").encode(): "NaN is no JSON",
+        b"\xff\xfe\x00": "byte 0: no text in UTF-8",
+        text.replace("1.5", "NaN").encode(): "holds NaN, which JSON does not know",
+        b"[" * 100_000: "no JSON that can be read",
+        text.replace("1.5", "1" + 5000 * "0").encode(): "no JSON that can be read",
     }
     for content, message in cases.items():
         path.write_bytes(content)
