@@ -31,7 +31,7 @@ DOT_SPARSE_BELOW = 0.2
 """Below this share, dots are a sparse product."""
 CELLS_AT_ONCE = 8
 """How many cells a dense mixing product takes."""
-_SPARSE_DTYPES = (torch.float32, torch.float64)
+_WIDE = (torch.float32, torch.float64)
 
 
 def add_mixed(
@@ -55,12 +55,21 @@ def add_mixed(
     if out.device.type != "cpu":
         out.flatten(1).addmm_(coefficients, rows.flatten(1))
     elif share < ROWS_BELOW:
-        for to, source in zip(*np.nonzero(occupied), strict=True):
-            out[to].add_(rows[source], alpha=float(host[to, source]))
-    elif share < MIX_SPARSE_BELOW and out.dtype in _SPARSE_DTYPES and rows.is_contiguous():
+        _add_rows(out, rows, host)
+    elif share < MIX_SPARSE_BELOW and out.dtype in _WIDE and rows.is_contiguous():
         _add_bags(out, coefficients, rows, occupied)
     else:
         _add_dense(out, coefficients, rows)
+
+
+def _add_rows(out: Tensor, rows: Tensor, host: np.ndarray) -> None:
+    """Add one row at a time, in float32 where the rows are narrower, so that small ones are not lost one by one."""
+    for to in np.flatnonzero(host.any(1)):
+        total = out[to] if out.dtype in _WIDE else out[to].float()
+        for source in np.flatnonzero(host[to]):
+            total.add_(rows[source], alpha=float(host[to, source]))
+        if total.dtype != out.dtype:
+            out[to].copy_(total)
 
 
 def _add_dense(out: Tensor, coefficients: Tensor, rows: Tensor) -> None:
@@ -113,7 +122,7 @@ def dot_pairs(
         for i, j in zip(*np.nonzero(wanted), strict=True):
             dots[i, j] = torch.dot(left[i], right[j])
         return dots
-    if a.device.type == "cpu" and share < DOT_SPARSE_BELOW and a.dtype in _SPARSE_DTYPES:
+    if a.device.type == "cpu" and share < DOT_SPARSE_BELOW and a.dtype in _WIDE:
         return _sampled_dots(left, right, wanted)
     return left @ right.T
 
