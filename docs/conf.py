@@ -40,6 +40,8 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
+# What libraries mutter on this machine; warnings are errors when the tests run the same cells.
+nb_output_stderr = "remove"
 
 # The reference, from docstrings. Their single backticks are code, as in Markdown.
 default_role = "code"

@@ -22,18 +22,18 @@ def names_by_module(package: str) -> dict[str, list[str]]:
         package: The package's name.
 
     Returns:
-        Names in the order of `__all__`, modules in the order in which they first appear.
+        Names in the order of `__all__`, modules in the order of their names.
     """
     here = importlib.import_module(package)
     groups: dict[str, list[str]] = {}
     for name in here.__all__:
         if not name.startswith("__"):
             groups.setdefault(getattr(getattr(here, name), "__module__", package), []).append(name)
-    return groups
+    return dict(sorted(groups.items()))
 
 
-def page_of(package: str) -> list[str]:
-    """The lines of reStructuredText, or rather of MyST around it, that document a package.
+def lines_of(package: str) -> list[str]:
+    """Each module's public names, as Markdown.
 
     Args:
         package: The package's name.
@@ -42,15 +42,14 @@ def page_of(package: str) -> list[str]:
         Lines of Markdown.
     """
     here = importlib.import_module(package)
-    lines = [inspect.getdoc(here) or "", ""]
+    lines = []
     for module, names in names_by_module(package).items():
-        said = inspect.getdoc(importlib.import_module(module)) or module
-        lines += [f"## {said.splitlines()[0].rstrip('.')}", ""]
+        said = inspect.getdoc(importlib.import_module(module)) or ""
+        lines += [f"## {module.removeprefix(package + '.')}", "", said.split("\n\n")[0], ""]
         for name in names:
             kind = "autoclass" if inspect.isclass(getattr(here, name)) else "autofunction"
-            options = [":members:"] if kind == "autoclass" else []
-            lines += ["```{eval-rst}", f".. {kind}:: {package}.{name}"]
-            lines += [f"   {option}" for option in options] + ["```", ""]
+            options = ["   :members:"] if kind == "autoclass" else []
+            lines += ["```{eval-rst}", f".. {kind}:: {package}.{name}", *options, "```", ""]
     return lines
 
 
@@ -60,11 +59,13 @@ class PublicNames(Directive):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Parse the lines where the directive stands."""
-        lines = page_of(self.arguments[0])
-        container = nodes.section()
-        self.state.nested_parse(lines, self.content_offset, container, match_titles=1)
-        return container.children
+        """Parse what the package says, then its names, where the directive stands."""
+        package = self.arguments[0]
+        words = inspect.getdoc(importlib.import_module(package)) or ""
+        intro, body = nodes.section(), nodes.section()
+        self.state.nested_parse(words.splitlines(), self.content_offset, intro)
+        self.state.nested_parse(lines_of(package), self.content_offset, body, match_titles=1)
+        return [*intro.children, *body.children]
 
 
 def escape_bars(_app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
