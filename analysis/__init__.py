@@ -13,11 +13,13 @@ from circuitgraph.lazy import load_on_use
 if TYPE_CHECKING:
     from analysis.algebra import complement, difference, intersection, symmetric_difference, union
     from analysis.checkpoints import compare_checkpoints
-    from analysis.curves import plot_curve
     from analysis.drawing import circuit_to_dot, draw
     from analysis.faithfulness import area_under_curves, pareto_front
     from analysis.figures.density import block_density_figure
+    from analysis.figures.faithfulness import curves_figure
     from analysis.figures.overlap import overlap_figure
+    from analysis.figures.style import save_figure
+    from analysis.figures.training import training_figure
     from analysis.granularity import coarsen, common_universe
     from analysis.graph_files import write_graph
     from analysis.overlap.families import adjust_p_values
@@ -54,6 +56,7 @@ __all__ = [
     "composition_counts",
     "consensus",
     "count_paths",
+    "curves_figure",
     "difference",
     "draw",
     "find",
@@ -69,14 +72,15 @@ __all__ = [
     "overlap_tests",
     "pareto_front",
     "path_counts",
-    "plot_curve",
     "reachability",
+    "save_figure",
     "score_concentration",
     "seed_intervals",
     "sparsity_table",
     "stability_table",
     "strongest_paths",
     "symmetric_difference",
+    "training_figure",
     "union",
     "write_graph",
     "write_report",
@@ -100,6 +104,7 @@ _HOME = {
     "composition_counts": "analysis.structure.composition",
     "consensus": "analysis.seeds",
     "count_paths": "analysis.structure.paths",
+    "curves_figure": "analysis.figures.faithfulness",
     "difference": "analysis.algebra",
     "draw": "analysis.drawing",
     "find": "analysis.query.found",
@@ -115,14 +120,15 @@ _HOME = {
     "overlap_tests": "analysis.overlap.tables",
     "pareto_front": "analysis.faithfulness",
     "path_counts": "analysis.structure.paths",
-    "plot_curve": "analysis.curves",
     "reachability": "analysis.structure.hubs",
+    "save_figure": "analysis.figures.style",
     "score_concentration": "analysis.sparsity",
     "seed_intervals": "analysis.seeds",
     "sparsity_table": "analysis.sparsity",
     "stability_table": "analysis.seeds",
     "strongest_paths": "analysis.structure.paths",
     "symmetric_difference": "analysis.algebra",
+    "training_figure": "analysis.figures.training",
     "union": "analysis.algebra",
     "write_graph": "analysis.graph_files",
     "write_report": "analysis.report",

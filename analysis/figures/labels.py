@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
+from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
 
 from analysis.drawing.escaping import xml_text
@@ -132,13 +133,16 @@ def overlapping(artists: Iterable[Artist]) -> list[tuple[Artist, Artist]]:
     return [(shown[one], shown[other]) for one, other in np.argwhere(np.triu(meet, 1)).tolist()]
 
 
-def legend_above(axes: Axes, handles: Sequence[Artist], labels: Sequence[str], *, grow: bool = False) -> Legend:
+def legend_above(
+    axes: Axes, handles: Sequence[Artist], labels: Sequence[str], *, title: str = "", grow: bool = False
+) -> Legend:
     """A legend above the axes, in as many columns as their width holds.
 
     Args:
         axes: The axes, without a title.
         handles: What is explained.
         labels: As `plain_labels` gives them; those that begin with `_` are shown too.
+        title: A line above them.
         grow: Make the figure higher by the height of the legend, so that the axes keep theirs.
 
     Returns:
@@ -147,6 +151,7 @@ def legend_above(axes: Axes, handles: Sequence[Artist], labels: Sequence[str], *
     figure = axes.figure.canvas.figure
     for n_columns in range(min(len(labels), 6), 0, -1):
         legend = _legend(axes, handles, labels, n_columns)
+        legend.set_title(title, prop=FontProperties(size=SMALL_FONT_SIZE))
         # While it is measured, the layout does not make room for it.
         legend.set_in_layout(False)
         lay_out(figure)
@@ -174,6 +179,7 @@ def _legend(axes: Axes, handles: Sequence[Artist], labels: Sequence[str], n_colu
         frameon=False,
         fontsize=SMALL_FONT_SIZE,
         labelcolor=INK,
+        alignment="left",
         ncols=n_columns,
     )
     for text, label in zip(legend.get_texts(), labels, strict=True):

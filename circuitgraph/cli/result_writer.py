@@ -48,9 +48,10 @@ def write_result(found: Discovery, folder: ResultFolder, *, command: str | None)
         undrawn = _draw(found.circuit, place)
         curve_picture = None
         if len(found.curve):
-            from analysis.curves import plot_curve
+            from analysis.figures.style import save_figure
+            from analysis.figures.training import training_figure
 
-            curve_picture = plot_curve(found.curve, place / "curve.png")
+            curve_picture = save_figure(training_figure(found.curve), place / "curve.png", dpi=150)
         picture = place / "circuit.svg"
         write_report(
             place / "report.md",

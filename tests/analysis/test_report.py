@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.curves import plot_curve
 from analysis.report import write_report
 from circuitgraph.circuit import Circuit
-from circuitgraph.errors import ConfigurationError, OutputError
+from circuitgraph.errors import OutputError
 from circuitgraph.universe import Universe
 from tests.analysis.random_circuits import crowded_circuit, reverse_circuit
 
@@ -158,37 +157,3 @@ def test_the_curve_may_be_a_file(tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="No such file or directory"):
         write_report(tmp_path / "missing" / "r.md", reverse_circuit(), {})
-
-
-# -------------------------------------------------------------------- the figure
-
-
-@pytest.mark.parametrize(
-    "drop", [[], ["kl"], ["target", "live_heads", "live_mlps", "undecided"]], ids=["all", "loss", "least"]
-)
-def test_curves_are_plotted(tmp_path: Path, drop: list[str]) -> None:
-    path = plot_curve(curve().drop(columns=drop), tmp_path / "curve.png")
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert path.stat().st_size > 10_000
-
-
-def test_one_step_and_missing_values_are_plotted(tmp_path: Path) -> None:
-    frame = curve(5)
-    frame.loc[2:, "kl"] = np.nan
-    frame["undecided"] = np.nan
-    plot_curve(frame, tmp_path / "curve.png")
-    plot_curve(curve(1), tmp_path / "one.png")
-
-
-def test_figures_leave_matplotlib_as_it_was(tmp_path: Path) -> None:
-    import matplotlib
-
-    before = dict(matplotlib.rcParams)
-    plot_curve(curve(), tmp_path / "curve.png")
-    assert dict(matplotlib.rcParams) == before
-
-
-@pytest.mark.parametrize("frame", [curve(0), curve().drop(columns=["sparsity"]), curve().drop(columns=["kl", "loss"])])
-def test_curves_that_cannot_be_plotted_say_what_is_needed(tmp_path: Path, frame: pd.DataFrame) -> None:
-    with pytest.raises(ConfigurationError, match="needs at least one row and the columns step, sparsity and kl"):
-        plot_curve(frame, tmp_path / "curve.png")
