@@ -91,6 +91,36 @@ for name, says in (("cut", "truncated"), ("newer", "newer"), ("unknown", "m7")):
 print("ok")
 """
 
+USE_COMMANDS = """
+import contextlib, io
+from pathlib import Path
+from circuitgraph import Circuit, Universe
+from circuitgraph.cli import main
+
+folder = Path(sys.argv[1])
+universe = Universe(family="gpt2", n_layers=2, n_heads=2, n_kv_heads=2)
+edges = ["input->a0.h1<v>", "a0.h1->m1", "m1->logits", "input->logits"]
+a, b = (str(Circuit.from_edges(universe, edges[:n]).save(folder / f"{n}.json")) for n in (3, 4))
+commands = [
+    ["sparsity", a, b, "--by", "all", "--by", "block", "--by", "score"],
+    ["compare", a, b, "--null", "all", "--samples", "9", "--matrix", "iou", "--across-checkpoints", "--coarsen"],
+    ["paths", b, "--through", "m1"],
+    ["find", b, "* -> m1", "--save", str(folder / "part.json")],
+    ["combine", a, b, "--op", "union", "--out", str(folder / "union.json")],
+    ["combine", a, "--op", "complement", "--out", str(folder / "others.json")],
+    ["export", a, "--out", str(folder / "a.gexf")],
+    ["draw", a, "--out", str(folder / "a.dot")],
+]
+for command in commands:
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        code = main([*command, "--json"])
+    assert code == 0 and told.getvalue().startswith("{"), command
+assert main(["discover", "--model", "m", "--task", "ioi", "--out", str(folder / "x")]) != 0
+assert not {"torch", "transformers", "pruning"} & set(sys.modules)
+print("ok")
+"""
+
 COST = """
 import json, re, sys, time
 from pathlib import Path
@@ -134,6 +164,10 @@ def test_every_module_and_public_name_without_torch() -> None:
 
 def test_it_works_without_torch(tmp_path: Path) -> None:
     assert run(WITHOUT_TORCH + USE_IT, str(tmp_path)).strip() == "ok"
+
+
+def test_commands_on_saved_circuits_without_torch(tmp_path: Path) -> None:
+    assert run(WITHOUT_TORCH + USE_COMMANDS, str(tmp_path)).strip() == "ok"
 
 
 @pytest.mark.slow

@@ -13,7 +13,10 @@ from circuitgraph.cli import failures
 from circuitgraph.errors import ConfigurationError, ParityError
 from tests.circuitgraph.cli.conftest import call
 
-COMMANDS = ("discover", "evaluate", "run", "draw", "graph", "bench", "models", "tasks", "recipes")
+COMMANDS = (
+    "discover", "evaluate", "run", "draw", "sparsity", "compare", "paths", "find", "combine", "export", "graph",
+    "bench", "models", "tasks", "recipes",
+)  # fmt: skip
 HELP = """
 import contextlib, io, sys
 from circuitgraph.cli import main

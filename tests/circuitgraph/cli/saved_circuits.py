@@ -1,0 +1,34 @@
+"""Small saved circuits for tests of the commands that need no model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from circuitgraph.circuit import Circuit
+from circuitgraph.universe import Universe
+
+UNIVERSE = Universe(family="gpt2", n_layers=2, n_heads=2, n_kv_heads=2)
+ONE = {"input->a0.h1<v>": 3.0, "a0.h1->m1": 2.0, "m1->logits": 1.0, "input->m1": 0.5}
+OTHER = {"input->a0.h1<v>": 1.0, "a0.h1->m1": 2.0, "m1->logits": 4.0, "input->logits": 0.5}
+
+
+def save_all(folder: Path) -> Path:
+    """Write `a`, `b`, `empty`, and some that cannot be compared with them.
+
+    `a` and `b` share three of four edges each; `joint` is of a coarser graph, `deeper` of another architecture,
+    `tuned` of other weights.
+    """
+    model = {"model": "small", "config_hash": "0123"}
+    circuits = {
+        "a": Circuit.from_edges(UNIVERSE, ONE, provenance=model),
+        "b": Circuit.from_edges(UNIVERSE, OTHER, provenance=model),
+        "empty": Circuit.from_edges(UNIVERSE, []),
+        "zero": Circuit.from_edges(UNIVERSE, OTHER, ablation="zero"),
+        "joint": Circuit.from_edges(replace(UNIVERSE, qkv="joint"), ["input->a0.h1<qkv>", "a0.h1->logits"]),
+        "deeper": Circuit.from_edges(replace(UNIVERSE, n_layers=3), ["input->logits"]),
+        "tuned": Circuit.from_edges(UNIVERSE, OTHER, provenance={**model, "config_hash": "4567"}),
+    }
+    for name, circuit in circuits.items():
+        circuit.save(folder / f"{name}.json")
+    return folder
