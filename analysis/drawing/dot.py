@@ -40,14 +40,14 @@ def circuit_to_dot(circuit: Circuit, *, max_edges: int = 150) -> str:
     writers = {source for source, _ in edges}
     ends = {reader: end_of(circuit.universe, reader, writers) for _, reader in edges}
     drawn = writers | set(ends.values())
-    has_groups = any(_heads_of_group(circuit.universe, name) for name in drawn)
-    lines = ["digraph circuit {", *_settings(), _legend(circuit, kinds, abs(scores).tolist(), has_groups)]
+    has_groups = any(heads_of_group(circuit.universe, name) for name in drawn)
+    lines = ["digraph circuit {", *page_settings(), _legend(circuit, kinds, abs(scores).tolist(), has_groups)]
     lines += _rows(circuit.universe, drawn)
     for (source, reader), kind, score, width in zip(edges, kinds, scores, line_widths(scores), strict=True):
         lines.append(_edge(source, reader, ends[reader], kind, float(score), float(width)))
     look = f'[color="{FAINT}", arrowhead=none, penwidth=0.6, weight=20]'
     for name in sorted(drawn):
-        heads = [head for head in _heads_of_group(circuit.universe, name) if head in drawn]
+        heads = [head for head in heads_of_group(circuit.universe, name) if head in drawn]
         lines += [f"  {quoted(name)} -> {quoted(head)} {look};" for head in heads]
     return "\n".join([*lines, "}", ""])
 
@@ -70,11 +70,12 @@ def end_of(universe: Universe, reader: str, writers: set[str]) -> str:
         ('a0.kv1', 'a0.h3')
     """
     name = reader.partition("<")[0]
-    heads = [head for head in _heads_of_group(universe, name) if head in writers]
+    heads = [head for head in heads_of_group(universe, name) if head in writers]
     return heads[0] if len(heads) == 1 else name
 
 
-def _heads_of_group(universe: Universe, name: str) -> list[str]:
+def heads_of_group(universe: Universe, name: str) -> list[str]:
+    """The heads of a group such as `a3.kv1`; none for any other node."""
     module, dot, part = name.partition(".kv")
     if not dot:
         return []
@@ -85,7 +86,7 @@ def _heads_of_group(universe: Universe, name: str) -> list[str]:
 # -------------------------------------------------------------------- rows of nodes
 
 
-def _row_of(universe: Universe, name: str) -> tuple[int, int]:
+def row_of(universe: Universe, name: str) -> tuple[int, int]:
     """Place of a node in the order of the rows: layer, then groups, heads, MLP."""
     if ".kv" in name:
         return node_layer(name) or 0, 0
@@ -100,8 +101,8 @@ def _row_of(universe: Universe, name: str) -> tuple[int, int]:
 def _rows(universe: Universe, drawn: set[str]) -> list[str]:
     """Nodes, one row a rank, with layer labels at the left, joined invisibly to keep the rows in order."""
     rows: dict[tuple[int, int], list[str]] = {}
-    for name in sorted(drawn, key=lambda name: (_row_of(universe, name), len(name), name)):
-        rows.setdefault(_row_of(universe, name), []).append(name)
+    for name in sorted(drawn, key=lambda name: (row_of(universe, name), len(name), name)):
+        rows.setdefault(row_of(universe, name), []).append(name)
     lines: list[str] = []
     anchors: list[str] = []
     labelled: set[int] = set()
@@ -116,22 +117,29 @@ def _rows(universe: Universe, drawn: set[str]) -> list[str]:
             f'    {quoted(anchors[-1])} [shape=plaintext, style="", label={quoted(text)}, '
             f'fontcolor="{FAINT}", fontsize=10, width=0.6, height=0.2, margin=0];'
         )
-        lines += [f"    {_node(name)}" for name in names]
+        lines += [f"    {node_line(name)}" for name in names]
         lines.append("  }")
     joins = [f"  {quoted(a)} -> {quoted(b)} [style=invis, weight=1000];" for a, b in pairwise(anchors)]
     return lines + joins
 
 
-def _node(name: str) -> str:
+def node_line(name: str, place: str = "") -> str:
+    """A node in DOT.
+
+    Args:
+        name: Its name, which it shows.
+        place: Put before its name to tell it from the same node elsewhere in the drawing.
+    """
+    identity = quoted(place + name)
     if ".kv" in name:
         label = quoted(name.partition(".")[2])
         return (
-            f'{quoted(name)} [label={label}, tooltip={quoted(name)}, shape=box, style="rounded,filled", '
+            f'{identity} [label={label}, tooltip={quoted(name)}, shape=box, style="rounded,filled", '
             f'fillcolor="#F7F7F7", color="{FAINT}", fontsize=9, width=0.35, height=0.2, margin="0.04,0.02"];'
         )
     style = NODE_STYLES[node_kind(name)]
     return (
-        f"{quoted(name)} [label={quoted(name)}, tooltip={quoted(name)}, shape={style.shape}, "
+        f"{identity} [label={quoted(name)}, tooltip={quoted(name)}, shape={style.shape}, "
         f'fillcolor="{style.fill}", color="{style.border}"];'
     )
 
@@ -148,7 +156,8 @@ def _edge(source: str, reader: str, end: str, kind: str, score: float, width: fl
 # -------------------------------------------------------------------- page and legend
 
 
-def _settings() -> list[str]:
+def page_settings() -> list[str]:
+    """How the page, nodes and edges look unless they say otherwise."""
     node = 'style=filled, penwidth=1, height=0.3, width=0.5, margin="0.06,0.03"'
     return [
         "  rankdir=BT; nodesep=0.14; ranksep=0.38; splines=true; outputorder=edgesfirst; remincross=true;",

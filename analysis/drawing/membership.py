@@ -1,0 +1,279 @@
+"""Several circuits in one drawing: edges coloured by which circuits keep them, in one picture or side by side.
+
+1. The strongest edges of the union are chosen, joined to the input and the logits (`selection`).
+2. Each is of one class: kept by all circuits, by one alone, or, of three or more circuits, by some.
+3. One picture shows all of them; side by side there is a panel for each class, with layers on common rows.
+
+Colours are those of `style`, and lines differ too, so that classes are told apart in grey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from analysis.algebra import union
+from analysis.comparable import named_circuits, require_comparable
+from analysis.drawing.dot import end_of, heads_of_group, node_line, page_settings, row_of
+from analysis.drawing.escaping import html_text, quoted
+from analysis.drawing.render import FORMATS, render
+from analysis.drawing.selection import strongest_edges
+from analysis.drawing.style import EDGE_STYLES, FAINT, line_widths
+from circuitgraph.atomic_file import write_atomically
+from circuitgraph.circuit import Circuit
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.universe import Universe
+
+# Colour and line of the shared edges, then of each circuit's own, then of those that some share.
+_SHARED = ("#222222", "solid")
+_OWN = (
+    ("#0072B2", "dashed"), ("#D55E00", "dotted"), ("#009E73", "dashed"), ("#6B4C9A", "dotted"), ("#E69F00", "dashed"),
+)  # fmt: skip
+_SOME = ("#8a8a8a", "solid")
+_LONGEST = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeClass:
+    """Edges that the same circuits keep.
+
+    Attributes:
+        title: What they are.
+        color: Of their lines.
+        line: Graphviz line style.
+        places: Which of the union's edges are of this class and drawn.
+        n_edges: How many are of this class in all.
+    """
+
+    title: str
+    color: str
+    line: str
+    places: list[int]
+    n_edges: int
+
+
+def membership_to_dot(
+    circuits: Mapping[str, Circuit],
+    *,
+    max_edges: int = 150,
+    side_by_side: bool = False,
+    title: str = "",
+    across_checkpoints: bool = False,
+) -> str:
+    """Write several circuits as one drawing in DOT.
+
+    Args:
+        circuits: Two to five circuits of one universe, by name.
+        max_edges: Above this many edges in the union only the strongest are drawn, and the drawing says so.
+        side_by_side: A panel for each class of edges instead of one picture.
+        title: Above the drawing.
+        across_checkpoints: Allow other weights or another model of the same universe.
+
+    Returns:
+        DOT text.
+
+    Raises:
+        ConfigurationError: Fewer than two circuits, or more than there are colours for.
+        GraphMismatchError: The circuits are of different universes or models.
+
+    Examples:
+        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+        >>> a = Circuit.from_edges(universe, ["input->logits", "input->m0", "m0->logits"])
+        >>> dot = membership_to_dot({"a": a, "b": Circuit.from_edges(universe, ["input->logits"])})
+        >>> "shared by all: 1 edge" in dot, "only a: 2 edges" in dot, "only b" in dot
+        (True, True, False)
+    """
+    named = named_circuits(circuits, at_least=2)
+    require_comparable(named, across_checkpoints=across_checkpoints)
+    if len(named) > len(_OWN):
+        raise ConfigurationError(f"a drawing tells at most {len(_OWN)} circuits apart; got {len(named)}")
+    ablation = next(iter(named.values())).ablation
+    whole = union(*named.values(), ablation=ablation, across_checkpoints=across_checkpoints)
+    chosen = strongest_edges(whole, max_edges)
+    classes = [one for one in _classes(whole, named, chosen) if one.n_edges]
+    lines = ["digraph circuits {", *page_settings(), "  newrank=true; compound=true;"]
+    lines.append(_legend(title, whole, classes, len(chosen)))
+    if side_by_side:
+        shown = [one for one in classes if one.places]
+        lines += _panels(whole, shown)
+    else:
+        lines += _overlay(whole, classes)
+    return "\n".join([*lines, "}", ""])
+
+
+def draw_membership(
+    circuits: Mapping[str, Circuit],
+    path: str | Path,
+    *,
+    max_edges: int = 150,
+    side_by_side: bool = False,
+    title: str = "",
+    across_checkpoints: bool = False,
+) -> Path:
+    """Draw several circuits into a file, their edges coloured by which of them keep them.
+
+    Args:
+        circuits: As of `membership_to_dot`.
+        path: Where to; the suffix says what: `.dot`, `.pdf`, `.svg` or `.png`.
+        max_edges: As of `membership_to_dot`.
+        side_by_side: As of `membership_to_dot`.
+        title: As of `membership_to_dot`.
+        across_checkpoints: As of `membership_to_dot`.
+
+    Returns:
+        The path.
+
+    Raises:
+        UnknownNameError: No such suffix.
+        RenderingError: Graphviz is missing or failed; `.dot` never needs it.
+        OutputError: The file cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in ("dot", *FORMATS):
+        raise UnknownNameError.of("drawing format", path.suffix, [f".{name}" for name in ("dot", *FORMATS)])
+    dot_text = membership_to_dot(
+        circuits, max_edges=max_edges, side_by_side=side_by_side, title=title, across_checkpoints=across_checkpoints
+    )
+    return write_atomically(path, dot_text if suffix == "dot" else render(dot_text, suffix))
+
+
+def _classes(whole: Circuit, circuits: Mapping[str, Circuit], chosen: list[int]) -> list[EdgeClass]:
+    """Every class of edges, those that all share first."""
+    kept = np.stack([np.isin(whole.edge_ids, circuit.edge_ids) for circuit in circuits.values()])
+    count, drawn = kept.sum(0), np.isin(np.arange(len(whole)), chosen)
+
+    def of(title: str, look: tuple[str, str], members: np.ndarray) -> EdgeClass:
+        places = np.flatnonzero(members & drawn).tolist()
+        return EdgeClass(title=title, color=look[0], line=look[1], places=places, n_edges=int(members.sum()))
+
+    classes = [of("shared by all", _SHARED, count == len(kept))]
+    for name, look, mine in zip(circuits, _OWN, kept, strict=False):
+        classes.append(of(f"only {name}", look, mine & (count == 1)))
+    return [*classes, of("shared by some", _SOME, (count > 1) & (count < len(kept)))]
+
+
+# -------------------------------------------------------------------- pictures
+
+
+def _overlay(whole: Circuit, classes: list[EdgeClass]) -> list[str]:
+    places = sorted(place for one in classes for place in one.places)
+    look = {place: one for one in classes for place in one.places}
+    nodes = _nodes(whole, places)
+    lines = _rows(whole.universe, {"": nodes})
+    widths = dict(zip(places, line_widths(whole.scores[places]).tolist(), strict=True))
+    lines += [_edge(whole, place, look[place], widths[place], "", nodes) for place in places]
+    return lines + _group_lines(whole.universe, nodes, "")
+
+
+def _panels(whole: Circuit, classes: list[EdgeClass]) -> list[str]:
+    """A cluster for each class; the rows of layers run through all of them."""
+    lines, panels = [], {}
+    places = sorted(place for one in classes for place in one.places)
+    widths = dict(zip(places, line_widths(whole.scores[places]).tolist(), strict=True))
+    for number, one in enumerate(classes):
+        prefix = f"panel {number}/"
+        nodes = _nodes(whole, one.places)
+        panels[prefix] = nodes
+        lines.append(f"  subgraph {quoted(f'cluster_{number}')} {{")
+        label = html_text(f"{one.title}: {_edges_text(one)}", 2 * _LONGEST)
+        lines.append(f'    label=<<B>{label}</B>>; fontcolor="{one.color}"; color="{FAINT}"; style=rounded; margin=10;')
+        lines += [f"    {node_line(name, prefix)}" for name in sorted(nodes)]
+        lines += ["  " + _edge(whole, place, one, widths[place], prefix, nodes) for place in one.places]
+        lines += ["  " + line for line in _group_lines(whole.universe, nodes, prefix)]
+        lines.append("  }")
+    return lines + _rows(whole.universe, panels, declare=False)
+
+
+def _nodes(whole: Circuit, places: list[int]) -> set[str]:
+    modules = _modules(whole, places)
+    return modules | {end_of(whole.universe, whole.edges[place][1], modules) for place in places}
+
+
+def _modules(whole: Circuit, places: list[int]) -> set[str]:
+    """Nodes at the ends of some edges, but for groups of heads that share a key and value."""
+    ends = [end.partition("<")[0] for place in places for end in whole.edges[place]]
+    return {end for end in ends if not heads_of_group(whole.universe, end)}
+
+
+def _rows(universe: Universe, panels: Mapping[str, set[str]], *, declare: bool = True) -> list[str]:
+    """Nodes of one layer and kind on one row through all panels, with layer labels at the left."""
+    rows: dict[tuple[int, int], list[tuple[str, str]]] = {}
+    for prefix, names in panels.items():
+        for name in names:
+            rows.setdefault(row_of(universe, name), []).append((prefix, name))
+    lines, anchors, labelled = [], [], set()
+    for layer, part in sorted(rows):
+        anchors.append(f"row {layer}.{part}")
+        first = layer not in labelled and not (part == 0 and (layer, 1) in rows)
+        text = f"layer {layer}" if first and 0 <= layer < universe.n_layers else ""
+        labelled |= {layer} if first else set()
+        lines.append("  { rank=same;")
+        lines.append(
+            f'    {quoted(anchors[-1])} [shape=plaintext, style="", label={quoted(text)}, '
+            f'fontcolor="{FAINT}", fontsize=10, width=0.6, height=0.2, margin=0];'
+        )
+        members = sorted(rows[layer, part], key=lambda one: (one[0], len(one[1]), one[1]))
+        lines += [
+            f"    {node_line(name, prefix) if declare else quoted(prefix + name) + ';'}" for prefix, name in members
+        ]
+        lines.append("  }")
+    return lines + [f"  {quoted(a)} -> {quoted(b)} [style=invis, weight=1000];" for a, b in pairwise(anchors)]
+
+
+def _edge(whole: Circuit, place: int, one: EdgeClass, width: float, prefix: str, nodes: set[str]) -> str:
+    source, reader = whole.edges[place]
+    end = end_of(whole.universe, reader, nodes)
+    tooltip = quoted(f"{source}->{reader}  {one.title}")
+    return (
+        f'  {quoted(prefix + source)} -> {quoted(prefix + end)} [color="{one.color}", style={one.line}, '
+        f"arrowhead={EDGE_STYLES[whole.kinds[place]].arrow}, penwidth={width:.2f}, tooltip={tooltip}];"
+    )
+
+
+def _group_lines(universe: Universe, nodes: set[str], prefix: str) -> list[str]:
+    """Keys and values shared by a group, joined to its heads."""
+    look = f'[color="{FAINT}", arrowhead=none, penwidth=0.6, weight=20]'
+    return [
+        f"  {quoted(prefix + name)} -> {quoted(prefix + head)} {look};"
+        for name in sorted(nodes)
+        for head in heads_of_group(universe, name)
+        if head in nodes
+    ]
+
+
+# -------------------------------------------------------------------- legend
+
+
+def _edges_text(one: EdgeClass) -> str:
+    drawn = f"{len(one.places):,} of " if len(one.places) < one.n_edges else ""
+    return f"{drawn}{one.n_edges:,} edge{'s' * (one.n_edges != 1)}"
+
+
+def _legend(title: str, whole: Circuit, classes: list[EdgeClass], n_drawn: int) -> str:
+    """The graph's label: title, what is drawn, and a sample of each class's line."""
+    rows = [f'<B><FONT POINT-SIZE="14">{html_text(title)}</FONT></B>'] if title else []
+    if n_drawn < len(whole):
+        rows.append(html_text(f"{n_drawn:,} of {len(whole):,} edges drawn (strongest, joined to input and logits)"))
+    samples = "".join(
+        f'<TD SIDES="B" BORDER="2" STYLE="{one.line}" COLOR="{one.color}"><FONT COLOR="{one.color}">'
+        f"{html_text(f'{one.title}: {_edges_text(one)}', 2 * _LONGEST)}</FONT></TD>"
+        for one in classes
+    )
+    if samples:
+        rows.append(f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="6"><TR>{samples}</TR></TABLE>')
+    arrows = "; ".join(
+        f"{EDGE_STYLES[kind].glyph} {EDGE_STYLES[kind].label}" for kind in ("q", "k", "v") if kind in whole.kinds
+    )
+    keys = [f"arrows: {arrows}"] if arrows else []
+    keys += ["the wider, the larger |score|"] if np.ptp(whole.scores) > 0 else []
+    if keys:
+        rows.append(f'<FONT COLOR="{FAINT}">{html_text("; ".join(keys), 200)}</FONT>')
+    table = "".join(f"<TR><TD>{row}</TD></TR>" for row in rows)
+    return (
+        f'  label=<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="2">{table}</TABLE>>;' if rows else ""
+    )
