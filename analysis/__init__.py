@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from analysis.faithfulness import area_under_curves, pareto_front
     from analysis.figures.density import block_density_figure
     from analysis.figures.faithfulness import curves_figure
+    from analysis.figures.inclusion import inclusion_figure
+    from analysis.figures.layers import layer_counts_figure
     from analysis.figures.overlap import overlap_figure
     from analysis.figures.style import save_figure
     from analysis.figures.training import training_figure
@@ -61,8 +63,10 @@ __all__ = [
     "draw",
     "find",
     "hubs",
+    "inclusion_figure",
     "inclusion_frequency",
     "intersection",
+    "layer_counts_figure",
     "minimum_edge_cut",
     "minimum_node_cut",
     "motifs",
@@ -109,8 +113,10 @@ _HOME = {
     "draw": "analysis.drawing",
     "find": "analysis.query.found",
     "hubs": "analysis.structure.hubs",
+    "inclusion_figure": "analysis.figures.inclusion",
     "inclusion_frequency": "analysis.seeds",
     "intersection": "analysis.algebra",
+    "layer_counts_figure": "analysis.figures.layers",
     "minimum_edge_cut": "analysis.structure.cuts",
     "minimum_node_cut": "analysis.structure.cuts",
     "motifs": "analysis.structure.motifs",

@@ -110,25 +110,29 @@ def label_layers(axis: Axis, n_layers: int, *, first: int = 0, last: int | None 
         numbers = {n: str(n) for n in layers if all(abs(n - end) >= margin for end in ends)}
         shown = dict(sorted((numbers | ends).items()))
         axis.set_ticks(list(shown), list(shown.values()))
-        if not _collide(axis):
+        if not _collide(axis, gap=3):
             return
 
 
-def _collide(axis: Axis) -> bool:
-    lay_out(axis.axes.figure.canvas.figure)
-    return bool(overlapping(text for text in axis.get_majorticklabels() if text.get_text()))
+def _collide(axis: Axis, *, gap: float = 0) -> bool:
+    figure = axis.axes.figure.canvas.figure
+    lay_out(figure)
+    labels = [text for text in axis.get_majorticklabels() if text.get_text()]
+    return bool(overlapping(labels, gap=gap * figure.dpi / 72))
 
 
-def overlapping(artists: Iterable[Artist]) -> list[tuple[Artist, Artist]]:
+def overlapping(artists: Iterable[Artist], *, gap: float = 0) -> list[tuple[Artist, Artist]]:
     """Pairs of drawn things whose boxes overlap.
 
     Args:
         artists: Texts, legends and the like, of a figure that has been laid out.
+        gap: How far apart, in dots, things side by side must be.
     """
     shown = [artist for artist in artists if artist.get_visible()]
     if len(shown) < 2:
         return []
     left, bottom, right, top = np.array([artist.get_window_extent().extents for artist in shown]).T
+    right = right + gap
     meet = (left[:, None] < right) & (right[:, None] > left) & (bottom[:, None] < top) & (top[:, None] > bottom)
     return [(shown[one], shown[other]) for one, other in np.argwhere(np.triu(meet, 1)).tolist()]
 
