@@ -51,8 +51,8 @@ def inclusion_figure(circuits: Circuits | pd.DataFrame, *, axes: Sequence[Axes] 
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
         >>> a = Circuit.from_edges(universe, ["input->m0", "m0->logits"])
         >>> b = Circuit.from_edges(universe, ["input->logits", "input->m0", "m0->logits"])
-        >>> [bar.get_height() for bar in inclusion_figure([a, b]).axes[0].patches]
-        [1.0, 2.0]
+        >>> [int(bar.get_height()) for bar in inclusion_figure([a, b]).axes[0].patches]
+        [1, 2]
     """
     table = circuits if isinstance(circuits, pd.DataFrame) else inclusion_frequency(circuits)
     require_columns(table, numbers=["count", "frequency", "reader_layer"], others=["kind"])

@@ -44,8 +44,8 @@ def layer_counts_figure(circuits: Circuits, *, axes: Axes | None = None) -> Figu
         >>> from circuitgraph import Circuit, Universe
         >>> universe = Universe(family="gpt2", n_layers=2, n_heads=2, n_kv_heads=2)
         >>> circuit = Circuit.from_edges(universe, ["input->a0.h1<v>", "a0.h1->m1", "input->m1", "m1->logits"])
-        >>> [bar.get_height() for bar in layer_counts_figure(circuit).axes[0].patches if bar.get_height()]
-        [1.0, 2.0, 1.0]
+        >>> [int(bar.get_height()) for bar in layer_counts_figure(circuit).axes[0].patches if bar.get_height()]
+        [1, 2, 1]
     """
     counts = layer_counts(circuits)
     if len(counts) <= MOST_BARS:
