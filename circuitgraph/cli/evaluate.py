@@ -13,6 +13,7 @@ def evaluate(
     circuit: options.CircuitFile,
     model: options.ModelOfCircuit = None,
     task: options.TaskOfCircuit = None,
+    ablation: options.AblationOfCircuit = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     n_random: Annotated[int, typer.Option(min=0, help="Random circuits of the same size to compare with.")] = 10,
     seed: Annotated[
@@ -31,15 +32,18 @@ def evaluate(
 ) -> None:
     """Measure a circuit on a task's prompts.
 
-    Model, task and prompts are those the circuit was found with, unless others are given; the graph's
-    universe and the ablation are always the circuit's.
+    Model, task, prompts and ablation are those the circuit was found with, unless others are given; the graph's
+    universe is always the circuit's.
     """
+    from circuitgraph.circuit import Circuit
     from circuitgraph.cli.figures import print_metrics
     from circuitgraph.cli.found_circuit import load_found_circuit
     from circuitgraph.cli.output import only_json, print_json, say
+    from circuitgraph.cli.settings import ablation_of_circuit
     from circuitgraph.errors import ConfigurationError
 
     with only_json(as_json):
+        cut = ablation_of_circuit(ablation, Circuit.load(circuit))
         found = load_found_circuit(circuit, model=model, device=device, dtype=dtype, verify=not no_verify)
         data = found.task(task, seed=seed)
         pairs = data.split(split)
@@ -58,6 +62,7 @@ def evaluate(
             n_random=n_random,
             seed=found.seed if seed is None else seed,
             batch_size=batch_size,
+            ablation=cut,
         )
     if as_json:
         print_json(
@@ -66,7 +71,8 @@ def evaluate(
                 "task": data.name,
                 "split": split,
                 "data_hash": data.data_hash,
-                "ablation": found.circuit.ablation,
+                "ablation": cut,
+                "found_with_ablation": found.circuit.ablation,
                 "sparsity": found.circuit.sparsity,
                 "metrics": evaluation.metrics,
             }
@@ -74,4 +80,6 @@ def evaluate(
         return
     counts = found.circuit.sparsity
     print(f"{len(found.circuit):,} of {counts['n_universe']:,} edges ({100 * counts['effective']:.2f} % cut)")
+    if cut != found.circuit.ablation:
+        print(f"measured under {cut} ablation; found, and its dangling edges dropped, under {found.circuit.ablation}")
     print_metrics(f"{data.name} {split}", evaluation.metrics)

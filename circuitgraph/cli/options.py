@@ -72,6 +72,14 @@ DtypeOfCircuit = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+AblationOfCircuit = Annotated[
+    str | None,
+    typer.Option(
+        "--ablation",
+        help="What cut edges carry: counterfactual, zero, mean or mean-positional (means over the training prompts).",
+        show_default="what the circuit was found with",
+    ),
+]
 DiskCacheGib = Annotated[
     float,
     typer.Option(

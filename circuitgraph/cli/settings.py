@@ -12,6 +12,7 @@ from circuitgraph.errors import ConfigurationError, UnknownNameError
 
 if TYPE_CHECKING:
     from circuitgraph.architectures import ModelShape
+    from circuitgraph.circuit import Circuit
     from circuitgraph.compile import CompiledModel
     from circuitgraph.models import LoadedModel
     from circuitgraph.universe import Universe
@@ -154,6 +155,26 @@ def settle_ablation(chosen: str | None, recipe: Recipe, model: ModelPlan) -> str
     ablation = chosen or recipe.ablation or ("zero" if model.is_tracr else "counterfactual")
     if ablation not in ABLATIONS:
         raise UnknownNameError.of("ablation", ablation, ABLATIONS)
+    return ablation
+
+
+def ablation_of_circuit(chosen: str | None, circuit: Circuit) -> str:
+    """What cut edges carry when a saved circuit runs: the user's choice, else what it was found with.
+
+    Raises:
+        UnknownNameError: No such ablation.
+        ConfigurationError: Optimal ablation, whose values a circuit's file does not hold.
+    """
+    from circuitgraph.circuit import ABLATIONS
+
+    ablation = chosen or circuit.ablation
+    if ablation not in ABLATIONS:
+        raise UnknownNameError.of("ablation", ablation, ABLATIONS)
+    if ablation == "optimal":
+        others = ", ".join(name for name in ABLATIONS if name != ablation)
+        raise ConfigurationError(
+            f"optimal ablation needs the values learnt with the circuit, which its file does not hold; choose {others}"
+        )
     return ablation
 
 

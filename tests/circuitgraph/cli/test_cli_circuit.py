@@ -11,6 +11,8 @@ import torch
 
 from circuitgraph import Circuit, compile_model, load_model
 from pruning.encoding import EncodedPairs
+from pruning.evaluation import evaluate as measure
+from pruning.tasks import load_task
 from tests.circuitgraph.cli.conftest import call
 
 
@@ -41,12 +43,34 @@ class TestEvaluate:
             (("--task", "tracr-xproportion"), "only for the model 'tracr:xproportion'"),
             (("--model", "tracr:xproportion"), "n_layers: 4 against 2"),
             (("--dtype", "float33"), "float32"),
+            (("--ablation", "zeros"), "did you mean 'zero'?"),
+            (("--ablation", "optimal"), "choose counterfactual, zero, mean, mean-positional"),
         ],
     )
     def test_refusals(self, tracr_result, arguments, said):
         ended = call("evaluate", tracr_result / "circuit.json", *arguments)
         assert ended.code == 2
         assert said in ended.err
+
+    def test_another_ablation_is_measured_and_said(self, text_result):
+        def evaluated(*arguments: object):
+            ended = call("evaluate", text_result / "circuit.json", "--n-random", 0, *arguments)
+            assert ended.code == 0, ended.err
+            return ended
+
+        own, zero = evaluated("--json").json, evaluated("--ablation", "zero", "--json").json
+        assert (own["ablation"], own["found_with_ablation"]) == ("counterfactual", "counterfactual")
+        assert (zero["ablation"], zero["found_with_ablation"]) == ("zero", "counterfactual")
+        found = Circuit.load(text_result / "circuit.json")
+        loaded = load_model(found.provenance["model"])
+        pairs = load_task(found.provenance["task"], loaded.tokenizer).split("test")
+        expected = measure(compile_model(loaded), found, pairs, ablation="zero", n_random=0).metrics
+        for role in ("circuit", "empty", "complement"):
+            assert zero["metrics"][role]["kl"] == pytest.approx(expected[role]["kl"], rel=1e-4)
+        assert zero["metrics"]["full"]["kl"] == pytest.approx(0, abs=1e-6)
+        told = evaluated("--ablation", "mean").out
+        assert "measured under mean ablation; found, and its dangling edges dropped, under counterfactual" in told
+        assert "measured under" not in evaluated().out
 
     def test_a_circuit_that_does_not_say_where_it_is_from(self, tracr_result, tmp_path):
         circuit = Circuit.load(tracr_result / "circuit.json")
