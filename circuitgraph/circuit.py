@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuitgraph.edge_input import Edges, index_of_edge, read_edges
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.liveness import effective_edges
+from circuitgraph.provenance import provenance_text
 from circuitgraph.universe import Universe
 
 if TYPE_CHECKING:
@@ -32,11 +33,6 @@ if TYPE_CHECKING:
     from circuitgraph.models import LoadedModel
 
 ABLATIONS = ("counterfactual", "zero", "mean", "mean-positional", "optimal")
-# Written by the circuit itself, whatever the provenance that came in says.
-_OWN_PROVENANCE = ("ablation", "sparsity")
-
-Edge = str | tuple[str, str]
-Edges = Iterable[Edge] | Mapping[Edge, float] | np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -107,10 +103,8 @@ class Circuit:
             raise UnknownNameError.of("ablation", ablation, ABLATIONS)
         claimed = (provenance or {}).get("ablation", ablation)
         if claimed != ablation:
-            raise ConfigurationError(
-                f"ablation={ablation!r}, but the provenance says {claimed!r}; make them agree"
-            )
-        ids, values = _read_edges(universe, edges, scores)
+            raise ConfigurationError(f"ablation={ablation!r}, but the provenance says {claimed!r}; make them agree")
+        ids, values = read_edges(universe, edges, scores)
         kept = np.zeros(universe.n_edges, dtype=bool)
         kept[ids] = True
         stays = effective_edges(universe, kept, ablation)[ids]
@@ -126,7 +120,7 @@ class Circuit:
             scores=values,
             ablation=ablation,
             n_raw=n_raw,
-            provenance_json=_provenance_text(provenance or {}),
+            provenance_json=provenance_text(provenance or {}),
         )
 
     # ---------------------------------------------------------------- contents
@@ -206,9 +200,7 @@ class Circuit:
 
         graph = nx.DiGraph(universe=self.universe.to_dict(), ablation=self.ablation)
         present = set(self.nodes)
-        graph.add_nodes_from(
-            (name, values) for name, values in node_attributes(self.universe) if name in present
-        )
+        graph.add_nodes_from((name, values) for name, values in node_attributes(self.universe) if name in present)
         for (source, target), edge, score, kind in zip(
             self.edges, self.edge_ids.tolist(), self.scores.tolist(), self.kinds, strict=True
         ):
@@ -236,7 +228,7 @@ class Circuit:
         Raises:
             UnknownNameError: The universe has no such edge, kept or cut.
         """
-        index = _index_of(self.universe, edge)
+        index = index_of_edge(self.universe, edge)
         place = int(np.searchsorted(self.edge_ids, index))
         return place < len(self.edge_ids) and int(self.edge_ids[place]) == index
 
@@ -256,18 +248,11 @@ class Circuit:
             f"{len(self.heads)} heads, {len(self.mlps)} MLPs; {self.ablation} ablation)>"
         )
 
-    def _repr_svg_(self) -> str | None:
-        """A drawing for notebooks, by whatever is registered as `svg` under `circuitgraph.renderers`."""
-        from importlib.metadata import entry_points
+    def _repr_html_(self) -> str:
+        """A card for notebooks; see `circuitgraph.html_card`. `analysis.draw(circuit)` gives a drawing."""
+        from circuitgraph.html_card import circuit_card
 
-        from circuitgraph.errors import RenderingError
-
-        for entry in entry_points(group="circuitgraph.renderers", name="svg"):
-            try:
-                return entry.load()(self)
-            except (ImportError, RenderingError):
-                return None
-        return None
+        return circuit_card(self)
 
     # ---------------------------------------------------------------- other circuits
 
@@ -284,7 +269,7 @@ class Circuit:
 
     def with_provenance(self, provenance: Mapping[str, object]) -> Circuit:
         """The same circuit with entries added to its provenance, replacing those of the same name."""
-        text = _provenance_text({**json.loads(self.provenance_json), **provenance})
+        text = provenance_text({**json.loads(self.provenance_json), **provenance})
         return replace(self, provenance_json=text)
 
     def extract(
@@ -347,109 +332,3 @@ class Circuit:
         from circuitgraph.circuit_file import read_circuit
 
         return read_circuit(Path(path))
-
-
-# -------------------------------------------------------------------- reading what the caller gave
-
-
-def _index_of(universe: Universe, edge: object) -> int:
-    if isinstance(edge, str):
-        source, arrow, target = edge.partition("->")
-        if arrow:
-            return universe.edge_index(source, target)
-    elif isinstance(edge, tuple) and len(edge) == 2:
-        return universe.edge_index(*edge)
-    raise UnknownNameError(
-        f"{edge!r} is no edge; expected a name such as 'a3.h7->m4' or a pair ('a3.h7', 'm4')"
-    )
-
-
-def _read_edges(
-    universe: Universe, edges: Edges, scores: Iterable[float] | np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Flat indices and scores in the caller's order."""
-    if isinstance(edges, Mapping):
-        if scores is not None:
-            raise ConfigurationError(
-                "scores came twice: as the values of the mapping of edges and as `scores`"
-            )
-        scores = np.array(list(edges.values()), dtype=np.float64)
-    elif isinstance(edges, str):
-        raise ConfigurationError(f"expected several edges, got one name; pass [{edges!r}]")
-    if isinstance(edges, np.ndarray):
-        ids = _ids_of_array(universe, edges)
-    else:
-        ids = np.array([_index_of(universe, edge) for edge in edges], dtype=np.int64)
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) < len(ids):
-        twice = universe.edge_name(int(unique[counts > 1][0]))
-        raise ConfigurationError(f"edge {twice} comes more than once; expected each edge once")
-    return ids, _checked_scores(universe, ids, scores)
-
-
-def _ids_of_array(universe: Universe, edges: np.ndarray) -> np.ndarray:
-    if edges.dtype == bool:
-        if edges.shape != (universe.n_edges,):
-            raise ConfigurationError(
-                f"expected one boolean for each of {universe.n_edges} edges; got shape {edges.shape}"
-            )
-        return np.flatnonzero(edges)
-    if edges.ndim == 1 and (edges.size == 0 or np.issubdtype(edges.dtype, np.integer)):
-        ids = edges.astype(np.int64)
-        outside = ids[(ids < 0) | (ids >= universe.n_edges)]
-        if outside.size:
-            raise UnknownNameError(
-                f"no edge {outside[0]}; the universe's edges are 0 to {universe.n_edges - 1}"
-            )
-        return ids
-    if edges.ndim == 1 and edges.dtype.kind in "UO":
-        return np.array([_index_of(universe, edge) for edge in edges.tolist()], dtype=np.int64)
-    raise ConfigurationError(
-        f"expected edge indices [n] or one boolean an edge; got {edges.dtype} of shape {edges.shape}. "
-        "Turn gates into booleans first, e.g. gates > 0.5"
-    )
-
-
-def _checked_scores(
-    universe: Universe, ids: np.ndarray, scores: Iterable[float] | np.ndarray | None
-) -> np.ndarray:
-    if scores is None:
-        return np.ones(len(ids))
-    if isinstance(scores, Mapping):
-        raise ConfigurationError(
-            "scores must be in the order of the edges; to give a mapping, pass it as `edges`"
-        )
-    values = np.array(scores if isinstance(scores, np.ndarray) else list(scores), dtype=np.float64)
-    if values.shape == (universe.n_edges,) and len(ids) != universe.n_edges:
-        values = values[ids]
-    if values.shape != (len(ids),):
-        raise ConfigurationError(f"expected one score for each of {len(ids)} edges; got shape {values.shape}")
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        raise ConfigurationError(
-            f"score of edge {universe.edge_name(int(ids[bad[0]]))} is {values[bad[0]]}; scores must be finite"
-        )
-    return values
-
-
-def _provenance_text(provenance: Mapping[str, object]) -> str:
-    stored = {name: value for name, value in provenance.items() if name not in _OWN_PROVENANCE}
-    return json.dumps(_json_value(stored, "provenance"), allow_nan=False)
-
-
-def _json_value(value: object, where: str) -> object:
-    """Plain JSON values, with numpy's converted and what is not finite as null."""
-    if isinstance(value, (np.generic, np.ndarray)):
-        value = value.tolist()
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        for name in value:
-            if not isinstance(name, str):
-                raise ConfigurationError(f"{where}: keys must be text; got {name!r}")
-        return {str(name): _json_value(item, f"{where}.{name}") for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_value(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    raise ConfigurationError(f"{where}: expected JSON values; got {type(value).__name__}, convert it first")

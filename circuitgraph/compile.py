@@ -64,9 +64,7 @@ def universe_of(
 def config_hash(config: Any) -> str:
     """A hash of what a config says about the computation."""
     values = {
-        key: value
-        for key, value in config.to_dict().items()
-        if key not in ("_name_or_path", "transformers_version")
+        key: value for key, value in config.to_dict().items() if key not in ("_name_or_path", "transformers_version")
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -98,6 +96,11 @@ class CompiledModel:
     gate_map: GateMap
     _workspace: Workspace = field(default_factory=Workspace, repr=False)
     _binding: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def _repr_html_(self) -> str:
+        from circuitgraph.html_card import model_card
+
+        return model_card(self)
 
     @property
     def graph(self) -> nx.DiGraph:
@@ -253,9 +256,7 @@ def compile_model(
     compiled = CompiledModel(
         model=network,
         tokenizer=loaded.tokenizer if loaded is not None else None,
-        name=loaded.name
-        if loaded is not None
-        else (getattr(config, "_name_or_path", "") or type(network).__name__),
+        name=loaded.name if loaded is not None else (getattr(config, "_name_or_path", "") or type(network).__name__),
         revision=loaded.revision if loaded is not None else None,
         config_hash=config_hash(config),
         family=family,

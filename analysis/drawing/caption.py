@@ -6,19 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from circuitgraph.circuit import Circuit
-
-
-def name_in(provenance: Mapping[str, Any], field: str) -> str | None:
-    """A provenance field as text, whether it is a name or an object with one.
-
-    Examples:
-        >>> name_in({"recipe": {"name": "quick", "steps": 300}}, "recipe")
-        'quick'
-    """
-    value = provenance.get(field)
-    if isinstance(value, Mapping):
-        value = value.get("name")
-    return None if value is None else str(value)
+from circuitgraph.provenance import name_in
 
 
 def recorded_metric(provenance: Mapping[str, Any], metric: str) -> tuple[str, float] | None:

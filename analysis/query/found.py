@@ -24,7 +24,10 @@ from analysis.query.chains import edges_on_chain, edges_touching
 from analysis.query.language import parse_query
 from analysis.query.names import Readings, fit_steps
 from circuitgraph.circuit import Circuit
+from circuitgraph.html_card import card, html_table
 
+# How many edges a notebook shows.
+SHOWN = 20
 FOUND_COLUMNS = ("edge", "source", "target", "kind", "source_layer", "target_layer", "score")
 
 
@@ -44,6 +47,14 @@ class Found:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def _repr_html_(self) -> str:
+        """The query and the first edges of the table, for notebooks."""
+        table = self.table.head(SHOWN)
+        lines = [f"{len(self):,} of the circuit's {len(self.parent):,} edges"]
+        lines += [f"the first {SHOWN}:"] if len(self) > SHOWN else []
+        rows = zip(table["edge"], table["kind"], (f"{score:.4g}" for score in table["score"]), strict=True)
+        return card(self.query, lines, *([html_table(["edge", "kind", "score"], rows)] if len(self) else []))
 
     @cached_property
     def edges(self) -> tuple[tuple[str, str], ...]:

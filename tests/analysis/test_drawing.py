@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.drawing import circuit_svg, circuit_to_dot, draw
+from analysis.drawing import circuit_to_dot, draw
 from analysis.drawing.dot import end_of
 from analysis.drawing.selection import strongest_edges
 from analysis.drawing.style import EDGE_STYLES
@@ -191,7 +191,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     circuit = reverse_circuit().with_provenance({"model": HOSTILE, "task": HOSTILE})
     graph = pygraphviz.AGraph(string=circuit_to_dot(circuit))
     assert not {"evil", "node"} & set(graph.nodes())
-    tree = ElementTree.fromstring(circuit_svg(circuit))
+    tree = ElementTree.fromstring(draw(circuit).svg)
     assert tree.find(f".//{SVG}script") is None
     shown = " ".join(text.text or "" for text in tree.iter(f"{SVG}text"))
     assert '"]; evil -> node; <script>alert("x")</script> \\ &lt;' in shown
@@ -221,7 +221,18 @@ def test_the_dot_program_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     program.write_text("#!/bin/sh\ncat >/dev/null\nprintf '<svg/>'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert circuit_svg(reverse_circuit()) == "<svg/>"
+    assert draw(reverse_circuit()).svg == "<svg/>"
     program.write_text("#!/bin/sh\ncat >/dev/null\necho broken >&2\nexit 3\n")
     with pytest.raises(RenderingError, match="could not draw the circuit"):
-        circuit_svg(reverse_circuit())
+        _ = draw(reverse_circuit()).svg
+
+
+def test_notebooks_show_a_drawing_and_do_without_graphviz(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing = draw(reverse_circuit())
+    assert ElementTree.fromstring(drawing._repr_svg_() or "").tag == f"{SVG}svg"
+    assert drawing.dot == circuit_to_dot(reverse_circuit())
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+    without = draw(reverse_circuit())
+    assert without._repr_svg_() is None
+    assert "lines of DOT" in repr(without)

@@ -198,24 +198,6 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], messag
         Circuit.from_edges(LLAMA, **arguments)
 
 
-def test_notebooks_ask_the_registered_renderer(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Renderer:
-        def load(self) -> Callable[[Circuit], str]:
-            return lambda circuit: f"<svg>{len(circuit)}</svg>"
-
-    class Broken:
-        def load(self) -> None:
-            raise ImportError
-
-    renderers: list[Any] = []
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group, name: renderers)
-    assert example()._repr_svg_() is None
-    renderers.append(Broken())
-    assert example()._repr_svg_() is None
-    renderers[:] = [Renderer()]
-    assert example()._repr_svg_() == "<svg>4</svg>"
-
-
 def test_asking_for_an_edge_that_cannot_be_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean"):
         _ = "a0.h9->m0" in example()

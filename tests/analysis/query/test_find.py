@@ -279,3 +279,13 @@ def test_names_that_the_universe_lacks(query: str, column: int, message: str) ->
     assert message in text
     assert f"(column {column}; the universe has 2 layers of 2 heads, counted from 0)" in text
     assert text.endswith(f"  {query}\n" + " " * (column + 1) + "^")
+
+
+def test_notebooks_show_the_query_and_what_it_found() -> None:
+    circuit = hand_circuit()
+    found = find(circuit, "m0 -> *, m0")
+    html = found._repr_html_()
+    assert "m0 -&gt; *, m0" in html
+    assert f"{len(found)} of the circuit&#x27;s 7 edges" in html
+    assert all(f"{u}-&gt;{v}".replace("<", "&lt;").replace("k>", "k&gt;") in html for u, v in found.edges)
+    assert "<table" not in find(circuit, "input -> * -> * -> * -> * -> logits")._repr_html_()
