@@ -22,7 +22,11 @@ import yaml
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
-_FENCE = re.compile(r"^(?P<marks>`{3,})(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=marks)\s*$", re.DOTALL | re.MULTILINE)
+# Fences may be indented, as in a list.
+_FENCE = re.compile(
+    r"^(?P<indent> *)(?P<marks>`{3,})(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)(?P=marks)\s*$",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,11 @@ def blocks_of(page: Path) -> list[Block]:
     """The fenced blocks of a page."""
     text = page.read_text(encoding="utf-8")
     return [
-        Block(info=found["info"].strip(), body=found["body"], line=text.count("\n", 0, found.start("body")) + 1)
+        Block(
+            info=found["info"].strip(),
+            body=re.sub(f"^{found['indent']}", "", found["body"], flags=re.MULTILINE),
+            line=text.count("\n", 0, found.start("body")) + 1,
+        )
         for found in _FENCE.finditer(text)
     ]
 

@@ -32,7 +32,7 @@ def family_of(model_type: str) -> Family:
     if model_type not in _MODULES:
         raise UnsupportedModelError(
             f"model type {model_type!r} is not supported; supported: {', '.join(supported_model_types())}. "
-            "docs/architecture.md says how to add a family."
+            "docs/developers/add-an-architecture.md says how to add a family."
         )
     module = importlib.import_module(f"circuitgraph.architectures.{_MODULES[model_type]}")
     return module.FAMILY

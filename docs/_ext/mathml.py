@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math import MathError, latex2mathml, wrap_math_code
+from docutils.utils.math import MathError, latex2mathml
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 def _as_mathml(node: nodes.Element, *, block: bool) -> str:
     source = node.astext()
     try:
-        return latex2mathml.tex2mathml(wrap_math_code(source, block) if block else source, as_block=block)
+        return latex2mathml.tex2mathml(source, as_block=block)
     except MathError as error:
         logger.warning("no MathML for %r: %s", source, error, location=node)
         return f"<code>{source}</code>"
