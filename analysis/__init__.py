@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from analysis.overlap.matrices import cluster, overlap_matrix
     from analysis.overlap.tables import overlap_table, overlap_tests
     from analysis.query.found import find
+    from analysis.regimes.circuits import read_study
+    from analysis.regimes.comparison import compare_regimes
     from analysis.report import write_report
     from analysis.seeds import consensus, inclusion_frequency, seed_intervals, stability_table
     from analysis.sparsity import block_density, score_concentration, sparsity_table
@@ -53,6 +55,7 @@ __all__ = [
     "common_universe",
     "communities",
     "compare_checkpoints",
+    "compare_regimes",
     "complement",
     "composition",
     "composition_counts",
@@ -77,6 +80,7 @@ __all__ = [
     "pareto_front",
     "path_counts",
     "reachability",
+    "read_study",
     "save_figure",
     "score_concentration",
     "seed_intervals",
@@ -103,6 +107,7 @@ _HOME = {
     "common_universe": "analysis.granularity",
     "communities": "analysis.structure.communities",
     "compare_checkpoints": "analysis.checkpoints",
+    "compare_regimes": "analysis.regimes.comparison",
     "complement": "analysis.algebra",
     "composition": "analysis.structure.composition",
     "composition_counts": "analysis.structure.composition",
@@ -127,6 +132,7 @@ _HOME = {
     "pareto_front": "analysis.faithfulness",
     "path_counts": "analysis.structure.paths",
     "reachability": "analysis.structure.hubs",
+    "read_study": "analysis.regimes.circuits",
     "save_figure": "analysis.figures.style",
     "score_concentration": "analysis.sparsity",
     "seed_intervals": "analysis.seeds",

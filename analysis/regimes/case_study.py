@@ -71,7 +71,7 @@ def case_study_table(metrics: pd.DataFrame, *, over: str = "seeds") -> pd.DataFr
 def _row(role: str, of: str, group: pd.DataFrame, regimes: Sequence[str], shown: Sequence[str]) -> dict[str, object]:
     edges = _by_seed(group, "n_edges")
     universe = float(numbers_in(group, "n_universe")[0])
-    row: dict[str, object] = {"circuit": _title(role, of), "role": role, "of": of, "n_seeds": len(edges)}
+    row: dict[str, object] = {"circuit": title_of(role, of), "role": role, "of": of, "n_seeds": len(edges)}
     row |= {"edges": edges.mean(), "edges_sd": _sd(edges), "percent": 100 * edges.mean() / universe}
     for regime in regimes:
         mine = group.loc[np.asarray(group["regime"] == regime)]
@@ -95,7 +95,8 @@ def _sd(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def _title(role: str, of: str) -> str:
+def title_of(role: str, of: str) -> str:
+    """What a circuit of the table is called."""
     titles = {"full": "full model", "circuit": of, "difference": f"only {of}", "random": f"random, as {of}"}
     return titles.get(role, role)
 

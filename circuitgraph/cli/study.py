@@ -23,6 +23,7 @@ from circuitgraph.errors import ConfigurationError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.regimes.comparison import RegimeComparison
     from circuitgraph.circuit import Circuit
     from circuitgraph.cli.study_job import StudyJob
     from circuitgraph.compile import CompiledModel
@@ -260,7 +261,8 @@ def study(
         return
     with only_json(as_json), told_as_notes():
         found = _run(job, out, overwrite=overwrite, n_random=n_random, threshold=threshold)
-    _show(found, out, as_json=as_json)
+        compared = _compare(found, out)
+    _show(found, compared, out, as_json=as_json)
 
 
 # -------------------------------------------------------------------- what was asked for
@@ -362,18 +364,48 @@ def _run(job: StudyJob, out: Path, *, overwrite: bool, n_random: int, threshold:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _show(found: Study, out: Path, *, as_json: bool) -> None:
+def _compare(found: Study, out: Path) -> RegimeComparison:
+    """Write the comparison beside the circuits."""
+    from analysis import compare_regimes
+    from circuitgraph.cli.output import say, warn
+
+    say("comparing the circuits, null models by sampling included")
+    compared = compare_regimes(found.circuits, found.faithfulness, threshold=found.about["threshold"])
+    for text in compared.write(out):
+        warn(text)
+    return compared
+
+
+def _show(found: Study, compared: RegimeComparison, out: Path, *, as_json: bool) -> None:
     """Print the result."""
     from circuitgraph.cli.output import print_json
 
     if as_json:
         files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-        table = found.faithfulness
-        rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        print_json({"out": str(out), "files": files, **found.about, "faithfulness": rows})
+        tables = {"faithfulness": found.faithfulness, "yardstick": compared.yardstick}
+        print_json(
+            {"out": str(out), "files": files, **found.about, **{name: _rows(one) for name, one in tables.items()}}
+        )
         return
     _print_faithfulness(found.faithfulness)
-    print(f"\nWritten to {out}")
+    _print_yardstick(compared.yardstick)
+    print(f"\nWritten to {out}; begin with {out / 'report.md'}")
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows as JSON values, with null for what is missing."""
+    plain = table.astype(object).where(table.notna(), None)
+    return [dict(zip(plain.columns, row, strict=True)) for row in plain.itertuples(index=False)]
+
+
+def _print_yardstick(table: pd.DataFrame) -> None:
+    """Overlap within regimes and across them."""
+    from circuitgraph.cli.output import figure, print_table
+
+    shown = ["within", "across", "difference", "p", "smallest_p"]
+    cells = [[row["level"], *(figure(row[name]) for name in shown)] for row in _rows(table)]
+    print("\nmean IoU of circuits of different seeds, within a regime and across:")
+    print_table(["", *(f">{name.replace('_', ' ')}" for name in shown)], cells)
 
 
 def _print_faithfulness(table: pd.DataFrame) -> None:
