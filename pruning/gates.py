@@ -35,7 +35,7 @@ def sample_hard_concrete(
         Gates in [0, 1], differentiable in `log_alpha`.
     """
     noise = torch.rand(log_alpha.shape, generator=generator, dtype=log_alpha.dtype, device=generator.device)
-    noise = noise.to(log_alpha.device).clamp(EPSILON, 1 - EPSILON)
+    noise = noise.to(log_alpha.device, non_blocking=True).clamp(EPSILON, 1 - EPSILON)
     stretched = torch.sigmoid((noise.logit() + log_alpha) / TEMPERATURE) * (HIGH - LOW) + LOW
     return stretched.clamp(0, 1)
 
@@ -77,14 +77,17 @@ class GateSample:
         wanted: Gates whose gradient is not 0.
         sparsity: `1 − Σ edges / |universe|`, differentiable.
         writer_sparsity: The writers' own, or None without writer gates.
-        undecided: How many gates are strictly between 0 and 1.
     """
 
     edges: Float[Tensor, " edge"]
     wanted: Bool[Tensor, " edge"]
     sparsity: Float[Tensor, ""]
     writer_sparsity: Float[Tensor, ""] | None
-    undecided: int
+
+    @property
+    def undecided(self) -> int:
+        """How many gates are strictly between 0 and 1; asking waits for the device."""
+        return int(self.wanted.sum())
 
 
 class Gates:
@@ -176,7 +179,6 @@ class Gates:
             wanted=wanted,
             sparsity=1 - edges.sum() / len(self._lookup),
             writer_sparsity=writer_sparsity,
-            undecided=int(wanted.sum()),
         )
 
     @torch.no_grad()

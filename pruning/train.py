@@ -87,15 +87,34 @@ class _Ran:
 
     Attributes:
         gradient: Of the objective in the gates drawn `[edge]`.
-        objective: Its value.
+        objective: Its value, on the device.
         live_heads: Heads that ran.
         live_mlps: MLPs that ran.
     """
 
     gradient: Tensor
-    objective: float
+    objective: Tensor
     live_heads: int
     live_mlps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """The numbers of a step, read from the device.
+
+    Attributes:
+        loss: What was minimised.
+        objective: Its part from the task.
+        sparsity: Of the gates drawn.
+        undecided: Gates strictly between 0 and 1.
+        finite: Whether all gradients are.
+    """
+
+    loss: float
+    objective: float
+    sparsity: float
+    undecided: int
+    finite: bool
 
 
 class Trainer:
@@ -175,55 +194,79 @@ class Trainer:
             index, target=recipe.target_sparsity, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp,
             start=min(recipe.start_sparsity, recipe.target_sparsity),
         )  # fmt: skip
-        rate = rate_at(index, steps=recipe.steps, warmup_steps=recipe.warmup_steps)
-        for optimiser, base in (
-            (self.optimiser, recipe.learning_rate),
-            (self.ascent, recipe.multiplier_rate),
-        ):
-            for group in optimiser.param_groups:
-                group["lr"] = base * rate
+        self._set_rates(index)
         if recipe.control == "budget":
             self._sharpen(index)
             self._hold_budget(target)
         sample = self.gates.sample(self.generator)
         ran = self._run(self.order.next(), sample)
-        penalty = torch.zeros(())
-        if recipe.control == "lagrangian":
-            penalty = self._penalty(sample.sparsity, target, self.multipliers[:2])
-            if sample.writer_sparsity is not None:
-                goal = target_at(index, target=recipe.writer_target, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp)
-                penalty = penalty + self._penalty(sample.writer_sparsity, goal, self.multipliers[2:])
-        self.optimiser.zero_grad()
-        self.ascent.zero_grad()
-        outputs, gradients = [sample.edges], [ran.gradient]
-        if penalty.requires_grad:
-            outputs, gradients = [*outputs, penalty], [*gradients, None]
-        torch.autograd.backward(outputs, gradients)
-        objective = ran.objective
-        loss = objective + float(penalty.detach())
-        self._check_finite(index, loss)
-        if recipe.control == "budget":
-            weights = self._weights
-            gradient = self.gates.log_alpha.grad
-            assert gradient is not None
-            gradient.copy_(project_gradient(gradient, self.gates.log_alpha, weights, self._expected))
-        self.optimiser.step()
-        if recipe.control == "lagrangian":
-            self.ascent.step()
+        penalty = self._penalties(index, sample, target) if recipe.control == "lagrangian" else None
+        self._backward(sample, ran, penalty)
+        told = self._read(sample, ran, penalty)
+        self._check_finite(index, told)
+        self._move()
         lambdas = self.multipliers.detach().tolist()
         return StepRecord(
             step=index,
             seconds=time.perf_counter() - self.began,
-            loss=loss,
-            objective=objective,
-            sparsity=float(sample.sparsity.detach()),
+            loss=told.loss,
+            objective=told.objective,
+            sparsity=told.sparsity,
             target=target,
             lambda1=lambdas[0],
             lambda2=lambdas[1],
             live_heads=ran.live_heads,
             live_mlps=ran.live_mlps,
-            undecided=sample.undecided,
+            undecided=told.undecided,
         )
+
+    def _set_rates(self, index: int) -> None:
+        """Give both optimisers the learning rates of a step."""
+        recipe = self.recipe
+        rate = rate_at(index, steps=recipe.steps, warmup_steps=recipe.warmup_steps)
+        for optimiser, base in ((self.optimiser, recipe.learning_rate), (self.ascent, recipe.multiplier_rate)):
+            for group in optimiser.param_groups:
+                group["lr"] = base * rate
+
+    def _penalties(self, index: int, sample: GateSample, target: float) -> Tensor:
+        """What the multipliers ask for being off the targets."""
+        recipe = self.recipe
+        penalty = self._penalty(sample.sparsity, target, self.multipliers[:2])
+        if sample.writer_sparsity is not None:
+            goal = target_at(index, target=recipe.writer_target, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp)
+            penalty = penalty + self._penalty(sample.writer_sparsity, goal, self.multipliers[2:])
+        return penalty
+
+    def _backward(self, sample: GateSample, ran: _Ran, penalty: Tensor | None) -> None:
+        """Take objective and penalty backward, to α and the multipliers."""
+        self.optimiser.zero_grad()
+        self.ascent.zero_grad()
+        if penalty is None:
+            torch.autograd.backward([sample.edges], [ran.gradient])
+        else:
+            torch.autograd.backward([sample.edges, penalty], [ran.gradient, None])
+
+    def _read(self, sample: GateSample, ran: _Ran, penalty: Tensor | None) -> _Told:
+        """Read all numbers of a step from the device at once, since each reading waits for it."""
+        gradients = [p.grad for p in self.gates.parameters if p.grad is not None]
+        numbers = [ran.objective, sample.sparsity, sample.wanted.sum(), *(g.isfinite().all() for g in gradients)]
+        if penalty is not None:
+            numbers.append(penalty)
+        dtype = _counting(sample.edges.device)
+        objective, sparsity, undecided, *others = torch.stack([n.detach().to(dtype) for n in numbers]).tolist()
+        finite = all(others[: len(gradients)])
+        loss = objective + sum(others[len(gradients) :])
+        return _Told(loss=loss, objective=objective, sparsity=sparsity, undecided=int(undecided), finite=finite)
+
+    def _move(self) -> None:
+        """Take both optimisers' steps."""
+        if self.recipe.control == "budget":
+            gradient = self.gates.log_alpha.grad
+            assert gradient is not None
+            gradient.copy_(project_gradient(gradient, self.gates.log_alpha, self._weights, self._expected))
+        self.optimiser.step()
+        if self.recipe.control == "lagrangian":
+            self.ascent.step()
 
     def _run(self, indices: np.ndarray, sample: GateSample) -> _Ran:
         """Run a batch forward and backward, in smaller parts if memory runs out."""
@@ -242,7 +285,7 @@ class Trainer:
 
     def _run_in_parts(self, indices: np.ndarray, sample: GateSample) -> _Ran:
         edges = sample.edges.detach().requires_grad_()
-        objective = 0.0
+        objective = edges.new_zeros((), dtype=_counting(edges.device))
         live_heads = live_mlps = 0
         for start in range(0, len(indices), self.micro_batch):
             part = indices[start : start + self.micro_batch]
@@ -253,7 +296,7 @@ class Trainer:
             )  # fmt: skip
             loss = self.objective(ran.logits, batch.teacher, batch.pairs) * (len(part) / len(indices))
             loss.backward()
-            objective += float(loss.detach())
+            objective += loss.detach()
             live_heads, live_mlps = ran.live_heads, ran.live_mlps
         assert edges.grad is not None
         return _Ran(gradient=edges.grad, objective=objective, live_heads=live_heads, live_mlps=live_mlps)
@@ -274,17 +317,21 @@ class Trainer:
 
     def _penalty(self, sparsity: Tensor, target: float, multipliers: Tensor) -> Tensor:
         gap = sparsity - target
-        multipliers = multipliers.to(gap.device)
+        multipliers = multipliers.to(gap.device, non_blocking=True)
         return multipliers[0] * gap + multipliers[1] * gap * gap
 
-    def _check_finite(self, index: int, loss: float) -> None:
-        gradients = [p.grad for p in self.gates.parameters if p.grad is not None]
-        if math.isfinite(loss) and all(bool(torch.isfinite(g).all()) for g in gradients):
+    def _check_finite(self, index: int, told: _Told) -> None:
+        if math.isfinite(told.loss) and told.finite:
             return
         raise TrainingError(
-            f"step {index}: the loss or its gradient is not finite (loss {loss}); the state before "
+            f"step {index}: the loss or its gradient is not finite (loss {told.loss}); the state before "
             "this step was kept. Try --dtype float32, or a lower learning rate."
         )
+
+
+def _counting(device: torch.device) -> torch.dtype:
+    """The widest numbers of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 Watch = Callable[[StepRecord], None]

@@ -22,6 +22,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuitgraph.batch import TokenBatch
+from circuitgraph.forward.transfer import to_device
 
 LOCAL_BELOW = 0.8
 """Local cells are told apart where they are fewer than this share of the reached ones."""
@@ -48,7 +49,7 @@ class Cells:
     @cached_property
     def index(self) -> Int[Tensor, " cell"]:
         """The flat indices on the device."""
-        return torch.from_numpy(self.host).to(self.device)
+        return to_device(self.host, self.device)
 
     def of(self, value: Tensor) -> Tensor:
         """A value at these cells.
@@ -79,8 +80,8 @@ class Cells:
             at = np.searchsorted(self.host, target.host, sorter=order).clip(max=max(len(self) - 1, 0))
             found = self.host[order[at]] == target.host if len(self) else np.zeros(len(target), dtype=bool)
             source = order[at][found] if len(self) else np.zeros(0, dtype=np.int64)
-            here = torch.from_numpy(source).to(self.device)
-            there = None if found.all() else torch.from_numpy(np.flatnonzero(found)).to(self.device)
+            here = to_device(source, self.device)
+            there = None if found.all() else to_device(np.flatnonzero(found), self.device)
             self._places[id(target)] = (here, there)
         return self._places[id(target)]
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Projection, Rotary
 from circuitgraph.forward.attention import attend
 from circuitgraph.forward.cells import Cells, CellSets
+from circuitgraph.forward.head_products import multiply_heads
+from circuitgraph.forward.transfer import to_device
 from circuitgraph.universe import Universe
 
 
@@ -63,12 +65,12 @@ def asked_grid(asked: Cells, real: np.ndarray, *, causal: bool, rotary: Rotary |
     device = asked.device
     turned = None
     if rotary is not None:
-        flat = torch.from_numpy(at + seq * np.arange(n_prompts)[:, None]).to(device)
+        flat = to_device(at + seq * np.arange(n_prompts)[:, None], device)
         turned = tuple(part.expand(n_prompts, seq, -1).flatten(0, 1)[flat] for part in rotary)
     return AskedGrid(
-        rows=torch.from_numpy(rows).to(device),
-        places=torch.from_numpy(prompt * most + within).to(device),
-        mask=torch.from_numpy(seen[None]).to(device),
+        rows=to_device(rows, device),
+        places=to_device(prompt * most + within, device),
+        mask=to_device(seen[None], device),
         rotary=turned,  # type: ignore[arg-type]
     )
 
@@ -82,7 +84,7 @@ def pick(values: Tensor, rows: np.ndarray) -> Tensor:
     """
     if len(rows) == len(values) and bool((rows == np.arange(len(values))).all()):
         return values
-    return values.index_select(0, torch.from_numpy(rows).to(values.device))
+    return values.index_select(0, to_device(rows, values.device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,7 @@ def assemble(
         values = part.values if source is None else part.values.index_select(1, source)
         if where is None:
             where = torch.arange(len(target), device=whole.device)
-        rows = torch.from_numpy(np.searchsorted(readers, part.readers)).to(whole.device)
+        rows = to_device(np.searchsorted(readers, part.readers), whole.device)
         whole = whole.index_put((rows[:, None], where[None]), values)
     return whole
 
@@ -186,12 +188,10 @@ class LayerHeads:
         """Project with each reader's own head's weights."""
         serves_each = self.universe.n_heads if projection is self.block.query else self._n_kv_readers
         heads = readers // (serves_each // projection.n_heads)
-        weights, bias = projection.per_head, projection.bias_per_head
-        if len(heads) != projection.n_heads or (heads != np.arange(projection.n_heads)).any():
-            index = torch.from_numpy(heads).to(seen.device)
-            weights = weights[index]
-            bias = None if bias is None else bias[index]
-        out = torch.bmm(seen, weights) if bias is None else torch.baddbmm(bias[:, None], seen, weights)
+        out = multiply_heads(seen, projection.per_head, heads)
+        bias = projection.bias_per_head
+        if bias is not None:
+            out = out.add_(pick(bias, heads)[:, None])
         return Part(readers=readers, values=out, cells=cells)
 
     @property

@@ -18,6 +18,7 @@ from circuitgraph.forward.heads import AskedGrid, LayerHeads, asked_grid, pick
 from circuitgraph.forward.plan import StepPlan, plan_step
 from circuitgraph.forward.reference import AblationValues, embed
 from circuitgraph.forward.stream import Stream, Tape, Workspace, begin, read, write_heads, write_mlp
+from circuitgraph.forward.transfer import to_host
 from circuitgraph.universe import Universe
 
 
@@ -70,7 +71,7 @@ def masked_pass(
     wants = torch.is_grad_enabled() and gates.requires_grad
     counterfactual = ablation == "counterfactual"
     differs = batch.input_ids != values.input_ids if counterfactual and values.input_ids is not None else None
-    gates_host, wanted_given, real, asked, differs_host = _to_host(
+    gates_host, wanted_given, real, asked, differs_host = to_host(
         gates.detach(), wanted if wants else None, batch.attention_mask, batch.predict_index, differs
     )
     assert gates_host is not None and real is not None and asked is not None
@@ -93,21 +94,6 @@ def masked_pass(
     return MaskedPass(logits=logits, live_heads=plan.live_heads, live_mlps=plan.live_mlps)
 
 
-def _to_host(*tensors: Tensor | None) -> tuple[np.ndarray | None, ...]:
-    """Bring tensors to the host with one wait for all of them."""
-    first = next(tensor for tensor in tensors if tensor is not None)
-    if first.device.type != "cuda":
-        return tuple(None if tensor is None else tensor.cpu().numpy() for tensor in tensors)
-    copies = []
-    for tensor in tensors:
-        copy = None
-        if tensor is not None:
-            copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-        copies.append(copy)
-    torch.cuda.current_stream(first.device).synchronize()
-    return tuple(None if copy is None else copy.numpy() for copy in copies)
-
-
 class _Pass:
     """The state of one pass: its streams, and the token that orders the backward pass."""
 
@@ -127,7 +113,7 @@ class _Pass:
         self.recompute = recompute
         self.bound, self.shape, self.universe, self.batch = bound, shape, universe, batch
         self.values, self.plan, self.cells, self.tape, self.real = values, plan, cells, tape, real
-        self.mask = attention_mask(batch.attention_mask, shape.causal)
+        self.mask = attention_mask(batch.attention_mask, shape.causal, padded=not real.all())
         self.rotary: Rotary | None = None
         self.asked: AskedGrid | None = None
 
@@ -225,8 +211,7 @@ class _Pass:
             plan = stream.plan.blocks[2 * layer]
             if len(plan.writers):
                 moved = self._moved(gathered, plan.writers, name)
-                weights = pick(output, plan.writers)
-                self.token = write_heads(self.token, moved, weights, stream, plan)
+                self.token = write_heads(self.token, moved, output, stream, plan)
 
     def _moved(self, gathered: dict[str, tuple[np.ndarray, Tensor]], writers: np.ndarray, name: str) -> Tensor:
         """What the wanted heads gathered beyond their ablation value, at the cells of a stream."""

@@ -32,8 +32,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from circuitgraph.forward.head_products import multiply_into
 from circuitgraph.forward.mixing import add_mixed, dot_pairs
 from circuitgraph.forward.plan import BlockPlan, StreamPlan
+from circuitgraph.forward.transfer import to_device
 
 
 class Workspace:
@@ -129,9 +131,9 @@ class Stream:
         self.complement = non_one < non_zero
         shift = (self.complement[:, None] & visible).astype(host.dtype)
         self.host = host - shift
-        index = torch.from_numpy(edges).to(gates.device)
+        index = to_device(edges, gates.device)
         values = torch.cat([gates.detach(), gates.new_zeros(1)])[index]
-        values = values - torch.from_numpy(shift).to(gates.device, gates.dtype)
+        values = values - to_device(shift, gates.device).to(gates.dtype)
         self.coefficients = values.to(self.like.dtype)
 
     # ---------------------------------------------------------------- forward
@@ -170,14 +172,14 @@ class Stream:
         wanted = self.wanted[rows, :n]
         if wanted.any():
             dots = dot_pairs(gradient, self.deltas[:n], wanted).to(tape.gradient.dtype)
-            index = torch.from_numpy(np.where(wanted, self.plan.edges[rows, :n], tape.gates.numel()))
-            tape.gradient.index_put_((index.to(dots.device),), dots, accumulate=False)
+            index = to_device(np.where(wanted, self.plan.edges[rows, :n], tape.gates.numel()), dots.device)
+            tape.gradient.index_put_((index,), dots, accumulate=False)
         self.rows[rows].copy_(gradient)
         complement = self.complement[rows]
         if complement.any():
             total = gradient
             if not complement.all():
-                total = gradient[torch.from_numpy(np.flatnonzero(complement)).to(gradient.device)]
+                total = gradient.index_select(0, to_device(np.flatnonzero(complement), gradient.device))
             total = total.sum(0, dtype=torch.float64 if total.dtype == torch.float64 else torch.float32)
             self.running_gradient = total if self.running_gradient is None else self.running_gradient.add_(total)
 
@@ -241,7 +243,7 @@ class _WriteHeads(torch.autograd.Function):
         ctx.stream, ctx.block = stream, block
         ctx.save_for_backward(output)
         said = stream.deltas[block.slots]
-        torch.bmm(moved, output, out=said)
+        multiply_into(said, moved, output, block.writers)
         stream.add(said.sum(0))
         return token.new_zeros(())
 
@@ -252,7 +254,9 @@ class _WriteHeads(torch.autograd.Function):
             return token, None, None, None, None
         (output,) = ctx.saved_tensors
         pulled = ctx.stream.delta_gradient(ctx.block)
-        return token, torch.bmm(pulled, output.transpose(1, 2)), None, None, None
+        moved = pulled.new_empty(*pulled.shape[:2], output.shape[1])
+        multiply_into(moved, pulled, output.transpose(1, 2), ctx.block.writers)
+        return token, moved, None, None, None
 
 
 class _WriteMLP(torch.autograd.Function):
@@ -285,11 +289,11 @@ def read(
 def write_heads(
     token: Tensor,
     moved: Float[Tensor, "slot cell d_head"],
-    output: Float[Tensor, "slot d_head d_model"],
+    output: Float[Tensor, "head d_head d_model"],
     stream: Stream,
     block: BlockPlan,
 ) -> Tensor:
-    """Store what heads say beyond their ablation value, `moved @ output`; returns the next token."""
+    """Store what heads say beyond their ablation value, `moved @ output` of each; returns the next token."""
     return _WriteHeads.apply(token, moved, output, stream, block)  # type: ignore[return-value]
 
 

@@ -1,0 +1,96 @@
+"""Products of each head's rows with that head's own weights, for some of a layer's heads.
+
+The weights of chosen heads are never copied to be kept for the backward pass, which would make a sparse step hold
+a second copy of most of the model. Three ways, by the choice of heads and the device alone:
+
+1. neighbouring heads (all of them, most often): one batched product with a slice of the weights;
+2. others, on a CPU: a product a head, with a view of its weights, which is also faster than gathering them first;
+3. others, elsewhere: weights are gathered, and gathered again on the way back, since a launch a head would not pay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from circuitgraph.forward.transfer import to_device
+
+
+def run_of(heads: np.ndarray) -> slice | None:
+    """Neighbouring heads as a slice, or None.
+
+    Examples:
+        >>> run_of(np.array([3, 4, 5])), run_of(np.array([3, 5]))
+        (slice(3, 6, None), None)
+    """
+    if len(heads) and bool((np.diff(heads) == 1).all()):
+        return slice(int(heads[0]), int(heads[-1]) + 1)
+    return None
+
+
+def multiply_into(
+    out: Float[Tensor, "row cell taken"],
+    x: Float[Tensor, "row cell given"],
+    weights: Float[Tensor, "head given taken"],
+    heads: np.ndarray,
+) -> None:
+    """`out[i] = x[i] @ weights[heads[i]]`, without autograd.
+
+    Args:
+        out: Where the products go.
+        x: What is multiplied.
+        weights: Every head's weights; a view of the model's.
+        heads: Whose weights each row takes.
+    """
+    run = run_of(heads)
+    if run is not None:
+        torch.bmm(x, weights[run], out=out)
+    elif x.device.type == "cpu":
+        for row, head in enumerate(heads.tolist()):
+            torch.mm(x[row], weights[head], out=out[row])
+    else:
+        torch.bmm(x, weights.index_select(0, to_device(heads, x.device)), out=out)
+
+
+def multiply_heads(
+    x: Float[Tensor, "row cell given"], weights: Float[Tensor, "head given taken"], heads: np.ndarray
+) -> Float[Tensor, "row cell taken"]:
+    """`x[i] @ weights[heads[i]]`; the gradient goes to `x` alone.
+
+    Args:
+        x: What is multiplied.
+        weights: Every head's weights; a view of the model's, without gradient.
+        heads: Whose weights each row takes.
+
+    Examples:
+        >>> weights = torch.tensor([[[1.0]], [[2.0]], [[3.0]]])
+        >>> multiply_heads(torch.ones(2, 1, 1), weights, np.array([2, 0])).flatten().tolist()
+        [3.0, 1.0]
+    """
+    run = run_of(heads)
+    if run is not None:
+        return torch.bmm(x, weights[run])
+    return _MultiplyHeads.apply(x, weights, heads)  # type: ignore[return-value]
+
+
+class _MultiplyHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, heads: np.ndarray) -> Tensor:
+        ctx.heads = heads
+        ctx.save_for_backward(weights)
+        out = x.new_empty(len(heads), x.shape[1], weights.shape[2])
+        multiply_into(out, x, weights, heads)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        (weights,) = ctx.saved_tensors
+        back = gradient.new_empty(len(ctx.heads), gradient.shape[1], weights.shape[1])
+        multiply_into(back, gradient, weights.transpose(1, 2), ctx.heads)
+        return back, None, None
