@@ -15,7 +15,7 @@ from analysis.comparable import Circuits, named_circuits, require_comparable
 from analysis.drawing.caption import name_in, parts_of, recorded_metric, title
 from analysis.drawing.escaping import xml_text
 from analysis.drawing.selection import strongest_edges
-from analysis.explorer.layout import Gaps, choose_gaps, place_node
+from analysis.explorer.layout import FIRST_LAYER, Gaps, choose_gaps, place_node
 from circuitgraph.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.universe import CHOICES, EDGE_KINDS, WRITER_KINDS, Universe, node_kind, node_layer
@@ -70,7 +70,7 @@ def page_contents(
         "kinds": [kind for kind in EDGE_KINDS if kind in universe.reader_kinds],
         "writer_kinds": list(WRITER_KINDS),
         "circuits": [_about(name, circuit, ids) for name, circuit in named.items()],
-        "gaps": {"along": gaps.along, "across": gaps.across},
+        "gaps": {"along": gaps.along, "across": gaps.across, "first": FIRST_LAYER},
         "nodes": nodes,
         "edges": edges,
     }

@@ -16,7 +16,10 @@ from circuitgraph.universe import Universe, node_kind, node_layer
 _ASPECT = 1.6
 _MIN_ALONG, _MAX_ALONG = 100.0, 220.0
 _MIN_ACROSS, _MAX_ACROSS = 72.0, 160.0
-_MLP_LANES_BELOW = 0.6
+FIRST_LAYER = 1.5
+"""Where the first layer stands, in layers from the embeddings: far enough that no curve starts where it ends."""
+
+_MLP_LANES_BELOW = 1.0
 _GROUP_BEFORE = 0.4
 _MLP_AFTER = 0.5
 
@@ -46,9 +49,9 @@ def choose_gaps(universe: Universe) -> Gaps:
     Examples:
         >>> gaps = choose_gaps(Universe(family="gpt2", n_layers=12, n_heads=12, n_kv_heads=12))
         >>> gaps.along, gaps.across
-        (112.0, 72.0)
+        (107.0, 72.0)
     """
-    n_along, n_across = universe.n_layers + 1, universe.n_heads + _MLP_LANES_BELOW
+    n_along, n_across = universe.n_layers + 2, universe.n_heads + 1
     along, across = _MIN_ALONG, _MIN_ACROSS
     if n_along * along > _ASPECT * n_across * across:
         across = min(n_along * along / _ASPECT / n_across, _MAX_ACROSS)
@@ -72,7 +75,7 @@ def place_node(universe: Universe, name: str, gaps: Gaps) -> tuple[float, float]
         >>> universe = Universe(family="llama", n_layers=2, n_heads=4, n_kv_heads=2)
         >>> gaps = Gaps(along=100, across=50)
         >>> [place_node(universe, name, gaps) for name in ("input", "a1.h3", "a1.kv1", "m1", "logits")]
-        [(0.0, 75.0), (200.0, 150.0), (160.0, 125.0), (250.0, 180.0), (300.0, 75.0)]
+        [(0.0, 75.0), (250.0, 150.0), (210.0, 125.0), (300.0, 200.0), (400.0, 75.0)]
     """
     along, across = _rank(universe, name), _lane(universe, name)
     return round(along * gaps.along, 1), round(across * gaps.across, 1)
@@ -81,10 +84,10 @@ def place_node(universe: Universe, name: str, gaps: Gaps) -> tuple[float, float]
 def _rank(universe: Universe, name: str) -> float:
     layer = node_layer(name)
     if layer is None:
-        return 0.0 if name != "logits" else universe.n_layers + 1.0
+        return 0.0 if name != "logits" else universe.n_layers + 2.0
     kind = node_kind(name)
     shift = _MLP_AFTER if kind == "mlp" else -_GROUP_BEFORE if ".kv" in name else 0.0
-    return layer + 1 + shift
+    return layer + FIRST_LAYER + shift
 
 
 def _lane(universe: Universe, name: str) -> float:
@@ -97,6 +100,6 @@ def _lane(universe: Universe, name: str) -> float:
         size = universe.group_size
         return number * size + (size - 1) / 2 if ".kv" in name else float(number)
     if name in ("tok", "pos"):
-        # Half a lane apart at least, where there is but one head.
-        return last / 2 + (-0.5 if name == "tok" else 0.5) * max(1.0, last / 3)
+        # Clear of one another even where there is but one head.
+        return last / 2 + (-1 if name == "tok" else 1) * max(0.7, last / 6)
     return last / 2

@@ -83,7 +83,7 @@ function graphStyle() {
     ...Object.entries(MEMBER_LINES).map(([member, line]) => ({
       selector: `edge.by-circuit.patterned[member = "${member}"]`, style: { 'line-style': line },
     })),
-    { selector: 'edge[kind = "structural"]', style: { 'line-color': colour('group-line'), width: 1.5, opacity: 0.6 } },
+    { selector: 'edge[kind = "structural"]', style: { 'curve-style': 'haystack', 'line-color': colour('group-line'), width: 1.5, opacity: 0.6 } },
     { selector: 'edge.hidden', style: { display: 'none' } },
     ...contents.kinds.map((kind) => ({
       selector: `edge.direct[kind = "${kind}"]`,

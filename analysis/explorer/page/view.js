@@ -52,8 +52,8 @@ function graphElements() {
 function axisElements() {
   const layers = [...new Set(nodes.map((node) => node.layer))].filter((layer) => layer >= 0 && layer < universe.n_layers);
   const across = -AXIS_LANES * contents.gaps.across;
-  const labels = layers.map((layer) => ({ text: String(layer), along: (layer + 1) * contents.gaps.along }));
-  if (labels.length) labels.push({ text: 'layer', along: (Math.min(...layers) + 0.25) * contents.gaps.along });
+  const labels = layers.map((layer) => ({ text: String(layer), along: (layer + contents.gaps.first) * contents.gaps.along }));
+  if (labels.length) labels.push({ text: 'layer', along: (Math.min(...layers) + contents.gaps.first - 0.75) * contents.gaps.along });
   return labels.map((label, index) => ({
     group: 'nodes', data: { id: `axis${index}`, kind: 'axis', full: label.text, label: label.text, along: label.along, across },
     position: position(label.along, across), selectable: false, grabbable: false,
