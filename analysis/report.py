@@ -61,6 +61,7 @@ def write_report(
     *,
     command: str | None = None,
     picture: str | Path | None = None,
+    explorer: str | Path | None = None,
     curve_picture: str | Path | None = None,
     curve: pd.DataFrame | str | Path | None = None,
     diagnoses: Sequence[str] = (),
@@ -75,6 +76,7 @@ def write_report(
             and `random` with their figures (`kl_sd` is the spread of `kl`); `seconds`, `peak_rss_bytes`.
         command: The command line or call that produced the circuit.
         picture: The circuit's drawing, shown if it is a PNG or SVG and linked otherwise.
+        explorer: The circuit's page from `write_explorer`, linked.
         curve_picture: The curve's picture.
         curve: The curve, or its CSV file, of which a few rows are shown.
         diagnoses: What went wrong or looks doubtful, one text each.
@@ -96,6 +98,7 @@ def write_report(
         _heads(circuit, top),
         _edges(circuit, top),
         _picture("## Picture", picture, path.parent, "the circuit"),
+        _picture("## Explorer", explorer, path.parent, "All its edges, to look around in with a browser"),
         _curve(curve, curve_picture, path.parent),
         _cost(metrics),
     ]

@@ -157,7 +157,7 @@ def discover(
     """Find the circuit that a model uses for a task, evaluate it and draw it.
 
     Writes circuit.json, metrics.json, examples.csv, curve.csv, curve.png, circuit.dot, circuit.pdf,
-    circuit.svg, gates.safetensors and report.md into a new folder.
+    circuit.svg, circuit.html (the circuit to explore in a browser), gates.safetensors and report.md into a new folder.
     """
     from circuitgraph.cli.cache import disk_cache, told_as_notes
     from circuitgraph.cli.output import only_json, print_json, say, warn

@@ -27,6 +27,7 @@ FILES = (
     "circuit.dot",
     "circuit.pdf",
     "circuit.svg",
+    "circuit.html",
     "gates.safetensors",
     "report.md",
 )

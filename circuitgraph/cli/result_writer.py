@@ -36,6 +36,7 @@ def write_result(found: Discovery, folder: ResultFolder, *, command: str | None)
     Raises:
         OutputError: The folder cannot be written.
     """
+    from analysis.explorer import write_explorer
     from analysis.report import write_report
     from circuitgraph.atomic_file import write_atomically
 
@@ -46,6 +47,7 @@ def write_result(found: Discovery, folder: ResultFolder, *, command: str | None)
         write_atomically(place / "curve.csv", found.curve.to_csv(index=False))
         write_atomically(place / "gates.safetensors", gates_file(found.run.gates))
         undrawn = _draw(found.circuit, place)
+        page = write_explorer(found.circuit, place / "circuit.html")
         curve_picture = None
         if len(found.curve):
             from analysis.figures.style import save_figure
@@ -59,6 +61,7 @@ def write_result(found: Discovery, folder: ResultFolder, *, command: str | None)
             found.metrics,
             command=command,
             picture=picture if picture.exists() else None,
+            explorer=page,
             curve_picture=curve_picture,
             curve=found.curve,
             diagnoses=found.diagnoses,

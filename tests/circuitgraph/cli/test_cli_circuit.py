@@ -208,7 +208,19 @@ class TestDraw:
         assert ".pdf" in call("draw", text_result / "circuit.json", "--out", tmp_path / "c.pdff").err
         assert call("draw", text_result / "circuit.json", "--out", tmp_path / "none" / "c.dot").code == 2
         assert call("draw", text_result / "circuit.json", "--out", tmp_path / "c.dot", "--max-edges", 0).code == 2
+        two = call("draw", text_result / "circuit.json", text_result / "circuit.json", "--out", tmp_path / "c.svg")
+        assert two.code == 2 and ".html" in two.err
+        assert ".html" in call("draw", text_result / "circuit.json", "--out", tmp_path / "c.htlm").err
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_page_of_one_circuit_or_two(self, text_result, tmp_path):
+        file, n_edges = text_result / "circuit.json", len(Circuit.load(text_result / "circuit.json"))
+        ended = call("draw", file, "--out", tmp_path / "c.html", "--json")
+        assert ended.json == {"out": str(tmp_path / "c.html"), "n_edges": n_edges, "n_drawn": n_edges}
+        ended = call("draw", file, file, "--out", tmp_path / "c.html", "--max-edges", 20, "--json")
+        assert ended.json["n_edges"] == n_edges > 20 >= ended.json["n_drawn"] > 0
+        held = (tmp_path / "c.html").read_text()
+        assert held.startswith("<!doctype html>") and f'"n_edges":{n_edges},"n_in_page":{ended.json["n_drawn"]}' in held
 
     def test_it_says_what_was_left_out(self, text_result, tmp_path):
         said = call("draw", text_result / "circuit.json", "--out", tmp_path / "c.dot", "--max-edges", 20).out

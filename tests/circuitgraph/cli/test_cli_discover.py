@@ -18,7 +18,7 @@ from tests.circuitgraph.cli.conftest import TRACR, call
 
 FILES = {
     "circuit.json", "metrics.json", "examples.csv", "curve.csv", "curve.png", "circuit.dot", "circuit.pdf",
-    "circuit.svg", "gates.safetensors", "report.md",
+    "circuit.svg", "circuit.html", "gates.safetensors", "report.md",
 }  # fmt: skip
 
 
@@ -74,6 +74,8 @@ class TestResult:
         assert command in report
         assert "![the circuit](<circuit.svg>)" in report
         assert "(<curve.png>)" in report
+        assert "(<circuit.html>)" in report
+        assert (tracr_result / "circuit.html").stat().st_size < 2_000_000
 
     def test_counterfactuals_on_a_model_from_a_folder(self, text_result, text_model):
         circuit = Circuit.load(text_result / "circuit.json")
