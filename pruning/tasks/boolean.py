@@ -17,8 +17,9 @@ from itertools import islice
 
 import numpy as np
 
+from circuitgraph.errors import ConfigurationError
 from pruning.pairs import PromptPair
-from pruning.tasks.context import TaskContext
+from pruning.tasks.context import TRIED_IN_VAIN, TaskContext
 from pruning.tasks.regimes import register_regimes
 
 MAX_LITERALS = 6
@@ -48,12 +49,23 @@ def _items(context: TaskContext, written: str, other: str) -> Iterator[PromptPai
 
     Yields:
         Pairs in this regime; `group` is the item.
+
+    Raises:
+        ConfigurationError: Thousands of expressions in a row do not fit the tokenizer.
     """
     drawn = _drawn_items(context.rng)
+    in_vain = 0
     while chunk := list(islice(drawn, _CHUNK)):
         pairs = [[_pair(template, *item) for template in (written, other)] for item in chunk]
         fit = context.fit([pair for both in pairs for pair in both])
-        yield from (both[0] for at, both in enumerate(pairs) if fit[2 * at] and fit[2 * at + 1])
+        fitting = [both[0] for at, both in enumerate(pairs) if fit[2 * at] and fit[2 * at + 1]]
+        in_vain = 0 if fitting else in_vain + len(chunk)
+        if in_vain >= TRIED_IN_VAIN:
+            raise ConfigurationError(
+                f"task {context.task!r}: {in_vain:,} expressions in a row do not fit this tokenizer; it has to tell "
+                "' True' from ' False', and to write an expression and its counterfactual in as many tokens"
+            )
+        yield from fitting
 
 
 def _drawn_items(rng: np.random.Generator) -> Iterator[tuple[str, str, bool]]:

@@ -15,6 +15,8 @@ from circuitgraph.tracr.tokenizer import TracrTokenizer
 from pruning.encoding import PromptEncoder, encode_rows
 from pruning.pairs import PromptPair
 
+TRIED_IN_VAIN = 2_000
+"""So many prompts in a row that do not fit the tokenizer, and no more are tried: some generators have millions."""
 _PERMUTED = 1 << 20
 
 
@@ -76,15 +78,20 @@ class TaskContext:
         Returns:
             The number of tokens by word.
         """
+        return {word: len(tokens) for word, tokens in self._tokens(words, form).items()}
+
+    def _tokens(self, words: Iterable[str], form: str) -> dict[str, list[int]]:
+        """Each word's tokens as it stands in a sentence."""
         written = {word: form.format(word) for word in words}
         if not written:
             return {}
-        texts = list(written.values())
-        ids = self.encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return {word: len(tokens) for word, tokens in zip(written, ids, strict=True)}
+        ids = self.encoder.tokenizer(list(written.values()), add_special_tokens=False)["input_ids"]
+        return dict(zip(written, ids, strict=True))
 
     def same_length(self, words: Sequence[str], kind: str, form: str = " {}") -> list[str]:
-        """Keep the words of the commonest token count, and note the others.
+        """Keep the words of the commonest token count that the tokenizer knows, and note the others.
+
+        Words with the unknown token in them are left out: two of them would be the same to the model.
 
         Args:
             words: The words.
@@ -94,18 +101,24 @@ class TaskContext:
         Returns:
             The words kept, in order.
         """
-        counts = self.token_counts(words, form)
+        unknown = getattr(self.encoder.tokenizer, "unk_token_id", None)
+        tokens = self._tokens(words, form)
+        counts = {word: len(found) for word, found in tokens.items() if unknown not in found}
+        if len(counts) < len(tokens):
+            strangers = [word for word in tokens if word not in counts]
+            self.note(f"{kind}: the tokenizer does not know {len(strangers)} of {len(tokens)}: {shortened(strangers)}")
         if not counts:
             return []
         tally = Counter(counts.values())
         length = min(tally, key=lambda count: (-tally[count], count))
-        dropped = [word for word in words if counts[word] != length]
+        dropped = [word for word in words if counts.get(word, length) != length]
+        kept = [word for word in words if counts.get(word) == length]
         if dropped:
             self.note(
-                f"{kind}: kept {len(words) - len(dropped)} of {len(words)}, those of {length} "
+                f"{kind}: kept {len(kept)} of {len(words)}, those of {length} "
                 f"token{'s' * (length > 1)}; dropped {shortened(dropped)}"
             )
-        return [word for word in words if counts[word] == length]
+        return kept
 
     def fit(self, pairs: Sequence[PromptPair]) -> list[bool]:
         """Say of each pair whether it can be encoded."""

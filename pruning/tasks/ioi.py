@@ -77,7 +77,7 @@ def _prompts(context: TaskContext, templates: tuple[str, ...], orders: tuple[str
     names = context.same_length(NAMES, "names")
     if len(names) < 5:
         raise ConfigurationError(
-            f"task {context.task!r} needs 5 names of the same token count, this tokenizer has {len(names)}"
+            f"task {context.task!r} needs 5 names of the same token count, this tokenizer knows {len(names)}"
         )
     numbers = range(len(templates))
     for number, order, place, thing, subject, other in context.product(numbers, orders, PLACES, OBJECTS, names, names):

@@ -14,7 +14,7 @@ from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.tracr.tokenizer import TracrTokenizer
 from pruning.encoding import EncodedPairs, EncodedRow, columns, encode_rows
 from pruning.pairs import SPLITS, PromptPair
-from pruning.tasks.context import TaskContext
+from pruning.tasks.context import TRIED_IN_VAIN, TaskContext
 from pruning.tasks.registry import Task, get_task
 
 _FILL_ORDER = ("test", "validation", "train")
@@ -114,18 +114,19 @@ def deal(pairs: Iterable[PromptPair], context: TaskContext) -> dict[str, Encoded
         The splits, in the order train, validation, test.
 
     Raises:
-        ConfigurationError: The pairs ran out before the splits were full.
+        ConfigurationError: The pairs ran out before the splits were full, or thousands in a row did not fit.
     """
     rows: dict[str, list[EncodedRow]] = {split: [] for split in SPLITS}
     wanted = sum(context.sizes.values())
     problems: list[str] = []
-    left_out = 0
+    left_out = in_vain = 0
     stream = _distinct(pairs)
     while missing := wanted - sum(map(len, rows.values())):
         chunk = list(islice(stream, max(missing, 64)))
-        if not chunk:
+        if not chunk or in_vain >= TRIED_IN_VAIN:
             raise _too_few(context, rows, problems)
         good, bad, skipped = encode_rows(chunk, context.encoder)
+        in_vain = 0 if good else in_vain + len(chunk)
         problems += bad
         left_out += skipped
         for row in good:
