@@ -6,5 +6,5 @@
 - `case_study`: the table of circuit × regime, for people, Markdown and LaTeX;
 - `comparison`: all of it in one call; `report`: the same for people.
 
-`docs/regimes.md` explains what the figures say and what they do not.
+`docs/explanations/regimes.md` explains what the figures say and what they do not.
 """

@@ -97,7 +97,8 @@ def write_regime_report(path: str | Path, found: RegimeComparison) -> Path:
 def _heading(found: RegimeComparison) -> str:
     names = " against ".join(plain(regime) for regime in found.circuits.regimes)
     row = _row(found.yardstick, "edges")
-    text = f"Circuits of two regimes share on average {_share(row['across'])} of their edges (IoU)"
+    across = row["across"] if _known(row["across"]) else row["across_same_seed"]
+    text = f"Circuits of two regimes share on average {_share(across)} of their edges (IoU)"
     text += f"; circuits of one regime and different seeds {_share(row['within'])}." if _known(row["within"]) else "."
     return f"# {names}\n\n{text}"
 

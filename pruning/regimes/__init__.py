@@ -7,5 +7,5 @@
 - `faithfulness`: every circuit on every regime's prompts;
 - `study`: all of it in one call.
 
-`docs/regimes.md` says what the figures mean; `analysis.compare_regimes` makes tables and pictures of them.
+`docs/explanations/regimes.md` says what the figures mean; `analysis.compare_regimes` makes tables and pictures of them.
 """
