@@ -238,8 +238,8 @@ def _on_difference(row: dict[str, Any]) -> str:
     if row["smallest_p"] > _LEVEL:
         return (
             f"With these seeds no difference could be significant (the smallest possible p is {smallest}): the "
-            f"difference of {_share(row['difference'])} in edge IoU is a measurement, **not a test that was passed**. More seeds "
-            "would make it one."
+            f"difference of {_share(row['difference'])} in edge IoU is a measurement, **not a test that was passed**. "
+            "More seeds would make it one."
         )
     return f"That the regimes' circuits differ by more than their seeds do was **not shown** (edges, p = {p})."
 
