@@ -16,10 +16,10 @@ import torch
 
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
-from circuitgraph.errors import ConfigurationError
+from circuitgraph.errors import ConfigurationError, UnknownNameError
 from pruning.diagnose import diagnose
 from pruning.discretize import discretize, edges_to_keep
-from pruning.evaluation import evaluate
+from pruning.evaluation import evaluate, metrics_table
 from pruning.frozen_cache.disk import DiskCache
 from pruning.frozen_runs import FrozenRuns
 from pruning.objectives import TAKES_TOP_K, objective_named
@@ -50,6 +50,17 @@ class Discovery:
     curve: pd.DataFrame
     diagnoses: tuple[str, ...]
     run: TrainingRun
+
+    def table(self, split: str = "test") -> pd.DataFrame:
+        """The metrics of a split as a table, see `pruning.evaluation.metrics_table`.
+
+        Raises:
+            UnknownNameError: That split was not evaluated.
+        """
+        by_split = self.metrics["splits"]
+        if split not in by_split:
+            raise UnknownNameError.of("evaluated split", split, by_split)
+        return metrics_table(by_split[split])
 
 
 def discover(

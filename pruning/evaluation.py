@@ -43,6 +43,28 @@ class Evaluation:
     metrics: dict[str, dict[str, float | int | None]]
     examples: pd.DataFrame
 
+    @property
+    def table(self) -> pd.DataFrame:
+        """The metrics as a table, see `metrics_table`."""
+        return metrics_table(self.metrics)
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, float | int | None]]) -> pd.DataFrame:
+    """Metrics by role as a table to look at.
+
+    Args:
+        metrics: By role, then by metric, as in `Evaluation.metrics`.
+
+    Returns:
+        A row a role, in the order given, a column a metric (float64), NaN where a role lacks it.
+
+    Examples:
+        >>> table = metrics_table({"circuit": {"kl": 0.25}, "random": {"kl": 3.0, "kl_sd": None}})
+        >>> table["kl"].to_dict()
+        {'circuit': 0.25, 'random': 3.0}
+    """
+    return pd.DataFrame.from_dict(metrics, orient="index").astype(float)
+
 
 def score_prompts(logits: Tensor, teacher: Tensor, batch: PairBatch) -> dict[str, Tensor]:
     """Measure a batch of outputs.

@@ -56,6 +56,14 @@ def test_metrics(found: Discovery, task: TaskData) -> None:
     assert 50e6 < found.metrics["peak_rss_bytes"] < 64e9
 
 
+def test_a_splits_table(found: Discovery) -> None:
+    table = found.table("validation")
+    assert table.loc["circuit", "mse"] == found.metrics["splits"]["validation"]["circuit"]["mse"]
+    assert list(found.table().index) == list(found.metrics["splits"]["test"])
+    with pytest.raises(UnknownNameError, match="evaluated split 'tests'.*'test'"):
+        found.table("tests")
+
+
 def test_provenance_says_where_the_circuit_came_from(found: Discovery, compiled: CompiledModel, task: TaskData) -> None:
     provenance = found.circuit.provenance
     expected = {

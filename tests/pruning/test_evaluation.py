@@ -222,6 +222,18 @@ def test_random_circuits_are_averaged_with_their_spread(compiled: CompiledModel)
     assert singles[0]["kl_sd"] is None
 
 
+def test_the_table_has_every_metric_of_every_role_as_a_number(compiled: CompiledModel) -> None:
+    found = evaluate(compiled, circuit_of(compiled, 0.5), random_prompts(lengths=LENGTHS), n_random=1)
+    table = found.table
+    assert list(table.index) == list(found.metrics)
+    assert set(table.columns) == {name for row in found.metrics.values() for name in row}
+    assert (table.dtypes == np.float64).all()
+    for role, row in found.metrics.items():
+        for name in table.columns:
+            value = row.get(name)
+            assert np.isnan(table.loc[role, name]) if value is None else table.loc[role, name] == value
+
+
 def test_batches_do_not_matter(compiled: CompiledModel) -> None:
     pairs = random_prompts(lengths=LENGTHS, n_asked=(1, 3), wrong=True)
     circuit = circuit_of(compiled, 0.6)
