@@ -112,15 +112,21 @@ class TestDifferences:
         table = edge_differences(circuits)
         a, b = (set(circuits.consensus[name].edge_ids.tolist()) for name in ("ask", "show"))
         _, readers = UNIVERSE.endpoints(np.arange(UNIVERSE.n_edges))
-        in_queries = {edge for edge in range(UNIVERSE.n_edges) if UNIVERSE.reader_kinds[readers[edge]] == "q"}
-        row = table[(table["by"] == "reader_kind") & (table["stratum"] == "q")].iloc[0]
-        x, y = len((a - b) & in_queries), len((b - a) & in_queries)
-        assert (row["shared"], row["only_a"], row["only_b"]) == (len(a & b & in_queries), x, y)
-        assert row["n_universe"] == len(in_queries)
-        # Fisher's two-sided p: all tables with these margins that are at most as likely.
-        law = hypergeom(len(a ^ b), len(a - b), x + y)
-        likelihoods = law.pmf(np.arange(x + y + 1))
-        assert row["leaning_p"] == pytest.approx(likelihoods[likelihoods <= law.pmf(x) * (1 + 1e-9)].sum())
+        for kind in ("q", "k", "v", "mlp", "logits"):
+            here = {edge for edge in range(UNIVERSE.n_edges) if UNIVERSE.reader_kinds[readers[edge]] == kind}
+            row = table[(table["by"] == "reader_kind") & (table["stratum"] == kind)].iloc[0]
+            x, y = len((a - b) & here), len((b - a) & here)
+            assert (row["shared"], row["only_a"], row["only_b"]) == (len(a & b & here), x, y)
+            assert row["n_universe"] == len(here)
+            # Fisher's two-sided p: all tables with these margins that are at most as likely.
+            for name, found, drawn, others in (
+                ("leaning_p", x, len(a - b), x + y),
+                ("private_p", x + y, len(a ^ b), len((a | b) & here)),
+            ):
+                law = hypergeom(len(a ^ b) if name == "leaning_p" else len(a | b), drawn, others)
+                likelihoods = law.pmf(np.arange(others + 1))
+                expected = likelihoods[likelihoods <= law.pmf(found) * (1 + 1e-9)].sum()
+                assert row[name] == pytest.approx(expected)
         family = table[table["by"] == "reader_kind"]
         assert (family["leaning_p_adjusted"] >= family["leaning_p"]).all()
         assert family[["shared", "only_a", "only_b"]].to_numpy().sum() == len(a | b)

@@ -67,7 +67,7 @@ def test_given_circuits_need_neither_model_nor_task(result, tmp_path):
     files = [f"{regime}={result / 'circuits' / regime / 'seed-0' / 'circuit.json'}" for regime in ("plain", "cup")]
     ended = call("study", "--circuit", files[0], "--circuit", files[1], "--n-random", 0, "--out", tmp_path / "x")
     assert ended.code == 0, ended.err
-    assert "1 circuit given" in ended.err and "training 1" not in ended.err
+    assert "evaluating 6 circuits" in ended.err and "training 1 of" not in ended.err
 
 
 def test_dry_run_writes_nothing(short, regimes, tmp_path):
