@@ -63,7 +63,7 @@ def metrics_table(metrics: Mapping[str, Mapping[str, float | int | None]]) -> pd
         >>> table["kl"].to_dict()
         {'circuit': 0.25, 'random': 3.0}
     """
-    return pd.DataFrame.from_dict(metrics, orient="index").astype(float)
+    return pd.DataFrame.from_dict(dict(metrics), orient="index").astype(float)
 
 
 def score_prompts(logits: Tensor, teacher: Tensor, batch: PairBatch) -> dict[str, Tensor]:
