@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from analysis.algebra import complement, difference, intersection, symmetric_difference, union
     from analysis.checkpoints import compare_checkpoints
     from analysis.drawing import circuit_to_dot, draw
+    from analysis.explorer import write_explorer
     from analysis.faithfulness import area_under_curves, pareto_front
     from analysis.figures.density import block_density_figure
     from analysis.figures.faithfulness import curves_figure
@@ -90,6 +91,7 @@ __all__ = [
     "symmetric_difference",
     "training_figure",
     "union",
+    "write_explorer",
     "write_graph",
     "write_report",
 ]
@@ -142,6 +144,7 @@ _HOME = {
     "symmetric_difference": "analysis.algebra",
     "training_figure": "analysis.figures.training",
     "union": "analysis.algebra",
+    "write_explorer": "analysis.explorer",
     "write_graph": "analysis.graph_files",
     "write_report": "analysis.report",
 }
