@@ -12,9 +12,9 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from analysis.algebra import parentage
 from circuitgraph.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, GraphMismatchError, UnknownNameError
+from circuitgraph.parentage import parentage
 from circuitgraph.universe import Universe
 
 AGGREGATIONS = ("max", "sum")

@@ -257,15 +257,14 @@ class Circuit:
     # ---------------------------------------------------------------- other circuits
 
     def complement(self) -> Circuit:
-        """The edges that this circuit cuts, less those that dangle, with a score of 1 each."""
-        kept = {"model", "revision", "config_hash", "task"}
-        parent = {name: value for name, value in self.provenance.items() if name in kept}
-        return Circuit.from_edges(
-            self.universe,
-            ~self.mask,
-            ablation=self.ablation,
-            provenance={**parent, "operation": "complement", "parents": [self.digest]},
-        )
+        """The edges that this circuit cuts, less those that dangle, with a score of 1 each.
+
+        Its provenance names this circuit as its parent, see `circuitgraph.parentage`.
+        """
+        from circuitgraph.parentage import parentage
+
+        provenance = parentage("complement", [self])
+        return Circuit.from_edges(self.universe, ~self.mask, ablation=self.ablation, provenance=provenance)
 
     def with_provenance(self, provenance: Mapping[str, object]) -> Circuit:
         """The same circuit with entries added to its provenance, replacing those of the same name."""

@@ -10,9 +10,9 @@ all edge sets of the universe with these degrees.
    that have edges; which of the two comes first is tossed for. Readers alone would do, but where one node
    has hundreds of edges both together forget the start several times sooner.
 3. The chain is symmetric: what is dealt in a trade is the same before and after it, so every round is as likely
-   as its reverse. It can stay where it is. And it reaches everything: `docs/explanations/overlap.md` shows that exchanges
-   of two edges, which are trades, join any two edge sets of the same degrees *in a universe whose readers see
-   prefixes*; with edges forbidden in any other pattern this need not be so. So the uniform distribution is its
+   as its reverse. It can stay where it is. And it reaches everything: `docs/explanations/overlap.md` shows that
+   exchanges of two edges, which are trades, join any two edge sets of the same degrees *in a universe whose readers
+   see prefixes*; with edges forbidden in any other pattern this need not be so. So the uniform distribution is its
    only stationary one.
 4. *Valid p-values.* The chain runs from the circuit for some rounds to a hub, and from the hub anew for every
    sample. Under the null model the circuit and the samples are exchangeable, whether or not the chain has

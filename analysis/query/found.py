@@ -19,12 +19,12 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from analysis.algebra import parentage
 from analysis.query.chains import edges_on_chain, edges_touching
 from analysis.query.language import parse_query
 from analysis.query.names import Readings, fit_steps
 from circuitgraph.circuit import Circuit
 from circuitgraph.html_card import card, html_table
+from circuitgraph.parentage import parentage
 
 # How many edges a notebook shows.
 SHOWN = 20

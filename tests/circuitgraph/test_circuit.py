@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+import analysis
 from circuitgraph.circuit import Circuit
 from circuitgraph.errors import CircuitFormatError, ConfigurationError, OutputError, UnknownNameError
 from circuitgraph.graph import build_graph
@@ -167,6 +168,28 @@ def test_the_complement_keeps_the_others(case: Kept) -> None:
     assert complement.n_raw == others.sum()
     assert np.array_equal(complement.mask, effective_edges(case.universe, others, "counterfactual"))
     assert complement.provenance["parents"] == [circuit.digest]
+
+
+def test_the_complement_inherits_what_it_takes_to_evaluate_it() -> None:
+    told = {
+        "model": "m",
+        "revision": "r",
+        "task": "ioi",
+        "data_hash": "d",
+        "tokenizer": "t",
+        "seed": 3,
+        "recipe": "quick",
+    }
+    universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+    circuit = Circuit.from_edges(universe, ["input->logits"], provenance=told)
+    for complement in (circuit.complement(), analysis.complement(circuit)):
+        provenance = complement.provenance
+        assert {name: provenance[name] for name in ("model", "revision", "task", "data_hash", "tokenizer")} == {
+            name: told[name] for name in ("model", "revision", "task", "data_hash", "tokenizer")
+        }
+        assert (provenance["method"], provenance["operation"]) == ("set-algebra", "complement")
+        assert provenance["parent_provenance"][0]["seed"] == 3
+        assert "seed" not in provenance
 
 
 @pytest.mark.parametrize(
