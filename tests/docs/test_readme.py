@@ -1,4 +1,4 @@
-"""The README runs as it stands, on fewer prompts and with fewer steps; the front page (`index.md`) has the same lines."""
+"""The README runs as it stands, on fewer prompts and with fewer steps; the front page has the same lines."""
 
 from __future__ import annotations
 
