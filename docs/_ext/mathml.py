@@ -30,7 +30,7 @@ def _inline(translator: Any, node: nodes.math) -> None:
 
 
 def _block(translator: Any, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="math">{_as_mathml(node, block=True)}</div>\n')
+    translator.body.append(f'<div class="formula">{_as_mathml(node, block=True)}</div>\n')
     raise nodes.SkipNode
 
 
