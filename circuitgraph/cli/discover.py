@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -24,6 +24,7 @@ from circuitgraph.cli.settings import (
 from circuitgraph.errors import TrainingError
 
 if TYPE_CHECKING:
+    from circuitgraph.cli.result_folder import ResultFolder
     from circuitgraph.models import LoadedModel
     from pruning.discovery import Discovery
     from pruning.tasks import TaskData
@@ -31,127 +32,34 @@ if TYPE_CHECKING:
 
 def discover(
     model: options.Model,
-    task: Annotated[str, typer.Option("--task", "-t", help=options.TASK_HELP, show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.", show_default=False)],
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="Settings by name (see `circuitgraph recipes`).",
-            show_default="quick; Tracr models: tracr",
-            rich_help_panel=options.SETTINGS,
-        ),
-    ] = None,
-    target_sparsity: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of edges to cut, in (0, 2]; above 1 pushes harder.",
-            show_default="the recipe's",
-            rich_help_panel=options.SETTINGS,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Training steps.", show_default="the recipe's", rich_help_panel=options.SETTINGS),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Prompts a step.", show_default="the recipe's", rich_help_panel=options.SETTINGS),
-    ] = None,
-    ablation: Annotated[
-        str | None,
-        typer.Option(
-            help="What cut edges carry: counterfactual, zero, mean or mean-positional.",
-            show_default="the recipe's, else counterfactual; Tracr models: zero",
-            rich_help_panel=options.SETTINGS,
-        ),
-    ] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            help="What is compared with the full model: kl, logit-diff, cross-entropy, mse or position-kl.",
-            show_default="the recipe's, else the task's",
-            rich_help_panel=options.SETTINGS,
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of prompts and training.", rich_help_panel=options.SETTINGS)] = 0,
-    n_random: Annotated[
-        int,
-        typer.Option(min=0, help="Random circuits of the same size to compare with.", rich_help_panel=options.SETTINGS),
-    ] = 10,
+    task: options.Task,
+    out: options.ResultOut,
+    recipe: options.Recipe = None,
+    target_sparsity: options.TargetSparsity = None,
+    steps: options.Steps = None,
+    batch_size: options.BatchSize = None,
+    ablation: options.Ablation = None,
+    objective: options.Objective = None,
+    seed: options.Seed = 0,
+    n_random: options.NRandom = 10,
     embeddings: options.Embeddings = None,
     kv_heads: options.KvHeads = None,
     qkv: options.Qkv = None,
-    train_size: Annotated[
-        int | None,
-        typer.Option(help="Training prompts.", show_default="the task's", rich_help_panel=options.PROMPTS),
-    ] = None,
-    validation_size: Annotated[
-        int | None,
-        typer.Option(help="Validation prompts.", show_default="the task's", rich_help_panel=options.PROMPTS),
-    ] = None,
-    test_size: Annotated[
-        int | None,
-        typer.Option(help="Test prompts.", show_default="the task's", rich_help_panel=options.PROMPTS),
-    ] = None,
-    chat_template: Annotated[
-        bool,
-        typer.Option(
-            "--chat-template",
-            help="Wrap each prompt as a user's message; by default it is not.",
-            rich_help_panel=options.PROMPTS,
-        ),
-    ] = False,
-    bos: Annotated[
-        str,
-        typer.Option(
-            help="BOS before each prompt: auto (as the tokenizer does), yes or no.",
-            rich_help_panel=options.PROMPTS,
-        ),
-    ] = "auto",
+    train_size: options.TrainSize = None,
+    validation_size: options.ValidationSize = None,
+    test_size: options.TestSize = None,
+    chat_template: options.ChatTemplate = False,
+    bos: options.Bos = "auto",
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
-    cache_gib: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Memory for runs that never change, in GiB; 0 keeps none of them in memory.",
-            rich_help_panel=options.MACHINE,
-        ),
-    ] = 2.0,
+    cache_gib: options.CacheGib = 2.0,
     disk_cache_gib: options.DiskCacheGib = 2.0,
     cache_dir: options.CacheDir = None,
-    teacher_top_k: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Of the full model, keep the likeliest K tokens and the mass of all others as one; for "
-            "vocabularies too large for the cache.",
-            show_default="the whole vocabulary",
-            rich_help_panel=options.MACHINE,
-        ),
-    ] = None,
-    memory_gib: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            help="Memory that the run has to fit into, in GiB; it decides how many prompts run at once.",
-            show_default="what is free",
-            rich_help_panel=options.MACHINE,
-        ),
-    ] = None,
+    teacher_top_k: options.TeacherTopK = None,
+    memory_gib: options.MemoryGibOfRun = None,
     no_verify: options.NoVerify = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Check everything and show what would run; train and write nothing.",
-            rich_help_panel=options.MACHINE,
-        ),
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace an older result in the folder.", rich_help_panel=options.MACHINE),
-    ] = False,
+    dry_run: options.DryRun = False,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Find the circuit that a model uses for a task, evaluate it and draw it.
@@ -159,11 +67,10 @@ def discover(
     Writes circuit.json, metrics.json, examples.csv, curve.csv, curve.png, circuit.dot, circuit.pdf,
     circuit.svg, circuit.html (the circuit to explore in a browser), gates.safetensors and report.md into a new folder.
     """
-    from circuitgraph.cli.cache import disk_cache, told_as_notes
-    from circuitgraph.cli.output import only_json, print_json, say, warn
-    from circuitgraph.cli.progress import watching
+    from circuitgraph.cli.cache import disk_cache
+    from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.cli.result_folder import ResultFolder
-    from circuitgraph.cli.result_writer import result_bytes, write_result
+    from circuitgraph.cli.result_writer import result_bytes
 
     with only_json(as_json):
         settled = settle_recipe(
@@ -198,8 +105,18 @@ def discover(
             print_json(job.to_dict())
         say("dry run: nothing was trained or written")
         return
+    _run(job, folder, n_random=n_random, as_json=as_json)
+
+
+def _run(job: Job, folder: ResultFolder, *, n_random: int, as_json: bool) -> None:
+    """Train, evaluate, write and show."""
+    from circuitgraph.cli.cache import told_as_notes
+    from circuitgraph.cli.output import only_json, warn
+    from circuitgraph.cli.progress import watching
+    from circuitgraph.cli.result_writer import write_result
+
     with only_json(as_json):
-        with told_as_notes(), watching(settled.steps, goal) as watch:
+        with told_as_notes(), watching(job.recipe.steps, job.objective) as watch:
             found = job.run(watch, n_random=n_random)
         _check_learnt(found)
         unwritten = write_result(found, folder, command=command_line())

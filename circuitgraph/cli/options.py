@@ -110,6 +110,122 @@ NoVerify = Annotated[
     ),
 ]
 
+# -------------------------------------------------------------------- what a run is to do
+
+Task = Annotated[str, typer.Option("--task", "-t", help=TASK_HELP, show_default=False)]
+ResultOut = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.", show_default=False)]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        help="Settings by name (see `circuitgraph recipes`).",
+        show_default="quick; Tracr models: tracr",
+        rich_help_panel=SETTINGS,
+    ),
+]
+TargetSparsity = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of edges to cut, in (0, 2]; above 1 pushes harder.",
+        show_default="the recipe's",
+        rich_help_panel=SETTINGS,
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Training steps.", show_default="the recipe's", rich_help_panel=SETTINGS),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(help="Prompts a step.", show_default="the recipe's", rich_help_panel=SETTINGS),
+]
+Ablation = Annotated[
+    str | None,
+    typer.Option(
+        help="What cut edges carry: counterfactual, zero, mean or mean-positional.",
+        show_default="the recipe's, else counterfactual; Tracr models: zero",
+        rich_help_panel=SETTINGS,
+    ),
+]
+Objective = Annotated[
+    str | None,
+    typer.Option(
+        help="What is compared with the full model: kl, logit-diff, cross-entropy, mse or position-kl.",
+        show_default="the recipe's, else the task's",
+        rich_help_panel=SETTINGS,
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Of prompts and training.", rich_help_panel=SETTINGS)]
+NRandom = Annotated[
+    int,
+    typer.Option(min=0, help="Random circuits of the same size to compare with.", rich_help_panel=SETTINGS),
+]
+TrainSize = Annotated[
+    int | None,
+    typer.Option(help="Training prompts.", show_default="the task's", rich_help_panel=PROMPTS),
+]
+ValidationSize = Annotated[
+    int | None,
+    typer.Option(help="Validation prompts.", show_default="the task's", rich_help_panel=PROMPTS),
+]
+TestSize = Annotated[
+    int | None,
+    typer.Option(help="Test prompts.", show_default="the task's", rich_help_panel=PROMPTS),
+]
+ChatTemplate = Annotated[
+    bool,
+    typer.Option(
+        "--chat-template",
+        help="Wrap each prompt as a user's message; by default it is not.",
+        rich_help_panel=PROMPTS,
+    ),
+]
+Bos = Annotated[
+    str,
+    typer.Option(
+        help="BOS before each prompt: auto (as the tokenizer does), yes or no.",
+        rich_help_panel=PROMPTS,
+    ),
+]
+CacheGib = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Memory for runs that never change, in GiB; 0 keeps none of them in memory.",
+        rich_help_panel=MACHINE,
+    ),
+]
+TeacherTopK = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Of the full model, keep the likeliest K tokens and the mass of all others as one; for "
+        "vocabularies too large for the cache.",
+        show_default="the whole vocabulary",
+        rich_help_panel=MACHINE,
+    ),
+]
+MemoryGibOfRun = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="Memory that the run has to fit into, in GiB; it decides how many prompts run at once.",
+        show_default="what is free",
+        rich_help_panel=MACHINE,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Check everything and show what would run; train and write nothing.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace an older result in the folder.", rich_help_panel=MACHINE),
+]
+
 # -------------------------------------------------------------------- saved circuits, compared and tabulated
 
 FORMAT = "Format of the tables"
