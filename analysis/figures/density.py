@@ -13,7 +13,7 @@ from analysis.comparable import Circuits
 from analysis.figures.colors import color_bar, density_colors
 from analysis.figures.labels import label_layers
 from analysis.figures.panels import PER_ROW, label_outside, panel_axes, title_panels, trim_height
-from analysis.figures.style import DOUBLE_COLUMN, PALE, SINGLE_COLUMN, style_axes
+from analysis.figures.style import DOUBLE_COLUMN, PALE, SINGLE_COLUMN, lay_out, style_axes
 from analysis.sparsity import block_density
 
 
@@ -54,6 +54,7 @@ def block_density_figure(
     label_outside(panels, "layer that writes", "layer that reads")
     ticks = [tick for tick in (0.01, 0.05, 0.1, 0.2, 0.5, 1.0) if tick <= top * (1 + 1e-9)]
     color_bar(panels[min(len(panels), PER_ROW) - 1], "share of edges kept", ticks=ticks if len(ticks) > 1 else None)
+    lay_out(figure)
     for panel, matrix in zip(panels, matrices.values(), strict=True):
         label_layers(panel.xaxis, len(matrix) - 1, first=-1, last=len(matrix) - 2)
         label_layers(panel.yaxis, len(matrix) - 1)

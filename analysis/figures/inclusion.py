@@ -106,4 +106,5 @@ def _draw_layers(axes: Axes, table: pd.DataFrame, *, grow: bool) -> None:
     legend_above(axes, bars, [name for name, _, _ in _CLASSES], grow=grow)
     logits = layers[(table["kind"] == "logits").to_numpy()]
     # Without an edge into the logits nothing tells how many layers there are, and nothing needs to.
+    lay_out(axes.figure.canvas.figure)
     label_layers(axes.xaxis, int(logits[0]) if logits.size else highest + 1, last=highest)

@@ -95,7 +95,8 @@ def label_layers(axis: Axis, n_layers: int, *, first: int = 0, last: int | None 
     """Label as many layers as there is room for, and the embeddings and the logits wherever they are on the axis.
 
     Args:
-        axis: An axis on which layers lie at their numbers, embeddings at -1 and the logits at `n_layers`.
+        axis: An axis of a figure that has been laid out (`lay_out`), on which layers lie at their numbers, embeddings
+            at -1 and the logits at `n_layers`.
         n_layers: How many layers the model has.
         first: The lowest number on the axis.
         last: The highest; by default the logits.
@@ -110,15 +111,21 @@ def label_layers(axis: Axis, n_layers: int, *, first: int = 0, last: int | None 
         numbers = {n: str(n) for n in layers if all(abs(n - end) >= margin for end in ends)}
         shown = dict(sorted((numbers | ends).items()))
         axis.set_ticks(list(shown), list(shown.values()))
-        if not _collide(axis, gap=3):
+        if not _touch(axis, gap=3):
             return
 
 
-def _collide(axis: Axis, *, gap: float = 0) -> bool:
-    figure = axis.axes.figure.canvas.figure
-    lay_out(figure)
+def _collide(axis: Axis) -> bool:
+    lay_out(axis.axes.figure.canvas.figure)
+    return _touch(axis)
+
+
+def _touch(axis: Axis, *, gap: float = 0) -> bool:
+    """Whether labels lie on each other, or less than a gap, in points, beside each other, where the axis is now."""
+    # This puts the labels where their ticks are.
+    axis.get_tightbbox()
     labels = [text for text in axis.get_majorticklabels() if text.get_text()]
-    return bool(overlapping(labels, gap=gap * figure.dpi / 72))
+    return bool(overlapping(labels, gap=gap * axis.axes.figure.canvas.figure.dpi / 72))
 
 
 def overlapping(artists: Iterable[Artist], *, gap: float = 0) -> list[tuple[Artist, Artist]]:

@@ -14,7 +14,16 @@ from analysis.drawing.style import EDGE_STYLES
 from analysis.figures.colors import color_bar, density_colors, ink_on
 from analysis.figures.labels import label_layers, legend_above, plain_labels, spread_labels
 from analysis.figures.panels import label_outside, panel_axes, title_panels
-from analysis.figures.style import DOUBLE_COLUMN, INK, PALE, SINGLE_COLUMN, SMALL_FONT_SIZE, new_figure, style_axes
+from analysis.figures.style import (
+    DOUBLE_COLUMN,
+    INK,
+    PALE,
+    SINGLE_COLUMN,
+    SMALL_FONT_SIZE,
+    lay_out,
+    new_figure,
+    style_axes,
+)
 from circuitgraph.errors import ConfigurationError
 
 # Above this many circuits, bars give way to one row of coloured cells a circuit.
@@ -104,6 +113,7 @@ def _bars(counts: _Counts, axes: Axes | None) -> Figure:
     else:
         look = {"frameon": False, "fontsize": SMALL_FONT_SIZE, "labelcolor": INK, "handlelength": 2.6}
         figure.legend(handles, names, loc="outside upper center", ncols=len(kinds), **look)
+    lay_out(figure)
     for panel, of_kinds in zip(panels, counts.values(), strict=True):
         label_layers(panel.xaxis, _n_layers(of_kinds))
     return figure
@@ -152,6 +162,7 @@ def _cells(counts: _Counts) -> Figure:
     right.set_yticks([])
     right.set_xlabel("layer that reads")
     color_bar(right, "edges kept")
+    lay_out(figure)
     label_layers(right.xaxis, n_layers)
     spread_labels(left.yaxis)
     spread_labels(left.xaxis)

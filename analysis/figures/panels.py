@@ -71,14 +71,12 @@ def title_panels(panels: Sequence[Axes], names: Sequence[str]) -> None:
         panels: Panels of a figure that is otherwise finished, since their widths are measured.
         names: Any names.
     """
-    limit = 40
-    while limit > 4:
+    lay_out(panels[0].figure.canvas.figure)
+    for limit in range(40, 4, -2):
         for panel, label in zip(panels, plain_labels(names, limit), strict=True):
             panel.set_title(label, fontsize=FONT_SIZE, color=INK, pad=3)
-        lay_out(panels[0].figure.canvas.figure)
-        if all(panel.title.get_window_extent().width <= 1.02 * panel.bbox.width for panel in panels):
+        if all(panel.title.get_window_extent().width <= panel.bbox.width for panel in panels):
             return
-        limit -= 2
 
 
 def trim_height(figure: Figure) -> None:
