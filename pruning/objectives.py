@@ -93,6 +93,17 @@ def _kl(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
     return _mean(kl_divergence(logits, teacher), batch)
 
 
+def _tempered_kl(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
+    """Mean of the KL as it is and the KL at half the temperature, where the likeliest tokens count for more."""
+    if logits.shape[-1] == 1:
+        raise ConfigurationError(
+            "objective 'tempered-kl' needs a vocabulary; this model puts out one number, use 'mse'"
+        )
+    teacher = whole_vocabulary(teacher, "objective 'tempered-kl'")
+    plain, sharp = kl_divergence(logits, teacher), kl_divergence(2 * logits, 2 * teacher)
+    return _mean((plain + sharp) / 2, batch)
+
+
 def _logit_diff(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
     teacher = whole_vocabulary(teacher, "objective 'logit-diff'")
     return (logit_difference(logits, batch) - logit_difference(teacher, batch)).pow(2).mean()
@@ -128,6 +139,7 @@ def _position_kl(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
 
 OBJECTIVES: dict[str, Objective] = {
     "kl": _kl,
+    "tempered-kl": _tempered_kl,
     "logit-diff": _logit_diff,
     "cross-entropy": _cross_entropy,
     "mse": _mse,
@@ -142,7 +154,9 @@ def objective_named(name: str) -> Objective:
     """Look an objective up.
 
     Args:
-        name: `kl`: KL(full ‖ circuit); `logit-diff`: squared difference of the two logit differences;
+        name: `kl`: KL(full ‖ circuit); `tempered-kl`: mean of that and of the same at temperature ½, which weighs
+            the likeliest tokens more, so that the circuit's top token is more often the full model's;
+            `logit-diff`: squared difference of the two logit differences;
             `cross-entropy`: of the right answer; `mse`: squared difference of numeric outputs;
             `position-kl`: KL of a softmax over positions.
 

@@ -108,7 +108,7 @@ def study(
     objective: Annotated[
         str | None,
         typer.Option(
-            help="What is compared with the full model: kl, logit-diff, cross-entropy, mse or position-kl.",
+            help="Compared with the full model: kl, tempered-kl, logit-diff, cross-entropy, mse or position-kl.",
             show_default="the recipe's, else the task's",
             rich_help_panel=options.SETTINGS,
         ),

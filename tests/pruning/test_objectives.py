@@ -68,6 +68,17 @@ def test_kl_of_narrow_formats_is_worked_out_in_float32() -> None:
     assert found.dtype == torch.float32 and found.tolist() == [0, 0, 0]
 
 
+def test_tempered_kl_is_the_mean_of_the_kl_at_temperatures_one_and_a_half() -> None:
+    # At temperature ½ probabilities are squared: (¼, ¾) becomes (1/10, 9/10), (½, ½) stays.
+    squared = 1 / (1 + (e**2 - 1) ** 2)
+    sharp = [0.5 * log(0.5 / 0.1) + 0.5 * log(0.5 / 0.9), 0.0, -log(squared)]
+    each = [(plain + tempered) / 2 for plain, tempered in zip(KL, sharp, strict=True)]
+    expected = ((each[0] + each[1]) / 2 + each[2]) / 2
+    assert objective_named("tempered-kl")(CIRCUIT, TEACHER, batch()).item() == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ConfigurationError, match="one number"):
+        objective_named("tempered-kl")(CIRCUIT[:, :1], TEACHER[:, :1], batch())
+
+
 def test_means_of_prompts_of_unequal_numbers() -> None:
     values = torch.tensor([1.0, 3.0, 10.0])
     assert per_prompt_mean(values, PROMPT, 2).tolist() == [2, 10]
