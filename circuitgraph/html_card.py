@@ -28,7 +28,9 @@ _CARD = (
     "display:inline-block;border:1px solid currentColor;border-radius:4px;padding:0.6em 0.9em;"
     "font-family:sans-serif;font-size:13px;line-height:1.45;text-align:left"
 )
-_CELL = "padding:0 0.9em 0 0;border:0;background:transparent;text-align:{align}"
+# Old browsers' rules let no colour into a table unless it is told.
+_TABLE = "border:0;margin:0.5em 0 0 0;color:inherit;font-size:inherit"
+_CELL = "padding:0 0.9em 0 0;border:0;background:transparent;color:inherit;font-size:inherit;text-align:{align}"
 
 
 def escaped(text: object) -> str:
@@ -50,9 +52,8 @@ def card(title: str, lines: Iterable[str], *tables: str) -> str:
         tables: What comes last, as HTML.
     """
     paragraphs = "".join(f'<div style="opacity:0.8">{escaped(line)}</div>' for line in lines)
-    return (
-        f'<div style="{_CARD}"><div style="font-weight:600">{escaped(title)}</div>{paragraphs}{"".join(tables)}</div>'
-    )
+    heading = f'<div style="font-weight:600">{escaped(title)}</div>'
+    return f'<div style="{_CARD}">{heading}{paragraphs}{"".join(tables)}</div>'
 
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -62,10 +63,8 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         >>> html_table(["part", "kept"], [("<a>", 1)]).count("&lt;a&gt;")
         1
     """
-    body = "".join(_row("td", row) for row in rows)
-    return (
-        f'<table style="border:0;margin:0.5em 0 0 0"><thead>{_row("th", header)}</thead><tbody>{body}</tbody></table>'
-    )
+    head, body = _row("th", header), "".join(_row("td", row) for row in rows)
+    return f'<table style="{_TABLE}"><thead>{head}</thead><tbody>{body}</tbody></table>'
 
 
 def _row(tag: str, cells: Sequence[object]) -> str:
