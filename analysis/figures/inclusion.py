@@ -98,7 +98,7 @@ def _draw_layers(axes: Axes, table: pd.DataFrame, *, grow: bool) -> None:
     for number, (_, color, hatch) in enumerate(_CLASSES):
         edges = np.bincount(layers[place == number], minlength=highest + 1)
         look = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.3, "width": 0.9}
-        bars.append(axes.bar(np.arange(highest + 1), edges, bottom=below, **look))
+        bars.append(axes.bar(np.arange(highest + 1), edges, bottom=below, **look)[0])
         below += edges
     axes.set_xlabel("layer that reads")
     axes.set_ylabel("edges")
