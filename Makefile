@@ -5,6 +5,8 @@ PYTHON ?= python3.11
 DEMO_OUT ?= runs/demo
 BIN := .venv/bin
 STAMP := .venv/.installed
+# A process a core, at most four, each with one thread and whole files, so that what a file makes once is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-fast test-full lint docs setup clean
@@ -26,21 +28,21 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/circuitgraph discover --model smollm2-135m --task ioi --validation-size 100 --test-size 200 \
-		--out $(DEMO_OUT) --overwrite
+	$(BIN)/circuitgraph discover --model smollm2-135m --task ioi --train-size 1500 --validation-size 100 \
+		--test-size 200 --target-sparsity 0.9505 --steps 950 --objective tempered-kl --out $(DEMO_OUT) --overwrite
 
 lint: $(STAMP)
 	.ci/lint
 
 test: lint
-	$(BIN)/python -m pytest -q -m "not full"
+	$(PYTEST) -m "not full"
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow and not full"
+	$(PYTEST) -m "not slow and not full"
 
 # The long ones: targets over several seeds and sparsities. Run before a release.
 test-full: lint
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 # The site, built strictly: a warning, a dead link or a cell that fails ends it. Then the checks of the
 # built pages, in a browser where there is one.
