@@ -30,6 +30,8 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from tests.chromium import browser  # noqa: F401  (a fixture)
+
 
 class UncastRMSNorm(nn.Module):
     """Llama's norm without its cast to float32, which would hide what a float64 test looks for."""

@@ -193,8 +193,8 @@ def compare_regimes(
         >>> a = Circuit.from_edges(universe, ["input->logits", "input->m0", "m0->logits"])
         >>> b = Circuit.from_edges(universe, ["input->logits", "input->a0.h0<v>", "a0.h0->logits"])
         >>> found = compare_regimes({"asked": [a, a], "shown": [b, b]}, n_samples=9)
-        >>> found.yardstick[["level", "within", "across"]].iloc[0].tolist()
-        ['edges', 1.0, 0.2]
+        >>> found.yardstick.set_index("level")[["within", "across"]].loc["edges"].tolist()
+        [1.0, 0.2]
     """
     if isinstance(circuits, (str, Path)):
         circuits, own = read_study(circuits)

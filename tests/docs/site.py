@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -72,10 +71,3 @@ def read(page: Path) -> Found:
     found = Found()
     found.feed(page.read_text(encoding="utf-8"))
     return found
-
-
-def chromium() -> str | None:
-    """The browser, where there is one."""
-    return next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.docs.site import chromium, html_pages, read, site_in
+from tests.chromium import PATIENCE_MS
+from tests.docs.site import html_pages, read, site_in
 
 pytestmark = pytest.mark.slow
 
@@ -66,21 +66,15 @@ def test_the_front_page_is_one_click_from_ones_own_model_and_data(site, pages):
 
 
 @pytest.mark.browser
-def test_nothing_scrolls_sideways_on_a_telephone(site, pages):
-    api = pytest.importorskip("playwright.sync_api")
-    if (program := chromium()) is None:
-        pytest.skip("no Chromium")
+def test_nothing_scrolls_sideways_on_a_telephone(site, pages, browser):
+    # The theme's scripts do not change widths, and cost most of the time.
+    view = browser.new_page(viewport={"width": 400, "height": 800}, java_script_enabled=False)
+    view.set_default_timeout(PATIENCE_MS)
     wide = []
-    with api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
-        view = browser.new_page(viewport={"width": 400, "height": 800}, java_script_enabled=False)
-        # The theme's scripts do not change widths, and cost most of the time; a busy machine is slow all the same.
-        view.set_default_timeout(240_000)
-        for page in pages:
-            view.goto(page.as_uri(), wait_until="domcontentloaded")
-            width = view.evaluate("document.documentElement.scrollWidth")
-            if width > 400:
-                wide.append(f"{page.relative_to(site)}: {width} pixels")
-        browser.close()
+    for page in pages:
+        view.goto(page.as_uri(), wait_until="domcontentloaded")
+        width = view.evaluate("document.documentElement.scrollWidth")
+        if width > 400:
+            wide.append(f"{page.relative_to(site)}: {width} pixels")
+    view.close()
     assert wide == []

@@ -1,9 +1,8 @@
-"""A real Chromium for the explorer's pages: one for all tests, and a page that may neither complain nor call home."""
+"""The explorer's pages in a real Chromium: none may complain or call home."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,26 +11,7 @@ import pytest
 
 from analysis.explorer import write_explorer
 from tests.analysis.explorer.shown import Shown
-
-ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync",
-]  # fmt: skip
-# A busy machine is slow, never wrong.
-PATIENCE_MS = 120_000
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """The Chromium of this machine; none is ever fetched."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not there")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no chromium on the path: install one (apt-get install chromium) to run the browser's tests")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS, timeout=PATIENCE_MS)
-        yield browser
-        browser.close()
+from tests.chromium import PATIENCE_MS
 
 
 @contextlib.contextmanager

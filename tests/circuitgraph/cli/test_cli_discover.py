@@ -285,12 +285,12 @@ class TestFolder:
         assert (tmp_path / "x" / "circuit.json").read_text() == "old"
 
     def test_without_graphviz_all_else_is_written(self, text_run, tmp_path, monkeypatch):
-        import analysis.drawing
+        import analysis.drawing.diagram
 
         def missing(*_):
             raise RenderingError("drawing pdf needs Graphviz: install the `dot` program")
 
-        monkeypatch.setattr(analysis.drawing, "render", missing)
+        monkeypatch.setattr(analysis.drawing.diagram, "render", missing)
         ended = call(*text_run, "--out", tmp_path / "x")
         assert ended.code == 0
         assert "install the `dot` program" in ended.err
