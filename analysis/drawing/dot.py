@@ -7,6 +7,7 @@ Edges end at the head, MLP or logits that they feed. A key and value reader that
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from analysis.drawing.caption import facts, title
@@ -42,13 +43,10 @@ def circuit_to_dot(circuit: Circuit, *, max_edges: int = 150) -> str:
     drawn = writers | set(ends.values())
     has_groups = any(heads_of_group(circuit.universe, name) for name in drawn)
     lines = ["digraph circuit {", *page_settings(), _legend(circuit, kinds, abs(scores).tolist(), has_groups)]
-    lines += _rows(circuit.universe, drawn)
+    lines += node_rows(circuit.universe, {"": drawn})
     for (source, reader), kind, score, width in zip(edges, kinds, scores, line_widths(scores), strict=True):
         lines.append(_edge(source, reader, ends[reader], kind, float(score), float(width)))
-    look = f'[color="{FAINT}", arrowhead=none, penwidth=0.6, weight=20]'
-    for name in sorted(drawn):
-        heads = [head for head in heads_of_group(circuit.universe, name) if head in drawn]
-        lines += [f"  {quoted(name)} -> {quoted(head)} {look};" for head in heads]
+    lines += group_lines(circuit.universe, drawn)
     return "\n".join([*lines, "}", ""])
 
 
@@ -98,15 +96,25 @@ def row_of(universe: Universe, name: str) -> tuple[int, int]:
     return node_layer(name) or 0, 1 if kind == "head" else 2
 
 
-def _rows(universe: Universe, drawn: set[str]) -> list[str]:
-    """Nodes, one row a rank, with layer labels at the left, joined invisibly to keep the rows in order."""
-    rows: dict[tuple[int, int], list[str]] = {}
-    for name in sorted(drawn, key=lambda name: (row_of(universe, name), len(name), name)):
-        rows.setdefault(row_of(universe, name), []).append(name)
+def node_rows(universe: Universe, panels: Mapping[str, set[str]], *, declare: bool = True) -> list[str]:
+    """Nodes of one layer and kind on one row through all panels, with layer labels at the left.
+
+    Args:
+        universe: Where the nodes are.
+        panels: The nodes drawn in each panel, by what is put before their names there.
+        declare: Whether the nodes are declared here; otherwise they are elsewhere, and only put on their rows.
+
+    Returns:
+        Lines of DOT; rows are joined invisibly to keep them in order.
+    """
+    rows: dict[tuple[int, int], list[tuple[str, str]]] = {}
+    for prefix, names in panels.items():
+        for name in names:
+            rows.setdefault(row_of(universe, name), []).append((prefix, name))
     lines: list[str] = []
     anchors: list[str] = []
     labelled: set[int] = set()
-    for (layer, part), names in rows.items():
+    for layer, part in sorted(rows):
         anchors.append(f"row {layer}.{part}")
         # The label belongs beside the heads; a row of groups below them goes without.
         first = layer not in labelled and not (part == 0 and (layer, 1) in rows)
@@ -117,10 +125,29 @@ def _rows(universe: Universe, drawn: set[str]) -> list[str]:
             f'    {quoted(anchors[-1])} [shape=plaintext, style="", label={quoted(text)}, '
             f'fontcolor="{FAINT}", fontsize=10, width=0.6, height=0.2, margin=0];'
         )
-        lines += [f"    {node_line(name)}" for name in names]
+        members = sorted(rows[layer, part], key=lambda one: (one[0], len(one[1]), one[1]))
+        lines += [
+            f"    {node_line(name, prefix) if declare else quoted(prefix + name) + ';'}" for prefix, name in members
+        ]
         lines.append("  }")
-    joins = [f"  {quoted(a)} -> {quoted(b)} [style=invis, weight=1000];" for a, b in pairwise(anchors)]
-    return lines + joins
+    return lines + [f"  {quoted(a)} -> {quoted(b)} [style=invis, weight=1000];" for a, b in pairwise(anchors)]
+
+
+def group_lines(universe: Universe, nodes: set[str], prefix: str = "") -> list[str]:
+    """Keys and values shared by a group, joined to its heads.
+
+    Args:
+        universe: Where the nodes are.
+        nodes: What is drawn.
+        prefix: What is put before their names.
+    """
+    look = f'[color="{FAINT}", arrowhead=none, penwidth=0.6, weight=20]'
+    return [
+        f"  {quoted(prefix + name)} -> {quoted(prefix + head)} {look};"
+        for name in sorted(nodes)
+        for head in heads_of_group(universe, name)
+        if head in nodes
+    ]
 
 
 def node_line(name: str, place: str = "") -> str:
@@ -178,8 +205,15 @@ def _legend(circuit: Circuit, kinds: list[str], scores: list[float], has_groups:
     keys += ["kv: a key and value shared by a group of heads"] if has_groups else []
     if keys:
         rows.append(f'<FONT COLOR="{FAINT}">{html_text("; ".join(keys))}</FONT>')
+    return page_label(rows)
+
+
+def page_label(rows: Sequence[str]) -> str:
+    """The graph's label: rows of HTML, one below the other; without any, no label."""
     table = "".join(f"<TR><TD>{row}</TD></TR>" for row in rows)
-    return f'  label=<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="2">{table}</TABLE>>;'
+    return (
+        f'  label=<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="2">{table}</TABLE>>;' if rows else ""
+    )
 
 
 def _sample(kind: str) -> str:

@@ -11,22 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from analysis.algebra import union
 from analysis.comparable import named_circuits, require_comparable
-from analysis.drawing.dot import end_of, heads_of_group, node_line, page_settings, row_of
+from analysis.drawing.diagram import Drawing
+from analysis.drawing.dot import end_of, group_lines, heads_of_group, node_line, node_rows, page_label, page_settings
 from analysis.drawing.escaping import html_text, quoted
-from analysis.drawing.render import FORMATS, render
 from analysis.drawing.selection import strongest_edges
 from analysis.drawing.style import EDGE_STYLES, FAINT, line_widths
-from circuitgraph.atomic_file import write_atomically
 from circuitgraph.circuit import Circuit
-from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.universe import Universe
+from circuitgraph.errors import ConfigurationError
 
 # Colour and line of the shared edges, then of each circuit's own, then of those that some share.
 _SHARED = ("#222222", "solid")
@@ -81,6 +78,7 @@ def membership_to_dot(
         GraphMismatchError: The circuits are of different universes or models.
 
     Examples:
+        >>> from circuitgraph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
         >>> a = Circuit.from_edges(universe, ["input->logits", "input->m0", "m0->logits"])
         >>> dot = membership_to_dot({"a": a, "b": Circuit.from_edges(universe, ["input->logits"])})
@@ -132,14 +130,10 @@ def draw_membership(
         RenderingError: Graphviz is missing or failed; `.dot` never needs it.
         OutputError: The file cannot be written.
     """
-    path = Path(path)
-    suffix = path.suffix.lower().removeprefix(".")
-    if suffix not in ("dot", *FORMATS):
-        raise UnknownNameError.of("drawing format", path.suffix, [f".{name}" for name in ("dot", *FORMATS)])
     dot_text = membership_to_dot(
         circuits, max_edges=max_edges, side_by_side=side_by_side, title=title, across_checkpoints=across_checkpoints
     )
-    return write_atomically(path, dot_text if suffix == "dot" else render(dot_text, suffix))
+    return Drawing(dot=dot_text).save(path)
 
 
 def _classes(whole: Circuit, circuits: Mapping[str, Circuit], chosen: list[int]) -> list[EdgeClass]:
@@ -164,10 +158,10 @@ def _overlay(whole: Circuit, classes: list[EdgeClass]) -> list[str]:
     places = sorted(place for one in classes for place in one.places)
     look = {place: one for one in classes for place in one.places}
     nodes = _nodes(whole, places)
-    lines = _rows(whole.universe, {"": nodes})
+    lines = node_rows(whole.universe, {"": nodes})
     widths = dict(zip(places, line_widths(whole.scores[places]).tolist(), strict=True))
     lines += [_edge(whole, place, look[place], widths[place], "", nodes) for place in places]
-    return lines + _group_lines(whole.universe, nodes, "")
+    return lines + group_lines(whole.universe, nodes, "")
 
 
 def _panels(whole: Circuit, classes: list[EdgeClass]) -> list[str]:
@@ -184,9 +178,9 @@ def _panels(whole: Circuit, classes: list[EdgeClass]) -> list[str]:
         lines.append(f'    label=<<B>{label}</B>>; fontcolor="{one.color}"; color="{FAINT}"; style=rounded; margin=10;')
         lines += [f"    {node_line(name, prefix)}" for name in sorted(nodes)]
         lines += ["  " + _edge(whole, place, one, widths[place], prefix, nodes) for place in one.places]
-        lines += ["  " + line for line in _group_lines(whole.universe, nodes, prefix)]
+        lines += ["  " + line for line in group_lines(whole.universe, nodes, prefix)]
         lines.append("  }")
-    return lines + _rows(whole.universe, panels, declare=False)
+    return lines + node_rows(whole.universe, panels, declare=False)
 
 
 def _nodes(whole: Circuit, places: list[int]) -> set[str]:
@@ -200,31 +194,6 @@ def _modules(whole: Circuit, places: list[int]) -> set[str]:
     return {end for end in ends if not heads_of_group(whole.universe, end)}
 
 
-def _rows(universe: Universe, panels: Mapping[str, set[str]], *, declare: bool = True) -> list[str]:
-    """Nodes of one layer and kind on one row through all panels, with layer labels at the left."""
-    rows: dict[tuple[int, int], list[tuple[str, str]]] = {}
-    for prefix, names in panels.items():
-        for name in names:
-            rows.setdefault(row_of(universe, name), []).append((prefix, name))
-    lines, anchors, labelled = [], [], set()
-    for layer, part in sorted(rows):
-        anchors.append(f"row {layer}.{part}")
-        first = layer not in labelled and not (part == 0 and (layer, 1) in rows)
-        text = f"layer {layer}" if first and 0 <= layer < universe.n_layers else ""
-        labelled |= {layer} if first else set()
-        lines.append("  { rank=same;")
-        lines.append(
-            f'    {quoted(anchors[-1])} [shape=plaintext, style="", label={quoted(text)}, '
-            f'fontcolor="{FAINT}", fontsize=10, width=0.6, height=0.2, margin=0];'
-        )
-        members = sorted(rows[layer, part], key=lambda one: (one[0], len(one[1]), one[1]))
-        lines += [
-            f"    {node_line(name, prefix) if declare else quoted(prefix + name) + ';'}" for prefix, name in members
-        ]
-        lines.append("  }")
-    return lines + [f"  {quoted(a)} -> {quoted(b)} [style=invis, weight=1000];" for a, b in pairwise(anchors)]
-
-
 def _edge(whole: Circuit, place: int, one: EdgeClass, width: float, prefix: str, nodes: set[str]) -> str:
     source, reader = whole.edges[place]
     end = end_of(whole.universe, reader, nodes)
@@ -233,17 +202,6 @@ def _edge(whole: Circuit, place: int, one: EdgeClass, width: float, prefix: str,
         f'  {quoted(prefix + source)} -> {quoted(prefix + end)} [color="{one.color}", style={one.line}, '
         f"arrowhead={EDGE_STYLES[whole.kinds[place]].arrow}, penwidth={width:.2f}, tooltip={tooltip}];"
     )
-
-
-def _group_lines(universe: Universe, nodes: set[str], prefix: str) -> list[str]:
-    """Keys and values shared by a group, joined to its heads."""
-    look = f'[color="{FAINT}", arrowhead=none, penwidth=0.6, weight=20]'
-    return [
-        f"  {quoted(prefix + name)} -> {quoted(prefix + head)} {look};"
-        for name in sorted(nodes)
-        for head in heads_of_group(universe, name)
-        if head in nodes
-    ]
 
 
 # -------------------------------------------------------------------- legend
@@ -273,7 +231,4 @@ def _legend(title: str, whole: Circuit, classes: list[EdgeClass], n_drawn: int) 
     keys += ["the wider, the larger |score|"] if np.ptp(whole.scores) > 0 else []
     if keys:
         rows.append(f'<FONT COLOR="{FAINT}">{html_text("; ".join(keys), 200)}</FONT>')
-    table = "".join(f"<TR><TD>{row}</TD></TR>" for row in rows)
-    return (
-        f'  label=<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="2">{table}</TABLE>>;' if rows else ""
-    )
+    return page_label(rows)
