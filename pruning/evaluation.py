@@ -144,12 +144,7 @@ def evaluate(
     """
     if not len(pairs):
         raise ConfigurationError("there is nothing to evaluate on: the split has no prompts")
-    difference = circuit.universe.first_difference(compiled.universe)
-    if difference is not None:
-        raise GraphMismatchError(
-            f"the circuit's universe is not the compiled model's: {difference}; compile the model with the "
-            "circuit's choices of embeddings, kv_heads and qkv"
-        )
+    require_universe(compiled, circuit)
     masks: dict[str, np.ndarray] = {
         "circuit": circuit.mask,
         "empty": np.zeros_like(circuit.mask),
@@ -174,6 +169,25 @@ def evaluate(
         randoms = [_summary(columns[f"random {i}"], columns["full"]) for i in range(n_random)]
         metrics["random"] = _mean_and_spread(randoms)
     return Evaluation(metrics=metrics, examples=_examples(measured, pairs, compiled))
+
+
+def require_universe(compiled: CompiledModel, circuit: Circuit, name: str = "the circuit's universe") -> None:
+    """Refuse a circuit of another universe than the model's.
+
+    Args:
+        compiled: The model.
+        circuit: The circuit.
+        name: What the message calls its universe.
+
+    Raises:
+        GraphMismatchError: They differ; the message says in what first.
+    """
+    difference = circuit.universe.first_difference(compiled.universe)
+    if difference is not None:
+        raise GraphMismatchError(
+            f"{name} is not the compiled model's: {difference}; compile the model with the "
+            "circuit's choices of embeddings, kv_heads and qkv"
+        )
 
 
 def evaluate_masks(

@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 EVALUATED = ("validation", "test")
 
 
+def about_model(compiled: CompiledModel) -> dict[str, Any]:
+    """A compiled model, for `--dry-run --json`."""
+    return {
+        **compiled.identity,
+        "dtype": str(compiled.dtype).removeprefix("torch."),
+        "device": str(compiled.device),
+        "universe": compiled.universe.to_dict(),
+        "n_edges": compiled.universe.n_edges,
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A training run, ready to start.
@@ -123,13 +134,8 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """What would run, for `--dry-run --json`."""
-        universe = self.plan.universe
         return {
-            **self.compiled.identity,
-            "dtype": str(self.compiled.dtype).removeprefix("torch."),
-            "device": str(self.compiled.device),
-            "universe": universe.to_dict(),
-            "n_edges": universe.n_edges,
+            **about_model(self.compiled),
             "task": self.task.name,
             "sizes": {name: len(pairs) for name, pairs in self.task.splits.items()},
             "data_hash": self.task.data_hash,

@@ -73,46 +73,15 @@ def study(
     seeds: Annotated[
         str, typer.Option(help="Seeds of the trainings, for every regime.", rich_help_panel=options.SETTINGS)
     ] = "0,1,2",
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="Settings by name (see `circuitgraph recipes`).",
-            show_default="quick; Tracr models: tracr",
-            rich_help_panel=options.SETTINGS,
-        ),
-    ] = None,
-    target_sparsity: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of edges to cut, in (0, 2]; above 1 pushes harder.",
-            show_default="the recipe's",
-            rich_help_panel=options.SETTINGS,
-        ),
-    ] = None,
+    recipe: options.Recipe = None,
+    target_sparsity: options.TargetSparsity = None,
     steps: Annotated[
         int | None,
         typer.Option(help="Steps of each training.", show_default="the recipe's", rich_help_panel=options.SETTINGS),
     ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Prompts a step.", show_default="the recipe's", rich_help_panel=options.SETTINGS),
-    ] = None,
-    ablation: Annotated[
-        str | None,
-        typer.Option(
-            help="What cut edges carry: counterfactual, zero, mean or mean-positional.",
-            show_default="the recipe's, else counterfactual; Tracr models: zero",
-            rich_help_panel=options.SETTINGS,
-        ),
-    ] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            help="Compared with the full model: kl, tempered-kl, logit-diff, cross-entropy, mse or position-kl.",
-            show_default="the recipe's, else the task's",
-            rich_help_panel=options.SETTINGS,
-        ),
-    ] = None,
+    batch_size: options.BatchSize = None,
+    ablation: options.Ablation = None,
+    objective: options.Objective = None,
     n_random: Annotated[
         int,
         typer.Option(
@@ -131,58 +100,20 @@ def study(
     embeddings: options.Embeddings = None,
     kv_heads: options.KvHeads = None,
     qkv: options.Qkv = None,
-    train_size: Annotated[
-        int | None,
-        typer.Option(help="Training prompts.", show_default="the task's", rich_help_panel=options.PROMPTS),
-    ] = None,
-    validation_size: Annotated[
-        int | None,
-        typer.Option(help="Validation prompts.", show_default="the task's", rich_help_panel=options.PROMPTS),
-    ] = None,
-    test_size: Annotated[
-        int | None,
-        typer.Option(help="Test prompts.", show_default="the task's", rich_help_panel=options.PROMPTS),
-    ] = None,
+    train_size: options.TrainSize = None,
+    validation_size: options.ValidationSize = None,
+    test_size: options.TestSize = None,
     data_seed: Annotated[
         int, typer.Option(help="Of the prompts, which are the same for all seeds.", rich_help_panel=options.PROMPTS)
     ] = 0,
-    chat_template: Annotated[
-        bool,
-        typer.Option(
-            "--chat-template",
-            help="Wrap each prompt as a user's message; by default it is not.",
-            rich_help_panel=options.PROMPTS,
-        ),
-    ] = False,
-    bos: Annotated[
-        str,
-        typer.Option(
-            help="BOS before each prompt: auto (as the tokenizer does), yes or no.",
-            rich_help_panel=options.PROMPTS,
-        ),
-    ] = "auto",
+    chat_template: options.ChatTemplate = False,
+    bos: options.Bos = "auto",
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
-    cache_gib: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Memory for runs that never change, in GiB; 0 keeps none of them in memory.",
-            rich_help_panel=options.MACHINE,
-        ),
-    ] = 2.0,
+    cache_gib: options.CacheGib = 2.0,
     disk_cache_gib: options.DiskCacheGib = 2.0,
     cache_dir: options.CacheDir = None,
-    teacher_top_k: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Of the full model, keep the likeliest K tokens and the mass of all others as one; for "
-            "vocabularies too large for the cache.",
-            show_default="the whole vocabulary",
-            rich_help_panel=options.MACHINE,
-        ),
-    ] = None,
+    teacher_top_k: options.TeacherTopK = None,
     memory_gib: Annotated[
         float | None,
         typer.Option(
@@ -193,14 +124,7 @@ def study(
         ),
     ] = None,
     no_verify: options.NoVerify = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Check everything and show what would run; train and write nothing.",
-            rich_help_panel=options.MACHINE,
-        ),
-    ] = False,
+    dry_run: options.DryRun = False,
     overwrite: Annotated[
         bool,
         typer.Option(

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitgraph.cli.job import Job
+from circuitgraph.cli.job import Job, about_model
 from circuitgraph.cli.output import bytes_text, print_table, say
 from circuitgraph.cli.progress import watching
 from circuitgraph.cli.settings import ModelPlan, settle_objective
@@ -91,13 +91,8 @@ class StudyJob:
 
     def to_dict(self) -> dict[str, Any]:
         """What would run, for `--dry-run --json`."""
-        universe = self.plan.universe
         return {
-            **self.compiled.identity,
-            "dtype": str(self.compiled.dtype).removeprefix("torch."),
-            "device": str(self.compiled.device),
-            "universe": universe.to_dict(),
-            "n_edges": universe.n_edges,
+            **about_model(self.compiled),
             "regimes": {
                 name: {
                     "task": task.name,

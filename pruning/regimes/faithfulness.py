@@ -20,7 +20,7 @@ from pruning.regimes.derived import (
     require_one_ablation,
     with_random,
 )
-from pruning.regimes.training import require_universe
+from pruning.regimes.training import require_universes
 from pruning.tasks import TaskData
 
 Tick = Callable[[str, int, int], None]
@@ -121,7 +121,7 @@ def _require_comparable(
     for regime, task in tasks.items():
         if not len(task.splits.get(split, ())):
             raise ConfigurationError(f"regime {regime!r} (task {task.name}) has no {split} prompts to measure on")
-    require_universe(compiled, circuits)
+    require_universes(compiled, circuits)
     return require_one_ablation(circuits)
 
 

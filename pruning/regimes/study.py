@@ -19,7 +19,7 @@ from pruning.recipes import Recipe, recipe_named
 from pruning.regimes.alignment import require_aligned
 from pruning.regimes.faithfulness import Tick, evaluate_regimes
 from pruning.regimes.folder import StudyFolder, require_file_names
-from pruning.regimes.training import Training, Watch, kept_circuits, require_universe, train_regimes
+from pruning.regimes.training import Training, Watch, kept_circuits, require_universes, train_regimes
 from pruning.tasks import TaskData, load_task, task_names
 
 Regime = str | Path | TaskData
@@ -272,7 +272,7 @@ def _check(
         check_top_k(training.teacher_top_k, objective, compiled.shape.d_vocab)
         if name not in given and not len(task.splits.get("train", ())):
             raise ConfigurationError(f"regime {name!r} (task {task.name}): no training prompts to learn from")
-    require_universe(compiled, given)
+    require_universes(compiled, given)
 
 
 def _keep_given(folder: StudyFolder, given: Mapping[str, Mapping[int, Circuit]]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
-from circuitgraph.errors import GraphMismatchError, OutputError, TrainingError
+from circuitgraph.errors import OutputError, TrainingError
 from pruning.discovery import discover
+from pruning.evaluation import require_universe
 from pruning.frozen_cache.disk import DiskCache
 from pruning.recipes import Recipe
 from pruning.regimes.folder import StudyFolder, first_difference
@@ -195,7 +196,7 @@ def _train(
     return circuit
 
 
-def require_universe(compiled: CompiledModel, circuits: Mapping[str, Mapping[int, Circuit]]) -> None:
+def require_universes(compiled: CompiledModel, circuits: Mapping[str, Mapping[int, Circuit]]) -> None:
     """Refuse circuits of another universe than the model's.
 
     Raises:
@@ -203,9 +204,4 @@ def require_universe(compiled: CompiledModel, circuits: Mapping[str, Mapping[int
     """
     for regime, by_seed in circuits.items():
         for seed, circuit in by_seed.items():
-            difference = circuit.universe.first_difference(compiled.universe)
-            if difference is not None:
-                raise GraphMismatchError(
-                    f"circuit of regime {regime!r}, seed {seed}: its universe is not the compiled model's: "
-                    f"{difference}; compile the model with the circuit's choices of embeddings, kv_heads and qkv"
-                )
+            require_universe(compiled, circuit, f"circuit of regime {regime!r}, seed {seed}: its universe")
