@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from circuitgraph.forward.transfer import to_device
 from circuitgraph.gate_map import GateMap
 
 TEMPERATURE = 2 / 3
@@ -35,7 +36,7 @@ def sample_hard_concrete(
         Gates in [0, 1], differentiable in `log_alpha`.
     """
     noise = torch.rand(log_alpha.shape, generator=generator, dtype=log_alpha.dtype, device=generator.device)
-    noise = noise.to(log_alpha.device, non_blocking=True).clamp(EPSILON, 1 - EPSILON)
+    noise = to_device(noise, log_alpha.device).clamp(EPSILON, 1 - EPSILON)
     stretched = torch.sigmoid((noise.logit() + log_alpha) / TEMPERATURE) * (HIGH - LOW) + LOW
     return stretched.clamp(0, 1)
 

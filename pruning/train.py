@@ -24,6 +24,7 @@ from torch import Tensor
 
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import TrainingError, out_of_memory
+from circuitgraph.forward.transfer import to_device
 from pruning.attribution import gate_gradients
 from pruning.budget import ExpectedGate, project_gradient, shift_for_budget
 from pruning.frozen_runs import BatchOrder, FrozenRuns
@@ -317,7 +318,7 @@ class Trainer:
 
     def _penalty(self, sparsity: Tensor, target: float, multipliers: Tensor) -> Tensor:
         gap = sparsity - target
-        multipliers = multipliers.to(gap.device, non_blocking=True)
+        multipliers = to_device(multipliers, gap.device)
         return multipliers[0] * gap + multipliers[1] * gap * gap
 
     def _check_finite(self, index: int, told: _Told) -> None:

@@ -11,20 +11,22 @@ import torch
 from torch import Tensor
 
 
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A small array on a device, without waiting for what runs there.
+def to_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """A small array or tensor on a device, on CUDA without waiting for what runs there.
 
-    The driver has taken its copy of the array when this returns, pinned or not, so the array may go.
+    CUDA's driver has taken its copy when this returns, pinned or not, so what was sent may go. Other devices need not
+    have, so there it waits.
 
     Args:
-        array: What is sent.
+        values: What is sent.
         device: Where to.
 
     Examples:
         >>> to_device(np.array([2, 0]), torch.device("cpu"))
         tensor([2, 0])
     """
-    return torch.from_numpy(array).to(device, non_blocking=True)
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def to_host(*tensors: Tensor | None) -> tuple[np.ndarray | None, ...]:
