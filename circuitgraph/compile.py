@@ -23,7 +23,7 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.circuit import ABLATIONS
 from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
 from circuitgraph.forward.masked import MaskedPass, masked_pass
-from circuitgraph.forward.reference import AblationValues, mean_values, reference_run, zero_values
+from circuitgraph.forward.reference import AblationValues, mean_values, read_again, reference_run, zero_values
 from circuitgraph.forward.stream import Workspace
 from circuitgraph.gate_map import GateMap
 from circuitgraph.graph import build_graph
@@ -153,6 +153,14 @@ class CompiledModel:
         logits, values = reference_run(self.bound, self.shape, batch)
         assert values is not None
         return logits, values
+
+    def whole_values(self, values: AblationValues) -> AblationValues:
+        """Ablation values with all that `AblationValues.only_said` left out filled in again.
+
+        Args:
+            values: Of a run, whole or not, or constants.
+        """
+        return values if values.attention else read_again(self.bound, values)
 
     def ablation_values(self, ablation: str, batches: Iterable[TokenBatch] = ()) -> AblationValues:
         """Ablation values that do not depend on the prompt.

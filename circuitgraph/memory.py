@@ -59,6 +59,25 @@ class MemoryEstimate:
         return {**asdict(self), "total": self.total}
 
 
+def values_a_token(shape: ModelShape, *, short: bool = False) -> int:
+    """How many numbers one run's ablation values are, a token.
+
+    Args:
+        shape: The model's sizes.
+        short: Only what writers say, see `circuitgraph.forward.reference.AblationValues.only_said`.
+
+    Examples:
+        >>> shape = ModelShape(n_layers=2, n_heads=4, n_kv_heads=2, d_model=8, d_head=2, d_mlp=16,
+        ...     d_vocab=9, n_positions=9, learned_positions=False)
+        >>> values_a_token(shape), values_a_token(shape, short=True)
+        (88, 40)
+    """
+    embeddings = 2 if shape.learned_positions else 1
+    said = shape.n_heads * shape.d_head + shape.d_model
+    others = shape.d_model + (shape.n_heads + 2 * shape.n_kv_heads) * shape.d_head
+    return embeddings * shape.d_model + shape.n_layers * (said if short else said + others)
+
+
 def estimate_memory(
     shape: ModelShape,
     universe: Universe,
@@ -109,11 +128,10 @@ def estimate_memory(
     frozen_prompt = n_asked * shape.d_vocab * b
     frozen_batch = 0
     if ablation == "counterfactual":
-        values = universe.n_embeddings * shape.d_model
-        attention = 2 * shape.n_heads + 2 * shape.n_kv_heads
-        values += shape.n_layers * (2 * shape.d_model + attention * shape.d_head)
-        frozen_prompt += values * seq * b
-        frozen_batch = values * tokens * b
+        whole, short = (values_a_token(shape, short=short) * b for short in (False, True))
+        fits = n_prompts * (frozen_prompt + whole * seq) <= cache_bytes
+        frozen_prompt += (whole if fits else short) * seq
+        frozen_batch = whole * tokens
     return MemoryEstimate(
         weights=n_parameters * b,
         deltas=universe.n_writers * (stream + n_asked_here * shape.d_model) * b,

@@ -7,8 +7,11 @@ Prompts are grouped by length, so a batch has no padding. Filling, chunk by chun
    memory-mapped, when they are drawn;
 3. prompts that neither can hold are run again each time they are drawn.
 
-Bits: a kept prompt says what it said in its chunk, whether that was run just now, read, or kept in memory. A
-prompt that is not kept is run in the company it was drawn with, which can differ in the last bits.
+Where memory cannot hold all prompts whole, the ablated runs are kept in short form: what writers say, without
+what the heads' readers made of it, which two small matrix products a layer give again.
+
+Bits: a kept prompt says what it said in its chunk, whether that was run just now, read, or kept in memory. What
+is not kept, or not kept whole, is run in the company it was drawn with, which can differ in the last bits.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from circuitgraph.batch import PairBatch
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.reference import AblationValues
+from circuitgraph.memory import values_a_token
 from pruning.batch_order import BatchOrder
 from pruning.encoding import EncodedPairs
 from pruning.frozen_cache.disk import DiskCache, Place, StoredRows
@@ -120,6 +124,8 @@ class FrozenRuns:
 
     Attributes:
         by_length: The prompts of each length.
+        short: Whether only what writers say is kept of an ablated run, and what readers made of it is computed
+            again when a prompt is drawn: so it is where memory could not hold all prompts otherwise.
         filled: Prompts by how their runs were come by at the start; `memory` stays 0.
         drawn: Prompts by where their runs came from, each time they were drawn.
 
@@ -149,6 +155,7 @@ class FrozenRuns:
         self._batch_size, self._left = batch_size, budget_bytes
         self._disk = disk.for_run() if disk is not None and disk.budget_bytes else None
         self._model_key = model_key(compiled) if self._disk is not None else ""
+        self.short = ablation == "counterfactual" and 0 < budget_bytes < self._whole_bytes()
         self.constant = None
         if ablation != "counterfactual":
             self.constant = self._constant(ablation_data if ablation_data is not None else pairs)
@@ -164,6 +171,14 @@ class FrozenRuns:
             self._fill(length, [int(index) for index in members])
 
     # ------------------------------------------------------------ filling
+
+    def _whole_bytes(self) -> int:
+        """Memory that all prompts with everything about them would take."""
+        shape, b = self.compiled.shape, self.compiled.dtype.itemsize
+        tokens = int(self.pairs.lengths.sum())
+        asked = sum(len(positions) for positions in self.pairs.predict_positions)
+        kept = 2 * self.teacher_top_k if self.teacher_top_k is not None else shape.d_vocab
+        return b * (tokens * values_a_token(shape) + asked * kept)
 
     def _constant(self, data: EncodedPairs) -> AblationValues:
         """Values that do not depend on the prompt; means are kept on disk."""
@@ -267,7 +282,7 @@ class FrozenRuns:
         return {int(index): len(self.pairs.predict_positions[index]) for index in prompts}
 
     def _place(self, kind: str, batches: list) -> Place:
-        settings = {"top_k": self.teacher_top_k} if kind == "teacher" else {}
+        settings = {"teacher": {"top_k": self.teacher_top_k}, "values": {"short": self.short}}.get(kind, {})
         return Place(model=self._model_key, kind=kind, key=run_key(self._model_key, kind, batches, **settings))
 
     def _about(self, kind: str, n_prompts: int, length: int | None) -> dict[str, object]:
@@ -280,7 +295,8 @@ class FrozenRuns:
     def _run(self, kind: str, prompts: Sequence[int] | np.ndarray) -> Rows:
         batch = self.pairs.batch(prompts, device=self.compiled.device)
         if kind == "values":
-            return rows_of_values(self.compiled.run_with_values(batch.corrupted)[1], len(prompts))
+            values = self.compiled.run_with_values(batch.corrupted)[1]
+            return rows_of_values(values.only_said() if self.short else values, len(prompts))
         logits = self.compiled.logits(batch.clean)
         return rows_of_teacher(logits if self.teacher_top_k is None else TopTeacher.of(logits, self.teacher_top_k))
 
@@ -301,7 +317,9 @@ class FrozenRuns:
             kind: shelf.take(prompts, lambda missing, kind=kind: self._run(kind, missing))
             for kind, shelf in shelves.items()
         }
-        values = self.constant if self.constant is not None else values_of_rows(rows["values"])
+        values = self.constant
+        if values is None:
+            values = self.compiled.whole_values(values_of_rows(rows["values"]))
         pairs = self.pairs.batch(prompts, device=self.compiled.device)
         return FrozenBatch(pairs=pairs, teacher=teacher_of_rows(rows["teacher"]), values=values)
 
@@ -325,7 +343,8 @@ class FrozenRuns:
         kept = self.kept()
         came = f"{self.filled.disk:,} read from disk, {self.filled.computed:,} run; " if self.filled.total else ""
         again = f", {kept.computed:,} run again each time they are drawn" if kept.computed else ""
-        return f"{came}{kept.memory:,} kept in memory, {kept.disk:,} on disk{again}"
+        short = " (in short form)" if self.short and kept.memory + kept.disk else ""
+        return f"{came}{kept.memory:,} kept in memory, {kept.disk:,} on disk{short}{again}"
 
     def counts(self) -> dict[str, dict[str, int]]:
         """`filled`, `kept` and `drawn` as plain numbers, for a result's metrics."""

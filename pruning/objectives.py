@@ -93,15 +93,12 @@ def _kl(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
     return _mean(kl_divergence(logits, teacher), batch)
 
 
-def _tempered_kl(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
-    """Mean of the KL as it is and the KL at half the temperature, where the likeliest tokens count for more."""
+def _kl_top1(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
+    """The KL and, as a push towards the same top token, the cross-entropy of the full model's likeliest one."""
     if logits.shape[-1] == 1:
-        raise ConfigurationError(
-            "objective 'tempered-kl' needs a vocabulary; this model puts out one number, use 'mse'"
-        )
-    teacher = whole_vocabulary(teacher, "objective 'tempered-kl'")
-    plain, sharp = kl_divergence(logits, teacher), kl_divergence(2 * logits, 2 * teacher)
-    return _mean((plain + sharp) / 2, batch)
+        raise ConfigurationError("objective 'kl-top1' needs a vocabulary; this model puts out one number, use 'mse'")
+    top = teacher.ids[:, :1].long() if isinstance(teacher, TopTeacher) else teacher.argmax(-1, keepdim=True)
+    return _kl(logits, teacher, batch) - _mean(log_softmax(logits).gather(-1, top)[:, 0], batch)
 
 
 def _logit_diff(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
@@ -139,14 +136,14 @@ def _position_kl(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
 
 OBJECTIVES: dict[str, Objective] = {
     "kl": _kl,
-    "tempered-kl": _tempered_kl,
+    "kl-top1": _kl_top1,
     "logit-diff": _logit_diff,
     "cross-entropy": _cross_entropy,
     "mse": _mse,
     "position-kl": _position_kl,
 }
 
-TAKES_TOP_K = ("kl", "cross-entropy")
+TAKES_TOP_K = ("kl", "kl-top1", "cross-entropy")
 """Objectives that do with the teacher's likeliest tokens and the mass of all others (see `pruning.top_teacher`)."""
 
 
@@ -154,8 +151,8 @@ def objective_named(name: str) -> Objective:
     """Look an objective up.
 
     Args:
-        name: `kl`: KL(full ‖ circuit); `tempered-kl`: mean of that and of the same at temperature ½, which weighs
-            the likeliest tokens more, so that the circuit's top token is more often the full model's;
+        name: `kl`: KL(full ‖ circuit); `kl-top1`: that plus the cross-entropy of the full model's likeliest token,
+            so that the circuit's top token is more often the full model's;
             `logit-diff`: squared difference of the two logit differences;
             `cross-entropy`: of the right answer; `mse`: squared difference of numeric outputs;
             `position-kl`: KL of a softmax over positions.

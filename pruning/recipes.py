@@ -13,7 +13,7 @@ from pruning.schedule import RAMPS
 CONTROLS = ("lagrangian", "budget")
 KEEP_RULES = ("paper", "target")
 WARM_STARTS = ("none", "gate-gradients")
-OBJECTIVE_NAMES = ("kl", "tempered-kl", "logit-diff", "cross-entropy", "mse", "position-kl")
+OBJECTIVE_NAMES = ("kl", "kl-top1", "logit-diff", "cross-entropy", "mse", "position-kl")
 _VALID: dict[str, tuple[str, ...]] = {
     "ramp": RAMPS,
     "control": CONTROLS,

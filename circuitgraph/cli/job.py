@@ -86,7 +86,7 @@ class Job:
             )
         numeric = train.answer_values is not None
         if numeric != (self.objective in ("mse", "position-kl")):
-            fit = "mse or position-kl" if numeric else "kl, tempered-kl, logit-diff or cross-entropy"
+            fit = "mse or position-kl" if numeric else "kl, kl-top1, logit-diff or cross-entropy"
             raise ConfigurationError(
                 f"objective {self.objective!r} does not fit task {self.task.name}, whose answers are "
                 f"{'numbers' if numeric else 'tokens'}; use {fit}"

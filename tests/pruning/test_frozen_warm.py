@@ -33,6 +33,7 @@ N = len(LENGTHS)
 PROMPTS = random_prompts(lengths=LENGTHS, n_asked=(1, 3, 2))
 ABLATIONS = ("counterfactual", "zero", "mean")
 LARGE = 1 << 30
+SMALL = 6_000
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +95,16 @@ def assert_all_same(some: list[FrozenBatch], others: list[FrozenBatch]) -> None:
         assert all(x.is_contiguous() for x in (a.teacher, *tensors(a.values)))
 
 
+def assert_all_said_the_same(some: list[FrozenBatch], whole: list[FrozenBatch]) -> None:
+    """Bit for bit what was kept; what was filled in, to the rounding of float32 (of 8 bits in bfloat16)."""
+    for a, b in zip(some, whole, strict=True):
+        assert torch.equal(a.teacher, b.teacher)
+        for name in ("embeddings", "heads", "mlps"):
+            assert all(map(torch.equal, getattr(a.values, name), getattr(b.values, name)))
+        for x, y in zip(tensors(a.values), tensors(b.values), strict=True):
+            torch.testing.assert_close(x, y, atol=1e-6 if x.dtype == torch.float32 else 0.02, rtol=0.01)
+
+
 def assert_right(batch: FrozenBatch, compiled: CompiledModel, atol: float = 1e-4) -> None:
     """Teacher and values are the model's on those very prompts, to float32's rounding."""
     torch.testing.assert_close(batch.teacher, compiled.logits(batch.pairs.clean), atol=atol, rtol=0)
@@ -104,16 +115,21 @@ def assert_right(batch: FrozenBatch, compiled: CompiledModel, atol: float = 1e-4
 
 class TestBits:
     @pytest.mark.parametrize(
-        ("ablation", "budget"), [*((name, 12_000) for name in ABLATIONS), ("counterfactual", 0), ("mean", LARGE)]
+        ("ablation", "budget"), [*((name, SMALL) for name in ABLATIONS), ("counterfactual", 0), ("mean", LARGE)]
     )
     def test_memory_cold_disk_and_warm_disk_are_the_same(self, compiled, disk, calls, ablation, budget):
         memory = drawn(runs_of(compiled, ablation=ablation))
         cold = runs_of(compiled, ablation=ablation, budget_bytes=budget, disk=disk)
         assert cold.filled == RunCounts(computed=N)
-        assert_all_same(drawn(cold), memory)
+        assert cold.short == (ablation == "counterfactual" and budget == SMALL)
+        first = drawn(cold)
+        if cold.short:
+            assert_all_said_the_same(first, memory)
+        else:
+            assert_all_same(first, memory)
         calls.clear()
         warm = runs_of(compiled, ablation=ablation, budget_bytes=budget, disk=disk)
-        assert_all_same(drawn(warm), memory)
+        assert_all_same(drawn(warm), first)
         assert not calls
         assert warm.filled == RunCounts(disk=N)
         for runs in (cold, warm):

@@ -19,6 +19,7 @@ from pruning.objectives import (
     per_prompt_mean,
     set_logit,
 )
+from pruning.top_teacher import TopTeacher
 
 # Two prompts of three tokens; the first is asked at two positions, the second at one.
 PROMPT = torch.tensor([0, 0, 1])
@@ -68,15 +69,18 @@ def test_kl_of_narrow_formats_is_worked_out_in_float32() -> None:
     assert found.dtype == torch.float32 and found.tolist() == [0, 0, 0]
 
 
-def test_tempered_kl_is_the_mean_of_the_kl_at_temperatures_one_and_a_half() -> None:
-    # At temperature ½ probabilities are squared: (¼, ¾) becomes (1/10, 9/10), (½, ½) stays.
-    squared = 1 / (1 + (e**2 - 1) ** 2)
-    sharp = [0.5 * log(0.5 / 0.1) + 0.5 * log(0.5 / 0.9), 0.0, -log(squared)]
-    each = [(plain + tempered) / 2 for plain, tempered in zip(KL, sharp, strict=True)]
+def test_kl_top1_adds_the_cross_entropy_of_the_full_models_top_token() -> None:
+    # The full model's top tokens are the first (1/2 twice: the first of equals), the second and the first, to
+    # which the circuit gives 1/4, 3/4 and 1/e².
+    cross_entropy = [log(4), log(4 / 3), 2.0]
+    each = [kl + ce for kl, ce in zip(KL, cross_entropy, strict=True)]
     expected = ((each[0] + each[1]) / 2 + each[2]) / 2
-    assert objective_named("tempered-kl")(CIRCUIT, TEACHER, batch()).item() == pytest.approx(expected, abs=1e-12)
+    objective = objective_named("kl-top1")
+    assert objective(CIRCUIT, TEACHER, batch()).item() == pytest.approx(expected, abs=1e-12)
+    top = TopTeacher.of(TEACHER, 1)  # the likeliest and the other one: nothing is lost of two tokens
+    assert objective(CIRCUIT, top, batch()).item() == pytest.approx(expected, abs=1e-12)
     with pytest.raises(ConfigurationError, match="one number"):
-        objective_named("tempered-kl")(CIRCUIT[:, :1], TEACHER[:, :1], batch())
+        objective(CIRCUIT[:, :1], TEACHER[:, :1], batch())
 
 
 def test_means_of_prompts_of_unequal_numbers() -> None:
