@@ -15,6 +15,7 @@ from circuitgraph.cli.job import Job
 from circuitgraph.cli.settings import (
     GraphChoices,
     choices_of,
+    parse_named,
     plan_model,
     settle_ablation,
     settle_objective,
@@ -50,6 +51,7 @@ def discover(
     test_size: options.TestSize = None,
     chat_template: options.ChatTemplate = False,
     bos: options.Bos = "auto",
+    task_option: options.TaskOption = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     cache_gib: options.CacheGib = 2.0,
@@ -77,6 +79,7 @@ def discover(
             recipe, model=model, steps=steps, target_sparsity=target_sparsity, batch_size=batch_size
         )
         sizes = settle_sizes(train=train_size, validation=validation_size, test=test_size)
+        chosen_options = dict(parse_named("--task-option", task_option or []))
         goal = settle_objective(objective, settled, task)
         chosen = GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
         plan = plan_model(model, chosen.over(choices_of(settled)))
@@ -88,7 +91,7 @@ def discover(
         job = Job(
             plan=plan,
             compiled=plan.compile(loaded, verify=not no_verify),
-            task=_prompts(task, loaded, sizes, seed, chat_template, bos),
+            task=_prompts(task, loaded, sizes, seed, chat_template, bos, chosen_options),
             recipe=settled,
             objective=goal,
             ablation=cut,
@@ -127,11 +130,19 @@ def _run(job: Job, folder: ResultFolder, *, n_random: int, as_json: bool) -> Non
 
 
 def _prompts(
-    task: str, loaded: LoadedModel, sizes: dict[str, int] | None, seed: int, chat_template: bool, bos: str
+    task: str,
+    loaded: LoadedModel,
+    sizes: dict[str, int] | None,
+    seed: int,
+    chat_template: bool,
+    bos: str,
+    chosen_options: dict[str, str],
 ) -> TaskData:
     from pruning.tasks import load_task
 
-    return load_task(task, loaded.tokenizer, sizes=sizes, seed=seed, chat_template=chat_template, bos=bos)
+    return load_task(
+        task, loaded.tokenizer, sizes=sizes, seed=seed, options=chosen_options, chat_template=chat_template, bos=bos
+    )
 
 
 def _check_learnt(found: Discovery) -> None:

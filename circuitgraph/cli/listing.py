@@ -36,6 +36,8 @@ def tasks(as_json: options.Json = False) -> None:
         sizes = ", ".join(f"{n} {split}" for split, n in task.sizes.items()) or "all of its own"
         print(f"{task.name}: {task.description}")
         print(f"    compared by {task.objective}; prompts: {sizes}")
+        if task.options:
+            print("    --task-option " + ", ".join(f"{name}={value}" for name, value in task.options.items()))
         for line in task.example.splitlines():
             print(f"    {line}")
         print()

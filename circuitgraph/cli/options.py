@@ -186,6 +186,16 @@ Bos = Annotated[
         rich_help_panel=PROMPTS,
     ),
 ]
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task-option",
+        metavar="NAME=VALUE",
+        help="An option of the task, such as align=drop for a prompts file; `tasks` lists them. May be repeated.",
+        show_default=False,
+        rich_help_panel=PROMPTS,
+    ),
+]
 CacheGib = Annotated[
     float,
     typer.Option(

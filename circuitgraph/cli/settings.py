@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from circuitgraph.architectures import ModelShape
     from circuitgraph.circuit import Circuit
     from circuitgraph.compile import CompiledModel
@@ -204,3 +206,22 @@ def settle_sizes(**sizes: int | None) -> dict[str, int] | None:
         if size < 0:
             raise ConfigurationError(f"--{split}-size must be 0 or more; got {size}")
     return given or None
+
+
+def parse_named(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Read `NAME=VALUE` options.
+
+    Raises:
+        ConfigurationError: No `=`, or nothing on one side of it.
+
+    Examples:
+        >>> parse_named("--regime", ["ask=ask.jsonl"])
+        [('ask', 'ask.jsonl')]
+    """
+    pairs = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name.strip() and value.strip()):
+            raise ConfigurationError(f"{option}: expected NAME=VALUE; got {text!r}")
+        pairs.append((name.strip(), value.strip()))
+    return pairs

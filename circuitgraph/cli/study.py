@@ -143,7 +143,8 @@ def study(
     """
     from circuitgraph.cli.cache import disk_cache, told_as_notes
     from circuitgraph.cli.output import only_json, print_json, say
-    from circuitgraph.cli.study_job import StudyJob, parse_named, parse_seeds
+    from circuitgraph.cli.settings import parse_named
+    from circuitgraph.cli.study_job import StudyJob, parse_seeds
     from pruning.regimes.folder import StudyFolder
 
     with only_json(as_json):

@@ -222,22 +222,3 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise ConfigurationError(f"--seeds: each seed once; got {text!r}")
     return seeds
-
-
-def parse_named(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Read `NAME=VALUE` options.
-
-    Raises:
-        ConfigurationError: No `=`, or nothing on one side of it.
-
-    Examples:
-        >>> parse_named("--regime", ["ask=ask.jsonl"])
-        [('ask', 'ask.jsonl')]
-    """
-    pairs = []
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (equals and name.strip() and value.strip()):
-            raise ConfigurationError(f"{option}: expected NAME=VALUE; got {text!r}")
-        pairs.append((name.strip(), value.strip()))
-    return pairs

@@ -158,6 +158,10 @@ class TestOptions:
         assert "nothing was trained" in ended.err
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_task_takes_its_options(self, tmp_path):
+        ended = call(*TRACR, "--out", tmp_path / "x", "--task-option", "max_length=2", "--dry-run", "--json")
+        assert ended.json["sizes"]["train"] == 3 + 3 * 3
+
     def test_progress_is_a_line_a_twentieth_where_there_is_no_terminal(self, tmp_path, text_run):
         ended = call(*text_run, "--out", tmp_path / "x")
         lines = [line for line in ended.err.splitlines() if line.startswith("step ")]
@@ -172,6 +176,9 @@ class TestRefusals:
         [
             (("--model", "tracr:revers"), "'tracr:reverse'"),
             (("--task", "tracr-revers"), "'tracr-reverse'"),
+            (("--task-option", "max_lenth=2"), "did you mean 'max_length'"),
+            (("--task-option", "max_length=two"), "is a number, such as 5; got 'two'"),
+            (("--task-option", "max_length"), "expected NAME=VALUE"),
             (("--recipe", "paper-tracr-revers"), "'paper-tracr-reverse'"),
             (("--ablation", "zeros"), "'zero'"),
             (("--objective", "kll"), "'kl'"),

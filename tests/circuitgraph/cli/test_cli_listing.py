@@ -30,12 +30,14 @@ def test_every_task_is_listed_with_an_example():
 
 def test_tasks_as_text(monkeypatch):
     described = TaskDescription(
-        name="tracr-xproportion", description="The share of x so far.", objective="mse", sizes={}, options={},
+        name="tracr-xproportion", description="The share of x so far.", objective="mse", sizes={},
+        options={"max_length": 5},
         example="BOS x a x x → 1 0.5 0.67 0.75",
     )  # fmt: skip
     monkeypatch.setattr("pruning.tasks.describe_tasks", lambda: [described])
     said = call("tasks").out
     assert said.startswith("tracr-xproportion: ")
+    assert "    --task-option max_length=5\n" in said
     assert "    BOS x a x x → 1 0.5 0.67 0.75\n" in said
 
 
