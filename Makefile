@@ -28,8 +28,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/circuitgraph discover --model smollm2-135m --task ioi --train-size 1000 --validation-size 100 \
-		--test-size 200 --target-sparsity 0.9505 --steps 700 --objective kl-top1 --cache-gib 3 --out $(DEMO_OUT) --overwrite
+	$(BIN)/circuitgraph discover --model smollm2-135m --task ioi --train-size 1200 --validation-size 50 \
+		--test-size 200 --target-sparsity 0.9505 --steps 700 --objective kl-top1 --cache-gib 3 --disk-cache-gib 0 \
+		--out $(DEMO_OUT) --overwrite
 
 lint: $(STAMP)
 	.ci/lint
