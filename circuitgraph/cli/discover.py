@@ -21,6 +21,7 @@ from circuitgraph.cli.settings import (
     settle_objective,
     settle_recipe,
     settle_sizes,
+    task_options,
 )
 from circuitgraph.errors import TrainingError
 
@@ -79,7 +80,7 @@ def discover(
             recipe, model=model, steps=steps, target_sparsity=target_sparsity, batch_size=batch_size
         )
         sizes = settle_sizes(train=train_size, validation=validation_size, test=test_size)
-        chosen_options = dict(parse_named("--task-option", task_option or []))
+        chosen_options = task_options(task, dict(parse_named("--task-option", task_option or [])))
         goal = settle_objective(objective, settled, task)
         chosen = GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
         plan = plan_model(model, chosen.over(choices_of(settled)))
@@ -136,7 +137,7 @@ def _prompts(
     seed: int,
     chat_template: bool,
     bos: str,
-    chosen_options: dict[str, str],
+    chosen_options: dict[str, object],
 ) -> TaskData:
     from pruning.tasks import load_task
 

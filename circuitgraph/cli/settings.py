@@ -208,6 +208,31 @@ def settle_sizes(**sizes: int | None) -> dict[str, int] | None:
     return given or None
 
 
+def task_options(task: str, given: dict[str, str]) -> dict[str, object]:
+    """A task's options as they were typed, numbers read where the defaults are numbers.
+
+    Args:
+        task: The task.
+        given: Options as text; unknown ones are left for the task to refuse.
+
+    Raises:
+        UnknownNameError: No such task.
+        ConfigurationError: A number was expected.
+    """
+    from pruning.tasks import get_task
+
+    found: dict[str, object] = dict(given)
+    for name, default in get_task(task).options.items() if given else ():
+        if name in given and isinstance(default, int):
+            try:
+                found[name] = int(given[name])
+            except ValueError:
+                raise ConfigurationError(
+                    f"--task-option {name}: expected a number, such as {default}; got {given[name]!r}"
+                ) from None
+    return found
+
+
 def parse_named(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
     """Read `NAME=VALUE` options.
 

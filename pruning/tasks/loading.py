@@ -184,20 +184,11 @@ def _checked_sizes(sizes: Mapping[str, int] | None, task: Task) -> dict[str, int
 
 
 def _checked_options(options: Mapping[str, object] | None, task: Task) -> dict[str, object]:
-    """Fill in default options, read numbers that came as text, and refuse what is unknown."""
-    given = dict(options or {})
-    for option, value in given.items():
+    """Fill in default options and refuse unknown ones."""
+    for option in options or {}:
         if option not in task.options:
             raise UnknownNameError.of(f"option of task {task.name!r}", option, task.options)
-        if isinstance(task.options[option], int) and isinstance(value, str):
-            try:
-                given[option] = int(value)
-            except ValueError:
-                expected = f"a number, such as {task.options[option]}"
-                raise ConfigurationError(
-                    f"option {option!r} of task {task.name!r} is {expected}; got {value!r}"
-                ) from None
-    return {**task.options, **given}
+    return {**task.options, **(options or {})}
 
 
 def _provenance(context: TaskContext, splits: Mapping[str, EncodedPairs], seed: int) -> dict[str, object]:

@@ -60,8 +60,10 @@ class Shown:
         return self.numbers()[0]
 
     def drawn(self) -> int:
-        """How many edges the graph itself draws."""
-        return self.page.evaluate("explorer.graph.edges('[number >= 0]').filter(edge => edge.visible()).length")
+        """How many edges the graph itself draws, two frames from now: a busy machine draws late."""
+        count = "explorer.graph.edges('[number >= 0]').filter(edge => edge.visible()).length"
+        frames = f"done => requestAnimationFrame(() => requestAnimationFrame(() => done({count})))"
+        return self.page.evaluate(f"() => new Promise({frames})")
 
     def box_counts(self, box: str) -> dict[str, int]:
         pairs = "all => all.map(x => [x.dataset.count, x.textContent])"

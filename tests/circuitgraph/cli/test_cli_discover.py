@@ -177,7 +177,7 @@ class TestRefusals:
             (("--model", "tracr:revers"), "'tracr:reverse'"),
             (("--task", "tracr-revers"), "'tracr-reverse'"),
             (("--task-option", "max_lenth=2"), "did you mean 'max_length'"),
-            (("--task-option", "max_length=two"), "is a number, such as 5; got 'two'"),
+            (("--task-option", "max_length=two"), "expected a number, such as 5; got 'two'"),
             (("--task-option", "max_length"), "expected NAME=VALUE"),
             (("--recipe", "paper-tracr-revers"), "'paper-tracr-reverse'"),
             (("--ablation", "zeros"), "'zero'"),

@@ -125,9 +125,12 @@ class TestMemory:
         assert found.activations == (4 * 4 * 15 + 7 * 8 * 15) * 4
         assert found.working == 3 * 6 * 240 + 2 * 240
         assert found.logits == 6 * 3 * 10 * 4
-        # A prompt: the input, the attention, the MLP and the heads, their queries, keys and values (4 each) at 5
-        # tokens, and 10 logits.
-        assert found.cache == 7 * (28 * 5 + 10) * 4 + 28 * 15 * 4
+        # A prompt: the two embeddings, the attention, the MLP and the heads, their queries, keys and values (4 each)
+        # at 5 tokens, and 10 logits.
+        assert found.cache == 7 * (32 * 5 + 10) * 4 + 32 * 15 * 4
+        tight = estimate_memory(shape, universe, n_parameters=100, batch_size=3, seq=5, n_prompts=7, cache_bytes=4000)
+        # In short form: the two embeddings, the heads and the MLP; a batch is whole again.
+        assert tight.cache == 7 * (16 * 5 + 10) * 4 + 32 * 15 * 4
         assert found.gates == 140 * universe.n_edges
         assert found.to_dict()["total"] == found.total > 450 << 20
 
