@@ -8,7 +8,7 @@ Prompts are grouped by length, so a batch has no padding. Filling, chunk by chun
 3. prompts that neither can hold are run again each time they are drawn.
 
 Where memory cannot hold all prompts whole, the ablated runs are kept in short form: what writers say, without
-what the heads' readers made of it, which two small matrix products a layer give again.
+what the heads made of it, which the attention's four projections give again.
 
 Bits: a kept prompt says what it said in its chunk, whether that was run just now, read, or kept in memory. What
 is not kept, or not kept whole, is run in the company it was drawn with, which can differ in the last bits.
