@@ -23,6 +23,7 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.circuit import ABLATIONS
 from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
 from circuitgraph.forward.masked import MaskedPass, masked_pass
+from circuitgraph.forward.packed import choose_kernels, pack_linears
 from circuitgraph.forward.reference import AblationValues, mean_values, read_again, reference_run, zero_values
 from circuitgraph.forward.stream import Workspace
 from circuitgraph.gate_map import GateMap
@@ -83,6 +84,7 @@ class CompiledModel:
         shape: Its sizes.
         universe: What fixes which edges exist.
         gate_map: Which gate each edge has; changed by `with_graph`.
+        kernels: `plain`, or `packed`: products with the MLPs' weights laid out beforehand.
     """
 
     model: nn.Module
@@ -94,6 +96,7 @@ class CompiledModel:
     shape: ModelShape
     universe: Universe
     gate_map: GateMap
+    kernels: str = "plain"
     _workspace: Workspace = field(default_factory=Workspace, repr=False)
     _binding: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -126,12 +129,32 @@ class CompiledModel:
         """
         return replace(self, gate_map=GateMap.from_graph(self.universe, graph))
 
+    def with_kernels(self, kernels: str) -> CompiledModel:
+        """The same model with another way to multiply by its MLPs' weights.
+
+        Args:
+            kernels: `plain`, `packed` or `auto`; see `compile_model`.
+
+        Raises:
+            ConfigurationError: Packed weights are asked for, and not possible.
+            UnknownNameError: No such choice.
+        """
+        return replace(self, kernels=_settle_kernels(kernels, self.shape, self.model), _binding={})
+
     @property
     def bound(self) -> BoundModel:
-        """The model's weights in the form of the forward pass; rebound when the model was moved or cast."""
-        mark = weights_fingerprint(self.model)
+        """The model's weights in the form of the forward pass.
+
+        Bound again when the model was moved or cast, and packed again also when weights were changed in place.
+        """
+        packed = self.kernels == "packed"
+        mark = (packed, weights_fingerprint(self.model, changes=packed))
         if self._binding.get("mark") != mark:
-            self._binding.update(mark=mark, bound=self.family.bind(frozen_view(self.model)))
+            bound = self.family.bind(frozen_view(self.model))
+            if packed:
+                for block in bound.blocks:
+                    pack_linears(block.mlp)
+            self._binding.update(mark=mark, bound=bound)
         return self._binding["bound"]
 
     @property
@@ -224,12 +247,18 @@ class CompiledModel:
         self._workspace.clear()
 
 
+def _settle_kernels(asked: str, shape: ModelShape, model: nn.Module) -> str:
+    weight = next(model.parameters())
+    return choose_kernels(asked, shape, device=weight.device.type, dtype=str(weight.dtype).removeprefix("torch."))
+
+
 def compile_model(
     model: LoadedModel | nn.Module,
     *,
     embeddings: str = "joint",
     kv_heads: str = "native",
     qkv: str = "split",
+    kernels: str = "plain",
     verify: bool = True,
 ) -> CompiledModel:
     """Compile a model into a computation graph whose edges map to gates.
@@ -239,6 +268,9 @@ def compile_model(
         embeddings: `joint`: one writer `input`; `split`: `tok` and `pos` apart (learned positions only).
         kv_heads: `native`: one key and one value reader a key-value head; `per_query`: one a query head.
         qkv: `split`: readers for query, key and value apart; `joint`: one a head.
+        kernels: How MLPs multiply on a CPU. `plain`: as torch does; `packed`: faster, with another copy of their
+            weights a direction, which does not follow changes made through `weight.data`; `auto`: packed where the
+            model is float32 on a CPU and the copies take at most a quarter of the free memory.
         verify: Check that all gates 1 give the untouched model, and all gates 0 its run on other prompts.
 
     Returns:
@@ -246,7 +278,7 @@ def compile_model(
 
     Raises:
         UnsupportedModelError: The architecture or a config field is not understood.
-        ConfigurationError: The choices do not fit the model.
+        ConfigurationError: The choices do not fit the model, or packed weights are not possible.
         ParityError: The compiled graph does not reproduce the model.
     """
     loaded = model if isinstance(model, LoadedModel) else None
@@ -271,6 +303,7 @@ def compile_model(
         shape=shape,
         universe=universe,
         gate_map=GateMap.identity(universe),
+        kernels=_settle_kernels(kernels, shape, network),
     )
     if verify:
         from circuitgraph.parity import check_parity

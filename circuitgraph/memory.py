@@ -13,6 +13,8 @@ bytes, with B prompts of S tokens at once, d = d_model, b bytes a number:
 * logits: six matrices [asked, vocabulary] in float32 (teacher, circuit, their log-probabilities, gradients);
 * cache: the ablated run of every prompt and the full model's logits, up to the cache's budget; a batch of
   it is copied each step;
+* packed: copies of the MLPs' weights, one a direction, where products take them packed (see
+  `circuitgraph.forward.packed`);
 * gates: α, its gradient, the optimiser's two moments, a draw, the host's copies and the step's plan, 140 bytes
   an edge;
 * program: what Python and the libraries take before any of this.
@@ -46,6 +48,7 @@ class MemoryEstimate:
     working: int
     logits: int
     cache: int
+    packed: int
     gates: int
     program: int
 
@@ -78,6 +81,20 @@ def values_a_token(shape: ModelShape, *, short: bool = False) -> int:
     return embeddings * shape.d_model + shape.n_layers * (said if short else said + others)
 
 
+def packed_bytes(shape: ModelShape) -> int:
+    """Bytes that packed copies of the MLPs' weights take, both directions, float32.
+
+    Args:
+        shape: The model's sizes.
+
+    Examples:
+        >>> packed_bytes(ModelShape(n_layers=2, n_heads=4, n_kv_heads=2, d_model=8, d_head=2, d_mlp=16,
+        ...     d_vocab=9, n_positions=9, learned_positions=False))
+        4096
+    """
+    return 2 * shape.n_layers * shape.mlp_matrices * shape.d_model * shape.d_mlp * BYTES["float32"]
+
+
 def estimate_memory(
     shape: ModelShape,
     universe: Universe,
@@ -91,6 +108,7 @@ def estimate_memory(
     cache_bytes: int = 2 << 30,
     ablation: str = "counterfactual",
     recompute: bool = False,
+    kernels: str = "plain",
 ) -> MemoryEstimate:
     """Estimate what a training run holds at its dearest moment.
 
@@ -106,6 +124,7 @@ def estimate_memory(
         cache_bytes: The cache's budget.
         ablation: Only counterfactual values differ from prompt to prompt and fill the cache.
         recompute: Whether MLPs are run again in the backward pass.
+        kernels: `plain`, or `packed` for another copy of the MLPs' weights a direction.
 
     Returns:
         The estimate.
@@ -140,6 +159,7 @@ def estimate_memory(
         working=3 * universe.n_attention_readers * stream * wide + shape.n_heads * stream * wide,
         logits=6 * n_asked_here * shape.d_vocab * wide,
         cache=min(cache_bytes, n_prompts * frozen_prompt) + frozen_batch,
+        packed=packed_bytes(shape) if kernels == "packed" else 0,
         gates=_GATE * universe.n_edges,
         program=_PROGRAM,
     )

@@ -45,6 +45,7 @@ class ModelShape:
         block_order: `sequential` or `parallel`.
         causal: Whether a position sees only earlier ones.
         mlp_saved: How many tensors of the MLP's inner width autograd keeps, for the memory estimate.
+        mlp_matrices: How many matrices an MLP has.
     """
 
     n_layers: int
@@ -59,6 +60,7 @@ class ModelShape:
     block_order: str = "sequential"
     causal: bool = True
     mlp_saved: int = 7
+    mlp_matrices: int = 2
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,13 @@ def no_norm() -> nn.Module:
     return nn.Identity()
 
 
-def weights_fingerprint(module: nn.Module) -> tuple[int, ...]:
-    """Where the weights lie in memory; changes when a model is moved or cast."""
-    return tuple(weight.data_ptr() for weight in module.parameters())
+def weights_fingerprint(module: nn.Module, *, changes: bool = False) -> tuple[int, ...]:
+    """Where the weights lie in memory; changes when a model is moved or cast.
+
+    Args:
+        module: Any module.
+        changes: Tell changes in place too, by torch's count of them. It does not count those through `weight.data`.
+    """
+    weights = list(module.parameters())
+    counted = (weight for weight in weights if changes and not weight.is_inference())
+    return (*(weight.data_ptr() for weight in weights), *(weight._version for weight in counted))

@@ -25,6 +25,7 @@ def _shape(config: Any) -> ModelShape:
         n_positions=config.max_position_embeddings,
         learned_positions=False,
         mlp_saved=3,
+        mlp_matrices=3,
     )
 
 

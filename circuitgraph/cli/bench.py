@@ -39,6 +39,7 @@ def bench(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Run MLPs again on the way back: less memory.")
     ] = False,
+    kernels: options.Kernels = "auto",
     trained_98: Annotated[
         Path | None,
         typer.Option(
@@ -62,7 +63,7 @@ def bench(
 
     settings = BenchSettings(
         model=model, batch=batch, seq=seq, device=device, dtype=dtype, rounds=rounds, threads=threads,
-        prompts=prompts, differ=differ, control=control, micro_batch=micro_batch, recompute=recompute,
+        prompts=prompts, differ=differ, control=control, micro_batch=micro_batch, recompute=recompute, kernels=kernels,
         trained_98=None if trained_98 is None else str(trained_98),
         trained_995=None if trained_995 is None else str(trained_995),
     )  # fmt: skip

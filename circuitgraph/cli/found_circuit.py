@@ -80,7 +80,9 @@ class FoundCircuit:
         return data
 
 
-def load_found_circuit(path: Path, *, model: str | None, device: str, dtype: str | None, verify: bool) -> FoundCircuit:
+def load_found_circuit(
+    path: Path, *, model: str | None, device: str, dtype: str | None, verify: bool, kernels: str = "plain"
+) -> FoundCircuit:
     """Load a circuit and the model it belongs to.
 
     Args:
@@ -89,6 +91,7 @@ def load_found_circuit(path: Path, *, model: str | None, device: str, dtype: str
         device: Where it runs.
         dtype: The model's number format, or None for the circuit's.
         verify: Whether to check that the compiled graph reproduces the model.
+        kernels: How its MLPs multiply, see `compile_model`.
 
     Raises:
         CircuitFormatError: The file is no circuit.
@@ -113,7 +116,7 @@ def load_found_circuit(path: Path, *, model: str | None, device: str, dtype: str
     found = provenance.get("dtype")
     say(f"loading {name}")
     loaded = plan.load(dtype=dtype or (found if isinstance(found, str) else "float32"), device=device)
-    compiled = plan.compile(loaded, verify=verify)
+    compiled = plan.compile(loaded, verify=verify, kernels=kernels)
     for field, ours in compiled.identity.items():
         theirs = provenance.get(field)
         if theirs is not None and theirs != ours:

@@ -27,6 +27,7 @@ def graph(
         bool, typer.Option("--memory", help="Show the memory plan alone, without counting nodes and edges.")
     ] = False,
     dtype: options.Dtype = "float32",
+    kernels: options.Kernels = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Count a model's nodes and edges, and plan the memory of a run.
@@ -36,6 +37,7 @@ def graph(
     from circuitgraph.cli.output import only_json, print_json
     from circuitgraph.cli.settings import GraphChoices, plan_model
     from circuitgraph.errors import UnknownNameError
+    from circuitgraph.forward.packed import choose_kernels
     from circuitgraph.memory import BYTES, MemoryEstimate, count_parameters, estimate_memory, plan_memory
 
     if dtype not in BYTES:
@@ -45,6 +47,8 @@ def graph(
         n_parameters = count_parameters(plan.config)
     if plan.shape.n_positions is not None:
         tokens = min(tokens, plan.shape.n_positions)
+
+    chosen = choose_kernels(kernels, plan.shape, device="cpu", dtype=dtype)
 
     def estimate(prompts_at_once: int, recompute: bool) -> MemoryEstimate:
         return estimate_memory(
@@ -57,19 +61,21 @@ def graph(
             n_prompts=prompts,
             cache_bytes=round(cache_gib * 2**30),
             recompute=recompute,
+            kernels=chosen,
         )
 
     limit = None if memory_gib is None else round(memory_gib * 2**30)
     memory = plan_memory(estimate, batch_size=batch_size, seq=tokens, limit_bytes=limit)
     counts = {} if only_memory else count(plan.universe)
     if as_json:
-        asked = {"batch_size": batch_size, "tokens": tokens, "prompts": prompts, "dtype": dtype}
+        asked = {"batch_size": batch_size, "tokens": tokens, "prompts": prompts, "dtype": dtype, "kernels": chosen}
         sizes = {"universe": plan.universe.to_dict(), "n_parameters": n_parameters, **counts}
         print_json({"model": model, **sizes, "memory": {**memory.to_dict(), **asked}})
         return
     if not only_memory:
         _print(model, n_parameters, counts, plan.universe)
-    _print_memory(memory, f"{batch_size} prompts of {tokens} tokens a step, {prompts} in all, {dtype}")
+    sizes_told = f"{batch_size} prompts of {tokens} tokens a step, {prompts} in all"
+    _print_memory(memory, f"{sizes_told}, {dtype}, {chosen} kernels")
 
 
 def count(universe: Universe) -> dict[str, Any]:

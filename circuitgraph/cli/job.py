@@ -28,6 +28,7 @@ def about_model(compiled: CompiledModel) -> dict[str, Any]:
     return {
         **compiled.identity,
         "dtype": str(compiled.dtype).removeprefix("torch."),
+        "kernels": compiled.kernels,
         "device": str(compiled.device),
         "universe": compiled.universe.to_dict(),
         "n_edges": compiled.universe.n_edges,
@@ -124,6 +125,7 @@ class Job:
                 cache_bytes=self.cache_bytes,
                 ablation=self.ablation,
                 recompute=recompute,
+                kernels=self.compiled.kernels,
             )
 
         limit, free = self.memory_bytes, available_bytes(str(self.compiled.device))
@@ -169,7 +171,7 @@ class Job:
         steps = f"{recipe.steps:,} steps of {recipe.batch_size} prompts"
         parts = f"{bytes_text(memory.weights)} weights, {bytes_text(memory.cache)} cache"
         return [
-            ("model", f"{self.plan.name} ({dtype}, {self.compiled.device})"),
+            ("model", f"{self.plan.name} ({dtype}, {self.compiled.device}, {self.compiled.kernels} kernels)"),
             ("universe", f"{counts}; {choices}"),
             (
                 "task",

@@ -64,6 +64,14 @@ MemoryGib = Annotated[
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps.", rich_help_panel=MACHINE)]
 Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.", rich_help_panel=MACHINE)]
+Kernels = Annotated[
+    str,
+    typer.Option(
+        help="How MLPs multiply on a CPU: plain, packed (faster, with another copy of their weights a direction), or "
+        "auto: packed where the model is float32 and the copies take at most a quarter of the free memory.",
+        rich_help_panel=MACHINE,
+    ),
+]
 DtypeOfCircuit = Annotated[
     str | None,
     typer.Option(

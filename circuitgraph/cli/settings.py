@@ -82,13 +82,18 @@ class ModelPlan:
 
         return load_model(self.name, dtype=dtype, device=device)
 
-    def compile(self, loaded: LoadedModel, *, verify: bool) -> CompiledModel:
-        """Compile the loaded model with the choices made."""
+    def compile(self, loaded: LoadedModel, *, verify: bool, kernels: str = "plain") -> CompiledModel:
+        """Compile the loaded model with the choices made, and a way to multiply (see `compile_model`)."""
         from circuitgraph.compile import compile_model
 
         universe = self.universe
         return compile_model(
-            loaded, embeddings=universe.embeddings, kv_heads=universe.kv_heads, qkv=universe.qkv, verify=verify
+            loaded,
+            embeddings=universe.embeddings,
+            kv_heads=universe.kv_heads,
+            qkv=universe.qkv,
+            kernels=kernels,
+            verify=verify,
         )
 
 

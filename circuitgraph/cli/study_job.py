@@ -116,7 +116,7 @@ class StudyJob:
         universe, recipe = self.plan.universe, self.recipe
         dtype = str(self.compiled.dtype).removeprefix("torch.")
         rows = [
-            ("model", f"{self.plan.name} ({dtype}, {self.compiled.device})"),
+            ("model", f"{self.plan.name} ({dtype}, {self.compiled.device}, {self.compiled.kernels} kernels)"),
             ("universe", f"{universe.n_edges:,} edges; kv_heads {universe.kv_heads}, qkv {universe.qkv}"),
         ]
         for name, task in self.tasks.items():

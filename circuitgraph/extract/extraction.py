@@ -50,7 +50,7 @@ def extract_circuit(
         ParityError: The module does not say what the masked run says.
     """
     ablation = settle_ablation(circuit, ablation)
-    compiled = _compiled(circuit, model)
+    compiled = _compiled(circuit, model).with_kernels("plain")  # its modules are copied into the new one
     if values is None:
         values = _zeros_or_refuse(compiled, ablation)
     values = _on(values, compiled)

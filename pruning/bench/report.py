@@ -109,6 +109,7 @@ def conditions(workbench: Workbench, memory: Mapping[str, Measured]) -> dict[str
         "control": settings.control,
         "micro_batch": settings.micro_batch,
         "recompute": settings.recompute,
+        "kernels": compiled.kernels,
         "seed": settings.seed,
         "memory": meter.method if memory and meter is not None else "not measured",
         "held_bytes": {name: found.held_bytes for name, found in memory.items()},

@@ -271,7 +271,7 @@ class Workbench:
             ConfigurationError: Prompts or trained gates do not fit the model.
         """
         loaded = loaded if loaded is not None else load(settings)
-        compiled = compile_model(loaded, verify=False)
+        compiled = compile_model(loaded, kernels=settings.kernels, verify=False)
         trained, left_out = {}, {}
         for tag in SPARSITIES:
             gates = read_trained(settings, tag, compiled.universe.n_edges)
@@ -307,7 +307,7 @@ class Workbench:
         """
         if name == "plain":
             return PlainStage(self.loaded.model, self.prompts, self.compiled.device)
-        compiled = compile_model(self.loaded, verify=False)
+        compiled = compile_model(self.loaded, kernels=self.compiled.kernels, verify=False)
         kind, _, tag = name.partition("_")
         if kind == "evaluate":
             return EvaluateStage(compiled, self.frozen, circuit_of(compiled, self.trained[tag]))

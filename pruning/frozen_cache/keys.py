@@ -53,6 +53,7 @@ def model_key(compiled: CompiledModel) -> str:
             "config": compiled.config_hash,
             "weights": weights_digest(compiled.model),
             "modules": modules_digest(compiled.model),
+            "kernels": compiled.kernels,
             "device": device_text(compiled.device),
             "code": code_digest() if code_digest() == _CODE_AT_IMPORT else uuid.uuid4().hex,
             "versions": {

@@ -1,0 +1,130 @@
+"""Packed MLP weights: the products of plain ones, in both directions, and followed when a weight changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from circuitgraph.compile import CompiledModel, compile_model
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.forward import packed
+from circuitgraph.forward.packed import PackedLinear, choose_kernels, packing_works
+from circuitgraph.memory import packed_bytes
+from pruning.frozen_cache.keys import model_key
+from tests.circuitgraph import oracle_definition as oracle
+from tests.circuitgraph.situations import BothWays, Situation
+
+pytestmark = pytest.mark.skipif(not packing_works(), reason="this build of torch has no packed products")
+
+MIXED = Situation("mixture", 0.4, 0.5, "counterfactual", "left", (5, 3), 2, 3)
+
+
+@pytest.fixture
+def packs_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pack even the tiny matrices of the tests' models."""
+    monkeypatch.setattr(packed, "_LEAST_NUMBERS", 1)
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def model(request: pytest.FixtureRequest, tiny_gpt2, tiny_llama) -> nn.Module:
+    return tiny_gpt2() if request.param == "gpt2" else tiny_llama(n_kv_heads=2)
+
+
+def packed_maps(compiled: CompiledModel) -> int:
+    return sum(isinstance(part, PackedLinear) for block in compiled.bound.blocks for part in block.mlp.modules())
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_and_its_gradient(kind: type[nn.Module], bias: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(70, 90, bias=bias) if kind is nn.Linear else Conv1D(90, 70)
+    with torch.no_grad():
+        for weight in linear.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    x = torch.randn(3, 5, 70, generator=generator).transpose(0, 1).requires_grad_()  # strides of no plain tensor
+    upstream = torch.randn(5, 3, 90, generator=generator)
+    weight = linear.weight.double() if kind is nn.Linear else linear.weight.double().T
+    expected = x.double() @ weight.T + (linear.bias.double() if linear.bias is not None else 0)
+
+    said = PackedLinear(linear)(x)
+    (gradient,) = torch.autograd.grad(said, x, upstream)
+
+    torch.testing.assert_close(said.double(), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(gradient.double(), upstream.double() @ weight, rtol=1e-5, atol=1e-4)
+
+
+def test_no_rows_are_no_error() -> None:
+    x = torch.zeros(0, 70, requires_grad=True)
+    said = PackedLinear(nn.Linear(70, 90))(x)
+    assert said.shape == (0, 90)
+    said.sum().backward()
+    assert x.grad is not None and x.grad.shape == (0, 70)
+
+
+@pytest.mark.usefixtures("packs_small")
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_masked_pass_equals_the_definition(model: nn.Module, recompute: bool) -> None:
+    compiled = compile_model(model, kernels="packed")
+    assert packed_maps(compiled) == compiled.shape.n_layers * compiled.shape.mlp_matrices
+    both = BothWays(compiled, oracle.plain_model(compiled.model), MIXED)
+
+    def run(gates: Tensor) -> Tensor:
+        return compiled.masked(gates, both.batches[0], both.values(), recompute=recompute).logits
+
+    logits, gradient = both.gradients(run, both.gates.float())
+    expected, expected_gradient = both.gradients(both.definition, both.gates)
+    undecided = (both.gates > 0) & (both.gates < 1)
+    torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gradient[undecided].double(), expected_gradient[undecided], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("packs_small")
+def test_the_given_model_keeps_its_modules(model: nn.Module) -> None:
+    before = {name: type(part) for name, part in model.named_modules()}
+    assert packed_maps(compile_model(model, kernels="packed"))
+    assert {name: type(part) for name, part in model.named_modules()} == before
+
+
+@pytest.mark.usefixtures("packs_small")
+def test_weights_changed_in_place_are_packed_again(model: nn.Module) -> None:
+    compiled = compile_model(model, kernels="packed")
+    both = BothWays(compiled, oracle.plain_model(compiled.model), MIXED)
+    before = compiled.logits(both.batches[0])
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "mlp" in name:
+                weight.mul_(1.5)
+    after = compiled.logits(both.batches[0])
+    assert not torch.allclose(after, before, atol=1e-2)
+    torch.testing.assert_close(after, compiled.with_kernels("plain").logits(both.batches[0]), rtol=1e-4, atol=1e-5)
+
+
+def test_small_matrices_are_left_alone(model: nn.Module) -> None:
+    assert packed_maps(compile_model(model, kernels="packed")) == 0
+
+
+def test_what_cannot_be_packed(model: nn.Module) -> None:
+    with pytest.raises(ConfigurationError, match="needs float32; the model lies on cpu in float64"):
+        compile_model(model.double(), kernels="packed")
+    assert compile_model(model, kernels="auto").kernels == "plain"
+    with pytest.raises(UnknownNameError, match="packed"):
+        compile_model(model, kernels="pakced")
+
+
+def test_auto_leaves_room(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = compile_model(model).shape
+    needed = packed_bytes(shape)
+    for free, expected in ((4 * needed, "packed"), (4 * needed - 4, "plain"), (None, "plain")):
+        monkeypatch.setattr(packed, "available_bytes", lambda device, free=free: free)
+        assert choose_kernels("auto", shape, device="cpu", dtype="float32") == expected
+    with pytest.raises(ConfigurationError, match="needs a CPU"):
+        choose_kernels("packed", shape, device="cuda", dtype="float32")
+
+
+def test_frozen_runs_of_packed_weights_are_kept_apart(model: nn.Module) -> None:
+    compiled = compile_model(model)
+    assert model_key(compiled) == model_key(compiled.with_kernels("plain"))
+    assert model_key(compiled) != model_key(compiled.with_kernels("packed"))
