@@ -349,6 +349,11 @@ class Universe:
             raise ConfigurationError(f"universe: missing {', '.join(missing)}")
         return cls(**values)  # type: ignore[arg-type]
 
+    def _repr_html_(self) -> str:
+        from circuitgraph.html_card import card, universe_line
+
+        return card("Universe", [universe_line(self)])
+
     def first_difference(self, other: Universe) -> str | None:
         """The first field in which two universes differ, as text, or None."""
         for field in fields(self):

@@ -17,6 +17,7 @@ import torch
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from pruning.cards import discovery_card, metrics_line
 from pruning.diagnose import diagnose
 from pruning.discretize import discretize, edges_to_keep
 from pruning.evaluation import evaluate, metrics_table
@@ -30,7 +31,7 @@ from pruning.train import StepRecord, Trainer, TrainingRun, train
 _LIBRARIES = ("transformer-circuitgraph", "torch", "transformers", "networkx", "numpy")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Discovery:
     """What `discover` gives back.
 
@@ -61,6 +62,14 @@ class Discovery:
         if split not in by_split:
             raise UnknownNameError.of("evaluated split", split, by_split)
         return metrics_table(by_split[split])
+
+    def __repr__(self) -> str:
+        by_split = self.metrics["splits"]
+        told = "".join(f"; {split}: {metrics_line(by_role)}" for split, by_role in by_split.items())
+        return f"<Discovery of {self.circuit!r}{told}>"
+
+    def _repr_html_(self) -> str:
+        return discovery_card(self)
 
 
 def discover(
@@ -164,6 +173,7 @@ def discover(
         **compiled.identity,
         "tokenizer": type(compiled.tokenizer).__name__,
         "dtype": str(compiled.dtype).removeprefix("torch."),
+        "kernels": compiled.kernels,
         "task": task.name,
         "task_options": dict(task.provenance),
         "data_hash": task.data_hash,

@@ -24,6 +24,7 @@ from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
 from pruning.baselines import random_circuit
+from pruning.cards import evaluation_card, metrics_line
 from pruning.encoding import EncodedPairs
 from pruning.frozen_runs import FrozenBatch, FrozenRuns
 from pruning.objectives import first_asked, kl_divergence, log_softmax, logit_difference, per_prompt_mean
@@ -31,7 +32,7 @@ from pruning.objectives import first_asked, kl_divergence, log_softmax, logit_di
 NEAR = 0.05
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
     """Figures for a circuit and for what it is compared with.
 
@@ -47,6 +48,12 @@ class Evaluation:
     def table(self) -> pd.DataFrame:
         """The metrics as a table, see `metrics_table`."""
         return metrics_table(self.metrics)
+
+    def __repr__(self) -> str:
+        return f"<Evaluation: {metrics_line(self.metrics)}>"
+
+    def _repr_html_(self) -> str:
+        return evaluation_card(self)
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, float | int | None]]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import numpy as np
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.tracr.tokenizer import TracrTokenizer
+from pruning.cards import task_card
 from pruning.encoding import EncodedPairs, EncodedRow, columns, encode_rows
 from pruning.pairs import SPLITS, PromptPair
 from pruning.tasks.context import TRIED_IN_VAIN, TaskContext
@@ -20,7 +21,7 @@ from pruning.tasks.registry import Task, get_task
 _FILL_ORDER = ("test", "validation", "train")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TaskData:
     """A task's prompts, as token ids of one tokenizer.
 
@@ -49,6 +50,13 @@ class TaskData:
         if name not in self.splits:
             raise UnknownNameError.of(f"split of task {self.name!r}", name, self.splits)
         return self.splits[name]
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.splits.items())
+        return f"<Task {self.name}: {sizes} prompts; objective {self.objective}>"
+
+    def _repr_html_(self) -> str:
+        return task_card(self)
 
 
 def load_task(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -12,48 +11,11 @@ from circuitgraph.compile import compile_model
 from circuitgraph.html_card import card
 from circuitgraph.models import load_model
 from circuitgraph.universe import Universe
+from tests.html_reader import read
 
 HOSTILE = """"' onload=x <script>alert("x")</script> </div> &lt; \x00\x1b\ud800"""
 SHOWN = """"' onload=x <script>alert("x")</script> </div> &lt; \ufffd\ufffd\ufffd"""
 UNIVERSE = Universe(family="llama", n_layers=2, n_heads=4, n_kv_heads=2)
-
-
-class Reader(HTMLParser):
-    """Tags with their attributes, the text, and the rows of tables; complains about tags that do not match."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.tags: set[str] = set()
-        self.texts: list[str] = []
-        self.rows: list[list[str]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.open.append(tag)
-        self.tags.add(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += data
-        else:
-            self.texts.append(data)
-
-
-def read(html: str) -> Reader:
-    reader = Reader()
-    reader.feed(html)
-    reader.close()
-    assert not reader.open
-    return reader
 
 
 def example(provenance: dict[str, Any] | None = None) -> Circuit:
@@ -134,3 +96,8 @@ def test_choices_that_are_not_the_usual_are_told(choices: dict[str, str]) -> Non
     line = read(Circuit.from_edges(universe, [])._repr_html_()).texts[2]
     assert all((f"{name}={value}" in line) for name, value in choices.items())
     assert ("=" in line) == bool(choices)
+
+
+def test_a_universe_says_its_sizes() -> None:
+    found = read(UNIVERSE._repr_html_())
+    assert found.texts == ["Universe", "llama: 2 layers of 4 heads and 2 key-value heads; 82 edges"]
