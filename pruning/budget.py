@@ -51,18 +51,30 @@ class ExpectedGate:
 
     def __call__(self, log_alpha: Float[Tensor, " gate"]) -> Float[Tensor, " gate"]:
         """Expected gates, linearly interpolated."""
-        place = ((log_alpha - self.low) * ((self.n - 1) / (self.high - self.low))).clamp(0, self.n - 1.001)
-        left = place.floor()
-        index = left.long()
-        share = place - left
-        return self.table[index] * (1 - share) + self.table[index + 1] * share
+        return self.with_slope(log_alpha)[0]
+
+    def with_slope(self, log_alpha: Float[Tensor, " gate"]) -> tuple[Float[Tensor, " gate"], Float[Tensor, " gate"]]:
+        """Expected gates, linearly interpolated, and the slope of that line in α."""
+        per_unit = (self.n - 1) / (self.high - self.low)
+        place = ((log_alpha - self.low) * per_unit).clamp_(0, self.n - 1.001)
+        index = place.long()
+        below = self.table[index]
+        rise = self.table[index + 1] - below
+        return torch.addcmul(below, rise, place - index), rise * per_unit
+
+
+_SHIFT_ENOUGH = 1e-4
+_TURNS = 48
 
 
 @torch.no_grad()
 def shift_for_budget(
     log_alpha: Float[Tensor, " gate"], weights: Float[Tensor, " gate"], kept: float, expected: ExpectedGate
-) -> float:
+) -> Float[Tensor, ""]:
     """The shift b at which the expected number of kept edges is `kept`.
+
+    Newton's method from 0, and halving wherever it would leave the bracket. It runs on the gates' device; only a
+    CPU, where looking costs nothing, looks whether it is done before the last turn.
 
     Args:
         log_alpha: The gates' α.
@@ -73,15 +85,18 @@ def shift_for_budget(
     Returns:
         The shift, to 1e-4.
     """
-    low = float(log_alpha.min()) - 16
-    high = float(log_alpha.max()) + 16
-    while high - low > 1e-4:
-        middle = (low + high) / 2
-        if float((expected(log_alpha - middle) * weights).sum()) > kept:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    low, high = log_alpha.min() - 16, log_alpha.max() + 16
+    shift = torch.zeros_like(low).clamp(low, high)
+    for _ in range(_TURNS):
+        gates, slopes = expected.with_slope(log_alpha - shift)
+        gap, slope = (gates * weights).sum() - kept, (slopes * weights).sum()
+        low, high = torch.where(gap > 0, shift, low), torch.where(gap > 0, high, shift)
+        after = shift + gap / slope.clamp(min=1e-12)
+        after = torch.where((after > low) & (after < high), after, (low + high) / 2)
+        moved, shift = (after - shift).abs(), after
+        if shift.device.type == "cpu" and moved < _SHIFT_ENOUGH:
+            break
+    return shift
 
 
 @torch.no_grad()

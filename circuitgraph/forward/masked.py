@@ -14,7 +14,7 @@ from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape
 from circuitgraph.batch import TokenBatch
 from circuitgraph.forward.attention import attention_mask
 from circuitgraph.forward.cells import CellSets, cell_sets
-from circuitgraph.forward.heads import AskedGrid, LayerHeads, asked_grid, pick
+from circuitgraph.forward.heads import AskedGrid, LayerHeads, among, asked_grid, pick
 from circuitgraph.forward.plan import StepPlan, plan_step
 from circuitgraph.forward.reference import AblationValues, embed
 from circuitgraph.forward.stream import Stream, Tape, Workspace, begin, read, write_heads, write_mlp
@@ -217,7 +217,7 @@ class _Pass:
         """What the wanted heads gathered beyond their ablation value, at the cells of a stream."""
         order, parts = [], []
         for level, (heads, moved) in gathered.items():
-            rows = np.flatnonzero(np.isin(heads, writers))
+            rows = among(heads, writers)
             if len(rows):
                 order.append(heads[rows])
                 parts.append(self.cells[level].move(pick(moved, rows), self.cells[name]))

@@ -49,7 +49,7 @@ def add_mixed(
         host: The same matrix on the host, which decides how to go about it.
     """
     occupied = host != 0
-    share = occupied.mean() if occupied.size else 0.0
+    share = np.count_nonzero(occupied) / max(1, occupied.size)
     if share == 0:
         return
     if out.device.type != "cpu":
@@ -116,7 +116,7 @@ def dot_pairs(
         The products.
     """
     left, right = a.flatten(1), b.flatten(1)
-    share = wanted.mean() if wanted.size else 0.0
+    share = np.count_nonzero(wanted) / max(1, wanted.size)
     if a.device.type == "cpu" and share < ROWS_BELOW:
         dots = torch.zeros(wanted.shape, dtype=a.dtype)
         for i, j in zip(*np.nonzero(wanted), strict=True):

@@ -54,7 +54,7 @@ def test_the_table_beyond_its_ends() -> None:
 @pytest.mark.parametrize("goal", [0.05, 1.0, 4.7, 9.0, 12.9])
 def test_the_shift_meets_the_budget(goal: float) -> None:
     alphas, weights = torch.tensor(ALPHAS).float(), torch.tensor(WEIGHTS).float()
-    shift = shift_for_budget(alphas, weights, goal, ExpectedGate())
+    shift = float(shift_for_budget(alphas, weights, goal, ExpectedGate()))
     assert kept(ALPHAS - shift, WEIGHTS) == pytest.approx(goal, abs=2e-3)
     assert shift == pytest.approx(exact_shift(ALPHAS, WEIGHTS, goal), abs=0.02)
 
