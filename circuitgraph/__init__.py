@@ -12,6 +12,7 @@ from circuitgraph._version import __version__
 from circuitgraph.lazy import load_on_use
 
 if TYPE_CHECKING:
+    from circuitgraph.batch import TokenBatch
     from circuitgraph.circuit import Circuit
     from circuitgraph.compile import CompiledModel, compile_model
     from circuitgraph.errors import CircuitGraphError
@@ -24,6 +25,7 @@ __all__ = [
     "CircuitGraphError",
     "CompiledModel",
     "LoadedModel",
+    "TokenBatch",
     "Universe",
     "__version__",
     "build_graph",
@@ -36,6 +38,7 @@ _HOME = {
     "CircuitGraphError": "circuitgraph.errors",
     "CompiledModel": "circuitgraph.compile",
     "LoadedModel": "circuitgraph.models",
+    "TokenBatch": "circuitgraph.batch",
     "Universe": "circuitgraph.universe",
     "build_graph": "circuitgraph.graph",
     "compile_model": "circuitgraph.compile",

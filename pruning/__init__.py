@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pruning.baselines import random_circuit
     from pruning.discovery import discover
     from pruning.encoding import EncodedPairs
-    from pruning.evaluation import evaluate
+    from pruning.evaluation import evaluate, evaluate_masks, metrics_table
+    from pruning.frozen_cache.disk import DiskCache
     from pruning.pairs import PromptPair, PromptPairs
     from pruning.recipes import Recipe, recipe_named
     from pruning.regimes.faithfulness import evaluate_regimes
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pruning.tasks import TaskData, load_task, register_task
 
 __all__ = [
+    "DiskCache",
     "EncodedPairs",
     "PromptPair",
     "PromptPairs",
@@ -29,8 +31,10 @@ __all__ = [
     "TaskData",
     "discover",
     "evaluate",
+    "evaluate_masks",
     "evaluate_regimes",
     "load_task",
+    "metrics_table",
     "random_circuit",
     "recipe_named",
     "register_task",
@@ -38,6 +42,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "DiskCache": "pruning.frozen_cache.disk",
     "EncodedPairs": "pruning.encoding",
     "PromptPair": "pruning.pairs",
     "PromptPairs": "pruning.pairs",
@@ -45,8 +50,10 @@ _HOME = {
     "TaskData": "pruning.tasks",
     "discover": "pruning.discovery",
     "evaluate": "pruning.evaluation",
+    "evaluate_masks": "pruning.evaluation",
     "evaluate_regimes": "pruning.regimes.faithfulness",
     "load_task": "pruning.tasks",
+    "metrics_table": "pruning.evaluation",
     "random_circuit": "pruning.baselines",
     "recipe_named": "pruning.recipes",
     "register_task": "pruning.tasks",
