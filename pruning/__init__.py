@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pruning.recipes import Recipe, recipe_named
     from pruning.regimes.faithfulness import evaluate_regimes
     from pruning.regimes.study import run_regimes
-    from pruning.tasks import TaskData, load_task, register_task
+    from pruning.tasks import TaskData, load_task, register_task, task_from_pairs
 
 __all__ = [
     "DiskCache",
@@ -39,6 +39,7 @@ __all__ = [
     "recipe_named",
     "register_task",
     "run_regimes",
+    "task_from_pairs",
 ]
 
 _HOME = {
@@ -58,6 +59,7 @@ _HOME = {
     "recipe_named": "pruning.recipes",
     "register_task": "pruning.tasks",
     "run_regimes": "pruning.regimes.study",
+    "task_from_pairs": "pruning.tasks",
 }
 
 __getattr__ = load_on_use(__name__, _HOME)
