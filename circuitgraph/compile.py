@@ -275,7 +275,8 @@ def compile_model(
     """Compile a model into a computation graph whose edges map to gates.
 
     Args:
-        model: What `load_model` gives, or a model made by other means.
+        model: What `load_model` gives, or a model made by other means; `LoadedModel` gives such a one its tokenizer and
+            a name.
         embeddings: `joint`: one writer `input`; `split`: `tok` and `pos` apart (learned positions only).
         kv_heads: `native`: one key and one value reader a key-value head; `per_query`: one a query head.
         qkv: `split`: readers for query, key and value apart; `joint`: one a head.
