@@ -26,6 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) --only-binary :all: "pygraphviz>=2.0.4" -c constraints.txt \
 		|| echo "no pygraphviz wheel for this machine: drawings need a dot program, or stay .dot files"
 	@touch $(STAMP)
+	@echo "set up; for circuitgraph and its Python in this shell, in any folder: . $(CURDIR)/.venv/bin/activate"
 
 demo: $(STAMP)
 	$(BIN)/circuitgraph discover --model smollm2-135m --task ioi --train-size 1200 --validation-size 50 \

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from analysis.algebra import complement, difference, intersection, symmetric_difference, union
     from analysis.checkpoints import compare_checkpoints
     from analysis.drawing import circuit_to_dot, draw
+    from analysis.drawing.membership import draw_membership
     from analysis.explorer import write_explorer
     from analysis.faithfulness import area_under_curves, pareto_front
     from analysis.figures.density import block_density_figure
@@ -65,6 +66,7 @@ __all__ = [
     "curves_figure",
     "difference",
     "draw",
+    "draw_membership",
     "find",
     "hubs",
     "inclusion_figure",
@@ -118,6 +120,7 @@ _HOME = {
     "curves_figure": "analysis.figures.faithfulness",
     "difference": "analysis.algebra",
     "draw": "analysis.drawing",
+    "draw_membership": "analysis.drawing.membership",
     "find": "analysis.query.found",
     "hubs": "analysis.structure.hubs",
     "inclusion_figure": "analysis.figures.inclusion",

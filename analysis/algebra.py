@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from analysis.comparable import named_circuits, require_comparable
+from analysis.comparable import Circuits, named_circuits, require_comparable
 from circuitgraph.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.parentage import parentage
 
 
-def union(*circuits: Circuit, ablation: str | None = None, across_checkpoints: bool = False) -> Circuit:
+def union(*circuits: Circuits, ablation: str | None = None, across_checkpoints: bool = False) -> Circuit:
     """The edges that at least one circuit keeps.
 
     Args:
-        circuits: Circuits of one universe, at least one.
+        circuits: Circuits of one universe, at least one: one by one, or all in a list or a mapping of names.
         ablation: What cut edges carry in the result; by default the same as in the circuits.
         across_checkpoints: Allow other weights or another model of the same universe.
 
@@ -43,15 +43,17 @@ def union(*circuits: Circuit, ablation: str | None = None, across_checkpoints: b
         >>> both = union(a, b)
         >>> list(both), both.scores.tolist()
         (['input->m0', 'input->logits', 'm0->logits'], [1.0, 3.0, 1.0])
+        >>> union({"a": a, "b": b}) == union([a, b]) == both
+        True
     """
-    return _combine("union", circuits, ablation, across_checkpoints, lambda counts: counts > 0)
+    return _combine("union", _each(circuits), ablation, across_checkpoints, lambda counts: counts > 0)
 
 
-def intersection(*circuits: Circuit, ablation: str | None = None, across_checkpoints: bool = False) -> Circuit:
+def intersection(*circuits: Circuits, ablation: str | None = None, across_checkpoints: bool = False) -> Circuit:
     """The edges that all circuits keep, less those that dangle without the others.
 
     Args:
-        circuits: Circuits of one universe, at least one.
+        circuits: Circuits of one universe, at least one: one by one, or all in a list or a mapping of names.
         ablation: What cut edges carry in the result; by default the same as in the circuits.
         across_checkpoints: Allow other weights or another model of the same universe.
 
@@ -69,7 +71,8 @@ def intersection(*circuits: Circuit, ablation: str | None = None, across_checkpo
         >>> list(intersection(a, Circuit.from_edges(universe, ["input->logits"])))
         ['input->logits']
     """
-    return _combine("intersection", circuits, ablation, across_checkpoints, lambda counts: counts == len(circuits))
+    given = _each(circuits)
+    return _combine("intersection", given, ablation, across_checkpoints, lambda counts: counts == len(given))
 
 
 def difference(
@@ -170,6 +173,19 @@ def edge_counts(circuits: Sequence[Circuit]) -> tuple[np.ndarray, np.ndarray, np
     counts = np.bincount(place, minlength=len(ids))
     sums = np.bincount(place, weights=np.concatenate([circuit.scores for circuit in circuits]), minlength=len(ids))
     return ids, counts, sums / np.maximum(counts, 1)
+
+
+def _each(circuits: Sequence[Circuits]) -> list[Circuit]:
+    """Circuits that were given one by one, or together as one argument."""
+    if len(circuits) == 1:
+        return list(named_circuits(circuits[0]).values())
+    for number, circuit in enumerate(circuits, 1):
+        if not isinstance(circuit, Circuit):
+            raise ConfigurationError(
+                f"argument {number}: expected a Circuit, or all circuits in one list or mapping; "
+                f"got {type(circuit).__name__}"
+            )
+    return [circuit for circuit in circuits if isinstance(circuit, Circuit)]
 
 
 def _combine(

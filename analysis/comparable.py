@@ -53,8 +53,9 @@ def named_circuits(circuits: Circuits, *, at_least: int = 1) -> dict[str, Circui
 def require_comparable(circuits: Mapping[str, Circuit], *, across_checkpoints: bool = False) -> Universe:
     """Refuse circuits of different universes, or of different models.
 
-    Two circuits are of different models if both say which, and their `config_hash` or `revision` differ, or
-    their `model` where a revision is missing. What a circuit does not say cannot differ.
+    Two circuits are of different models if both say which, and their `config_hash` differs, or their `weights`; or,
+    where one does not know these or the number formats differ, their `revision`, else their `model`. What a circuit
+    does not say cannot differ.
 
     Args:
         circuits: At least one circuit, by name.
@@ -106,9 +107,10 @@ def _model_difference(one: Circuit, other: Circuit) -> str | None:
     def both_know(field: str) -> bool:
         return mine.get(field) is not None and theirs.get(field) is not None
 
-    # A revision identifies the weights, whatever name they were loaded by.
-    fields = ("config_hash", "revision") if both_know("revision") else ("config_hash", "model")
-    for field in fields:
+    # The weights say it whatever name they were loaded by, but not in another number format; next best is a revision.
+    same_format = both_know("dtype") and mine["dtype"] == theirs["dtype"]
+    by = "weights" if both_know("weights") and same_format else "revision" if both_know("revision") else "model"
+    for field in ("config_hash", by):
         if both_know(field) and mine[field] != theirs[field]:
             return f"{field}: {mine[field]!r} against {theirs[field]!r}"
     return None

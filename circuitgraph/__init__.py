@@ -12,11 +12,14 @@ from circuitgraph._version import __version__
 from circuitgraph.lazy import load_on_use
 
 if TYPE_CHECKING:
+    from circuitgraph.batch import TokenBatch
     from circuitgraph.circuit import Circuit
     from circuitgraph.compile import CompiledModel, compile_model
     from circuitgraph.errors import CircuitGraphError
     from circuitgraph.graph import build_graph
+    from circuitgraph.memory import MemoryEstimate, MemoryPlan
     from circuitgraph.models import LoadedModel, load_model
+    from circuitgraph.sizes import ModelSizes, model_sizes
     from circuitgraph.universe import Universe
 
 __all__ = [
@@ -24,11 +27,16 @@ __all__ = [
     "CircuitGraphError",
     "CompiledModel",
     "LoadedModel",
+    "MemoryEstimate",
+    "MemoryPlan",
+    "ModelSizes",
+    "TokenBatch",
     "Universe",
     "__version__",
     "build_graph",
     "compile_model",
     "load_model",
+    "model_sizes",
 ]
 
 _HOME = {
@@ -36,10 +44,15 @@ _HOME = {
     "CircuitGraphError": "circuitgraph.errors",
     "CompiledModel": "circuitgraph.compile",
     "LoadedModel": "circuitgraph.models",
+    "MemoryEstimate": "circuitgraph.memory",
+    "MemoryPlan": "circuitgraph.memory",
+    "ModelSizes": "circuitgraph.sizes",
+    "TokenBatch": "circuitgraph.batch",
     "Universe": "circuitgraph.universe",
     "build_graph": "circuitgraph.graph",
     "compile_model": "circuitgraph.compile",
     "load_model": "circuitgraph.models",
+    "model_sizes": "circuitgraph.sizes",
 }
 
 __getattr__ = load_on_use(__name__, _HOME)

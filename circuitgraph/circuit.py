@@ -266,6 +266,68 @@ class Circuit:
         provenance = parentage("complement", [self])
         return Circuit.from_edges(self.universe, ~self.mask, ablation=self.ablation, provenance=provenance)
 
+    def without(self, edges: Edges) -> Circuit:
+        """This circuit less some of its edges, and less those that dangle then.
+
+        Args:
+            edges: What to cut: edge names or pairs, flat indices, or one boolean an edge of the universe. Edges that
+                are not kept are cut already.
+
+        Returns:
+            The circuit, with this one's scores and ablation. Its provenance names this circuit as its parent.
+
+        Raises:
+            UnknownNameError: No such edge.
+
+        Examples:
+            >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+            >>> circuit = Circuit.from_edges(universe, {"input->m0": 2.0, "m0->logits": 1.5, "input->logits": 1.0})
+            >>> list(circuit.without(["m0->logits"]))
+            ['input->logits']
+        """
+        cut, _ = read_edges(self.universe, edges, None)
+        return self._part("without", ~np.isin(self.edge_ids, cut))
+
+    def top(self, n: int, *, by: str = "score") -> Circuit:
+        """The edges with the highest scores, less those that dangle without the others.
+
+        Args:
+            n: How many, before dangling ones are dropped; all if there are not more.
+            by: `score`, or `size` for |score|, where a large negative score counts as much.
+
+        Returns:
+            The circuit, with this one's scores and ablation. Its provenance names this circuit as its parent.
+
+        Raises:
+            ConfigurationError: A negative number.
+            UnknownNameError: No such `by`.
+
+        Examples:
+            >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+            >>> circuit = Circuit.from_edges(universe, {"input->m0": 2.0, "m0->logits": 1.5, "input->logits": -3.0})
+            >>> list(circuit.top(2)), list(circuit.top(1, by="size"))
+            (['input->m0', 'm0->logits'], ['input->logits'])
+        """
+        if by not in ("score", "size"):
+            raise UnknownNameError.of("by", by, ("score", "size"))
+        if n < 0:
+            raise ConfigurationError(f"n must be 0 or more; got {n}")
+        values = self.scores if by == "score" else np.abs(self.scores)
+        stays = np.zeros(len(self), dtype=bool)
+        stays[np.argsort(-values, kind="stable")[:n]] = True
+        return self._part("top", stays)
+
+    def _part(self, operation: str, stays: np.ndarray) -> Circuit:
+        from circuitgraph.parentage import parentage
+
+        return Circuit.from_edges(
+            self.universe,
+            self.edge_ids[stays],
+            scores=self.scores[stays],
+            ablation=self.ablation,
+            provenance=parentage(operation, [self]),
+        )
+
     def with_provenance(self, provenance: Mapping[str, object]) -> Circuit:
         """The same circuit with entries added to its provenance, replacing those of the same name."""
         text = provenance_text({**json.loads(self.provenance_json), **provenance})

@@ -31,6 +31,8 @@ from circuitgraph.graph import build_graph
 from circuitgraph.models import LoadedModel
 from circuitgraph.universe import Universe
 
+_SAMPLES = 257  # about so many bytes of a tensor a checksum takes as they are
+
 
 def universe_of(
     family: Family,
@@ -68,6 +70,39 @@ def config_hash(config: Any) -> str:
         key: value for key, value in config.to_dict().items() if key not in ("_name_or_path", "transformers_version")
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def weights_checksum(model: nn.Module) -> str:
+    """A checksum of a model's weights, quick enough to take each time: it tells checkpoints apart, not forgeries.
+
+    The bits of each tensor are added up as integers, which gives the same on every device and in any order, and a few
+    of them are taken as they are. Names of weights do not matter; their order, shapes and number format do.
+
+    Args:
+        model: Any module.
+
+    Examples:
+        >>> layer = nn.Linear(2, 2)
+        >>> before = weights_checksum(layer)
+        >>> with torch.no_grad():
+        ...     layer.bias[1] += 1
+        >>> weights_checksum(layer) == before
+        False
+    """
+    digest = hashlib.sha256()
+    for weight in model.parameters():
+        bits = weight.detach().clone(memory_format=torch.contiguous_format) if _is_odd(weight) else weight.detach()
+        bits = bits.reshape(-1).view(torch.uint8)
+        whole = len(bits) // 8 * 8
+        summed, rest = bits[:whole].view(torch.int64).sum().item(), bits[whole:].tolist()
+        some = bits[:: len(bits) // _SAMPLES | 1].tolist()  # an odd step meets every byte of a number
+        digest.update(f"{weight.dtype}{list(weight.shape)}{summed}{rest}{some}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _is_odd(weight: Tensor) -> bool:
+    """Whether a tensor does not lie in one piece that begins where eight bytes do."""
+    return not weight.is_contiguous() or weight.storage_offset() * weight.element_size() % 8 != 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,8 +147,13 @@ class CompiledModel:
 
     @property
     def identity(self) -> dict[str, object]:
-        """Which model this is, as kept in graphs and circuits."""
-        return {"model": self.name, "revision": self.revision, "config_hash": self.config_hash}
+        """Which model this is, as kept in graphs and circuits; the weights as they are now."""
+        return {
+            "model": self.name,
+            "revision": self.revision,
+            "config_hash": self.config_hash,
+            "weights": weights_checksum(self.model),
+        }
 
     def with_graph(self, graph: nx.DiGraph) -> CompiledModel:
         """Take an edited copy of `graph` back: removed, frozen and tied edges.
@@ -264,7 +304,8 @@ def compile_model(
     """Compile a model into a computation graph whose edges map to gates.
 
     Args:
-        model: What `load_model` gives, or a model made by other means.
+        model: What `load_model` gives, or a model made by other means; `LoadedModel` gives such a one its tokenizer and
+            a name.
         embeddings: `joint`: one writer `input`; `split`: `tok` and `pos` apart (learned positions only).
         kv_heads: `native`: one key and one value reader a key-value head; `per_query`: one a query head.
         qkv: `split`: readers for query, key and value apart; `joint`: one a head.

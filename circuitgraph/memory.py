@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from circuitgraph.architectures.family import ModelShape
-from circuitgraph.errors import ConfigurationError
+from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.universe import Universe
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -129,6 +129,9 @@ def estimate_memory(
     Returns:
         The estimate.
 
+    Raises:
+        UnknownNameError: No such dtype.
+
     Examples:
         >>> shape = ModelShape(n_layers=12, n_heads=12, n_kv_heads=12, d_model=768, d_head=64, d_mlp=3072,
         ...     d_vocab=50257, n_positions=1024, learned_positions=True)
@@ -137,6 +140,8 @@ def estimate_memory(
         >>> estimate.weights, estimate.deltas == 157 * 8 * (32 + 1) * 768 * 4
         (497759232, True)
     """
+    if dtype not in BYTES:
+        raise UnknownNameError.of("dtype", dtype, BYTES)
     b = BYTES[dtype]
     wide = max(b, 4)
     tokens = batch_size * seq

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from pruning.baselines import random_circuit
     from pruning.discovery import discover
     from pruning.encoding import EncodedPairs
-    from pruning.evaluation import evaluate
+    from pruning.evaluation import evaluate, evaluate_masks, metrics_table
+    from pruning.frozen_cache.disk import DiskCache
     from pruning.pairs import PromptPair, PromptPairs
     from pruning.recipes import Recipe, recipe_named
     from pruning.regimes.faithfulness import evaluate_regimes
     from pruning.regimes.study import run_regimes
-    from pruning.tasks import TaskData, load_task, register_task
+    from pruning.tasks import TaskData, load_task, register_task, task_from_pairs
 
 __all__ = [
+    "DiskCache",
     "EncodedPairs",
     "PromptPair",
     "PromptPairs",
@@ -29,15 +31,19 @@ __all__ = [
     "TaskData",
     "discover",
     "evaluate",
+    "evaluate_masks",
     "evaluate_regimes",
     "load_task",
+    "metrics_table",
     "random_circuit",
     "recipe_named",
     "register_task",
     "run_regimes",
+    "task_from_pairs",
 ]
 
 _HOME = {
+    "DiskCache": "pruning.frozen_cache.disk",
     "EncodedPairs": "pruning.encoding",
     "PromptPair": "pruning.pairs",
     "PromptPairs": "pruning.pairs",
@@ -45,12 +51,15 @@ _HOME = {
     "TaskData": "pruning.tasks",
     "discover": "pruning.discovery",
     "evaluate": "pruning.evaluation",
+    "evaluate_masks": "pruning.evaluation",
     "evaluate_regimes": "pruning.regimes.faithfulness",
     "load_task": "pruning.tasks",
+    "metrics_table": "pruning.evaluation",
     "random_circuit": "pruning.baselines",
     "recipe_named": "pruning.recipes",
     "register_task": "pruning.tasks",
     "run_regimes": "pruning.regimes.study",
+    "task_from_pairs": "pruning.tasks",
 }
 
 __getattr__ = load_on_use(__name__, _HOME)

@@ -38,9 +38,10 @@ def diagnose(
             "The circuit is empty: no path of kept edges leads from the input to the logits. "
             "Lower --target-sparsity or raise --steps."
         )
-    last = run.records[-_LAST:]
-    if not last:
+    if not run.records:
         return [*found, "No step was taken, so the gates are as they began."]
+    # In a short run the last steps reach back to where less was asked for, and say nothing about the end.
+    last = [record for record in run.records[-_LAST:] if record.target == run.records[-1].target]
     found += _sparsity(last, recipe, run)
     found += _shape(circuit)
     if objective == "kl":

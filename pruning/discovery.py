@@ -53,7 +53,7 @@ class Discovery:
     run: TrainingRun
 
     def table(self, split: str = "test") -> pd.DataFrame:
-        """The metrics of a split as a table, see `pruning.evaluation.metrics_table`.
+        """The metrics of a split as a table, see `pruning.metrics_table`.
 
         Raises:
             UnknownNameError: That split was not evaluated.

@@ -415,7 +415,8 @@ def _row(pair: PromptPair, encoder: PromptEncoder, ids: dict[str, Ids]) -> tuple
     if len(clean) != len(corrupted):
         raise pair.error(
             f"the clean side has {len(clean)} tokens and the corrupted side {len(corrupted)}; "
-            'give both the same number, or leave such pairs out with align="drop" (--task-option align=drop)'
+            'give both the same number, or leave such pairs out, with options={"align": "drop"} or '
+            "--task-option align=drop"
         )
     answer = continuation(clean, ids[clean_joint])
     if not answer:

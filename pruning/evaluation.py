@@ -199,32 +199,82 @@ def require_universe(compiled: CompiledModel, circuit: Circuit, name: str = "the
 
 def evaluate_masks(
     compiled: CompiledModel,
-    masks: Mapping[str, np.ndarray],
+    masks: Mapping[str, Circuit | np.ndarray],
     pairs: EncodedPairs,
     *,
-    ablation: str,
+    ablation: str | None = None,
     ablation_data: EncodedPairs | None = None,
     batch_size: int = 16,
     tick: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, float | int | None]]:
-    """Measure many sets of kept edges on the same prompts; what never changes is run once for all of them.
+    """Measure many circuits, or sets of kept edges, on the same prompts; what never changes is run once for all.
 
     Args:
         compiled: The model.
-        masks: One boolean an edge of the universe, true where kept, by name `[edge]`; `full` is taken.
+        masks: By name, a circuit, or one boolean an edge of the universe, true where kept `[edge]`; the name `full`
+            is taken. Circuits have lost their dangling edges; a mask is run as it is.
         pairs: The prompts, at least one.
-        ablation: What cut edges carry.
+        ablation: What cut edges carry; by default what the circuits were found with.
         ablation_data: The prompts that means are taken over; `pairs` by default.
         batch_size: Prompts a batch.
         tick: Called with the number of prompts done and of all, after every batch.
 
     Returns:
-        Metrics by name, those of the full model as `full`.
+        Metrics by name, those of the full model as `full`; `metrics_table` makes them a table.
+
+    Raises:
+        GraphMismatchError: A circuit is of another universe.
+        ConfigurationError: No prompts, a mask that is not one boolean an edge, the name `full`, or no ablation where
+            the circuits have none in common.
+
+    Examples:
+        >>> from circuitgraph import compile_model, load_model
+        >>> from circuitgraph.tracr import ground_truth_edges
+        >>> from pruning import load_task
+        >>> compiled = compile_model(load_model("tracr:xproportion"), embeddings="split")
+        >>> inputs = load_task("tracr-xproportion", compiled.tokenizer, options={"max_length": 3}).split("test")
+        >>> truth = Circuit.from_edges(compiled.universe, ground_truth_edges("xproportion"), ablation="zero")
+        >>> measured = evaluate_masks(compiled, {"truth": truth, "rest": ~truth.mask}, inputs)
+        >>> metrics_table(measured)["accuracy"].round(2).to_dict()
+        {'full': 1.0, 'truth': 1.0, 'rest': 0.46}
     """
+    if not len(pairs):
+        raise ConfigurationError("there is nothing to evaluate on: the split has no prompts")
     columns = _measure(
-        compiled, masks, pairs, ablation=ablation, ablation_data=ablation_data, batch_size=batch_size, tick=tick
+        compiled,
+        {name: _mask_of(compiled, name, one) for name, one in masks.items()},
+        pairs,
+        ablation=ablation or _common_ablation(masks),
+        ablation_data=ablation_data,
+        batch_size=batch_size,
+        tick=tick,
     ).columns
     return {name: _summary(scores, columns["full"]) for name, scores in columns.items()}
+
+
+def _mask_of(compiled: CompiledModel, name: str, one: Circuit | np.ndarray) -> np.ndarray:
+    """The kept edges of a circuit, or of a mask that is one."""
+    if name == "full":
+        raise ConfigurationError("the name 'full' is that of the whole model, which is measured in any case")
+    if isinstance(one, Circuit):
+        require_universe(compiled, one, f"the universe of {name!r}")
+        return one.mask
+    n_edges = compiled.universe.n_edges
+    if one.dtype != np.bool_ or one.shape != (n_edges,):
+        raise ConfigurationError(
+            f"{name!r}: expected a circuit, or one boolean for each of the universe's {n_edges:,} edges; "
+            f"got {one.dtype} of shape {one.shape}"
+        )
+    return one
+
+
+def _common_ablation(masks: Mapping[str, Circuit | np.ndarray]) -> str:
+    """What the cut edges of all circuits among them carry."""
+    found = {one.ablation for one in masks.values() if isinstance(one, Circuit)}
+    if len(found) != 1:
+        told = f"the circuits differ in it ({', '.join(sorted(found))})" if found else "masks do not say"
+        raise ConfigurationError(f"ablation: {told}; say what cut edges carry, with ablation=")
+    return found.pop()
 
 
 @dataclass(frozen=True, kw_only=True)

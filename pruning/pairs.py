@@ -143,7 +143,7 @@ class PromptPairs(Sequence[PromptPair]):
         pairs = tuple(_parse_line(text, source) for text, source in _lines(Path(path)))
         if not pairs:
             raise PromptFormatError(f"{path}: the file is empty; write one JSON object a line")
-        _refuse_shared_prompts(pairs)
+        refuse_shared_prompts(pairs)
         return cls(pairs)
 
     def to_jsonl(self, path: str | Path) -> None:
@@ -254,8 +254,7 @@ def _split_answer(text: object, side: str, source: str) -> tuple[str, str]:
         )
     if tags != ["<predict>", "</predict>"]:
         raise PromptFormatError(
-            f"{source}: expected one <predict>…</predict> in {side!r}, got {' '.join(tags)}; "
-            "mark one answer a prompt"
+            f"{source}: expected one <predict>…</predict> in {side!r}, got {' '.join(tags)}; mark one answer a prompt"
         )
     match = _SPAN.search(text)
     assert match is not None
@@ -282,15 +281,22 @@ def _before_answer(text: object, answer: str, source: str) -> str:
     return before
 
 
-def _refuse_shared_prompts(pairs: Iterable[PromptPair]) -> None:
-    """Refuse a clean prompt that stands in two splits."""
+def refuse_shared_prompts(pairs: Iterable[PromptPair]) -> None:
+    """Refuse a clean prompt that stands in two splits.
+
+    Args:
+        pairs: The pairs.
+
+    Raises:
+        PromptFormatError: There is one; the message names both places.
+    """
     seen: dict[str, PromptPair] = {}
     for pair in pairs:
         first = seen.setdefault(pair.clean, pair)
         if first.split != pair.split:
             raise pair.error(
                 f"this clean prompt is in split {pair.split!r} and also in {first.split!r} "
-                f"({first.source}); splits must share no prompt: remove one of the two lines"
+                f"({first.source or 'an earlier pair'}); splits must share no prompt: remove one of the two"
             )
 
 

@@ -120,17 +120,21 @@ def run_notebook(page: Path) -> int:
     from IPython.display import display
 
     names: dict[str, object] = {"__name__": "__main__", "display": display}
-    cells = [block for block in blocks_of(page) if block.info.startswith("{code-cell}")]
-    for cell in cells:
-        tags, source = _options_and_source(cell)
+    cells = notebook_cells(page)
+    for tags, cell in cells:
         try:
-            _run_cell(source, page, names)
+            _run_cell(cell, page, names)
         except Exception:
             if "raises-exception" not in tags:
                 raise
         else:
             assert "raises-exception" not in tags, f"{page}:{cell.line}: the cell was to raise and did not"
     return len(cells)
+
+
+def notebook_cells(page: Path) -> list[tuple[list[str], Block]]:
+    """The cells of a notebook: the tags of each, and its code without its options."""
+    return [_options_and_source(block) for block in blocks_of(page) if block.info.startswith("{code-cell}")]
 
 
 def _options_and_source(cell: Block) -> tuple[list[str], Block]:

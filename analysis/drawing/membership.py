@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -103,6 +104,17 @@ def membership_to_dot(
     return "\n".join([*lines, "}", ""])
 
 
+@overload
+def draw_membership(
+    circuits: Mapping[str, Circuit],
+    path: None = None,
+    *,
+    max_edges: int = 150,
+    side_by_side: bool = False,
+    title: str = "",
+    across_checkpoints: bool = False,
+) -> Drawing: ...
+@overload
 def draw_membership(
     circuits: Mapping[str, Circuit],
     path: str | Path,
@@ -111,29 +123,49 @@ def draw_membership(
     side_by_side: bool = False,
     title: str = "",
     across_checkpoints: bool = False,
-) -> Path:
-    """Draw several circuits into a file, their edges coloured by which of them keep them.
+) -> Path: ...
+def draw_membership(
+    circuits: Mapping[str, Circuit],
+    path: str | Path | None = None,
+    *,
+    max_edges: int = 150,
+    side_by_side: bool = False,
+    title: str = "",
+    across_checkpoints: bool = False,
+) -> Drawing | Path:
+    """Draw several circuits, their edges coloured by which of them keep them, for a notebook or into a file.
 
     Args:
-        circuits: As of `membership_to_dot`.
+        circuits: Two to five circuits of one universe, by name.
         path: Where to; the suffix says what: `.dot`, `.pdf`, `.svg` or `.png`.
-        max_edges: As of `membership_to_dot`.
-        side_by_side: As of `membership_to_dot`.
-        title: As of `membership_to_dot`.
-        across_checkpoints: As of `membership_to_dot`.
+        max_edges: Above this many edges in the union only the strongest are drawn, and the drawing says so.
+        side_by_side: A panel for each class of edges instead of one picture.
+        title: Above the drawing.
+        across_checkpoints: Allow other weights or another model of the same universe.
 
     Returns:
-        The path.
+        The path; without one a drawing, which a notebook shows and which has `.dot`, `.svg` and `.save(path)`.
 
     Raises:
+        ConfigurationError: Fewer than two circuits, or more than there are colours for.
+        GraphMismatchError: The circuits are of different universes or models.
         UnknownNameError: No such suffix.
         RenderingError: Graphviz is missing or failed; `.dot` never needs it.
         OutputError: The file cannot be written.
+
+    Examples:
+        >>> from circuitgraph.universe import Universe
+        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+        >>> one = Circuit.from_edges(universe, ["input->logits", "input->m0", "m0->logits"])
+        >>> drawing = draw_membership({"one": one, "other": Circuit.from_edges(universe, ["input->logits"])})
+        >>> "only one: 2 edges" in drawing.dot
+        True
     """
     dot_text = membership_to_dot(
         circuits, max_edges=max_edges, side_by_side=side_by_side, title=title, across_checkpoints=across_checkpoints
     )
-    return Drawing(dot=dot_text).save(path)
+    drawing = Drawing(dot=dot_text)
+    return drawing if path is None else drawing.save(path)
 
 
 def _classes(whole: Circuit, circuits: Mapping[str, Circuit], chosen: list[int]) -> list[EdgeClass]:

@@ -119,6 +119,8 @@ def load_found_circuit(
     compiled = plan.compile(loaded, verify=verify, kernels=kernels)
     for field, ours in compiled.identity.items():
         theirs = provenance.get(field)
+        if field == "weights" and found != str(compiled.dtype).removeprefix("torch."):
+            continue  # in another number format the same weights have other bits
         if theirs is not None and theirs != ours:
             warn(f"the circuit was found in {field} {theirs}, this is {field} {ours}")
     return FoundCircuit(circuit=circuit, provenance=provenance, plan=plan, compiled=compiled)

@@ -38,42 +38,35 @@ def graph(
     from circuitgraph.cli.settings import GraphChoices, plan_model
     from circuitgraph.errors import UnknownNameError
     from circuitgraph.forward.packed import choose_kernels
-    from circuitgraph.memory import BYTES, MemoryEstimate, count_parameters, estimate_memory, plan_memory
+    from circuitgraph.memory import BYTES, count_parameters
+    from circuitgraph.sizes import ModelSizes
 
     if dtype not in BYTES:
         raise UnknownNameError.of("dtype", dtype, BYTES)
     with only_json(as_json):
         plan = plan_model(model, GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv))
-        n_parameters = count_parameters(plan.config)
+        sizes = ModelSizes(shape=plan.shape, universe=plan.universe, n_parameters=count_parameters(plan.config))
     if plan.shape.n_positions is not None:
         tokens = min(tokens, plan.shape.n_positions)
 
     chosen = choose_kernels(kernels, plan.shape, device="cpu", dtype=dtype)
-
-    def estimate(prompts_at_once: int, recompute: bool) -> MemoryEstimate:
-        return estimate_memory(
-            plan.shape,
-            plan.universe,
-            n_parameters=n_parameters,
-            batch_size=prompts_at_once,
-            seq=tokens,
-            dtype=dtype,
-            n_prompts=prompts,
-            cache_bytes=round(cache_gib * 2**30),
-            recompute=recompute,
-            kernels=chosen,
-        )
-
-    limit = None if memory_gib is None else round(memory_gib * 2**30)
-    memory = plan_memory(estimate, batch_size=batch_size, seq=tokens, limit_bytes=limit)
+    memory = sizes.plan(
+        batch_size,
+        seq=tokens,
+        limit_bytes=None if memory_gib is None else round(memory_gib * 2**30),
+        dtype=dtype,
+        n_prompts=prompts,
+        cache_bytes=round(cache_gib * 2**30),
+        kernels=chosen,
+    )
     counts = {} if only_memory else count(plan.universe)
     if as_json:
         asked = {"batch_size": batch_size, "tokens": tokens, "prompts": prompts, "dtype": dtype, "kernels": chosen}
-        sizes = {"universe": plan.universe.to_dict(), "n_parameters": n_parameters, **counts}
-        print_json({"model": model, **sizes, "memory": {**memory.to_dict(), **asked}})
+        counted = {"universe": plan.universe.to_dict(), "n_parameters": sizes.n_parameters, **counts}
+        print_json({"model": model, **counted, "memory": {**memory.to_dict(), **asked}})
         return
     if not only_memory:
-        _print(model, n_parameters, counts, plan.universe)
+        _print(model, sizes.n_parameters, counts, plan.universe)
     sizes_told = f"{batch_size} prompts of {tokens} tokens a step, {prompts} in all"
     _print_memory(memory, f"{sizes_told}, {dtype}, {chosen} kernels")
 

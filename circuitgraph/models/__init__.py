@@ -40,19 +40,25 @@ KERNELS = ("auto", "plain", "packed")
 # and naming those classes here would import torch.
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model ready to compile.
+    """A model ready to compile. `load_model` makes one; make your own to give a model in memory its tokenizer and name.
 
     Attributes:
         model: The `transformers.PreTrainedModel` or Tracr model, in evaluation mode.
         tokenizer: Its tokenizer.
         name: The name as the user gave it.
-        revision: The hub commit, or the SHA-256 of the packaged file; None for a local folder.
+        revision: The hub commit, or the SHA-256 of the packaged file; None for a local folder and a model in memory.
+
+    Examples:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=9)).eval()
+        >>> LoadedModel(model=model, tokenizer=None, name="tuned").revision is None
+        True
     """
 
     model: Any
     tokenizer: Any
     name: str
-    revision: str | None
+    revision: str | None = None
 
 
 def load_model(

@@ -89,14 +89,16 @@ class DiskCache:
         ConfigurationError: A negative size.
 
     Examples:
-        >>> DiskCache(Path("/scratch/frozen"), budget_bytes=8 << 30).folder.name
+        >>> DiskCache("/scratch/frozen", budget_bytes=8 << 30).folder.name
         'frozen'
     """
 
-    def __init__(self, folder: Path | None = None, *, budget_bytes: int = 2 << 30, spare_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self, folder: str | Path | None = None, *, budget_bytes: int = 2 << 30, spare_bytes: int = 1 << 30
+    ) -> None:
         if min(budget_bytes, spare_bytes) < 0:
             raise ConfigurationError(f"a disk cache's sizes must be 0 or more; got {budget_bytes} and {spare_bytes}")
-        self.folder = frozen_folder() if folder is None else folder.expanduser()
+        self.folder = frozen_folder() if folder is None else Path(folder).expanduser()
         self.budget_bytes, self.spare_bytes = budget_bytes, spare_bytes
         self._mine: set[Path] = set()
         self._warned: set[str] = set()

@@ -152,7 +152,7 @@ def first_difference(circuit: Circuit, wanted: Mapping[str, Any]) -> str | None:
     known = circuit.provenance
     for name, value in wanted.items():
         plain, found = json.loads(json.dumps(value)), known.get(name)
-        if found == plain:
+        if found == plain or (name == "weights" and found is None):  # circuits of before weights were told
             continue
         if isinstance(plain, dict) and isinstance(found, dict):
             name, found, plain = next(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pruning.tasks.context import TaskContext
 from pruning.tasks.describing import TaskDescription, describe_tasks
-from pruning.tasks.loading import TaskData, load_task
+from pruning.tasks.loading import TaskData, load_task, task_from_pairs
 from pruning.tasks.registry import Task, get_task, register_task, task_names
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "get_task",
     "load_task",
     "register_task",
+    "task_from_pairs",
     "task_names",
 ]

@@ -1,7 +1,7 @@
-"""Prompts of one's own: `jsonl:PATH`, in the format of `pruning.pairs`.
+"""Prompts of one's own: `jsonl:PATH`, in the format of `pruning.pairs`, or pairs in memory (`task_from_pairs`).
 
-Where no line has a `split`, the prompts are dealt out with the task's seed: half to train, a quarter each to
-validation and test, lines of the same clean prompt or the same group together. Sizes, where asked for, take
+Where no pair has a `split`, the prompts are dealt out with the task's seed: half to train, a quarter each to
+validation and test, those of the same clean prompt or the same group together. Sizes, where asked for, take
 the first so many of each split. A pair whose sides differ in token length is an error, unless the option
 `align` is `drop`.
 """
@@ -30,7 +30,25 @@ def jsonl(context: TaskContext) -> Mapping[str, EncodedPairs]:
     path = context.task.partition(":")[2]
     if not path:
         raise ConfigurationError("task 'jsonl:PATH' needs a file, for example jsonl:prompts.jsonl")
-    splits = _dealt(context, _split(context, PromptPairs.from_jsonl(path)))
+    return encoded_splits(context, PromptPairs.from_jsonl(path), path)
+
+
+def encoded_splits(context: TaskContext, pairs: Sequence[PromptPair], where: str) -> dict[str, EncodedPairs]:
+    """Deal pairs to the splits and encode them.
+
+    Args:
+        context: The tokenizer, the sizes, the option `align`; takes the note on how pairs were dealt.
+        pairs: The pairs, all with a split or none.
+        where: What messages call the place that they come from.
+
+    Returns:
+        The splits that have pairs, in the order train, validation, test.
+
+    Raises:
+        PromptFormatError: Pairs that cannot be dealt or encoded.
+        ConfigurationError: A size that cannot be reached.
+    """
+    splits = _dealt(context, _split(context, pairs, where))
     return {
         split: encode_pairs(
             pairs,
@@ -44,20 +62,20 @@ def jsonl(context: TaskContext) -> Mapping[str, EncodedPairs]:
     }
 
 
-def _split(context: TaskContext, pairs: PromptPairs) -> list[PromptPair]:
-    """Give every pair its split: the file's, or by seed where the file has none."""
+def _split(context: TaskContext, pairs: Sequence[PromptPair], where: str) -> list[PromptPair]:
+    """Give every pair its split: its own, or by seed where none has one."""
     without = [pair for pair in pairs if pair.split is None]
     if not without:
         return list(pairs)
     if len(without) < len(pairs):
-        raise without[0].error("'split' is missing here but given on other lines; give it everywhere or nowhere")
+        raise without[0].error("'split' is missing here but given elsewhere; give it everywhere or nowhere")
     units = _units(pairs)
     if len(units) < 3:
         raise PromptFormatError(
-            f"{context.task.partition(':')[2]}: {len(units)} separate prompts cannot fill train, validation "
-            "and test; add prompts (of other groups, if all have one), or give each line a 'split'"
+            f"{where}: {len(units)} separate prompts cannot fill train, validation "
+            "and test; add prompts (of other groups, if all have one), or give each a 'split'"
         )
-    context.note("no split in the file: half train, a quarter validation, a quarter test, dealt by seed")
+    context.note(f"no split in {where}: half train, a quarter validation, a quarter test, dealt by seed")
     order = context.rng.permutation(len(units))
     quarter = max(1, len(units) // 4)
     names = ["test"] * quarter + ["validation"] * quarter + ["train"] * (len(units) - 2 * quarter)

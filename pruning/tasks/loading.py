@@ -1,22 +1,22 @@
-"""`load_task`: from a task's name to encoded splits that share no prompt."""
+"""`load_task` and `task_from_pairs`: from a task's name, or from pairs, to encoded splits that share no prompt."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import cast
 
 import numpy as np
 
-from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.errors import ConfigurationError, PromptFormatError, UnknownNameError
 from circuitgraph.tracr.tokenizer import TracrTokenizer
 from pruning.cards import task_card
 from pruning.encoding import EncodedPairs, EncodedRow, columns, encode_rows
-from pruning.pairs import SPLITS, PromptPair
+from pruning.pairs import SPLITS, PromptPair, refuse_shared_prompts
 from pruning.tasks.context import TRIED_IN_VAIN, TaskContext
-from pruning.tasks.registry import Task, get_task
+from pruning.tasks.registry import Task, get_task, task_names
 
 _FILL_ORDER = ("test", "validation", "train")
 
@@ -101,13 +101,87 @@ def load_task(
     )
     made = task.function(context)
     splits = cast(Mapping[str, EncodedPairs], made) if isinstance(made, Mapping) else deal(made, context)
+    return _task_data(context, splits, seed, task.objective)
+
+
+def task_from_pairs(
+    pairs: Iterable[PromptPair],
+    tokenizer: object,
+    *,
+    name: str = "pairs",
+    sizes: Mapping[str, int] | None = None,
+    seed: int = 0,
+    chat_template: bool = False,
+    bos: str = "auto",
+    align: str = "error",
+) -> TaskData:
+    """Make a task of prompt pairs in memory, as `load_task("jsonl:PATH", …)` does of a file.
+
+    A saved circuit knows where its prompts came from by name. Nobody can make these again from a name, so evaluating
+    such a circuit from the command line takes a file: `PromptPairs(pairs).to_jsonl(path)`.
+
+    Args:
+        pairs: The pairs. Without splits half train, a quarter each validate and test, dealt by seed, those of the same
+            clean prompt or group together.
+        tokenizer: The model's tokenizer.
+        name: What the task is called in tables and provenance; not the name of another task.
+        sizes: Prompts by split: the first so many; by default all.
+        seed: How pairs are dealt.
+        chat_template: Whether each prompt is wrapped as a user's message.
+        bos: `auto` (what the tokenizer itself puts before a text), `yes` or `no`.
+        align: What happens to a pair whose sides differ in token length: `error` raises, `drop` leaves it out and
+            says so in `notes`.
+
+    Returns:
+        The splits that have pairs; splits share no prompt.
+
+    Raises:
+        UnknownNameError: No such split in `sizes`.
+        ConfigurationError: A name that is taken, a size that cannot be reached, or a tokenizer that knows no text.
+        PromptFormatError: No pairs, or pairs that cannot be dealt or encoded.
+
+    Examples:
+        >>> from circuitgraph import load_model
+        >>> cities = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid"}
+        >>> pairs = [
+        ...     PromptPair(clean=f"The capital of {one} is", corrupted=f"The capital of {other} is", answer=f" {city}")
+        ...     for one, city in cities.items() for other in cities if one != other
+        ... ]
+        >>> task = task_from_pairs(pairs, load_model("smollm2-135m").tokenizer, name="capital-cities")
+        >>> {split: len(prompts) for split, prompts in task.splits.items()}
+        {'train': 2, 'validation': 2, 'test': 2}
+    """
+    from pruning.tasks.jsonl import encoded_splits
+
+    listed: Sequence[PromptPair] = list(pairs)
+    if not listed:
+        raise PromptFormatError("expected at least one prompt pair; got none")
+    if name in task_names():
+        raise ConfigurationError(f"a task named {name!r} is already registered; choose another name")
+    refuse_shared_prompts(listed)
+    of_files = get_task("jsonl:PATH")
+    context = TaskContext(
+        task=name,
+        tokenizer=tokenizer,
+        rng=np.random.default_rng(_checked_seed(seed)),
+        sizes=_checked_sizes(sizes, of_files),
+        sizes_given=sizes is not None,
+        options={"align": align},
+        chat_template=chat_template,
+        bos=bos,
+    )
+    return _task_data(context, encoded_splits(context, listed, "the pairs"), seed, of_files.objective)
+
+
+def _task_data(context: TaskContext, splits: Mapping[str, EncodedPairs], seed: int, objective: str) -> TaskData:
+    """What `load_task` gives back."""
     return TaskData(
-        name=name,
+        name=context.task,
         splits=splits,
         notes=(*context.notes, *(note for split in splits.values() for note in split.notes)),
         provenance=_provenance(context, splits, seed),
         data_hash=_hash(splits),
-        objective=task.objective,
+        objective=objective,
     )
 
 

@@ -59,6 +59,11 @@ def test_three_circuits() -> None:
     assert set(both) == {*names, *c} and both.scores[list(both).index("input->logits")] == pytest.approx(10 / 3)
     assert list(intersection(a, b, c)) == ["input->logits"]
     assert union(a) == a == intersection(a)
+    for operation in (union, intersection):
+        assert operation([a, b, c]) == operation({"a": a, "b": b, "c": c}) == operation(a, b, c)
+        assert operation([a, b]).provenance == operation(a, b).provenance
+        with pytest.raises(ConfigurationError, match="argument 2: expected a Circuit, or all .* got list"):
+            operation(a, [b, c])
 
 
 def test_edges_that_dangle_in_the_result_are_dropped() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from analysis.drawing import circuit_to_dot, draw
 from analysis.drawing.dot import end_of
+from analysis.drawing.membership import draw_membership, membership_to_dot
 from analysis.drawing.selection import strongest_edges
 from analysis.drawing.style import EDGE_STYLES
 from circuitgraph.circuit import Circuit
@@ -236,3 +237,13 @@ def test_notebooks_show_a_drawing_and_do_without_graphviz(monkeypatch: pytest.Mo
     without = draw(reverse_circuit())
     assert without._repr_svg_() is None
     assert "lines of DOT" in repr(without)
+
+
+def test_several_circuits_are_drawn_for_a_notebook_or_into_a_file(tmp_path) -> None:
+    whole = reverse_circuit()
+    pair = {"whole": whole, "most": Circuit.from_edges(whole.universe, list(whole)[1:], ablation=whole.ablation)}
+    drawing = draw_membership(pair, side_by_side=True)
+    assert drawing.dot == membership_to_dot(pair, side_by_side=True)
+    path = draw_membership(pair, tmp_path / "pair.dot", side_by_side=True)
+    assert path.read_text() == drawing.dot
+    assert "shared by all" in drawing.svg

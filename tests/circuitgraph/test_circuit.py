@@ -170,6 +170,41 @@ def test_the_complement_keeps_the_others(case: Kept) -> None:
     assert complement.provenance["parents"] == [circuit.digest]
 
 
+@settings(parent=STEADY, max_examples=30)
+@given(case=kept_edges())
+def test_a_circuit_less_some_edges_is_that_of_the_others(case: Kept) -> None:
+    scores = np.random.default_rng(case.seed).normal(size=case.universe.n_edges)
+    circuit = Circuit.from_edges(case.universe, case.mask, scores=scores, ablation="zero")
+    cut = np.random.default_rng(case.seed + 1).random(case.universe.n_edges) < 0.3
+    named = [case.universe.edge_name(edge) for edge in np.flatnonzero(cut).tolist()]
+    by_name = dict(zip(circuit, circuit.scores.tolist(), strict=True))
+    left = {name: score for name, score in by_name.items() if name not in named}
+    for part in (circuit.without(cut), circuit.without(named)):
+        wanted = Circuit.from_edges(case.universe, left, ablation="zero")
+        assert part == wanted
+        assert np.array_equal(part.scores, wanted.scores)
+        assert (part.ablation, part.n_raw) == ("zero", len(left))
+    assert circuit.without([]) == circuit
+    for by, key in (("score", lambda score: score), ("size", abs)):
+        best = sorted(by_name, key=lambda name: key(by_name[name]), reverse=True)[:5]  # noqa: B023
+        assert circuit.top(5, by=by) == Circuit.from_edges(case.universe, best, ablation="zero")
+    assert circuit.top(len(circuit) + 3) == circuit
+
+
+def test_a_part_says_what_it_is_part_of() -> None:
+    circuit = example()
+    for part, operation in ((circuit.without(["m0->logits"]), "without"), (circuit.top(2), "top")):
+        assert part.provenance["operation"] == operation
+        assert part.provenance["parents"] == [circuit.digest]
+        assert part.provenance["model"] == "tiny"
+    with pytest.raises(UnknownNameError, match="unknown writer 'm9'"):
+        circuit.without(["m9->logits"])
+    with pytest.raises(UnknownNameError, match="unknown by 'rank'"):
+        circuit.top(2, by="rank")
+    with pytest.raises(ConfigurationError, match="0 or more; got -1"):
+        circuit.top(-1)
+
+
 def test_the_complement_inherits_what_it_takes_to_evaluate_it() -> None:
     told = {
         "model": "m",

@@ -20,7 +20,7 @@ from transformers import (
 import circuitgraph.compile
 from circuitgraph.architectures import family_of
 from circuitgraph.architectures.family import BoundModel
-from circuitgraph.compile import CompiledModel, compile_model, config_hash
+from circuitgraph.compile import CompiledModel, compile_model, config_hash, weights_checksum
 from circuitgraph.errors import ConfigurationError, ParityError, UnsupportedModelError
 from circuitgraph.graph import STRUCTURAL
 from circuitgraph.universe import Universe
@@ -288,3 +288,41 @@ def test_logits_are_the_models(model: nn.Module) -> None:
     compiled = compile_model(model)
     batch, _ = pair_of_batches(lengths=[5, 3], side="left", n_asked=2, n_tokens=model.config.vocab_size, seed=0)
     torch.testing.assert_close(compiled.logits(batch), call(model, batch), atol=1e-5, rtol=1e-5)
+
+
+def test_checkpoints_in_memory_are_told_apart(tiny_gpt2) -> None:
+    one, same, other = tiny_gpt2(seed=0), tiny_gpt2(seed=0), tiny_gpt2(seed=1)
+    first, second = compile_model(one, verify=False), compile_model(same, verify=False)
+    assert first.identity == second.identity
+    assert first.identity != {**first.identity, **compile_model(other, verify=False).identity}
+    before = first.identity
+    with torch.no_grad():
+        one.transformer.h[0].mlp.c_fc.bias[3] += 1e-4
+    assert first.identity["weights"] != before["weights"]
+    assert {**first.identity, "weights": 0} == {**before, "weights": 0}
+    assert graph_identity(first) == first.identity
+
+
+def graph_identity(compiled: CompiledModel) -> dict[str, object]:
+    return {name: compiled.graph.graph[name] for name in compiled.identity}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_checksum_meets_every_weight_and_where_it_is(dtype) -> None:
+    values = torch.arange(1.0, 12.0).to(dtype)
+
+    def checksum(weights: torch.Tensor) -> str:
+        layer = torch.nn.Module()
+        layer.register_parameter("w", torch.nn.Parameter(weights))
+        return weights_checksum(layer)
+
+    plain = checksum(values)
+    for place in range(len(values)):
+        changed = values.clone()
+        changed[place] += 0.5
+        assert checksum(changed) != plain
+    assert checksum(values.flip(0)) != plain
+    assert checksum(values.reshape(1, -1)) != plain
+    # Views that begin or step anywhere hold the same weights.
+    assert checksum(torch.cat([values[:1], values])[1:]) == plain
+    assert checksum(torch.stack([values, values], dim=1)[:, 0]) == plain

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
+import re
 import shlex
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tests.doc_pages import (
     all_pages,
     blocks_of,
     is_notebook,
+    notebook_cells,
     python_blocks,
     run_notebook,
     run_page,
@@ -62,6 +65,41 @@ def test_a_plain_page_runs(page):
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=name_of)
 def test_a_notebook_runs(page):
     assert run_notebook(page) > 0
+
+
+def names_only_hidden_cells_have(page: Path) -> set[str]:
+    """What shown cells use and only cells that nobody sees have made: a reader who copies the page lacks it."""
+    hidden: set[str] = set()
+    shown: set[str] = set()
+    lacking: set[str] = set()
+    for tags, cell in notebook_cells(page):
+        nodes = list(ast.walk(ast.parse(re.sub(r"^(\s*)!.*$", r"\1pass", cell.body, flags=re.MULTILINE))))
+        made = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        made |= {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        imports = [alias for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names]
+        made |= {(alias.asname or alias.name).split(".")[0] for alias in imports}
+        if "remove-cell" in tags:
+            hidden |= made
+            continue
+        shown |= made
+        used = {node.id for node in nodes if isinstance(node, ast.Name)}
+        lacking |= (used & hidden) - shown
+    return lacking
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=name_of)
+def test_a_reader_who_copies_what_is_shown_lacks_no_name(page):
+    assert names_only_hidden_cells_have(page) == set()
+
+
+def test_a_name_that_only_a_hidden_cell_has_is_noticed(tmp_path):
+    page = tmp_path / "page.md"
+    cell = "```{code-cell} ipython3\n"
+    page.write_text(
+        f"{cell}:tags: [remove-cell]\nfrom pathlib import Path\nimport json\n```\n\n"
+        f"{cell}import json\n!ls\njson.loads(Path('a').read_text())\n```\n"
+    )
+    assert names_only_hidden_cells_have(page) == {"Path"}
 
 
 def test_pages_left_to_other_tests_are_there():

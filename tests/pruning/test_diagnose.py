@@ -63,6 +63,15 @@ def test_only_the_last_steps_count() -> None:
     assert found(both) == ""
 
 
+def test_steps_of_a_lower_target_do_not_count() -> None:
+    ramp, end = run_of(n=12, sparsity=0.5, target=0.5, objective=0.0, undecided=40), run_of(n=8)
+    both = TrainingRun(gates=end.gates, records=ramp.records + end.records, interrupted=False, stopped_by="")
+    assert found(both) == ""
+    missed = run_of(n=8, sparsity=0.6)
+    both = TrainingRun(gates=end.gates, records=ramp.records + missed.records, interrupted=False, stopped_by="")
+    assert "sparsity is 0.600, 0.900 was asked for" in found(both)
+
+
 def test_an_empty_circuit() -> None:
     empty = Circuit.from_edges(UNIVERSE, ["a0.h0->m2"])
     assert "circuit is empty" in found(run_of(), empty)

@@ -16,7 +16,7 @@ from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
 from circuitgraph.models import load_model
 from pruning.encoding import EncodedPairs
-from pruning.evaluation import evaluate, score_prompts
+from pruning.evaluation import evaluate, evaluate_masks, score_prompts
 from pruning.tasks import load_task
 from tests.pruning.small_prompts import GlobalRandomState, random_prompts
 
@@ -293,3 +293,33 @@ def test_numeric_outputs(xproportion: tuple[CompiledModel, EncodedPairs]) -> Non
     assert empty["accuracy"] == empty["exact_match"] == pytest.approx(np.mean([(row == 0).all() for row in values]))
     assert found.examples["circuit_top"].tolist() == pytest.approx([row[0] for row in values], abs=1e-5)
     assert "kl" not in found.metrics["circuit"] and "logit_diff" not in found.examples
+
+
+# ---------------------------------------------------------------- several at once
+
+
+def test_circuits_are_measured_as_their_masks_are(compiled) -> None:
+    pairs = random_prompts(lengths=[4, 4, 3])
+    one, other = (circuit_of(compiled, share, ablation="zero") for share in (0.7, 0.4))
+    found = evaluate_masks(compiled, {"one": one, "other": other, "mask": one.mask}, pairs)
+    assert found["one"] == found["mask"] != found["other"]
+    assert found["one"]["kl"] == evaluate(compiled, one, pairs, n_random=0).metrics["circuit"]["kl"]
+    assert evaluate_masks(compiled, {"one": one}, pairs, ablation="counterfactual")["one"] != found["one"]
+
+
+def test_masks_that_cannot_be_measured_together_are_refused(compiled) -> None:
+    pairs = random_prompts(lengths=[3])
+    zero, counterfactual = circuit_of(compiled, 0.5, ablation="zero"), circuit_of(compiled, 0.5)
+    with pytest.raises(ConfigurationError, match=r"differ in it \(counterfactual, zero\); say what cut edges carry"):
+        evaluate_masks(compiled, {"a": zero, "b": counterfactual}, pairs)
+    with pytest.raises(ConfigurationError, match="masks do not say"):
+        evaluate_masks(compiled, {"a": zero.mask}, pairs)
+    with pytest.raises(ConfigurationError, match="'a': expected a circuit, or one boolean for each .* got float64"):
+        evaluate_masks(compiled, {"a": zero.mask.astype(float)}, pairs, ablation="zero")
+    with pytest.raises(ConfigurationError, match="the name 'full'"):
+        evaluate_masks(compiled, {"full": zero}, pairs)
+    with pytest.raises(ConfigurationError, match="no prompts"):
+        evaluate_masks(compiled, {"a": zero}, pairs.subset([]))
+    split = compile_model(compiled.model, embeddings="split", verify=False)
+    with pytest.raises(GraphMismatchError, match="the universe of 'a' is not the compiled model's"):
+        evaluate_masks(split, {"a": zero}, pairs)

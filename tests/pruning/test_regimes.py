@@ -19,6 +19,7 @@ from pruning.evaluation import evaluate
 from pruning.recipes import recipe_named
 from pruning.regimes import training
 from pruning.regimes.derived import combined, consensus_of
+from pruning.regimes.folder import first_difference
 from pruning.regimes.study import Study, load_regimes, regimes_of, run_regimes
 from tests.pruning.tiny_tokenizers import word_tokenizer
 
@@ -212,6 +213,13 @@ class TestGoingOn:
         with pytest.raises(OutputError, match=r"recipe.steps is 6 there and would be 7 now"):
             run_regimes(compiled, files, seeds=(0,), recipe=RECIPE.changed(steps=7), out=study[1])
         assert (study[1] / "study.json").read_bytes() == before
+
+    def test_other_weights_are_refused_where_they_are_known(self, compiled):
+        of_before = Circuit.from_edges(compiled.universe, ["input->logits"])
+        circuit = of_before.with_provenance({"weights": "1"})
+        assert first_difference(circuit, {"weights": "2"}) == "weights is '1' there and would be '2' now"
+        assert first_difference(circuit, {"weights": "1"}) is None
+        assert first_difference(of_before, {"weights": "2"}) is None
 
     def test_a_folder_of_something_else_is_left_alone(self, compiled, files, tmp_path):
         (tmp_path / "notes.txt").write_text("mine")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from circuitgraph.errors import ConfigurationError, PromptFormatError
 from pruning.pairs import PromptPair, PromptPairs
-from pruning.tasks import load_task
+from pruning.tasks import load_task, task_from_pairs
 from tests.pruning.tiny_tokenizers import piece_tokenizer
 
 
@@ -44,7 +46,7 @@ def test_without_splits_they_are_dealt_by_seed_and_said(tmp_path, tokenizer):
     path = write(tmp_path)
     data = load_task(f"jsonl:{path}", tokenizer, seed=1)
     assert {split: len(pairs) for split, pairs in data.splits.items()} == {"train": 6, "validation": 3, "test": 3}
-    assert data.notes == ("no split in the file: half train, a quarter validation, a quarter test, dealt by seed",)
+    assert data.notes == (f"no split in {path}: half train, a quarter validation, a quarter test, dealt by seed",)
     assert {text for pairs in data.splits.values() for text in pairs.texts} == {f"cat {n:02}" for n in range(12)}
     assert load_task(f"jsonl:{path}", tokenizer, seed=1).data_hash == data.data_hash
     assert load_task(f"jsonl:{path}", tokenizer, seed=2).data_hash != data.data_hash
@@ -84,3 +86,39 @@ def test_errors_name_the_file_and_the_line(tmp_path, tokenizer):
     assert "uneven.jsonl, line 2" in data.notes[0]
     with pytest.raises(ConfigurationError, match=r"needs a file, for example jsonl:prompts\.jsonl"):
         load_task("jsonl:", tokenizer)
+
+
+# ---------------------------------------------------------------- pairs in memory
+
+
+@pytest.mark.parametrize("splits", [(None,) * 12, ("train",) * 4 + ("test",) * 3])
+def test_pairs_in_memory_are_the_task_of_their_file(tmp_path, tokenizer, splits):
+    path = write(tmp_path, splits=splits)
+    data, file = (
+        task_from_pairs(PromptPairs.from_jsonl(path), tokenizer, seed=3),
+        load_task(f"jsonl:{path}", tokenizer, seed=3),
+    )
+    assert data.data_hash == file.data_hash
+    assert list(data.splits) == list(file.splits)
+    assert data.objective == file.objective
+    assert {**data.provenance, "task": f"jsonl:{path}"} == file.provenance
+    assert (data.name, data.provenance["task"]) == ("pairs", "pairs")
+    assert data.notes == tuple(note.replace(str(path), "the pairs") for note in file.notes)
+
+
+def test_pairs_in_memory_are_checked_as_a_file_is(tokenizer):
+    pair = PromptPair(clean="cat 01", corrupted="dog 00", answer=" a", split="train")
+    longer = PromptPair(clean="cat 02", corrupted="dog 00 00", answer=" a", split="train")
+    with pytest.raises(PromptFormatError, match="prompt 'cat 02': the clean side has"):
+        task_from_pairs([pair, longer], tokenizer)
+    assert len(task_from_pairs([pair, longer], tokenizer, align="drop").split("train")) == 1
+    with pytest.raises(PromptFormatError, match=r"split 'test' and also in 'train' \(an earlier pair\)"):
+        task_from_pairs([pair, replace(pair, split="test")], tokenizer)
+    with pytest.raises(PromptFormatError, match="the pairs: 1 separate prompts cannot fill"):
+        task_from_pairs([replace(pair, split=None)], tokenizer)
+    with pytest.raises(PromptFormatError, match="at least one prompt pair; got none"):
+        task_from_pairs([], tokenizer)
+    with pytest.raises(ConfigurationError, match="a task named 'ioi' is already registered"):
+        task_from_pairs([pair], tokenizer, name="ioi")
+    with pytest.raises(ConfigurationError, match="has 1 prompts in split 'train', but 2 were asked for"):
+        task_from_pairs([pair], tokenizer, sizes={"train": 2})

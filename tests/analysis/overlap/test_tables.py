@@ -233,6 +233,23 @@ class TestComparable:
             # The same weights under two names, and circuits that do not say.
             ({"model": "a", "revision": "1"}, {"model": "b", "revision": "1"}, None),
             ({"model": "a"}, {}, None),
+            # Weights decide where they can be compared, over names and revisions.
+            (
+                {"model": "a", "weights": "1", "dtype": "float32"},
+                {"model": "a", "weights": "2", "dtype": "float32"},
+                "weights: '1' against '2'",
+            ),
+            (
+                {"model": "a", "revision": "1", "weights": "1", "dtype": "float32"},
+                {"model": "b", "revision": "2", "weights": "1", "dtype": "float32"},
+                None,
+            ),
+            (
+                {"model": "a", "weights": "1", "dtype": "float32"},
+                {"model": "a", "weights": "2", "dtype": "bfloat16"},
+                None,
+            ),
+            ({"model": "a", "weights": "1", "dtype": "float32"}, {"model": "b", "dtype": "float32"}, "model: 'a'"),
         ],
     )
     def test_other_models_need_to_be_allowed(self, mine, theirs, says):

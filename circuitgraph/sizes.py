@@ -1,0 +1,165 @@
+"""A model's sizes from its config alone: its universe, its parameters, and what a training run would hold.
+
+No weights are read and no graph is built, so runs of models can be planned on a machine that could not load them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from circuitgraph.architectures.family import ModelShape
+from circuitgraph.memory import MemoryEstimate, MemoryPlan, count_parameters, estimate_memory, plan_memory
+from circuitgraph.universe import Universe
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSizes:
+    """What a config says of a model and of runs with it. Make one with `model_sizes`.
+
+    Attributes:
+        shape: The model's sizes: layers, heads, widths.
+        universe: What fixes which edges exist, `universe.n_edges` of them.
+        n_parameters: How many numbers its weights are; tied weights count once.
+    """
+
+    shape: ModelShape
+    universe: Universe
+    n_parameters: int
+
+    def estimate(
+        self,
+        batch_size: int,
+        *,
+        seq: int = 32,
+        dtype: str = "float32",
+        n_asked: int = 1,
+        n_prompts: int = 200,
+        cache_bytes: int = 2 << 30,
+        ablation: str = "counterfactual",
+        recompute: bool = False,
+        kernels: str = "plain",
+    ) -> MemoryEstimate:
+        """What a training run holds at its dearest moment, in bytes by part.
+
+        Args:
+            batch_size: Prompts run at once.
+            seq: Tokens a prompt.
+            dtype: The model's number format: `float64`, `float32`, `bfloat16` or `float16`.
+            n_asked: Answer tokens a prompt.
+            n_prompts: Training prompts.
+            cache_bytes: The budget of the cache of runs that never change.
+            ablation: What cut edges carry; only counterfactual values differ from prompt to prompt.
+            recompute: Whether MLPs are run again in the backward pass.
+            kernels: `plain`, or `packed` for copies of the MLPs' weights, as of `compile_model`.
+
+        Raises:
+            UnknownNameError: No such dtype.
+
+        Examples:
+            >>> sizes = model_sizes("smollm2-135m")
+            >>> sizes.estimate(8).weights == 4 * sizes.n_parameters
+            True
+            >>> sizes.estimate(8, dtype="bfloat16").total < sizes.estimate(8).total
+            True
+        """
+        return estimate_memory(
+            self.shape,
+            self.universe,
+            n_parameters=self.n_parameters,
+            batch_size=batch_size,
+            seq=seq,
+            dtype=dtype,
+            n_asked=n_asked,
+            n_prompts=n_prompts,
+            cache_bytes=cache_bytes,
+            ablation=ablation,
+            recompute=recompute,
+            kernels=kernels,
+        )
+
+    def plan(
+        self,
+        batch_size: int,
+        *,
+        limit_bytes: int | None,
+        seq: int = 32,
+        micro_batch: int | None = None,
+        recompute: bool | None = None,
+        **settings: Any,
+    ) -> MemoryPlan:
+        """How a batch is run so that it fits, as the command line decides it; `discover` takes what it says.
+
+        Micro-batches are halved while they are large, then MLPs are run again in the backward pass, then
+        micro-batches are halved down to one prompt.
+
+        Args:
+            batch_size: Prompts a step.
+            limit_bytes: What the run has to fit into; None sets no limit.
+            seq: Tokens a prompt.
+            micro_batch: Prompts run at once, if that is decided already.
+            recompute: Whether MLPs are run again, if that is decided already.
+            settings: The other arguments of `estimate`.
+
+        Returns:
+            The first way that fits, or the smallest one if none does: then `plan.fits` is False.
+
+        Raises:
+            ConfigurationError: A micro-batch below 1 prompt.
+            UnknownNameError: No such dtype.
+
+        Examples:
+            >>> plan = model_sizes("smollm2-135m").plan(32, seq=64, limit_bytes=4 << 30)
+            >>> plan.micro_batch, plan.recompute, plan.fits
+            (8, True, True)
+        """
+        return plan_memory(
+            lambda prompts, again: self.estimate(prompts, seq=seq, recompute=again, **settings),
+            batch_size=batch_size,
+            seq=seq,
+            limit_bytes=limit_bytes,
+            micro_batch=micro_batch,
+            recompute=recompute,
+        )
+
+
+def model_sizes(
+    model: str | PretrainedConfig, *, embeddings: str = "joint", kv_heads: str = "native", qkv: str = "split"
+) -> ModelSizes:
+    """Read a model's sizes from its config, without its weights.
+
+    Args:
+        model: A name as of `load_model` (of a folder `config.json` will do), or a `transformers` config.
+        embeddings: `joint` or `split`, as of `compile_model`.
+        kv_heads: `native` or `per_query`, as of `compile_model`.
+        qkv: `split` or `joint`, as of `compile_model`.
+
+    Returns:
+        The sizes.
+
+    Raises:
+        ModelNotFoundError: There is no such model.
+        UnsupportedModelError: The architecture or a config field is not understood.
+        ConfigurationError: The choices do not fit the model.
+
+    Examples:
+        >>> sizes = model_sizes("smollm2-135m")
+        >>> f"{sizes.n_parameters:,} parameters, {sizes.universe.n_edges:,} edges"
+        '134,515,008 parameters, 70,651 edges'
+    """
+    from circuitgraph.architectures import family_of
+    from circuitgraph.compile import universe_of
+    from circuitgraph.models import load_config
+
+    config: Any = load_config(model) if isinstance(model, str) else model
+    family = family_of(config.model_type)
+    family.check_config(config)
+    shape = family.shape(config)
+    return ModelSizes(
+        shape=shape,
+        universe=universe_of(family, shape, embeddings=embeddings, kv_heads=kv_heads, qkv=qkv),
+        n_parameters=count_parameters(config),
+    )
