@@ -21,6 +21,7 @@ from pruning.cards import discovery_card, metrics_line
 from pruning.diagnose import diagnose
 from pruning.discretize import discretize, edges_to_keep
 from pruning.evaluation import evaluate, metrics_table
+from pruning.faithful_keep import keep_faithful
 from pruning.frozen_cache.disk import DiskCache
 from pruning.frozen_runs import FrozenRuns
 from pruning.objectives import TAKES_TOP_K, objective_named
@@ -145,8 +146,15 @@ def discover(
     drawn = frozen.counts()
     say(f"prompts drawn in training: {frozen.drawn}")
     del trainer, frozen  # the evaluation needs the memory
-    keep = edges_to_keep(run.gates, rule=recipe.keep, target_sparsity=_final_target(run, recipe))
-    edges, scores = discretize(run.gates, keep=keep)
+    if recipe.keep in ("faithful", "minimal"):
+        say("looking for the fewest edges that are enough")
+        edges, scores = keep_faithful(
+            compiled, run.gates, task.splits["train"],
+            ablation=ablation, tolerance=recipe.tolerance, minimal=recipe.keep == "minimal",
+        )  # fmt: skip
+    else:
+        keep = edges_to_keep(run.gates, rule=recipe.keep, target_sparsity=_final_target(run, recipe))
+        edges, scores = discretize(run.gates, keep=keep)
     circuit = Circuit.from_edges(compiled.universe, edges, scores=scores, ablation=ablation)
     by_split, examples = {}, pd.DataFrame()
     for split in splits:

@@ -1,8 +1,9 @@
-"""From trained gates to edges, by a named rule.
+"""From trained gates to edges, by a named rule that looks at the gates alone.
 
 `paper` keeps as many edges as the deterministic soft mask sums to, which is what the published evaluation
 does by a search over thresholds; `target` keeps as many as the target sparsity asks. Either way the edges
-with the highest scores stay; tied edges stay or go together; frozen edges stay and removed ones go.
+with the highest scores stay; tied edges stay or go together; frozen edges stay and removed ones go. Rules that run
+the model are in `pruning.faithful_keep`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import torch
 
 from circuitgraph.errors import UnknownNameError
 from pruning.gates import Gates
-from pruning.recipes import KEEP_RULES
 
 
 def edges_to_keep(gates: Gates, *, rule: str, target_sparsity: float) -> int:
@@ -30,7 +30,7 @@ def edges_to_keep(gates: Gates, *, rule: str, target_sparsity: float) -> int:
         return round(float(gates.soft_edges().sum()))
     if rule == "target":
         return max(0, round((1 - target_sparsity) * gates.gate_map.universe.n_edges))
-    raise UnknownNameError.of("keep rule", rule, KEEP_RULES)
+    raise UnknownNameError.of("keep rule", rule, ("paper", "target"))
 
 
 @torch.no_grad()

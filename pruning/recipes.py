@@ -11,7 +11,7 @@ from circuitgraph.universe import CHOICES
 from pruning.schedule import RAMPS
 
 CONTROLS = ("lagrangian", "budget")
-KEEP_RULES = ("paper", "target")
+KEEP_RULES = ("paper", "target", "faithful", "minimal")
 WARM_STARTS = ("none", "gate-gradients")
 OBJECTIVE_NAMES = ("kl", "kl-top1", "logit-diff", "cross-entropy", "mse", "position-kl")
 _VALID: dict[str, tuple[str, ...]] = {
@@ -55,7 +55,10 @@ class Recipe:
         init_std: Their standard deviation.
         batch_size: Prompts a step.
         balance_lengths: Whether each epoch has as many batches of every prompt length.
-        keep: How gates become edges: `paper` or `target` (see `pruning.discretize`).
+        keep: How gates become edges: `paper` or `target` (see `pruning.discretize`), `faithful` or `minimal` (see
+            `pruning.faithful_keep`).
+        tolerance: Keep `faithful` and `minimal` only: the KL in nats, or the mean squared error, on the training
+            prompts up to which fewer edges are still enough.
         writer_gates: Whether writers have gates too.
         writer_target: Their target sparsity.
         ablation: `counterfactual`, `zero`, `mean` or `mean-positional`; None is counterfactual.
@@ -88,6 +91,7 @@ class Recipe:
     batch_size: int
     balance_lengths: bool = False
     keep: str = "paper"
+    tolerance: float = 1e-4
     writer_gates: bool = False
     writer_target: float = 0.0
     ablation: str | None = None
@@ -106,6 +110,8 @@ class Recipe:
                 raise ConfigurationError(f"{name} must be at least 0; got {getattr(self, name)}")
         if not 0 < self.target_sparsity <= 2:
             raise ConfigurationError(f"target sparsity must be in (0, 2]; got {self.target_sparsity}")
+        if self.tolerance <= 0:
+            raise ConfigurationError(f"tolerance must be positive; got {self.tolerance}")
         if self.learning_rate <= 0:
             raise ConfigurationError(f"learning_rate must be positive; got {self.learning_rate}")
         if self.sharpen < 1:
@@ -169,7 +175,7 @@ _ALL = [
     Recipe(
         name="tracr",
         summary="Ours, for compiled programs: so little pressure that only edges that change nothing give way.",
-        steps=3000,
+        steps=2000,
         ramp_steps=1500,
         warmup_steps=50,
         learning_rate=0.05,
@@ -179,6 +185,7 @@ _ALL = [
         init_std=0.01,
         batch_size=32,
         balance_lengths=True,
+        keep="minimal",
         ablation="zero",
         embeddings="split",
     ),

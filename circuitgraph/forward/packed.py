@@ -48,8 +48,8 @@ def choose_kernels(asked: str, shape: ModelShape, *, device: str, dtype: str) ->
     """Settle how products with the MLPs' weights are done.
 
     Args:
-        asked: `plain`, `packed`, or `auto`: packed where that is possible and both copies take at most a quarter of
-            the memory that is free.
+        asked: `plain`, `packed`, or `auto`: packed where that is possible and pays, and where both copies take at most a
+            quarter of the memory that is free.
         shape: The model's sizes.
         device: Where the model lies.
         dtype: Its number format.
@@ -73,7 +73,8 @@ def choose_kernels(asked: str, shape: ModelShape, *, device: str, dtype: str) ->
             f"kernels='packed' needs {lacks}; the model lies on {device} in {dtype}: use kernels='plain' or 'auto'"
         )
     if asked == "auto":
-        free = available_bytes(device) if lacks is None else None
+        pays = lacks is None and shape.d_model * shape.d_mlp >= _LEAST_NUMBERS
+        free = available_bytes(device) if pays else None
         return "plain" if free is None or packed_bytes(shape) > free / 4 else "packed"
     return asked
 

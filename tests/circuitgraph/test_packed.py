@@ -103,6 +103,7 @@ def test_weights_changed_in_place_are_packed_again(model: nn.Module) -> None:
 
 
 def test_small_matrices_are_left_alone(model: nn.Module) -> None:
+    assert compile_model(model, kernels="auto").kernels == "plain"
     assert packed_maps(compile_model(model, kernels="packed")) == 0
 
 
@@ -114,6 +115,7 @@ def test_what_cannot_be_packed(model: nn.Module) -> None:
         compile_model(model, kernels="pakced")
 
 
+@pytest.mark.usefixtures("packs_small")
 def test_auto_leaves_room(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = compile_model(model).shape
     needed = packed_bytes(shape)

@@ -129,7 +129,7 @@ def test_a_target_that_was_not_reached_is_told(found: Discovery) -> None:
 
 
 def test_an_empty_circuit_is_told_and_measured(compiled: CompiledModel, task: TaskData) -> None:
-    recipe = replace(RECIPE, steps=2, init_mean=-20.0, init_std=0.01, target_sparsity=1.5)
+    recipe = replace(RECIPE, steps=2, init_mean=-20.0, init_std=0.01, target_sparsity=1.5, keep="paper")
     found = discover(compiled, task, recipe, n_random=1, splits=("test",))
     assert len(found.circuit) == 0
     assert any("circuit is empty" in line for line in found.diagnoses)
