@@ -48,7 +48,7 @@ def choose_kernels(asked: str, shape: ModelShape, *, device: str, dtype: str) ->
     """Settle how products with the MLPs' weights are done.
 
     Args:
-        asked: `plain`, `packed`, or `auto`: packed where that is possible and pays, and where both copies take at most a
+        asked: `plain`, `packed`, or `auto`: packed where that is possible and pays, and both copies take at most a
             quarter of the memory that is free.
         shape: The model's sizes.
         device: Where the model lies.
