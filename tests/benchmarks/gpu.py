@@ -152,7 +152,7 @@ class Large:
         yield "start", lambda: self.step(lambda noise: start_alpha(universe, noise)), {}
         for name, edges_a_node in (("concentrated", EDGES_A_NODE), ("spread", 2.0)):
             kept = made_circuit(
-                universe, round((1 - SPARSITY) * universe.n_edges), edges_a_node=edges_a_node, seed=SEED
+                universe, round((1 - self.asked.sparsity) * universe.n_edges), edges_a_node=edges_a_node, seed=SEED
             )
             log_alpha = made_alpha(kept, seed=SEED)
             about = {"kept_edges": int(kept.sum()), "live_nodes": live_nodes(self.compile(), kept)}
@@ -257,6 +257,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--narrow", type=int, default=1, help="divides the large model's widths; 1, 2, 4, … 16")
     parser.add_argument("--layers", type=int, default=40)
     parser.add_argument("--heads", type=int, default=40)
+    parser.add_argument("--sparsity", type=float, default=SPARSITY, help="of the large model's made circuits")
     parser.add_argument("--micro-batch", type=int, help="prompts run at once in the large model's steps")
     parser.add_argument("--recompute", action="store_true", help="run MLPs again on the way back")
     parser.add_argument("--fill-batch", type=int, default=8, help="prompts run at once while the cache is filled")
