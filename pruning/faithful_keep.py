@@ -18,6 +18,9 @@ from pruning.evaluation import evaluate_masks
 from pruning.gates import Gates
 
 _AT_ONCE = 8
+# Of prompts that run together: short ones of small models cost next to nothing each, but many batches do.
+_TOKENS_AT_ONCE = 4096
+_LOGITS_AT_ONCE = 1 << 24
 
 LossesOf = Callable[[Sequence[np.ndarray]], Sequence[float]]
 
@@ -38,6 +41,7 @@ def keep_faithful(
     Returns:
         Flat indices of the kept edges `[n]`, and their scores `[n]`.
     """
+    at_once = max(1, min(_TOKENS_AT_ONCE // int(pairs.lengths.max()), _LOGITS_AT_ONCE // compiled.shape.d_vocab))
     metric = "mse" if pairs.answer_values is not None else "kl"
 
     def losses_of(kept: Sequence[np.ndarray]) -> list[float]:
@@ -45,7 +49,7 @@ def keep_faithful(
         for place, edges in enumerate(kept):
             masks[str(place)] = np.zeros(compiled.universe.n_edges, dtype=bool)
             masks[str(place)][edges] = True
-        found = evaluate_masks(compiled, masks, pairs, ablation=ablation)
+        found = evaluate_masks(compiled, masks, pairs, ablation=ablation, batch_size=at_once)
         return [float(found[place][metric] or 0.0) for place in masks]
 
     edges, scores = discretize(gates, keep=fewest_enough(gates, losses_of, tolerance=tolerance))
