@@ -102,7 +102,7 @@ class PackedLinear(nn.Module):
     """A frozen linear map; each direction is packed when it is first used.
 
     Args:
-        linear: The map. Its weights are read, now and for rows that packing does not pay for.
+        linear: The map; its weights are read when a direction is packed.
     """
 
     def __init__(self, linear: nn.Linear | Conv1D) -> None:
