@@ -17,8 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitgraph.compile import CompiledModel
+from pruning.batch_run import BatchRunner, Share
 from pruning.frozen_runs import BatchOrder, FrozenRuns
 from pruning.objectives import objective_named
+
+LEVELS = (0.3, 0.5, 0.7, 0.85, 0.95)
 
 
 def gate_gradients(
@@ -26,7 +29,7 @@ def gate_gradients(
     frozen: FrozenRuns,
     *,
     objective: str,
-    levels: tuple[float, ...] = (0.3, 0.5, 0.7, 0.85, 0.95),
+    levels: tuple[float, ...] = LEVELS,
     batches_per_level: int = 3,
     batch_size: int = 8,
     micro_batch: int | None = None,
@@ -47,7 +50,28 @@ def gate_gradients(
     Returns:
         Gradients; negative where keeping the edge brings the circuit closer to the full model.
     """
-    measure = objective_named(objective)
+    runner = BatchRunner(compiled, frozen, objective_named(objective), micro_batch=micro_batch or batch_size)
+    return path_gradients(runner, levels=levels, batches_per_level=batches_per_level, batch_size=batch_size, seed=seed)
+
+
+def path_gradients(
+    runner: BatchRunner,
+    *,
+    levels: tuple[float, ...] = LEVELS,
+    batches_per_level: int = 3,
+    batch_size: int,
+    seed: int,
+) -> Float[Tensor, " edge"]:
+    """`gate_gradients` by a runner that is there already.
+
+    Args:
+        runner: Takes batches of the training data forward and backward; says what is minimised.
+        levels: The gates' common values.
+        batches_per_level: Batches averaged at each.
+        batch_size: Prompts a batch.
+        seed: Of the order of batches.
+    """
+    compiled, frozen = runner.compiled, runner.frozen
     generator = torch.Generator().manual_seed(seed)
     order = BatchOrder(frozen.by_length, batch_size, np.random.default_rng(seed))
     total = torch.zeros(compiled.universe.n_edges, device=compiled.device)
@@ -58,12 +82,5 @@ def gate_gradients(
             if frozen.ablation != "counterfactual":
                 width = min(level, 1 - level)
                 gates += width * (2 * torch.rand(gates.shape, generator=generator).to(gates.device) - 1)
-            gates.requires_grad_()
-            indices = order.next()
-            for start in range(0, len(indices), micro_batch or batch_size):
-                part = indices[start : start + (micro_batch or batch_size)]
-                batch = frozen.batch(part)
-                ran = compiled.masked(gates, batch.pairs.clean, batch.values, ablation=frozen.ablation, wanted=wanted)
-                loss = measure(ran.logits, batch.teacher, batch.pairs) * (len(part) / len(indices))
-                total += torch.autograd.grad(loss, gates)[0]
+            total += runner.run([Share(prompts=order.next(), gates=gates, wanted=wanted)]).gradients[0]
     return total / (len(levels) * batches_per_level)

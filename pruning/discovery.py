@@ -88,6 +88,7 @@ def discover(
     teacher_top_k: int | None = None,
     micro_batch: int | None = None,
     recompute: bool = False,
+    lanes: int | None = None,
     watch: Callable[[StepRecord], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Discovery:
@@ -108,6 +109,7 @@ def discover(
             whole vocabulary; the evaluation takes the whole vocabulary in any case.
         micro_batch: Prompts run at once in training; by default all of a batch.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
+        lanes: Parts of a batch that run side by side in training; by default as many as pay (see `pruning.lanes`).
         watch: Called after every step.
         say: Called with a line at the start of each stage.
 
@@ -138,9 +140,12 @@ def discover(
     )
     say(f"frozen runs: {frozen.describe()}")
     trainer = Trainer(
-        compiled, frozen, recipe, objective=objective, seed=seed, micro_batch=micro_batch, recompute=recompute, say=say
-    )
-    say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name})")
+        compiled, frozen, recipe, objective=objective, seed=seed,
+        micro_batch=micro_batch, recompute=recompute, lanes=lanes, say=say,
+    )  # fmt: skip
+    lanes = trainer.runner.lanes
+    beside = f", {lanes} parts of a batch side by side" if lanes > 1 else ""
+    say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name}){beside}")
     run = train(trainer, watch)
     trained = time.perf_counter() - began
     drawn = frozen.counts()
@@ -182,6 +187,7 @@ def discover(
         "tokenizer": type(compiled.tokenizer).__name__,
         "dtype": str(compiled.dtype).removeprefix("torch."),
         "kernels": compiled.kernels,
+        "lanes": lanes,
         "task": task.name,
         "task_options": dict(task.provenance),
         "data_hash": task.data_hash,

@@ -16,6 +16,7 @@ is not kept, or not kept whole, is run in the company it was drawn with, which c
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -152,6 +153,7 @@ class FrozenRuns:
         self.compiled, self.pairs, self.ablation = compiled, pairs, ablation
         self.teacher_top_k = None if whole else teacher_top_k
         self.filled, self.drawn = RunCounts(), RunCounts()
+        self._counting = threading.Lock()
         self._batch_size, self._left = batch_size, budget_bytes
         self._disk = disk.for_run() if disk is not None and disk.budget_bytes else None
         self._model_key = model_key(compiled) if self._disk is not None else ""
@@ -325,8 +327,9 @@ class FrozenRuns:
 
     def _count_drawn(self, prompts: list[int], shelves: dict[str, Shelf]) -> None:
         """Count each prompt by the slowest place that something of it comes from."""
-        for prompt in prompts:
-            self.drawn.add(_slowest_tier(shelves, prompt))
+        with self._counting:
+            for prompt in prompts:
+                self.drawn.add(_slowest_tier(shelves, prompt))
 
     # ------------------------------------------------------------ telling
 

@@ -47,6 +47,8 @@ class Recipe:
             that the expected sparsity *is* the scheduled one at every step.
         sharpen: Control `budget` only: by what factor α grow, as seen from the threshold, between the end of the
             ramp and the last step. It settles undecided gates while the others can still adapt.
+        settle_steps: Control `lagrangian` only: how many of the last steps follow the objective alone. Gates that it
+            needs open for good, and those that it has no use for stay closed.
         start_sparsity: Where the ramp begins.
         warm_start: `none`: α start from `init_mean` and `init_std`; `gate-gradients`: from how much each gate
             matters on the way from 0 to 1 (`pruning.attribution`), as `init_mean + init_std · z`, z being the
@@ -54,6 +56,8 @@ class Recipe:
         init_mean: Mean of the α to start from.
         init_std: Their standard deviation.
         batch_size: Prompts a step.
+        draws: How often gates are drawn a step, each time for an equal share of the batch. A gate drawn closed says
+            nothing of what it is good for, nor do those behind it; more draws hear from all of them in every step.
         balance_lengths: Whether each epoch has as many batches of every prompt length.
         keep: How gates become edges: `paper` or `target` (see `pruning.discretize`), `faithful` or `minimal` (see
             `pruning.faithful_keep`).
@@ -84,11 +88,13 @@ class Recipe:
     target_sparsity: float
     control: str = "lagrangian"
     sharpen: float = 1.0
+    settle_steps: int = 0
     start_sparsity: float = 0.0
     warm_start: str = "none"
     init_mean: float = 10.0
     init_std: float = 0.01
     batch_size: int
+    draws: int = 1
     balance_lengths: bool = False
     keep: str = "paper"
     tolerance: float = 1e-4
@@ -105,9 +111,15 @@ class Recipe:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("ramp_steps", "warmup_steps"):
+        for name in ("ramp_steps", "warmup_steps", "settle_steps"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must be at least 0; got {getattr(self, name)}")
+        if not 1 <= self.draws <= self.batch_size:
+            raise ConfigurationError(
+                f"draws must be from 1 to batch_size ({self.batch_size}), a prompt a draw; got {self.draws}"
+            )
+        if self.settle_steps and self.control == "budget":
+            raise ConfigurationError("control='budget' holds the sparsity to the end; settle_steps must be 0")
         if not 0 < self.target_sparsity <= 2:
             raise ConfigurationError(f"target sparsity must be in (0, 2]; got {self.target_sparsity}")
         if self.tolerance <= 0:
@@ -132,7 +144,7 @@ class Recipe:
             )
 
     def changed(self, **changes: Any) -> Recipe:
-        """The recipe with some settings changed; a change of `steps` scales ramp and warm-up with it.
+        """The recipe with some settings changed; a change of `steps` scales ramp, warm-up and settling with it.
 
         Raises:
             UnknownNameError: No such setting.
@@ -144,7 +156,7 @@ class Recipe:
                 raise UnknownNameError.of("recipe setting", name, names)
         steps = given.get("steps")
         if steps is not None and steps != self.steps:
-            for name in ("ramp_steps", "warmup_steps"):
+            for name in ("ramp_steps", "warmup_steps", "settle_steps"):
                 given.setdefault(name, round(getattr(self, name) * steps / self.steps))
         return replace(self, **given)
 
@@ -184,8 +196,10 @@ _ALL = [
         init_mean=2.0,
         init_std=0.01,
         batch_size=32,
+        draws=2,
+        settle_steps=500,
         balance_lengths=True,
-        keep="minimal",
+        keep="faithful",
         ablation="zero",
         embeddings="split",
     ),

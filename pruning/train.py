@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,12 +23,14 @@ import torch
 from torch import Tensor
 
 from circuitgraph.compile import CompiledModel
-from circuitgraph.errors import TrainingError, out_of_memory
+from circuitgraph.errors import TrainingError
 from circuitgraph.forward.transfer import to_device
-from pruning.attribution import gate_gradients
+from pruning.attribution import path_gradients
+from pruning.batch_run import BatchResult, BatchRunner, Share, counting
 from pruning.budget import ExpectedGate, project_gradient, shift_for_budget
 from pruning.frozen_runs import BatchOrder, FrozenRuns
 from pruning.gates import Gates, GateSample
+from pruning.lanes import lanes_for
 from pruning.objectives import objective_named
 from pruning.recipes import Recipe
 from pruning.schedule import rate_at, target_at
@@ -83,23 +85,6 @@ class TrainingRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ran:
-    """A batch that went forward and backward.
-
-    Attributes:
-        gradient: Of the objective in the gates drawn `[edge]`.
-        objective: Its value, on the device.
-        live_heads: Heads that ran.
-        live_mlps: MLPs that ran.
-    """
-
-    gradient: Tensor
-    objective: Tensor
-    live_heads: int
-    live_mlps: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Told:
     """The numbers of a step, read from the device.
 
@@ -130,7 +115,11 @@ class Trainer:
         micro_batch: Prompts run at once; gradients add up over a batch. By default all of a batch. Halved when
             memory runs out.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
+        lanes: Parts of a batch that run side by side; by default as many as pay on this machine (see `pruning.lanes`).
         say: Called with a line when something about the run had to change.
+
+    Attributes:
+        runner: Takes batches forward and backward.
     """
 
     def __init__(
@@ -143,12 +132,16 @@ class Trainer:
         seed: int,
         micro_batch: int | None = None,
         recompute: bool = False,
-        say: Callable[[str], None] | None = None,
+        lanes: int | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.compiled, self.frozen, self.recipe = compiled, frozen, recipe
-        self.micro_batch = min(micro_batch or recipe.batch_size, recipe.batch_size)
-        self.recompute, self._say = recompute, say or (lambda line: None)
-        self.objective = objective_named(objective)
+        self.compiled, self.recipe = compiled, recipe
+        tokens = recipe.batch_size // recipe.draws * int(np.median(frozen.pairs.lengths))
+        self.runner = BatchRunner(
+            compiled, frozen, objective_named(objective),
+            micro_batch=min(micro_batch or recipe.batch_size, recipe.batch_size), recompute=recompute,
+            lanes=lanes or lanes_for(compiled.device, tokens), say=say,
+        )  # fmt: skip
         self.generator = torch.Generator().manual_seed(seed)
         self.gates = Gates(
             compiled.gate_map, init_mean=recipe.init_mean, init_std=recipe.init_std, writers=recipe.writer_gates,
@@ -168,14 +161,11 @@ class Trainer:
         self._weights = torch.tensor(gate_map.edges_per_parameter, dtype=torch.float32).to(compiled.device)
         self._expected = ExpectedGate(compiled.device)
         if recipe.warm_start == "gate-gradients":
-            self._warm_start(objective, seed)
+            self._warm_start(seed)
         self.began = time.perf_counter()
 
-    def _warm_start(self, objective: str, seed: int) -> None:
-        gradients = gate_gradients(
-            self.compiled, self.frozen, objective=objective, batch_size=self.recipe.batch_size,
-            micro_batch=self.micro_batch, seed=seed,
-        )  # fmt: skip
+    def _warm_start(self, seed: int) -> None:
+        gradients = path_gradients(self.runner, batch_size=self.recipe.batch_size, seed=seed)
         self.gates.start_from(gradients.abs(), mean=self.recipe.init_mean, spread=self.recipe.init_std)
 
     def step(self, index: int) -> StepRecord:
@@ -199,11 +189,10 @@ class Trainer:
         if recipe.control == "budget":
             self._sharpen(index)
             self._hold_budget(target)
-        sample = self.gates.sample(self.generator)
-        ran = self._run(self.order.next(), sample)
-        penalty = self._penalties(index, sample, target) if recipe.control == "lagrangian" else None
-        self._backward(sample, ran, penalty)
-        told = self._read(sample, ran, penalty)
+        samples, ran = self._run(self.order.next(), [self.gates.sample(self.generator) for _ in range(recipe.draws)])
+        penalty = self._penalties(index, samples, target) if self._presses(index) else None
+        self._backward(samples, ran, penalty)
+        told = self._read(samples, ran, penalty)
         self._check_finite(index, told)
         self._move()
         lambdas = self.multipliers.detach().tolist()
@@ -229,35 +218,44 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = base * rate
 
-    def _penalties(self, index: int, sample: GateSample, target: float) -> Tensor:
+    def _presses(self, index: int) -> bool:
+        """Whether multipliers press for sparsity at a step."""
+        recipe = self.recipe
+        return recipe.control == "lagrangian" and index < recipe.steps - recipe.settle_steps
+
+    def _penalties(self, index: int, samples: Sequence[GateSample], target: float) -> Tensor:
         """What the multipliers ask for being off the targets."""
         recipe = self.recipe
-        penalty = self._penalty(sample.sparsity, target, self.multipliers[:2])
-        if sample.writer_sparsity is not None:
+        penalty = self._penalty(_mean([sample.sparsity for sample in samples]), target, self.multipliers[:2])
+        writers = [sample.writer_sparsity for sample in samples if sample.writer_sparsity is not None]
+        if writers:
             goal = target_at(index, target=recipe.writer_target, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp)
-            penalty = penalty + self._penalty(sample.writer_sparsity, goal, self.multipliers[2:])
+            penalty = penalty + self._penalty(_mean(writers), goal, self.multipliers[2:])
         return penalty
 
-    def _backward(self, sample: GateSample, ran: _Ran, penalty: Tensor | None) -> None:
+    def _backward(self, samples: Sequence[GateSample], ran: BatchResult, penalty: Tensor | None) -> None:
         """Take objective and penalty backward, to α and the multipliers."""
         self.optimiser.zero_grad()
         self.ascent.zero_grad()
-        if penalty is None:
-            torch.autograd.backward([sample.edges], [ran.gradient])
-        else:
-            torch.autograd.backward([sample.edges, penalty], [ran.gradient, None])
+        losses = [sample.edges for sample in samples] + ([] if penalty is None else [penalty])
+        torch.autograd.backward(losses, [*ran.gradients, *([] if penalty is None else [None])])
 
-    def _read(self, sample: GateSample, ran: _Ran, penalty: Tensor | None) -> _Told:
+    def _read(self, samples: Sequence[GateSample], ran: BatchResult, penalty: Tensor | None) -> _Told:
         """Read all numbers of a step from the device at once, since each reading waits for it."""
         gradients = [p.grad for p in self.gates.parameters if p.grad is not None]
-        numbers = [ran.objective, sample.sparsity, sample.wanted.sum(), *(g.isfinite().all() for g in gradients)]
+        numbers = [
+            ran.objective,
+            _mean([sample.sparsity for sample in samples]),
+            _mean([sample.wanted.sum() for sample in samples]),
+            *(gradient.isfinite().all() for gradient in gradients),
+        ]
         if penalty is not None:
             numbers.append(penalty)
-        dtype = _counting(sample.edges.device)
+        dtype = counting(self.compiled.device)
         objective, sparsity, undecided, *others = torch.stack([n.detach().to(dtype) for n in numbers]).tolist()
         finite = all(others[: len(gradients)])
         loss = objective + sum(others[len(gradients) :])
-        return _Told(loss=loss, objective=objective, sparsity=sparsity, undecided=int(undecided), finite=finite)
+        return _Told(loss=loss, objective=objective, sparsity=sparsity, undecided=round(undecided), finite=finite)
 
     def _move(self) -> None:
         """Take both optimisers' steps."""
@@ -266,41 +264,17 @@ class Trainer:
             assert gradient is not None
             gradient.copy_(project_gradient(gradient, self.gates.log_alpha, self._weights, self._expected))
         self.optimiser.step()
-        if self.recipe.control == "lagrangian":
+        if self.multipliers.grad is not None:
             self.ascent.step()
 
-    def _run(self, indices: np.ndarray, sample: GateSample) -> _Ran:
-        """Run a batch forward and backward, in smaller parts if memory runs out."""
-        while True:
-            try:
-                return self._run_in_parts(indices, sample)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or self.micro_batch == 1:
-                    raise
-            # Outside of the handler, whose traceback holds the failed pass.
-            self.micro_batch = (self.micro_batch + 1) // 2
-            self.compiled.free_buffers()
-            if self.compiled.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self._say(f"memory ran out: going on with {self.micro_batch} prompts at once, the same batches")
-
-    def _run_in_parts(self, indices: np.ndarray, sample: GateSample) -> _Ran:
-        edges = sample.edges.detach().requires_grad_()
-        objective = edges.new_zeros((), dtype=_counting(edges.device))
-        live_heads = live_mlps = 0
-        for start in range(0, len(indices), self.micro_batch):
-            part = indices[start : start + self.micro_batch]
-            batch = self.frozen.batch(part)
-            ran = self.compiled.masked(
-                edges, batch.pairs.clean, batch.values,
-                ablation=self.frozen.ablation, wanted=sample.wanted, recompute=self.recompute,
-            )  # fmt: skip
-            loss = self.objective(ran.logits, batch.teacher, batch.pairs) * (len(part) / len(indices))
-            loss.backward()
-            objective += loss.detach()
-            live_heads, live_mlps = ran.live_heads, ran.live_mlps
-        assert edges.grad is not None
-        return _Ran(gradient=edges.grad, objective=objective, live_heads=live_heads, live_mlps=live_mlps)
+    def _run(self, prompts: np.ndarray, samples: Sequence[GateSample]) -> tuple[list[GateSample], BatchResult]:
+        """Run a batch, each draw of the gates on its share; also gives the draws for which there were prompts."""
+        shares = zip(samples, np.array_split(prompts, len(samples)), strict=True)
+        drawn = [(sample, share) for sample, share in shares if len(share)]
+        ran = self.runner.run(
+            [Share(prompts=share, gates=sample.edges, wanted=sample.wanted) for sample, share in drawn]
+        )
+        return [sample for sample, _ in drawn], ran
 
     def _sharpen(self, index: int) -> None:
         """Stretch α away from the threshold, a little at every step after the ramp."""
@@ -330,9 +304,8 @@ class Trainer:
         )
 
 
-def _counting(device: torch.device) -> torch.dtype:
-    """The widest numbers of a device."""
-    return torch.float32 if device.type == "mps" else torch.float64
+def _mean(numbers: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(numbers)).float().mean() if len(numbers) > 1 else numbers[0]
 
 
 Watch = Callable[[StepRecord], None]

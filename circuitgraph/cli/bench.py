@@ -36,6 +36,10 @@ def bench(
     micro_batch: Annotated[
         int | None, typer.Option(help="Prompts run at once within a training step.", show_default="all of them")
     ] = None,
+    lanes: Annotated[
+        int | None,
+        typer.Option(help="Parts of a training step's batch that run side by side.", show_default="as many as pay"),
+    ] = None,
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Run MLPs again on the way back: less memory.")
     ] = False,
@@ -63,7 +67,8 @@ def bench(
 
     settings = BenchSettings(
         model=model, batch=batch, seq=seq, device=device, dtype=dtype, rounds=rounds, threads=threads,
-        prompts=prompts, differ=differ, control=control, micro_batch=micro_batch, recompute=recompute, kernels=kernels,
+        prompts=prompts, differ=differ, control=control, micro_batch=micro_batch, lanes=lanes, recompute=recompute,
+        kernels=kernels,
         trained_98=None if trained_98 is None else str(trained_98),
         trained_995=None if trained_995 is None else str(trained_995),
     )  # fmt: skip

@@ -14,13 +14,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Projection, Rotary
+from circuitgraph.architectures.rms_norm import RMSNorm
 from circuitgraph.extract.layout import AttentionLayout, ProjectionLayout, ReadLayout
 from circuitgraph.forward.attention import attend
 
 
 def own_copy(module: nn.Module) -> nn.Module:
     """A copy of a module with weights of its own, which can be trained."""
-    return copy.deepcopy(module).requires_grad_(True)
+    own = module.norm if isinstance(module, RMSNorm) else module
+    return copy.deepcopy(own).requires_grad_(True)
 
 
 def _wide(x: Tensor) -> Tensor:

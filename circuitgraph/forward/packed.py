@@ -12,6 +12,7 @@ is chosen by name.
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import Any
 
@@ -111,6 +112,7 @@ class PackedLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach()
         self._there: Any = None
         self._back: Any = None
+        self._packing = threading.Lock()
 
     def forward(self, x: Float[Tensor, "*cell given"]) -> Float[Tensor, "*cell taken"]:
         """The map's product; its gradient goes to `x` alone."""
@@ -118,14 +120,16 @@ class PackedLinear(nn.Module):
 
     def there(self, x: Tensor) -> Tensor:
         """`x @ weight.T + bias`."""
-        if self._there is None:
-            self._there = _packed(self._weight)
+        with self._packing:
+            if self._there is None:
+                self._there = _packed(self._weight)
         return _multiply(x, self._there, self._bias)
 
     def back(self, gradient: Tensor) -> Tensor:
         """`gradient @ weight`."""
-        if self._back is None:
-            self._back = _packed(self._weight.T)
+        with self._packing:
+            if self._back is None:
+                self._back = _packed(self._weight.T)
         return _multiply(gradient, self._back, None)
 
 

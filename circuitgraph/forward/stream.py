@@ -23,6 +23,7 @@ a prompt (see `circuitgraph.forward.cells`).
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import Any
 
@@ -41,33 +42,48 @@ from circuitgraph.forward.transfer import to_device
 class Workspace:
     """Large buffers, kept from one step to the next so that the allocator does not hand them back.
 
-    A buffer is handed to one pass at a time; a second pass while the first still waits for its backward
-    gets fresh memory.
+    Each thread has buffers of its own, which end with it. They are handed to one pass at a time; a second pass while
+    the first still waits for its backward gets fresh memory.
     """
 
     def __init__(self) -> None:
-        self._buffers: dict[str, Tensor] = {}
-        self._holder: weakref.ref[Tape] | None = None
+        self._of_thread: weakref.WeakKeyDictionary[threading.Thread, _Buffers] = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
 
     def hand_to(self, tape: Tape) -> bool:
-        """Whether `tape` may use the kept buffers."""
-        holder = self._holder() if self._holder is not None else None
+        """Whether `tape` may use the kept buffers of this thread."""
+        buffers = self._mine()
+        holder = buffers.holder() if buffers.holder is not None else None
         if holder is not None and holder is not tape and not holder.finished:
             return False
-        self._holder = weakref.ref(tape)
+        buffers.holder = weakref.ref(tape)
         return True
 
     def clear(self) -> None:
-        """Give the memory back."""
-        self._buffers.clear()
+        """Give the memory back, of all threads; no pass may be under way in another."""
+        with self._lock:
+            for buffers in self._of_thread.values():
+                buffers.tensors.clear()
 
     def take(self, name: str, size: tuple[int, ...], like: Tensor) -> Tensor:
         """An uninitialised tensor of the given size, dtype and device of `like`."""
-        wanted = int(np.prod(size))
-        kept = self._buffers.get(name)
+        wanted, tensors = int(np.prod(size)), self._mine().tensors
+        kept = tensors.get(name)
         if kept is None or kept.numel() < wanted or kept.dtype != like.dtype or kept.device != like.device:
-            self._buffers[name] = kept = torch.empty(wanted, dtype=like.dtype, device=like.device)
+            tensors[name] = kept = torch.empty(wanted, dtype=like.dtype, device=like.device)
         return kept[:wanted].view(size)
+
+    def _mine(self) -> _Buffers:
+        with self._lock:
+            return self._of_thread.setdefault(threading.current_thread(), _Buffers())
+
+
+class _Buffers:
+    """What a thread keeps, and the pass that has it."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.holder: weakref.ref[Tape] | None = None
 
 
 class Tape:

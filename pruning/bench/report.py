@@ -108,6 +108,7 @@ def conditions(workbench: Workbench, memory: Mapping[str, Measured]) -> dict[str
         "warm_up": WARM_UP,
         "control": settings.control,
         "micro_batch": settings.micro_batch,
+        "lanes": workbench.lanes,
         "recompute": settings.recompute,
         "kernels": compiled.kernels,
         "seed": settings.seed,

@@ -35,6 +35,7 @@ class BenchSettings:
         differ: In how many tokens a random prompt and its counterfactual differ: `three` or `all`.
         control: How the step holds the sparsity, `lagrangian` or `budget`.
         micro_batch: Prompts run at once within a training step; None runs all of them.
+        lanes: Parts of a training step's batch that run side by side; None for as many as pay (see `pruning.lanes`).
         recompute: Whether a training step runs MLPs again on the way back instead of keeping what is inside them.
         kernels: How MLPs multiply on a CPU, see `compile_model`. The plain model is as it is in any case.
         trained_98: A file of gates trained to 98 %, instead of the one that comes along.
@@ -63,6 +64,7 @@ class BenchSettings:
     differ: str = "three"
     control: str = "lagrangian"
     micro_batch: int | None = None
+    lanes: int | None = None
     recompute: bool = False
     kernels: str = "auto"
     trained_98: str | None = None
@@ -71,7 +73,8 @@ class BenchSettings:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name, least in (("batch", 1), ("seq", 2), ("rounds", 1), ("threads", 1), ("micro_batch", 1), ("seed", 0)):
+        least_of = {"batch": 1, "seq": 2, "rounds": 1, "threads": 1, "micro_batch": 1, "lanes": 1, "seed": 0}
+        for name, least in least_of.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigurationError(f"{name}: expected {least} or more, got {value}")

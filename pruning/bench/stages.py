@@ -34,6 +34,7 @@ from pruning.discretize import discretize, edges_to_keep
 from pruning.evaluation import score_prompts
 from pruning.frozen_runs import FrozenRuns
 from pruning.gates import EPSILON, Gates
+from pruning.lanes import lanes_for
 from pruning.recipes import Recipe
 from pruning.train import Trainer
 
@@ -162,6 +163,7 @@ class StepStage:
         control: `lagrangian` or `budget`.
         micro_batch: Prompts run at once; None for all of them.
         recompute: Whether MLPs are run again on the way back.
+        lanes: Parts of the batch that run side by side.
         seed: Of the gates drawn.
     """
 
@@ -174,14 +176,16 @@ class StepStage:
         control: str = "lagrangian",
         micro_batch: int | None = None,
         recompute: bool = False,
+        lanes: int | None = None,
         seed: int = 0,
     ) -> None:
         self.alpha_of, self.seed = alpha_of, seed
         sparsity = 1 - float(expected_gate(alpha_of(self._noise(compiled.universe.n_edges, 0))).double().mean())
         recipe = bench_recipe(control, len(frozen.pairs), sparsity)
         self.trainer = Trainer(
-            compiled, frozen, recipe, objective="kl", seed=seed, micro_batch=micro_batch, recompute=recompute
-        )
+            compiled, frozen, recipe, objective="kl", seed=seed,
+            micro_batch=micro_batch, recompute=recompute, lanes=lanes,
+        )  # fmt: skip
 
     def _noise(self, n_edges: int, turn: int) -> Tensor:
         """What `Gates.sample` will draw in a turn."""
@@ -290,6 +294,11 @@ class Workbench:
         return [name for name in STAGES if name not in self.left_out]
 
     @property
+    def lanes(self) -> int:
+        """Parts of a training step's batch that run side by side."""
+        return self.settings.lanes or lanes_for(self.compiled.device, self.settings.batch * self.prompts.seq)
+
+    @property
     def frozen(self) -> FrozenRuns:
         """The prompts' frozen runs, in memory."""
         if self._frozen is None:
@@ -314,7 +323,7 @@ class Workbench:
         asked = self.settings
         return StepStage(
             compiled, self.frozen, self._alpha_of(kind, tag), control=asked.control, seed=asked.seed,
-            micro_batch=asked.micro_batch, recompute=asked.recompute,
+            micro_batch=asked.micro_batch, recompute=asked.recompute, lanes=self.lanes,
         )  # fmt: skip
 
     def _alpha_of(self, kind: str, tag: str) -> Callable[[Tensor], Tensor]:

@@ -178,7 +178,7 @@ class Large:
             "undecided": round(statistics.median(timings.undecided)),
         }
         if isinstance(stage, StepStage):
-            row["micro_batch"] = stage.trainer.micro_batch
+            row["micro_batch"] = stage.trainer.runner.micro_batch
         return row
 
 

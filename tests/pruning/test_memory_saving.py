@@ -66,7 +66,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_goes_on(compiled: CompiledModel
     said: list[str] = []
     plenty = trainer(compiled, LAGRANGIAN)
     cramped = trainer(compiled, LAGRANGIAN, say=said.append)
-    cramped.compiled = Cramped(compiled, 1)  # type: ignore[assignment]
+    cramped.runner.compiled = Cramped(compiled, 1)  # type: ignore[assignment]
     first, again = train(plenty), train(cramped)
     assert said == [
         "memory ran out: going on with 2 prompts at once, the same batches",
@@ -79,6 +79,6 @@ def test_a_batch_that_does_not_fit_is_halved_and_goes_on(compiled: CompiledModel
 
 def test_one_prompt_that_does_not_fit_is_an_error(compiled: CompiledModel) -> None:
     cramped = trainer(compiled, LAGRANGIAN)
-    cramped.compiled = Cramped(compiled, 0)  # type: ignore[assignment]
+    cramped.runner.compiled = Cramped(compiled, 0)  # type: ignore[assignment]
     with pytest.raises(torch.OutOfMemoryError):
         train(cramped)

@@ -86,6 +86,10 @@ LAGRANGIAN = Recipe(name="a", steps=100, ramp_steps=80, warmup_steps=10, learnin
         ({"start_sparsity": 1.0}, "start_sparsity"),
         ({"ramp_steps": -1}, "ramp_steps"),
         ({"warmup_steps": -1}, "warmup_steps"),
+        ({"settle_steps": -1}, "settle_steps"),
+        ({"settle_steps": 1, "control": "budget"}, "settle_steps"),
+        ({"draws": 0}, "draws"),
+        ({"draws": 5}, "draws"),
         ({"writer_gates": True, "writer_target": -0.1}, "writer_target"),
         ({"start_sparsity": -0.1}, "start_sparsity"),
         ({"control": "budget", "target_sparsity": 1.0}, "below 1"),
@@ -125,7 +129,8 @@ def test_targets_up_to_two_are_fine() -> None:
 
 def test_changing_the_steps_scales_the_schedule() -> None:
     half = LAGRANGIAN.changed(steps=50)
-    assert (half.steps, half.ramp_steps, half.warmup_steps) == (50, 40, 5)
+    assert (half.steps, half.ramp_steps, half.warmup_steps, half.settle_steps) == (50, 40, 5, 0)
+    assert recipe_named("tracr").changed(steps=200).settle_steps == 50
     paper = recipe_named("paper-gpt2").changed(steps=300)
     assert (paper.ramp_steps, paper.warmup_steps) == (250, 20)
     own = LAGRANGIAN.changed(steps=50, ramp_steps=45)

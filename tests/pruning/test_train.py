@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -131,7 +132,7 @@ def test_multipliers_ascend(compiled: CompiledModel) -> None:
 def test_multipliers_drive_the_sparsity_up(compiled: CompiledModel) -> None:
     """Without an objective the gates follow the multipliers alone, up to the target."""
     trainer = trainer_of(compiled, replace(LAGRANGIAN, steps=150, ramp_steps=20, multiplier_rate=1.0, init_std=0.01))
-    trainer.objective = lambda logits, teacher, batch: logits.sum() * 0.0
+    trainer.runner.objective = lambda logits, teacher, batch: logits.sum() * 0.0
     run = train(trainer)
     assert run.records[0].sparsity < 0.4
     last = [record.sparsity for record in run.records[-40:]]
@@ -178,14 +179,14 @@ def test_the_budget_counts_frozen_removed_and_tied_edges(compiled: CompiledModel
 
 def break_at(trainer: Trainer, step: int, how: Callable[[Tensor], Tensor]) -> list[list[Tensor]]:
     """Let the objective go wrong at a step; returns the parameters seen at each step so far."""
-    inner, seen = trainer.objective, []
+    inner, seen = trainer.runner.objective, []
 
     def objective(logits: Tensor, teacher: Tensor, batch) -> Tensor:
         seen.append([parameter.detach().clone() for parameter in trainer.gates.parameters])
         value = inner(logits, teacher, batch)
         return how(value) if len(seen) == step + 1 else value
 
-    trainer.objective = objective
+    trainer.runner.objective = objective
     return seen
 
 
@@ -281,3 +282,77 @@ def test_alpha_stretch_after_the_ramp_by_the_factor_in_all(compiled: CompiledMod
 def test_a_target_below_the_start_of_the_ramp_is_held_from_the_first_step(compiled: CompiledModel) -> None:
     run = train(trainer_of(compiled, replace(BUDGET, target_sparsity=0.2)))
     assert [record.target for record in run.records] == pytest.approx([0.2] * BUDGET.steps)
+
+
+# ---------------------------------------------------------------- several draws
+
+
+def gradient_of(compiled: CompiledModel, trainer: Trainer, noise: Tensor, prompts: list[int], share: float) -> Tensor:
+    """The gradient in α of a share's objective, from the definition of the gates, with autograd all the way."""
+    alpha = trainer.gates.log_alpha.detach().clone().requires_grad_()
+    u = noise.clamp(1e-6, 1 - 1e-6)
+    gates = (torch.sigmoid((u.log() - (1 - u).log() + alpha) * 3 / 2) * 1.2 - 0.1).clamp(0, 1)
+    batch = trainer.runner.frozen.batch(np.array(prompts))
+    ran = compiled.masked(gates, batch.pairs.clean, batch.values)
+    loss = trainer.runner.objective(ran.logits, batch.teacher, batch.pairs) * share
+    return torch.autograd.grad(loss, alpha)[0]
+
+
+def test_each_draw_has_its_share_of_the_batch(compiled: CompiledModel) -> None:
+    trainer = trainer_of(compiled, replace(LAGRANGIAN, batch_size=3, draws=2))
+    trainer.order.next = lambda: np.array([0, 2, 4])  # type: ignore[method-assign]
+    torch.nn.init.constant_(trainer.multipliers, 0.0)
+    generator = torch.Generator().set_state(trainer.generator.get_state())
+    first, second = (torch.rand(compiled.universe.n_edges, generator=generator) for _ in range(2))
+    expected = gradient_of(compiled, trainer, first, [0, 2], 2 / 3) + gradient_of(
+        compiled, trainer, second, [4], 1 / 3
+    )
+    one_draw = gradient_of(compiled, trainer, first, [0, 2, 4], 1.0)
+    trainer._move = lambda: None  # type: ignore[method-assign]
+    record = trainer.step(0)
+    found = trainer.gates.log_alpha.grad
+    assert found is not None
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    assert float((found - one_draw).norm()) > 0.02 * float(found.norm())
+    alpha = trainer.gates.log_alpha.detach()
+    drawn = [(torch.sigmoid((u.logit() + alpha) * 3 / 2) * 1.2 - 0.1).clamp(0, 1) for u in (first, second)]
+    assert record.sparsity == pytest.approx(1 - float(torch.stack(drawn).mean()), abs=1e-5)
+    undecided = [int(((gates > 0) & (gates < 1)).sum()) for gates in drawn]
+    assert record.undecided == round(sum(undecided) / 2) and undecided[0] != undecided[1]
+
+
+def test_a_batch_smaller_than_the_draws_takes_the_first_of_them(compiled: CompiledModel) -> None:
+    trainer = trainer_of(compiled, replace(LAGRANGIAN, batch_size=4, draws=4))
+    seen: list[int] = []
+    run = trainer.runner.run
+    trainer.runner.run = lambda shares: seen.append(len(shares)) or run(shares)  # type: ignore[method-assign]
+    trainer.order.next = lambda: np.array([0, 2])  # type: ignore[method-assign]
+    before = trainer.generator.get_state()
+    trainer.step(0)
+    assert seen == [2]
+    torch.rand(compiled.universe.n_edges * 4, generator=(generator := torch.Generator().set_state(before)))
+    # As many numbers are drawn in every step, so that later steps do not hang on the sizes of earlier batches.
+    assert torch.equal(generator.get_state(), trainer.generator.get_state())
+
+
+# ---------------------------------------------------------------- steps without pressure
+
+
+def test_the_last_steps_follow_the_objective_alone(compiled: CompiledModel) -> None:
+    trainer = trainer_of(compiled, replace(LAGRANGIAN, settle_steps=4))
+    lambdas = [(record.lambda1, record.lambda2) for record in train(trainer).records]
+    assert len(set(lambdas[:8])) == 8 and len(set(lambdas[7:])) == 1 and lambdas[-1] != (0, 0)
+    trainer = trainer_of(compiled, replace(LAGRANGIAN, settle_steps=4))
+    torch.nn.init.constant_(trainer.multipliers, 100.0)
+    trainer._move = lambda: None  # type: ignore[method-assign]
+    noise = torch.rand(compiled.universe.n_edges, generator=torch.Generator().set_state(trainer.generator.get_state()))
+    trainer.order.next = lambda: np.array([0, 2])  # type: ignore[method-assign]
+    objective = gradient_of(compiled, trainer, noise, [0, 2], 1.0)
+    state = trainer.generator.get_state()
+    for step, presses in ((7, True), (8, False)):
+        trainer.generator.set_state(state)
+        record = trainer.step(step)
+        assert trainer.gates.log_alpha.grad is not None
+        off = float((trainer.gates.log_alpha.grad - objective).norm()) / float(objective.norm())
+        assert (off > 1) == presses and (abs(record.loss - record.objective) > 1) == presses
+        assert presses or off < 1e-4

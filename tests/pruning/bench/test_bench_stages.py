@@ -283,7 +283,7 @@ def test_stages_share_frozen_runs_but_no_buffers(compiled):
     bench = workbench_of(compiled)
     start, middle = bench.stage("start"), bench.stage("middle")
     assert isinstance(start, StepStage) and isinstance(middle, StepStage)
-    assert start.trainer.frozen is middle.trainer.frozen
+    assert start.trainer.runner.frozen is middle.trainer.runner.frozen
     assert start.trainer.compiled._workspace is not middle.trainer.compiled._workspace
     start.prepare(0)
     start.run()

@@ -1,0 +1,146 @@
+"""Lanes: parts side by side give what they give one after the other, to the bit."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from circuitgraph.compile import CompiledModel, compile_model
+from pruning.attribution import path_gradients
+from pruning.lanes import Lanes, lanes_for
+from pruning.train import train
+from tests.pruning.test_memory_saving import Cramped, trainer
+from tests.pruning.test_train import BUDGET, LAGRANGIAN, curve, learnt
+
+
+@pytest.fixture(scope="module")
+def compiled(tiny_gpt2) -> CompiledModel:
+    return compile_model(tiny_gpt2().double(), verify=False)
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+class TestLanes:
+    def test_results_come_in_order_whichever_is_done_first(self) -> None:
+        first_waits = threading.Event()
+
+        def job(part: int) -> int:
+            if part == 0:
+                assert first_waits.wait(10)
+            else:
+                first_waits.set()
+            return part
+
+        assert list(Lanes(2).map(job, [0, 1, 2])) == [0, 1, 2]
+
+    @pytest.mark.parametrize("n", [2, 4])
+    def test_each_has_its_share_of_the_threads(self, n: int, four_threads: None) -> None:
+        lanes = Lanes(n)
+        together = threading.Barrier(n)
+
+        def job(part: int) -> tuple[int, int]:
+            together.wait(10)
+            return threading.get_ident(), torch.get_num_threads()
+
+        seen = list(lanes.map(job, range(n)))
+        assert len({ident for ident, _ in seen}) == n
+        assert [threads for _, threads in seen] == [4 // n] * n
+        assert torch.get_num_threads() == 4
+        newcomer = []
+        other = threading.Thread(target=lambda: newcomer.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+        assert newcomer == [4]
+
+    def test_gradients_are_on_or_off_as_they_are_here(self) -> None:
+        lanes = Lanes(2)
+        with torch.no_grad():
+            assert list(lanes.map(lambda part: torch.is_grad_enabled(), range(3))) == [False] * 3
+        assert list(lanes.map(lambda part: torch.is_grad_enabled(), range(3))) == [True] * 3
+
+    def test_a_failure_is_told_after_all_others_are_done(self) -> None:
+        running = []
+
+        def job(part: int) -> None:
+            if part == 0:
+                raise KeyError("part 0")
+            time.sleep(0.05)
+            running.append(part)
+
+        with pytest.raises(KeyError, match="part 0"):
+            list(Lanes(2).map(job, range(20)))
+        then = list(running)
+        time.sleep(0.15)
+        assert running == then and len(then) < 19
+
+    def test_one_lane_stays_in_this_thread(self) -> None:
+        here = threading.get_ident()
+        assert set(Lanes(1).map(lambda part: threading.get_ident(), range(3))) == {here}
+        assert set(Lanes(2).map(lambda part: threading.get_ident(), [0])) == {here}
+
+    def test_how_many_pay(self, four_threads: None) -> None:
+        cpu = torch.device("cpu")
+        assert [lanes_for(cpu, tokens) for tokens in (0, 68, 255, 256, 511, 512, 10_000)] == [1, 1, 1, 2, 3, 4, 4]
+        assert lanes_for(torch.device("meta"), 10_000) == 1
+
+
+@pytest.mark.parametrize("recipe", [LAGRANGIAN, BUDGET])
+def test_training_in_lanes_is_training_in_these_parts(compiled: CompiledModel, recipe) -> None:
+    apart, beside = trainer(compiled, recipe, micro_batch=2), trainer(compiled, recipe, lanes=2)
+    first, again = train(apart), train(beside)
+    assert beside.runner.lanes == 2
+    for a, b in zip(learnt(first), learnt(again), strict=True):
+        assert torch.equal(a, b)
+    assert curve(first) == curve(again)
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "lanes", "n", "sizes"),
+    [
+        (4, 1, 8, [4, 4]),
+        (4, 2, 8, [2, 2, 2, 2]),
+        (4, 2, 5, [2, 1, 1, 1]),
+        (1, 2, 3, [1, 1, 1]),
+        (8, 3, 2, [1, 1]),
+        (3, 2, 4, [1, 1, 1, 1]),
+    ],
+)
+def test_parts(compiled: CompiledModel, micro_batch: int, lanes: int, n: int, sizes: list[int]) -> None:
+    runner = trainer(compiled, LAGRANGIAN, lanes=lanes).runner
+    runner.micro_batch = micro_batch
+    parts = runner._parts(np.arange(n))
+    assert [len(part) for part in parts] == sizes
+    assert np.concatenate(parts).tolist() == list(range(n))
+
+
+def test_a_lane_that_runs_out_of_memory_halves_what_all_take(compiled: CompiledModel) -> None:
+    said: list[str] = []
+    cramped = trainer(compiled, LAGRANGIAN, say=said.append, lanes=2)
+    cramped.runner.compiled = Cramped(compiled, 1)  # type: ignore[assignment]
+    run = train(cramped)
+    assert said == ["memory ran out: going on with 2 prompts at once, the same batches"]
+    assert not run.stopped_by
+    for a, b in zip(learnt(run), learnt(train(trainer(compiled, LAGRANGIAN, micro_batch=1))), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_warm_start_in_lanes(compiled: CompiledModel) -> None:
+    apart, beside = (trainer(compiled, LAGRANGIAN, **how).runner for how in ({"micro_batch": 2}, {"lanes": 2}))
+    first, again = (path_gradients(runner, batch_size=4, seed=1) for runner in (apart, beside))
+    assert torch.equal(first, again) and bool(first.any())
+
+
+def test_every_draw_is_counted(compiled: CompiledModel) -> None:
+    beside = trainer(compiled, LAGRANGIAN, lanes=4)
+    train(beside)
+    assert beside.runner.frozen.drawn.total == 4 * LAGRANGIAN.steps
