@@ -136,10 +136,10 @@ class Trainer:
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.compiled, self.recipe = compiled, recipe
-        tokens = recipe.batch_size // recipe.draws * int(np.median(frozen.pairs.lengths))
+        micro_batch = min(micro_batch or recipe.batch_size, recipe.batch_size)
+        tokens = min(micro_batch, recipe.batch_size // recipe.draws) * int(np.median(frozen.pairs.lengths))
         self.runner = BatchRunner(
-            compiled, frozen, objective_named(objective),
-            micro_batch=min(micro_batch or recipe.batch_size, recipe.batch_size), recompute=recompute,
+            compiled, frozen, objective_named(objective), micro_batch=micro_batch, recompute=recompute,
             lanes=lanes or lanes_for(compiled.device, tokens), say=say,
         )  # fmt: skip
         self.generator = torch.Generator().manual_seed(seed)

@@ -18,6 +18,8 @@ from pruning.bench.trained import read_trained
 from tests.benchmarks import exactness, gpu
 from tests.benchmarks.train_fixtures import train_gates
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--device", "cpu", "--dtype", "float32", "--batch", "2", "--seq", "8", "--rounds", "1", "--threads", "1")
 LARGE = ("--narrow", "16", "--layers", "4", "--heads", "6", "--fill-batch", "1")
 

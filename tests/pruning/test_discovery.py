@@ -19,6 +19,8 @@ from pruning.tasks import TaskData, load_task
 from pruning.train import StepRecord
 from tests.pruning.small_prompts import GlobalRandomState, random_prompts
 
+pytestmark = pytest.mark.slow
+
 RECIPE = recipe_named("tracr").changed(steps=25, target_sparsity=0.5)
 
 
@@ -71,6 +73,7 @@ def test_provenance_says_where_the_circuit_came_from(found: Discovery, compiled:
         "revision": compiled.revision,
         "config_hash": compiled.config_hash,
         "tokenizer": "TracrTokenizer",
+        "lanes": 1,
         "task": "tracr-xproportion",
         "data_hash": task.data_hash,
         "ablation": "zero",

@@ -193,6 +193,7 @@ print(model_key(compile_model(AutoModelForCausalLM.from_pretrained(sys.argv[1]),
 """
 
 
+@pytest.mark.slow
 def test_the_key_is_the_same_in_another_process(tiny_gpt2, tmp_path) -> None:
     """With other hash seeds, and without the tests' type checks."""
     model = tiny_gpt2()

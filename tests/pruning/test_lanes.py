@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+import pruning.train
 from circuitgraph.compile import CompiledModel, compile_model
 from pruning.attribution import path_gradients
 from pruning.lanes import Lanes, lanes_for
@@ -138,6 +140,19 @@ def test_the_warm_start_in_lanes(compiled: CompiledModel) -> None:
     apart, beside = (trainer(compiled, LAGRANGIAN, **how).runner for how in ({"micro_batch": 2}, {"lanes": 2}))
     first, again = (path_gradients(runner, batch_size=4, seed=1) for runner in (apart, beside))
     assert torch.equal(first, again) and bool(first.any())
+
+
+@pytest.mark.parametrize(
+    ("changes", "micro_batch", "tokens"), [({}, None, 20), ({}, 3, 15), ({"draws": 2}, None, 10), ({"draws": 4}, 3, 5)]
+)
+def test_what_runs_at_once_decides_on_lanes(
+    compiled: CompiledModel, monkeypatch: pytest.MonkeyPatch, changes: dict[str, int], micro_batch: int, tokens: int
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(pruning.train, "lanes_for", lambda device, tokens: seen.append(tokens) or 1)
+    trainer(compiled, replace(LAGRANGIAN, batch_size=4, **changes), micro_batch=micro_batch)
+    trainer(compiled, LAGRANGIAN, lanes=2)
+    assert seen == [tokens]
 
 
 def test_every_draw_is_counted(compiled: CompiledModel) -> None:

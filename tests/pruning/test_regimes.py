@@ -23,6 +23,8 @@ from pruning.regimes.folder import first_difference
 from pruning.regimes.study import Study, load_regimes, regimes_of, run_regimes
 from tests.pruning.tiny_tokenizers import word_tokenizer
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay")
 OPENINGS = {"ask": "say who", "show": "x"}
 RECIPE = recipe_named("quick").changed(steps=6, target_sparsity=0.5)

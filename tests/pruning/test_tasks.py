@@ -52,6 +52,7 @@ def test_all_promised_tasks_are_there():
     assert task_names() == sorted([*TEXT_TASKS, "jsonl:PATH", "tracr-reverse", "tracr-xproportion"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXT_TASKS)
 def test_every_text_task_keeps_its_promises(tokenizer, name):
     # Python's own random state is moved by beartype, which checks the types in these tests.
@@ -82,6 +83,7 @@ def test_every_text_task_keeps_its_promises(tokenizer, name):
     assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ioi", "greater-than", "boolean-expressions"])
 def test_more_training_prompts_leave_the_other_splits_as_they_are(tokenizer, name):
     small = load_task(name, tokenizer, sizes=SIZES)
@@ -258,6 +260,7 @@ def test_another_packages_task_is_found_by_entry_point(monkeypatch, tmp_path, re
     assert described["broken"].description.startswith("Cannot be loaded: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_tokenizer", [False, True])
 def test_every_task_is_described_with_an_example(tokenizer, with_tokenizer):
     described = describe_tasks(tokenizer if with_tokenizer else None)

@@ -13,6 +13,8 @@ from pruning.tasks.capitals import CAPITALS
 from pruning.tasks.capitals import WORDINGS as CAPITAL_WORDINGS
 from tests.pruning.tiny_tokenizers import piece_tokenizer
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"train": 40, "validation": 20, "test": 40}
 
 

@@ -10,6 +10,8 @@ from pruning.tasks.ioi import OBJECTS, PLACES, TEMPLATES
 from pruning.tasks.names import NAMES
 from tests.pruning.tiny_tokenizers import word_tokenizer
 
+pytestmark = pytest.mark.slow
+
 TASKS = ("antonyms", "boolean-expressions", "capitals", "gendered-pronoun", "greater-than", "ioi", "ioi-t1")
 TEXT = " ".join((*TEMPLATES, *PLACES, *OBJECTS)).replace("{", " {")
 

@@ -13,7 +13,7 @@ from tests.analysis.explorer.kept_edges import Kept, kept_edges, names, nodes_of
 from tests.analysis.explorer.shown import Shown
 from tests.analysis.small_circuits import UNIVERSES, hand_circuit, random_circuit
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def heads_and_mlps(edges: list[Kept]) -> list[int]:

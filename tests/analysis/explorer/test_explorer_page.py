@@ -12,7 +12,7 @@ from tests.analysis.explorer.kept_edges import kept_edges
 from tests.analysis.explorer.shown import Shown
 from tests.analysis.small_circuits import large_circuit, random_circuit
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 CIRCUIT, OTHER = random_circuit("gqa", 2), random_circuit("gqa", 1)
 HOSTILE = [

@@ -27,6 +27,8 @@ from circuitgraph.circuit import Circuit
 from circuitgraph.errors import OutputError, UnknownNameError
 from tests.analysis.random_circuits import crowded_circuit
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = ["_hidden_ $\\frac{1}{2}$", "two\nlines & a \x00 \ud800", "a name that goes on " * 9, "$", "", "\\$x_1$"]
 
 

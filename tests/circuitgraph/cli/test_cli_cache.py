@@ -14,6 +14,8 @@ from safetensors.numpy import load_file
 from pruning.frozen_cache import keys
 from tests.circuitgraph.cli.conftest import call
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def steady_code(monkeypatch) -> None:

@@ -87,6 +87,7 @@ def test_samples_hang_on_the_seed_alone(tmp_path):
     assert expected[0] == expected[1] != expected[2]
 
 
+@pytest.mark.slow
 def test_large_circuits_are_sampled_only_on_request(tmp_path):
     files = save_random(tmp_path, Universe(family="gpt2", n_layers=5, n_heads=24, n_kv_heads=24), 0.5)
     given = ("compare", *files, "--level", "edges", "--json")

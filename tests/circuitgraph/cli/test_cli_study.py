@@ -10,6 +10,8 @@ import pytest
 from circuitgraph.circuit import Circuit
 from tests.circuitgraph.cli.conftest import call
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def regimes(tmp_path_factory, text_prompts) -> tuple[object, ...]:

@@ -124,6 +124,7 @@ def test_an_extracted_circuit(tracr_result, tmp_path):
     assert complaints("extracted", json.loads((tmp_path / "small" / "extracted.json").read_text())) == []
 
 
+@pytest.mark.slow
 def test_a_study(text_model, text_prompts, tmp_path):
     lines = [json.loads(line) | {"group": str(i)} for i, line in enumerate(text_prompts.read_text().splitlines())]
     for name in ("one", "two"):
