@@ -12,6 +12,8 @@ from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.oracle_cases import CASES, ModelMakers
 from tests.circuitgraph.situations import BothWays, Situation
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=CASES)
 def both(request: pytest.FixtureRequest, tiny_gpt2, tiny_llama) -> BothWays:

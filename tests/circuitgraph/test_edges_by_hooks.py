@@ -17,6 +17,8 @@ from tests.circuitgraph.oracle_hooks import (
     with_a_key_and_value_head_for_each_query,
 )
 
+pytestmark = pytest.mark.slow
+
 EDGES_A_KIND = 4
 
 

@@ -39,18 +39,24 @@ def name_of(page: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
-    """A page works in a folder of its own, and leaves the random state and the figures as they were."""
+    """A page works in a folder of its own, and leaves random state, figures and known tasks as they were."""
     import matplotlib
     import torch
 
+    from pruning.tasks import task_names
+    from pruning.tasks.registry import unregister_task
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CIRCUITGRAPH_FROZEN_CACHE", str(tmp_path / "frozen"))
+    tasks = set(task_names())
     with matplotlib.rc_context(), torch.random.fork_rng(devices=[]):
         matplotlib.use("Agg", force=True)
         yield
         import matplotlib.pyplot as plt
 
         plt.close("all")
+    for name in set(task_names()) - tasks:
+        unregister_task(name)
 
 
 @pytest.mark.parametrize("page", PLAIN, ids=name_of)

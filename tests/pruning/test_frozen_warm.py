@@ -28,6 +28,8 @@ from pruning.train import Trainer
 from tests.pruning.small_prompts import random_prompts
 from tests.pruning.test_frozen_runs import assert_same, tensors
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = [5, 3, 5, 4, 3, 5, 5, 3, 5, 5]
 N = len(LENGTHS)
 PROMPTS = random_prompts(lengths=LENGTHS, n_asked=(1, 3, 2))

@@ -14,6 +14,8 @@ from pruning.train import Trainer, train
 from tests.pruning.small_prompts import random_prompts
 from tests.pruning.test_train import BUDGET, LAGRANGIAN, learnt
 
+pytestmark = pytest.mark.slow
+
 # Of one length, so that batches are full; answers of one and of two tokens, so that prompts weigh the same.
 PROMPTS = random_prompts(lengths=[5] * 8, n_asked=(1, 2))
 

@@ -23,6 +23,8 @@ from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.universe import Universe, node_layer
 from tests.analysis.small_circuits import UNIVERSES, hand_circuit, random_circuit
 
+pytestmark = pytest.mark.slow
+
 
 def picture(axes: Axes) -> np.ma.MaskedArray:
     (image,) = axes.images

@@ -191,6 +191,7 @@ class TestDrawings:
         assert "<script>" in "".join(root.itertext())
 
 
+@pytest.mark.slow
 class TestWhole:
     def test_everything_is_written(self, tmp_path):
         found = compare_regimes(made(2), metrics(), n_samples=9)

@@ -13,6 +13,8 @@ from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.models import load_model
 from circuitgraph.tracr.ground_truth import ground_truth_edges
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from conftest import Oracle
 
