@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,14 +51,6 @@ class BatchResult:
 
     gradients: list[Float[Tensor, " edge"]]
     objective: Float[Tensor, ""]
-    live_heads: int
-    live_mlps: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PartResult:
-    gradient: Tensor
-    objective: Tensor
     live_heads: int
     live_mlps: int
 
@@ -117,23 +109,17 @@ class BatchRunner:
 
     def _run(self, shares: Sequence[Share]) -> BatchResult:
         n_prompts = sum(len(share.prompts) for share in shares)
-        parts = [(place, part) for place, share in enumerate(shares) for part in self._parts(share.prompts)]
-
-        def run_part(part: tuple[int, np.ndarray]) -> _PartResult:
-            place, prompts = part
-            return self._run_part(shares[place], prompts, len(prompts) / n_prompts)
-
-        gradients: list[Tensor | None] = [None] * len(shares)
+        places = [(place, part) for place, share in enumerate(shares) for part in self._parts(share.prompts)]
+        parts = [replace(shares[place], prompts=part) for place, part in places]
+        gradients = [torch.zeros_like(share.gates) for share in shares]
         objective = torch.zeros((), dtype=counting(self.compiled.device), device=self.compiled.device)
         live_heads = live_mlps = 0
-        with closing(self._lanes.map(run_part, parts)) as results:
-            for (place, _), ran in zip(parts, results, strict=True):
-                before = gradients[place]
-                gradients[place] = ran.gradient if before is None else before.add_(ran.gradient)
-                objective += ran.objective
-                live_heads, live_mlps = ran.live_heads, ran.live_mlps
-        whole = [gradient for gradient in gradients if gradient is not None]
-        return BatchResult(gradients=whole, objective=objective, live_heads=live_heads, live_mlps=live_mlps)
+        with closing(self._lanes.map(lambda part: self._run_part(part, n_prompts), parts)) as results:
+            for (place, _), (gradient, loss, live) in zip(places, results, strict=True):
+                gradients[place] += gradient
+                objective += loss
+                live_heads, live_mlps = live
+        return BatchResult(gradients=gradients, objective=objective, live_heads=live_heads, live_mlps=live_mlps)
 
     def _parts(self, prompts: np.ndarray) -> list[np.ndarray]:
         """What runs at once in a lane."""
@@ -143,18 +129,16 @@ class BatchRunner:
         turns = -(-len(prompts) // self.micro_batch)
         return np.array_split(prompts, min(lanes * turns, len(prompts)))
 
-    def _run_part(self, share: Share, prompts: np.ndarray, weight: float) -> _PartResult:
-        gates = share.gates.detach().requires_grad_()
-        batch = self.frozen.batch(prompts)
+    def _run_part(self, part: Share, n_prompts: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """What a part adds to gradient and objective of a batch of so many prompts; its live heads and MLPs."""
+        gates = part.gates.detach().requires_grad_()
+        batch = self.frozen.batch(part.prompts)
         ran = self.compiled.masked(
             gates, batch.pairs.clean, batch.values,
-            ablation=self.frozen.ablation, wanted=share.wanted, recompute=self.recompute,
+            ablation=self.frozen.ablation, wanted=part.wanted, recompute=self.recompute,
         )  # fmt: skip
-        loss = self.objective(ran.logits, batch.teacher, batch.pairs) * weight
-        (gradient,) = torch.autograd.grad(loss, gates)
-        return _PartResult(
-            gradient=gradient, objective=loss.detach(), live_heads=ran.live_heads, live_mlps=ran.live_mlps
-        )
+        loss = self.objective(ran.logits, batch.teacher, batch.pairs) * (len(part.prompts) / n_prompts)
+        return torch.autograd.grad(loss, gates)[0], loss.detach(), (ran.live_heads, ran.live_mlps)
 
 
 def counting(device: torch.device) -> torch.dtype:

@@ -296,7 +296,9 @@ class Workbench:
     @property
     def lanes(self) -> int:
         """Parts of a training step's batch that run side by side."""
-        return self.settings.lanes or lanes_for(self.compiled.device, self.settings.batch * self.prompts.seq)
+        asked = self.settings
+        at_once = min(asked.micro_batch or asked.batch, asked.batch)
+        return asked.lanes or lanes_for(self.compiled.device, at_once * self.prompts.seq)
 
     @property
     def frozen(self) -> FrozenRuns:

@@ -13,6 +13,7 @@ import torch
 import pruning.train
 from circuitgraph.compile import CompiledModel, compile_model
 from pruning.attribution import path_gradients
+from pruning.bench.running import threads
 from pruning.lanes import Lanes, lanes_for
 from pruning.train import train
 from tests.pruning.test_memory_saving import Cramped, trainer
@@ -26,10 +27,8 @@ def compiled(tiny_gpt2) -> CompiledModel:
 
 @pytest.fixture
 def four_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+    with threads(4):
+        yield
 
 
 class TestLanes:

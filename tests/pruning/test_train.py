@@ -287,11 +287,16 @@ def test_a_target_below_the_start_of_the_ramp_is_held_from_the_first_step(compil
 # ---------------------------------------------------------------- several draws
 
 
+def gates_drawn(alpha: Tensor, noise: Tensor) -> Tensor:
+    """Hard-concrete gates, from their definition."""
+    u = noise.clamp(1e-6, 1 - 1e-6)
+    return (torch.sigmoid((u.log() - (1 - u).log() + alpha) * 3 / 2) * 1.2 - 0.1).clamp(0, 1)
+
+
 def gradient_of(compiled: CompiledModel, trainer: Trainer, noise: Tensor, prompts: list[int], share: float) -> Tensor:
     """The gradient in α of a share's objective, from the definition of the gates, with autograd all the way."""
     alpha = trainer.gates.log_alpha.detach().clone().requires_grad_()
-    u = noise.clamp(1e-6, 1 - 1e-6)
-    gates = (torch.sigmoid((u.log() - (1 - u).log() + alpha) * 3 / 2) * 1.2 - 0.1).clamp(0, 1)
+    gates = gates_drawn(alpha, noise)
     batch = trainer.runner.frozen.batch(np.array(prompts))
     ran = compiled.masked(gates, batch.pairs.clean, batch.values)
     loss = trainer.runner.objective(ran.logits, batch.teacher, batch.pairs) * share
@@ -304,9 +309,7 @@ def test_each_draw_has_its_share_of_the_batch(compiled: CompiledModel) -> None:
     torch.nn.init.constant_(trainer.multipliers, 0.0)
     generator = torch.Generator().set_state(trainer.generator.get_state())
     first, second = (torch.rand(compiled.universe.n_edges, generator=generator) for _ in range(2))
-    expected = gradient_of(compiled, trainer, first, [0, 2], 2 / 3) + gradient_of(
-        compiled, trainer, second, [4], 1 / 3
-    )
+    expected = gradient_of(compiled, trainer, first, [0, 2], 2 / 3) + gradient_of(compiled, trainer, second, [4], 1 / 3)
     one_draw = gradient_of(compiled, trainer, first, [0, 2, 4], 1.0)
     trainer._move = lambda: None  # type: ignore[method-assign]
     record = trainer.step(0)
@@ -315,7 +318,7 @@ def test_each_draw_has_its_share_of_the_batch(compiled: CompiledModel) -> None:
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
     assert float((found - one_draw).norm()) > 0.02 * float(found.norm())
     alpha = trainer.gates.log_alpha.detach()
-    drawn = [(torch.sigmoid((u.logit() + alpha) * 3 / 2) * 1.2 - 0.1).clamp(0, 1) for u in (first, second)]
+    drawn = [gates_drawn(alpha, noise) for noise in (first, second)]
     assert record.sparsity == pytest.approx(1 - float(torch.stack(drawn).mean()), abs=1e-5)
     undecided = [int(((gates > 0) & (gates < 1)).sum()) for gates in drawn]
     assert record.undecided == round(sum(undecided) / 2) and undecided[0] != undecided[1]
