@@ -12,7 +12,7 @@ from pruning.schedule import RAMPS
 
 CONTROLS = ("lagrangian", "budget")
 KEEP_RULES = ("paper", "target", "faithful", "minimal")
-WARM_STARTS = ("none", "gate-gradients")
+WARM_STARTS = ("none", "gate-importance")
 OBJECTIVE_NAMES = ("kl", "kl-top1", "logit-diff", "cross-entropy", "mse", "position-kl")
 _VALID: dict[str, tuple[str, ...]] = {
     "ramp": RAMPS,
@@ -50,7 +50,7 @@ class Recipe:
         settle_steps: Control `lagrangian` only: how many of the last steps follow the objective alone. Gates that it
             needs open for good, and those that it has no use for stay closed.
         start_sparsity: Where the ramp begins.
-        warm_start: `none`: α start from `init_mean` and `init_std`; `gate-gradients`: from how much each gate
+        warm_start: `none`: α start from `init_mean` and `init_std`; `gate-importance`: from how much each gate
             matters on the way from 0 to 1 (`pruning.attribution`), as `init_mean + init_std · z`, z being the
             standardised logarithm.
         init_mean: Mean of the α to start from.
@@ -168,7 +168,7 @@ class Recipe:
 _ALL = [
     Recipe(
         name="quick",
-        summary="Ours, for a laptop: a warm start from gate gradients, then the sparsity held exactly at its schedule.",
+        summary="Ours, for a laptop: a warm start from gate importance, then the sparsity held exactly at its schedule.",
         steps=800,
         ramp_steps=500,
         warmup_steps=10,
@@ -178,7 +178,7 @@ _ALL = [
         control="budget",
         sharpen=5.0,
         start_sparsity=0.82,
-        warm_start="gate-gradients",
+        warm_start="gate-importance",
         init_mean=0.0,
         init_std=6.0,
         batch_size=4,

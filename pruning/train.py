@@ -25,7 +25,7 @@ from torch import Tensor
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import TrainingError
 from circuitgraph.forward.transfer import to_device
-from pruning.attribution import path_gradients
+from pruning.attribution import GatePath, gate_importance
 from pruning.batch_run import BatchResult, BatchRunner, Share, counting
 from pruning.budget import ExpectedGate, project_gradient, shift_for_budget
 from pruning.frozen_runs import BatchOrder, FrozenRuns
@@ -34,6 +34,9 @@ from pruning.lanes import lanes_for
 from pruning.objectives import objective_named
 from pruning.recipes import Recipe
 from pruning.schedule import rate_at, target_at
+
+_WARM_START_BATCHES = 6
+"""Batches of prompts at each level of the path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +163,14 @@ class Trainer:
         gate_map = compiled.gate_map
         self._weights = torch.tensor(gate_map.edges_per_parameter, dtype=torch.float32).to(compiled.device)
         self._expected = ExpectedGate(compiled.device)
-        if recipe.warm_start == "gate-gradients":
+        if recipe.warm_start == "gate-importance":
             self._warm_start(seed)
         self.began = time.perf_counter()
 
     def _warm_start(self, seed: int) -> None:
-        gradients = path_gradients(self.runner, batch_size=self.recipe.batch_size, seed=seed)
-        self.gates.start_from(gradients.abs(), mean=self.recipe.init_mean, spread=self.recipe.init_std)
+        path = GatePath(batches=_WARM_START_BATCHES, batch_size=self.recipe.batch_size)
+        importance = gate_importance(self.runner, path, seed=seed)
+        self.gates.start_from(importance, mean=self.recipe.init_mean, spread=self.recipe.init_std)
 
     def step(self, index: int) -> StepRecord:
         """Take one step.

@@ -12,7 +12,7 @@ import torch
 
 import pruning.train
 from circuitgraph.compile import CompiledModel, compile_model
-from pruning.attribution import path_gradients
+from pruning.attribution import GatePath, gate_importance
 from pruning.bench.running import threads
 from pruning.lanes import Lanes, lanes_for
 from pruning.train import train
@@ -137,7 +137,7 @@ def test_a_lane_that_runs_out_of_memory_halves_what_all_take(compiled: CompiledM
 
 def test_the_warm_start_in_lanes(compiled: CompiledModel) -> None:
     apart, beside = (trainer(compiled, LAGRANGIAN, **how).runner for how in ({"micro_batch": 2}, {"lanes": 2}))
-    first, again = (path_gradients(runner, batch_size=4, seed=1) for runner in (apart, beside))
+    first, again = (gate_importance(runner, GatePath(batch_size=4), seed=1) for runner in (apart, beside))
     assert torch.equal(first, again) and bool(first.any())
 
 

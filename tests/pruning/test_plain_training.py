@@ -29,7 +29,7 @@ from tests.pruning.small_prompts import random_prompts
 
 QUICK = Recipe(
     name="test", steps=24, ramp_steps=16, warmup_steps=2, learning_rate=0.3, target_sparsity=0.9, control="budget",
-    sharpen=3.0, start_sparsity=0.5, warm_start="gate-gradients", init_mean=0.0, init_std=3.0, batch_size=3,
+    sharpen=3.0, start_sparsity=0.5, warm_start="gate-importance", init_mean=0.0, init_std=3.0, batch_size=3,
     keep="target",
 )  # fmt: skip
 LAGRANGIAN = Recipe(

@@ -108,7 +108,7 @@ def test_settings_that_make_no_sense(changes: dict[str, object], said: str) -> N
     [
         ({"control": "lagrange"}, "lagrangian"),
         ({"keep": "papers"}, "paper"),
-        ({"warm_start": "gate-gradient"}, "gate-gradients"),
+        ({"warm_start": "gate-import"}, "gate-importance"),
         ({"ramp": "logarithm"}, "logarithmic"),
         ({"objective": "kll"}, "kl"),
         ({"ablation": "zeros"}, "zero"),

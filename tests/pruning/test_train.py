@@ -25,7 +25,7 @@ LAGRANGIAN = Recipe(
     name="test", steps=12, ramp_steps=8, warmup_steps=2, learning_rate=0.3, multiplier_rate=0.1,
     target_sparsity=0.8, init_mean=1.0, init_std=0.5, batch_size=2,
 )  # fmt: skip
-BUDGET = replace(LAGRANGIAN, control="budget", start_sparsity=0.3, warm_start="gate-gradients", keep="target")
+BUDGET = replace(LAGRANGIAN, control="budget", start_sparsity=0.3, warm_start="gate-importance", keep="target")
 RECIPES = {
     "lagrangian": LAGRANGIAN,
     "budget": BUDGET,
