@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/circuitgraph discover --model smollm2-135m --task ioi --train-size 1200 --validation-size 50 \
-		--test-size 200 --target-sparsity 0.9505 --steps 700 --objective kl-top1 --cache-gib 3 --disk-cache-gib 0 \
+		--test-size 200 --target-sparsity 0.9705 --steps 300 --objective kl-top1 --cache-gib 3 --disk-cache-gib 0 \
 		--out $(DEMO_OUT) --overwrite
 
 lint: $(STAMP)

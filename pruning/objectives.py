@@ -94,15 +94,14 @@ def _kl(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
 
 
 def _kl_top1(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
-    """The KL and, as a push towards the same top token, half the cross-entropy of the full model's likeliest one.
+    """The KL and, as a push towards the same top token, a quarter of the cross-entropy of the full model's likeliest one.
 
-    Half, because the whole of it makes the circuit surer than the model and costs more KL than it should, and a quarter
-    hardly helps.
+    A quarter, because more of it makes the circuit surer than the model and costs KL, and does not bring more top tokens.
     """
     if logits.shape[-1] == 1:
         raise ConfigurationError("objective 'kl-top1' needs a vocabulary; this model puts out one number, use 'mse'")
     top = teacher.ids[:, :1].long() if isinstance(teacher, TopTeacher) else teacher.argmax(-1, keepdim=True)
-    return _kl(logits, teacher, batch) - _mean(log_softmax(logits).gather(-1, top)[:, 0], batch) / 2
+    return _kl(logits, teacher, batch) - _mean(log_softmax(logits).gather(-1, top)[:, 0], batch) / 4
 
 
 def _logit_diff(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
@@ -155,8 +154,8 @@ def objective_named(name: str) -> Objective:
     """Look an objective up.
 
     Args:
-        name: `kl`: KL(full ‖ circuit); `kl-top1`: that plus half the cross-entropy of the full model's likeliest
-            token, so that the circuit's top token is more often the full model's;
+        name: `kl`: KL(full ‖ circuit); `kl-top1`: that plus a quarter of the cross-entropy of the full model's
+            likeliest token, so that the circuit's top token is more often the full model's;
             `logit-diff`: squared difference of the two logit differences;
             `cross-entropy`: of the right answer; `mse`: squared difference of numeric outputs;
             `position-kl`: KL of a softmax over positions.

@@ -69,11 +69,11 @@ def test_kl_of_narrow_formats_is_worked_out_in_float32() -> None:
     assert found.dtype == torch.float32 and found.tolist() == [0, 0, 0]
 
 
-def test_kl_top1_adds_half_the_cross_entropy_of_the_full_models_top_token() -> None:
+def test_kl_top1_adds_a_quarter_of_the_cross_entropy_of_the_full_models_top_token() -> None:
     # The full model's top tokens are the first (1/2 twice: the first of equals), the second and the first, to
     # which the circuit gives 1/4, 3/4 and 1/e².
     cross_entropy = [log(4), log(4 / 3), 2.0]
-    each = [kl + ce / 2 for kl, ce in zip(KL, cross_entropy, strict=True)]
+    each = [kl + ce / 4 for kl, ce in zip(KL, cross_entropy, strict=True)]
     expected = ((each[0] + each[1]) / 2 + each[2]) / 2
     objective = objective_named("kl-top1")
     assert objective(CIRCUIT, TEACHER, batch()).item() == pytest.approx(expected, abs=1e-12)
