@@ -94,9 +94,9 @@ def _kl(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
 
 
 def _kl_top1(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
-    """The KL and, as a push towards the same top token, a quarter of the cross-entropy of the full model's likeliest one.
+    """The KL and, as a push towards the same top token, a quarter of the cross-entropy of the model's likeliest one.
 
-    A quarter, because more of it makes the circuit surer than the model and costs KL, and does not bring more top tokens.
+    A quarter, because more of it makes the circuit surer than the model, costs KL, and does not bring more top tokens.
     """
     if logits.shape[-1] == 1:
         raise ConfigurationError("objective 'kl-top1' needs a vocabulary; this model puts out one number, use 'mse'")

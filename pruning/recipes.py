@@ -168,7 +168,7 @@ class Recipe:
 _ALL = [
     Recipe(
         name="quick",
-        summary="Ours, for a laptop: a warm start from gate importance, then the sparsity held exactly at its schedule.",
+        summary="Ours, for a laptop: a start from gate importance, then the sparsity held exactly at its schedule.",
         steps=400,
         ramp_steps=250,
         warmup_steps=5,
