@@ -8,7 +8,7 @@ norm takes that out again; so under constant ablations each gate is drawn around
 
 Two things are made of these gradients. `gate_gradients` is their mean, with its sign. `gate_importance` is the mean of
 their *sizes*: an edge that helps some prompts and harms others by as much matters to both, and its gradients cancel in
-the first. It ranks edges far better (docs/performance.md, "The warm start"), and is what training starts from.
+the first. It ranks edges far better (docs/performance.md, "Sizes, not means"), and is what training starts from.
 """
 
 from __future__ import annotations
