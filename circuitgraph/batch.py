@@ -6,11 +6,13 @@ either side; positions are counted from the first real token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from circuitgraph.transfer import to_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,21 +24,35 @@ class TokenBatch:
         attention_mask: 1 at real tokens, 0 at padding.
         predict_index: Asked positions as flat indices `prompt * seq + position`.
         predict_prompt: The prompt each asked position belongs to.
+        on_host: The same batch on the host, where it was moved from there, so that nothing of it has to be read
+            from a device; None where it lies there itself, or where it was made by other means.
     """
 
     input_ids: Int[Tensor, "batch seq"]
     attention_mask: Int[Tensor, "batch seq"]
     predict_index: Int[Tensor, " asked"]
     predict_prompt: Int[Tensor, " asked"]
+    # Not for __init__, so that `replace` drops it: it would be of other tokens.
+    on_host: TokenBatch | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def position_ids(self) -> Int[Tensor, "batch seq"]:
         """Positions counted over real tokens, `cumsum(mask) - 1`, 0 at left padding."""
         return (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
 
+    @property
+    def padded(self) -> bool:
+        """Whether there is padding; asking waits for the device where the batch was made there."""
+        return bool(((self.on_host or self).attention_mask == 0).any())
+
     def to(self, device: torch.device | str) -> TokenBatch:
-        """Move every tensor to `device`."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+        """Move every tensor to `device`, without waiting for what runs there."""
+        names = [field.name for field in fields(self) if field.init]
+        moved = replace(self, **{name: to_device(getattr(self, name), device) for name in names})
+        if moved.input_ids.device.type != "cpu":
+            host = self if self.input_ids.device.type == "cpu" else self.on_host
+            object.__setattr__(moved, "on_host", host)
+        return moved
 
 
 @dataclass(frozen=True, kw_only=True)

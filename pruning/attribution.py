@@ -79,16 +79,16 @@ def gate_importance(runner: BatchRunner, path: GatePath = GATE_PATH, *, seed: in
 
 def _along(runner: BatchRunner, path: GatePath, seed: int) -> Iterator[Float[Tensor, "batch edge"]]:
     """The gradients of every batch, level by level."""
-    frozen, device = runner.frozen, runner.compiled.device
+    frozen = runner.frozen
     generator = torch.Generator().manual_seed(seed)
     order = BatchOrder(frozen.by_length, path.batch_size, np.random.default_rng(seed))
-    wanted = torch.ones(runner.compiled.universe.n_edges, dtype=torch.bool, device=device)
+    wanted = torch.ones(runner.compiled.universe.n_edges, dtype=torch.bool)
     for level in path.levels:
         gradients = []
         for _ in range(path.batches):
-            gates = torch.full(wanted.shape, level, device=device)
+            gates = torch.full(wanted.shape, level)
             if frozen.ablation != "counterfactual":
                 width = min(level, 1 - level)
-                gates += width * (2 * torch.rand(gates.shape, generator=generator).to(device) - 1)
+                gates += width * (2 * torch.rand(gates.shape, generator=generator) - 1)
             gradients += runner.run([Share(prompts=order.next(), gates=gates, wanted=wanted)]).gradients
         yield torch.stack(gradients)

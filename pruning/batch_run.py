@@ -29,8 +29,8 @@ class Share:
 
     Attributes:
         prompts: Which of the data set, at least one, of one length.
-        gates: One gate an edge.
-        wanted: Gates whose gradient is wanted.
+        gates: One gate an edge, on the host.
+        wanted: Gates whose gradient is wanted, on the host.
     """
 
     prompts: np.ndarray
@@ -43,7 +43,7 @@ class BatchResult:
     """A batch that went forward and backward.
 
     Attributes:
-        gradients: Of the objective in each share's gates `[edge]`.
+        gradients: Of the objective in each share's gates `[edge]`, on the device.
         objective: Its mean over the batch, on the device.
         live_heads: Heads that ran, with the last gates.
         live_mlps: MLPs that ran, with the last gates.
@@ -111,8 +111,9 @@ class BatchRunner:
         n_prompts = sum(len(share.prompts) for share in shares)
         places = [(place, part) for place, share in enumerate(shares) for part in self._parts(share.prompts)]
         parts = [replace(shares[place], prompts=part) for place, part in places]
-        gradients = [torch.zeros_like(share.gates) for share in shares]
-        objective = torch.zeros((), dtype=counting(self.compiled.device), device=self.compiled.device)
+        device = self.compiled.device
+        gradients = [torch.zeros(len(share.gates), dtype=share.gates.dtype, device=device) for share in shares]
+        objective = torch.zeros((), dtype=_widest(device), device=device)
         live_heads = live_mlps = 0
         with closing(self._lanes.map(lambda part: self._run_part(part, n_prompts), parts)) as results:
             for (place, _), (gradient, loss, live) in zip(places, results, strict=True):
@@ -138,9 +139,9 @@ class BatchRunner:
             ablation=self.frozen.ablation, wanted=part.wanted, recompute=self.recompute,
         )  # fmt: skip
         loss = self.objective(ran.logits, batch.teacher, batch.pairs) * (len(part.prompts) / n_prompts)
-        return torch.autograd.grad(loss, gates)[0], loss.detach(), (ran.live_heads, ran.live_mlps)
+        return torch.autograd.grad(loss, ran.gates)[0], loss.detach(), (ran.live_heads, ran.live_mlps)
 
 
-def counting(device: torch.device) -> torch.dtype:
+def _widest(device: torch.device) -> torch.dtype:
     """The widest numbers of a device."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -38,16 +38,12 @@ def expected_gate(log_alpha: Float[Tensor, " gate"]) -> Float[Tensor, " gate"]:
 
 
 class ExpectedGate:
-    """`expected_gate` as a table, for many look-ups.
+    """`expected_gate` as a table, for many look-ups."""
 
-    Args:
-        device: Where the look-ups happen.
-    """
-
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self) -> None:
         self.low, self.high, self.n = -16.0, 16.0, 4096
         grid = torch.linspace(self.low, self.high, self.n, dtype=torch.float64)
-        self.table = expected_gate(grid).float().to(device)
+        self.table = expected_gate(grid).float()
 
     def __call__(self, log_alpha: Float[Tensor, " gate"]) -> Float[Tensor, " gate"]:
         """Expected gates, linearly interpolated."""
@@ -73,8 +69,7 @@ def shift_for_budget(
 ) -> Float[Tensor, ""]:
     """The shift b at which the expected number of kept edges is `kept`.
 
-    Newton's method from 0, and halving wherever it would leave the bracket. It runs on the gates' device; only a
-    CPU, where looking costs nothing, looks whether it is done before the last turn.
+    Newton's method from 0, and halving wherever it would leave the bracket.
 
     Args:
         log_alpha: The gates' α.
@@ -94,7 +89,7 @@ def shift_for_budget(
         after = shift + gap / slope.clamp(min=1e-12)
         after = torch.where((after > low) & (after < high), after, (low + high) / 2)
         moved, shift = (after - shift).abs(), after
-        if shift.device.type == "cpu" and moved < _SHIFT_ENOUGH:
+        if moved < _SHIFT_ENOUGH:
             break
     return shift
 

@@ -31,6 +31,7 @@ import torch
 
 from circuitgraph.batch import PairBatch, TokenBatch
 from circuitgraph.errors import ConfigurationError, PromptFormatError
+from circuitgraph.transfer import to_device
 from pruning.pairs import PromptPair
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class EncodedPairs:
             answer_values=_joined(self.answer_values, chosen, np.float32, device),
             correct_ids=_padded(self.correct_ids, chosen, device),
             wrong_ids=_padded(self.wrong_ids, chosen, device),
-            index=torch.tensor(chosen, device=device),
+            index=to_device(torch.tensor(chosen), device),
         )
 
 
@@ -220,7 +221,7 @@ def _joined(
     """Lay the answers of the chosen prompts end to end."""
     if column is None:
         return None
-    return torch.from_numpy(np.concatenate([column[index] for index in chosen]).astype(dtype)).to(device)
+    return to_device(np.concatenate([column[index] for index in chosen]).astype(dtype), device)
 
 
 def _padded(
@@ -232,7 +233,7 @@ def _padded(
     rows = np.full((len(chosen), max(len(column[index]) for index in chosen)), -1, dtype=np.int64)
     for row, index in enumerate(chosen):
         rows[row, : len(column[index])] = column[index]
-    return torch.from_numpy(rows).to(device)
+    return to_device(rows, device)
 
 
 @dataclass(frozen=True, kw_only=True)

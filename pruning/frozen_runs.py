@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -323,6 +323,9 @@ class FrozenRuns:
         if values is None:
             values = self.compiled.whole_values(values_of_rows(rows["values"]))
         pairs = self.pairs.batch(prompts, device=self.compiled.device)
+        if values.input_ids is not None and pairs.corrupted.on_host is not None:
+            # The same ids, where they are looked at.
+            values = replace(values, input_ids=pairs.corrupted.on_host.input_ids)
         return FrozenBatch(pairs=pairs, teacher=teacher_of_rows(rows["teacher"]), values=values)
 
     def _count_drawn(self, prompts: list[int], shelves: dict[str, Shelf]) -> None:

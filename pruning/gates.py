@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitgraph.forward.transfer import to_device
 from circuitgraph.gate_map import GateMap
 
 TEMPERATURE = 2 / 3
@@ -30,13 +29,12 @@ def sample_hard_concrete(
 
     Args:
         log_alpha: The location α of every gate.
-        generator: Source of randomness, on the CPU or on the gates' device.
+        generator: Source of randomness.
 
     Returns:
         Gates in [0, 1], differentiable in `log_alpha`.
     """
-    noise = torch.rand(log_alpha.shape, generator=generator, dtype=log_alpha.dtype, device=generator.device)
-    noise = to_device(noise, log_alpha.device).clamp(EPSILON, 1 - EPSILON)
+    noise = torch.rand(log_alpha.shape, generator=generator, dtype=log_alpha.dtype).clamp(EPSILON, 1 - EPSILON)
     stretched = torch.sigmoid((noise.logit() + log_alpha) / TEMPERATURE) * (HIGH - LOW) + LOW
     return stretched.clamp(0, 1)
 
@@ -87,12 +85,15 @@ class GateSample:
 
     @property
     def undecided(self) -> int:
-        """How many gates are strictly between 0 and 1; asking waits for the device."""
+        """How many gates are strictly between 0 and 1."""
         return int(self.wanted.sum())
 
 
 class Gates:
     """The trainable gates of a graph: one α a parameter of its gate map, and optionally one a writer.
+
+    They lie on the host, whatever the model lies on: a pass is planned there from the gates drawn, and they are few
+    beside a model's numbers.
 
     Args:
         gate_map: Which parameter each edge has.
@@ -100,7 +101,6 @@ class Gates:
         init_std: Their standard deviation.
         writers: Whether writers have gates of their own; an edge is then kept if both it and its writer are.
         generator: Source of randomness for the start.
-        device: Where the gates live.
     """
 
     def __init__(
@@ -111,11 +111,10 @@ class Gates:
         init_std: float,
         writers: bool = False,
         generator: torch.Generator,
-        device: torch.device | str = "cpu",
     ) -> None:
         def start(n: int) -> Tensor:
             values = torch.randn(n, generator=generator) * init_std + init_mean
-            return values.to(device).requires_grad_()
+            return values.requires_grad_()
 
         self.gate_map = gate_map
         self.log_alpha = start(gate_map.n_parameters)
@@ -126,11 +125,9 @@ class Gates:
         lookup = np.where(
             codes >= 0, codes, np.where(codes == -1, gate_map.n_parameters, gate_map.n_parameters + 1)
         )
-        self._lookup = torch.from_numpy(lookup).to(device)
+        self._lookup = torch.from_numpy(lookup)
         writers_of_edges, _ = gate_map.universe.endpoints(np.arange(len(codes))) if writers else (None, None)
-        self._writer_of_edge = (
-            None if writers_of_edges is None else torch.from_numpy(writers_of_edges).to(device)
-        )
+        self._writer_of_edge = None if writers_of_edges is None else torch.from_numpy(writers_of_edges)
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -142,11 +139,12 @@ class Gates:
         """Set α by how much each edge matters: `mean + spread · z`, z the standardised logarithm.
 
         Args:
-            importance: Not negative; tied edges add up.
+            importance: Not negative, on any device; tied edges add up.
             mean: Mean of the α.
             spread: Their standard deviation.
         """
-        codes = torch.tensor(self.gate_map.parameter_of_edge, dtype=torch.long, device=self.log_alpha.device)
+        importance = importance.to("cpu")
+        codes = torch.tensor(self.gate_map.parameter_of_edge, dtype=torch.long)
         trained = codes >= 0
         total = torch.zeros_like(self.log_alpha)
         total.index_add_(0, codes[trained], importance[trained].to(total.dtype))

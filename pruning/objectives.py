@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitgraph.batch import PairBatch
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.transfer import to_device, to_host
 from pruning.top_teacher import Teacher, TopTeacher, whole_vocabulary
 
 
@@ -33,10 +35,11 @@ def per_prompt_mean(
 
 def first_asked(batch: PairBatch) -> Int[Tensor, " batch"]:
     """Index of each prompt's first asked position among all asked positions."""
-    prompt = batch.clean.predict_prompt
-    first = torch.ones_like(prompt, dtype=torch.bool)
-    first[1:] = prompt[1:] != prompt[:-1]
-    return first.nonzero()[:, 0]
+    clean = batch.clean.on_host or batch.clean
+    (prompt,) = to_host(clean.predict_prompt)
+    assert prompt is not None
+    first = np.diff(prompt, prepend=-1) != 0
+    return to_device(np.flatnonzero(first), batch.clean.predict_prompt.device)
 
 
 def log_softmax(logits: Float[Tensor, "asked d_vocab"]) -> Float[Tensor, "asked d_vocab"]:

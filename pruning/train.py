@@ -24,9 +24,9 @@ from torch import Tensor
 
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import TrainingError
-from circuitgraph.forward.transfer import to_device
+from circuitgraph.transfer import to_host
 from pruning.attribution import GatePath, gate_importance
-from pruning.batch_run import BatchResult, BatchRunner, Share, counting
+from pruning.batch_run import BatchResult, BatchRunner, Share
 from pruning.budget import ExpectedGate, project_gradient, shift_for_budget
 from pruning.frozen_runs import BatchOrder, FrozenRuns
 from pruning.gates import Gates, GateSample
@@ -89,7 +89,7 @@ class TrainingRun:
 
 @dataclass(frozen=True, kw_only=True)
 class _Told:
-    """The numbers of a step, read from the device.
+    """The numbers of a step.
 
     Attributes:
         loss: What was minimised.
@@ -148,7 +148,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(seed)
         self.gates = Gates(
             compiled.gate_map, init_mean=recipe.init_mean, init_std=recipe.init_std, writers=recipe.writer_gates,
-            generator=self.generator, device=compiled.device,
+            generator=self.generator,
         )  # fmt: skip
         self.order = BatchOrder(
             frozen.by_length, recipe.batch_size, np.random.default_rng(seed), balance=recipe.balance_lengths
@@ -161,8 +161,8 @@ class Trainer:
             [self.multipliers], lr=recipe.multiplier_rate, weight_decay=recipe.weight_decay, maximize=True
         )
         gate_map = compiled.gate_map
-        self._weights = torch.tensor(gate_map.edges_per_parameter, dtype=torch.float32).to(compiled.device)
-        self._expected = ExpectedGate(compiled.device)
+        self._weights = torch.tensor(gate_map.edges_per_parameter, dtype=torch.float32)
+        self._expected = ExpectedGate()
         if recipe.warm_start == "gate-importance":
             self._warm_start(seed)
         self.began = time.perf_counter()
@@ -195,8 +195,9 @@ class Trainer:
             self._hold_budget(target)
         samples, ran = self._run(self.order.next(), [self.gates.sample(self.generator) for _ in range(recipe.draws)])
         penalty = self._penalties(index, samples, target) if self._presses(index) else None
-        self._backward(samples, ran, penalty)
-        told = self._read(samples, ran, penalty)
+        gradients, objective = _brought(ran)
+        self._backward(samples, gradients, penalty)
+        told = self._tell(samples, objective, penalty)
         self._check_finite(index, told)
         self._move()
         lambdas = self.multipliers.detach().tolist()
@@ -237,29 +238,23 @@ class Trainer:
             penalty = penalty + self._penalty(_mean(writers), goal, self.multipliers[2:])
         return penalty
 
-    def _backward(self, samples: Sequence[GateSample], ran: BatchResult, penalty: Tensor | None) -> None:
+    def _backward(self, samples: Sequence[GateSample], gradients: list[Tensor], penalty: Tensor | None) -> None:
         """Take objective and penalty backward, to α and the multipliers."""
         self.optimiser.zero_grad()
         self.ascent.zero_grad()
         losses = [sample.edges for sample in samples] + ([] if penalty is None else [penalty])
-        torch.autograd.backward(losses, [*ran.gradients, *([] if penalty is None else [None])])
+        torch.autograd.backward(losses, [*gradients, *([] if penalty is None else [None])])
 
-    def _read(self, samples: Sequence[GateSample], ran: BatchResult, penalty: Tensor | None) -> _Told:
-        """Read all numbers of a step from the device at once, since each reading waits for it."""
+    def _tell(self, samples: Sequence[GateSample], objective: float, penalty: Tensor | None) -> _Told:
+        """The numbers of a step."""
         gradients = [p.grad for p in self.gates.parameters if p.grad is not None]
-        numbers = [
-            ran.objective,
-            _mean([sample.sparsity for sample in samples]),
-            _mean([sample.wanted.sum() for sample in samples]),
-            *(gradient.isfinite().all() for gradient in gradients),
-        ]
-        if penalty is not None:
-            numbers.append(penalty)
-        dtype = counting(self.compiled.device)
-        objective, sparsity, undecided, *others = torch.stack([n.detach().to(dtype) for n in numbers]).tolist()
-        finite = all(others[: len(gradients)])
-        loss = objective + sum(others[len(gradients) :])
-        return _Told(loss=loss, objective=objective, sparsity=sparsity, undecided=round(undecided), finite=finite)
+        return _Told(
+            loss=objective + (0.0 if penalty is None else float(penalty.detach())),
+            objective=objective,
+            sparsity=float(_mean([sample.sparsity.detach() for sample in samples])),
+            undecided=round(sum(sample.undecided for sample in samples) / len(samples)),
+            finite=all(bool(gradient.isfinite().all()) for gradient in gradients),
+        )
 
     def _move(self) -> None:
         """Take both optimisers' steps."""
@@ -296,7 +291,6 @@ class Trainer:
 
     def _penalty(self, sparsity: Tensor, target: float, multipliers: Tensor) -> Tensor:
         gap = sparsity - target
-        multipliers = to_device(multipliers, gap.device)
         return multipliers[0] * gap + multipliers[1] * gap * gap
 
     def _check_finite(self, index: int, told: _Told) -> None:
@@ -306,6 +300,13 @@ class Trainer:
             f"step {index}: the loss or its gradient is not finite (loss {told.loss}); the state before "
             "this step was kept. Try --dtype float32, or a lower learning rate."
         )
+
+
+def _brought(ran: BatchResult) -> tuple[list[Tensor], float]:
+    """A batch's gradients and objective on the host: the one time in a step that it waits for the device."""
+    *gradients, objective = to_host(*ran.gradients, ran.objective)
+    assert objective is not None
+    return [torch.from_numpy(gradient) for gradient in gradients if gradient is not None], float(objective)
 
 
 def _mean(numbers: Sequence[Tensor]) -> Tensor:

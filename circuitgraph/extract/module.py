@@ -188,6 +188,7 @@ class ExtractedCircuit(nn.Module):
                 f"the circuit's constants are per position, for prompts of {self.layout.n_columns} tokens; got "
                 f"{seq}. Extract it with ablation='mean' for prompts of any length"
             )
+        padded = attention_mask is not None and bool((attention_mask == 0).any())
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
@@ -196,7 +197,7 @@ class ExtractedCircuit(nn.Module):
         prompts = Prompts(
             batch=batch,
             seq=seq,
-            mask=visible_positions(attention_mask, self.layout.causal),
+            mask=visible_positions(attention_mask, self.layout.causal, padded=padded),
             # The first argument says the number format and the device, no more.
             rotary=None if self.rotary is None else self.rotary(self.unembedding.read.constant, positions),
         )

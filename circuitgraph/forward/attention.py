@@ -9,20 +9,20 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 def attention_mask(
-    real: Int[Tensor, "batch seq"], causal: bool, *, padded: bool | None = None
+    real: Int[Tensor, "batch seq"], causal: bool, *, padded: bool
 ) -> Bool[Tensor, "1 batch seq seq"] | None:
     """Which positions a query may see.
 
     Args:
         real: 1 at real tokens, 0 at padding.
         causal: Whether later positions are hidden.
-        padded: Whether there is padding, where that is known; None asks the device, which waits for it.
+        padded: Whether there is padding.
 
     Returns:
         The mask, or None where there is no padding (then `causal` alone says it all). A position always
         sees itself, so that padding has something to attend to; what it says is never used.
     """
-    if not (bool((real == 0).any()) if padded is None else padded):
+    if not padded:
         return None
     seq = real.shape[1]
     seen = real.bool()[:, None, :].expand(-1, seq, -1)

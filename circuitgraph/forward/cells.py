@@ -22,7 +22,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuitgraph.batch import TokenBatch
-from circuitgraph.forward.transfer import to_device
+from circuitgraph.transfer import to_device
 
 LOCAL_BELOW = 0.8
 """Local cells are told apart where they are fewer than this share of the reached ones."""

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from circuitgraph.forward.transfer import to_device
+from circuitgraph.transfer import to_device
 
 
 def run_of(heads: np.ndarray) -> slice | None:

@@ -17,7 +17,7 @@ from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape
 from circuitgraph.forward.attention import attend
 from circuitgraph.forward.cells import Cells, CellSets
 from circuitgraph.forward.head_products import multiply_heads
-from circuitgraph.forward.transfer import to_device
+from circuitgraph.transfer import to_device
 from circuitgraph.universe import Universe
 
 

@@ -18,7 +18,7 @@ from circuitgraph.forward.heads import AskedGrid, LayerHeads, among, asked_grid,
 from circuitgraph.forward.plan import StepPlan, plan_step
 from circuitgraph.forward.reference import AblationValues, embed
 from circuitgraph.forward.stream import Stream, Tape, Workspace, begin, read, write_heads, write_mlp
-from circuitgraph.forward.transfer import to_host
+from circuitgraph.transfer import to_device, to_host
 from circuitgraph.universe import Universe
 
 
@@ -30,11 +30,14 @@ class MaskedPass:
         logits: At the asked positions.
         live_heads: Heads that ran.
         live_mlps: MLPs that ran.
+        gates: The gates as the model had them: those given, or a copy where the model lies. A gradient in these stays
+            on that device; one in gates that lie on the host makes the host wait for it.
     """
 
     logits: Float[Tensor, "asked d_vocab"]
     live_heads: int
     live_mlps: int
+    gates: Float[Tensor, " edge"]
 
 
 def masked_pass(
@@ -56,7 +59,8 @@ def masked_pass(
         bound: The model's weights.
         shape: The model's sizes.
         universe: What the gates belong to.
-        gates: 1 keeps an edge, 0 ablates it; its gradient is that of the gates in `wanted`, 0 elsewhere.
+        gates: 1 keeps an edge, 0 ablates it; its gradient is that of the gates in `wanted`, 0 elsewhere. Where they
+            lie on the host, as `wanted` then should, and the batch came from there, no value is read from a device.
         batch: Prompts.
         values: What ablated writers say.
         ablation: Where they come from; under `counterfactual` a node without live inputs is skipped.
@@ -70,28 +74,31 @@ def masked_pass(
     """
     wants = torch.is_grad_enabled() and gates.requires_grad
     counterfactual = ablation == "counterfactual"
-    differs = batch.input_ids != values.input_ids if counterfactual and values.input_ids is not None else None
-    gates_host, wanted_given, real, asked, differs_host = to_host(
-        gates.detach(), wanted if wants else None, batch.attention_mask, batch.predict_index, differs
+    prompts = batch.on_host or batch
+    other_ids = values.input_ids if counterfactual else None
+    gates_host, wanted_given, real, asked, ids, other_ids = to_host(
+        gates, wanted if wants else None, prompts.attention_mask, prompts.predict_index, prompts.input_ids, other_ids
     )
     assert gates_host is not None and real is not None and asked is not None
     gates_host, real = gates_host.astype(np.float64), real.astype(bool)
+    differs = None if other_ids is None else ids != other_ids
     if not wants:
         wanted_host = np.zeros(gates_host.shape, dtype=bool)
     elif wanted_given is None:
         wanted_host = (gates_host > 0) & (gates_host < 1)
     else:
         wanted_host = wanted_given
-    cells = cell_sets(batch, causal=shape.causal, real=real, asked=asked, differs=differs_host)
+    cells = cell_sets(batch, causal=shape.causal, real=real, asked=asked, differs=differs)
     plan = plan_step(
         universe, (gates_host != 0) | wanted_host, wanted_host,
         constant_when_dead=not counterfactual,
         run_dead_readers=not (counterfactual and values.query),
         local=cells.local is not None,
     )  # fmt: skip
+    gates = to_device(gates, batch.input_ids.device)
     tape = Tape(gates, gates_host, wanted_host, workspace or Workspace(), goes_back=wants)
     logits = _Pass(bound, shape, universe, batch, values, plan, cells, tape, real, recompute).logits()
-    return MaskedPass(logits=logits, live_heads=plan.live_heads, live_mlps=plan.live_mlps)
+    return MaskedPass(logits=logits, live_heads=plan.live_heads, live_mlps=plan.live_mlps, gates=gates)
 
 
 class _Pass:

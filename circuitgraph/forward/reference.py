@@ -150,7 +150,7 @@ def reference_run(
     Returns:
         The logits at the asked positions, and what every writer says (None unless `keep`).
     """
-    mask = attention_mask(batch.attention_mask, shape.causal)
+    mask = attention_mask(batch.attention_mask, shape.causal, padded=batch.padded)
     embeddings = embed(bound, batch)
     residual = sum(embeddings[1:], embeddings[0])
     rotary = bound.rotary(residual, batch.position_ids) if bound.rotary is not None else None

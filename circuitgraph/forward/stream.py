@@ -36,7 +36,7 @@ from torch.autograd.function import once_differentiable
 from circuitgraph.forward.head_products import multiply_into
 from circuitgraph.forward.mixing import add_mixed, dot_pairs
 from circuitgraph.forward.plan import BlockPlan, StreamPlan
-from circuitgraph.forward.transfer import to_device
+from circuitgraph.transfer import to_device
 
 
 class Workspace:
@@ -147,10 +147,8 @@ class Stream:
         self.complement = non_one < non_zero
         shift = (self.complement[:, None] & visible).astype(host.dtype)
         self.host = host - shift
-        index = to_device(edges, gates.device)
-        values = torch.cat([gates.detach(), gates.new_zeros(1)])[index]
-        values = values - to_device(shift, gates.device).to(gates.dtype)
-        self.coefficients = values.to(self.like.dtype)
+        precise = torch.promote_types(gates.dtype, torch.float32)  # numpy has no bfloat16
+        self.coefficients = to_device(torch.from_numpy(self.host).to(precise), gates.device).to(self.like.dtype)
 
     # ---------------------------------------------------------------- forward
 

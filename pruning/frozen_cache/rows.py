@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from circuitgraph.forward.reference import AblationValues
+from circuitgraph.transfer import to_device
 from pruning.top_teacher import Teacher, TopTeacher
 
 Form = Mapping[str, int | None]
@@ -53,7 +54,7 @@ class Rows:
 
     def to(self, device: torch.device) -> Rows:
         """Move every tensor."""
-        return self._map(lambda tensor, _: tensor.to(device, non_blocking=tensor.is_pinned()))
+        return self._map(lambda tensor, _: to_device(tensor, device))
 
     def empty(self, count: int, *, device: torch.device, pin: bool = False) -> Rows:
         """Room for `count` rows like these; what all rows share is shared."""

@@ -8,6 +8,7 @@ from itertools import accumulate
 
 import torch
 
+from circuitgraph.transfer import to_device
 from pruning.frozen_cache.disk import StoredRows
 from pruning.frozen_cache.rows import Rows
 
@@ -120,7 +121,7 @@ class Shelf:
     def _rows(self, part: _Part, run: Run) -> Rows:
         if part.source is None:
             return run(part.prompts)
-        return part.source.take(torch.tensor(part.rows, device=self._device))
+        return part.source.take(to_device(torch.tensor(part.rows), self._device))
 
     def _from_files(self, parts: list[_Part]) -> tuple[list[int], Rows]:
         """What several files give, put together in memory and moved to the device at once, in the batch's order."""
@@ -149,5 +150,5 @@ def _joined(taken: list[tuple[list[int], Rows]], device: torch.device, *, pin: b
     count = sum(len(places) for places, _ in taken)
     made = taken[0][1].empty(count, device=device, pin=pin)
     for places, rows in taken:
-        made.put(torch.tensor(places, device=device), rows)
+        made.put(to_device(torch.tensor(places), device), rows)
     return made

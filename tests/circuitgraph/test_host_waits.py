@@ -1,103 +1,133 @@
-"""How often the host waits for the device: once a masked pass, forward and backward.
-
-On a CPU nothing waits, so what would on CUDA is counted: operators that read a value from the device
-(`aten::_local_scalar_dense` is behind `item`, `bool`, `float` and `int` of a tensor) or whose result's size
-depends on values, and tensors turned into Python or numpy objects.
-"""
+"""Masked passes on a device: the same numbers as on the host, and the host never waits for what it knows already."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from circuitgraph.compile import CompiledModel
-from circuitgraph.forward import masked
-from tests.circuitgraph.oracle_cases import ModelMakers, pair_of_batches
-
-aten = torch.ops.aten
-READS = {
-    aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default,
-    aten.unique_consecutive.default, aten._unique2.default, aten.unique_dim.default, aten.repeat_interleave.Tensor,
-}  # fmt: skip
+from circuitgraph.batch import TokenBatch
+from circuitgraph.compile import compile_model
+from circuitgraph.transfer import to_device, to_host
+from tests.circuitgraph.oracle_cases import CASES, ModelMakers, pair_of_batches
+from tests.pretend_device import DEVICE, Elsewhere, PretendDevice
 
 
-class Waits(TorchDispatchMode):
-    """Notes every operator that would make the host wait, and every tensor that leaves torch."""
+class Both:
+    """A model on the host and on the pretended device, with a batch and gates for them."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.to_host = 0
-        inside = False
-        original = masked.to_host
+    def __init__(
+        self, makers: ModelMakers, case: str, lengths: list[int], ablation: str, device: PretendDevice
+    ) -> None:
+        family, sizes, choices = CASES[case]
+        self.device, self.ablation = device, ablation
+        self.host = makers.compile(case, dtype=torch.float64)
+        sent = device.send_model(makers.make(family, dtype=torch.float64, **sizes))
+        self.there = compile_model(sent, verify=False, **choices)
+        self.batches = pair_of_batches(lengths=lengths, side="left", n_asked=2, n_tokens=29, seed=2)
+        drawn = torch.rand(self.host.universe.n_edges, generator=torch.Generator().manual_seed(0))
+        self.gates = (1.6 * drawn - 0.3).clamp(0, 1).double()
+        self.wanted = (self.gates > 0) & (self.gates < 1)
 
-        def to_host(*tensors: Tensor | None) -> Any:
-            nonlocal inside
-            self.to_host += 1
-            inside = True
-            try:
-                return original(*tensors)
-            finally:
-                inside = False
+    def values(self, compiled, clean: TokenBatch, corrupted: TokenBatch):
+        if self.ablation != "counterfactual":
+            return compiled.ablation_values(self.ablation, [clean])
+        return compiled.run_with_values(corrupted)[1]
 
-        monkeypatch.setattr(masked, "to_host", to_host)
-        for name in ("numpy", "tolist", "cpu", "__array__"):
-            kept = getattr(Tensor, name)
+    def on_host(self) -> tuple[Tensor, Tensor]:
+        """Logits, and gradient of their sum."""
+        gates = self.gates.clone().requires_grad_()
+        clean, corrupted = self.batches
+        values = self.values(self.host, clean, corrupted)
+        ran = self.host.masked(gates, clean, values, ablation=self.ablation, wanted=self.wanted)
+        return ran.logits.detach(), torch.autograd.grad(ran.logits.sum(), gates)[0]
 
-            def leave(tensor: Tensor, *args: Any, kept: Any = kept, name: str = name, **kwargs: Any) -> Any:
-                if not inside:
-                    self.found.append(name)
-                return kept(tensor, *args, **kwargs)
-
-            monkeypatch.setattr(Tensor, name, leave)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        indices = args[1] if func in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default) else ()
-        by_flags = any(index is not None and index.dtype == torch.bool for index in indices)
-        if func in READS or by_flags:
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
-def waits(compiled: CompiledModel, lengths: list[int], *, ablation: str, monkeypatch: pytest.MonkeyPatch) -> Waits:
-    """Take one masked pass forward and backward; gates are 0, 1 and between."""
-    clean, corrupted = pair_of_batches(lengths=lengths, side="left", n_asked=2, n_tokens=29, seed=2)
-    values = compiled.run_with_values(corrupted)[1]
-    if ablation != "counterfactual":
-        values = compiled.ablation_values(ablation, [clean])
-    drawn = torch.rand(compiled.universe.n_edges, generator=torch.Generator().manual_seed(0))
-    gates = (1.6 * drawn - 0.3).clamp(0, 1).requires_grad_()
-    wanted = (gates > 0) & (gates < 1)
-    found = Waits(monkeypatch)
-    with found:
-        compiled.masked(gates, clean, values, ablation=ablation, wanted=wanted).logits.sum().backward()
-    assert gates.grad is not None and gates.grad.any()
-    return found
+    def on_device(self, *, known: bool) -> tuple[Tensor, Tensor]:
+        """The same, where what decides the plan is known on the host or was made on the device."""
+        clean, corrupted = (batch.to(DEVICE) for batch in self.batches)
+        values = self.values(self.there, clean, corrupted)
+        gates, wanted = self.gates.clone(), self.wanted
+        if known and values.input_ids is not None:
+            assert corrupted.on_host is not None
+            values = replace(values, input_ids=corrupted.on_host.input_ids)
+        if not known:
+            gates, wanted = self.device.send(gates), self.device.send(wanted)
+            clean = replace(clean)  # which does not take what is known of it along
+        gates.requires_grad_()
+        self.device.waits.clear()
+        ran = self.there.masked(gates, clean, values, ablation=self.ablation, wanted=wanted)
+        gradient = torch.autograd.grad(ran.logits.sum(), ran.gates)[0]
+        assert isinstance(ran.logits, Elsewhere) and isinstance(gradient, Elsewhere)
+        return ran.logits.held, gradient.held
 
 
 @pytest.mark.parametrize("ablation", ["counterfactual", "zero"])
 @pytest.mark.parametrize("lengths", [[6, 6], [6, 3]], ids=["equal", "padded"])
 @pytest.mark.parametrize("case", ["gpt2", "llama-gqa"])
-def test_one_wait_a_pass(
-    case: str, lengths: list[int], ablation: str, tiny_gpt2, tiny_llama, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(case, dtype=torch.float32)
-    found = waits(compiled, lengths, ablation=ablation, monkeypatch=monkeypatch)
-    assert (found.to_host, found.found) == (1, [])
+def test_a_pass_waits_for_nothing_that_is_known(case: str, lengths: list[int], ablation: str, tiny_gpt2, tiny_llama):
+    with PretendDevice() as device:
+        both = Both(ModelMakers(tiny_gpt2, tiny_llama), case, lengths, ablation, device)
+        expected = both.on_host()
+        for known, waits in ((True, 0), (False, 1)):
+            found = both.on_device(known=known)
+            assert len(device.waits) == waits, device.waits
+            for a, b in zip(found, expected, strict=True):
+                torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
 
 
-def test_waits_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The count itself: each of these would wait on CUDA."""
-    flags = torch.tensor([True, False])
-    with Waits(monkeypatch) as found:
+def test_a_gradient_comes_back_to_gates_on_the_host(tiny_gpt2, tiny_llama) -> None:
+    with PretendDevice() as device:
+        both = Both(ModelMakers(tiny_gpt2, tiny_llama), "gpt2", [6, 6], "counterfactual", device)
+        gates = both.gates.clone().requires_grad_()
+        clean, corrupted = (batch.to(DEVICE) for batch in both.batches)
+        both.there.masked(gates, clean, both.values(both.there, clean, corrupted)).logits.sum().backward()
+        assert type(gates.grad) is Tensor
+        torch.testing.assert_close(gates.grad, both.on_host()[1], atol=1e-9, rtol=1e-9)
+
+
+def test_a_changed_batch_forgets_what_lies_on_the_host() -> None:
+    batch, other = pair_of_batches(lengths=[4], side="left", n_asked=1, n_tokens=29, seed=2)
+    assert batch.on_host is None
+    with PretendDevice():
+        there = batch.to(DEVICE)
+        assert there.on_host is batch and there.to(DEVICE).on_host is batch
+        assert replace(there, input_ids=other.to(DEVICE).input_ids).on_host is None
+
+
+def test_what_is_on_the_host_is_not_waited_for() -> None:
+    with PretendDevice() as device:
+        there = to_device(np.arange(3), DEVICE)
+        assert to_host(torch.ones(2), None)[1] is None and device.waits == []
+        brought = to_host(there, torch.ones(2), there + 1)
+        assert [part.tolist() for part in brought if part is not None] == [[0, 1, 2], [1, 1], [1, 2, 3]]
+        assert len(device.waits) == 1
+
+
+def test_the_pretended_device_sees_waits() -> None:
+    """Each of these waits on CUDA."""
+    with PretendDevice() as device:
+        flags = torch.tensor([True, False]).to(DEVICE)
         assert bool(flags.any())
         flags.sum().item()
         flags[flags]
         flags.nonzero()
-        flags.numpy()
+        flags.cpu()
         flags.tolist()
-    assert len(found.found) == 6
+        torch.tensor([1], device=DEVICE)
+        with pytest.raises(TypeError, match="cpu"):
+            flags.numpy()
+    assert len(device.waits) == 8
+
+
+def test_the_pretended_device_refuses_to_mix() -> None:
+    with PretendDevice() as device:
+        there = device.send(torch.arange(3.0))
+        assert (there + torch.tensor(2.0)).tolist() == [2, 3, 4]  # a single number may lie on the host
+        with pytest.raises(RuntimeError, match="same device"):
+            there + torch.ones(3)
+        with pytest.raises(RuntimeError, match="same device"):
+            torch.ones(3).add_(there)
+        assert torch.ones(3).copy_(there).tolist() == [0, 1, 2]

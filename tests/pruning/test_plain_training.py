@@ -68,7 +68,7 @@ class PlainlyRun(CompiledModel):
                 said = vmap(lambda ids: oracle.plain_run(plain, universe, ids)[1])(values.input_ids)
             logits = vmap(lambda ids, said: oracle.run(plain, universe, z, ids, said)[0])(batch.input_ids, said)
         asked = logits.flatten(0, 1)[batch.predict_index]
-        return MaskedPass(logits=asked, live_heads=0, live_mlps=0)
+        return MaskedPass(logits=asked, live_heads=0, live_mlps=0, gates=gates)
 
 
 def trained(compiled: CompiledModel, pairs: EncodedPairs, recipe: Recipe) -> TrainingRun:
