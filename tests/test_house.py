@@ -56,6 +56,7 @@ class TestImports:
     def test_all_of_analysis_does_without_torch_and_pruning(self):
         assert json.loads(run_python(WALK.format(name="analysis"))) == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", PACKAGES)
     def test_public_names_exist(self, name):
         run_python(f"import {name}; [getattr({name}, item) for item in {name}.__all__]")

@@ -158,14 +158,17 @@ def run(code: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_module_and_public_name_without_torch() -> None:
     run(WITHOUT_TORCH)
 
 
+@pytest.mark.slow
 def test_it_works_without_torch(tmp_path: Path) -> None:
     assert run(WITHOUT_TORCH + USE_IT, str(tmp_path)).strip() == "ok"
 
 
+@pytest.mark.slow
 def test_commands_on_saved_circuits_without_torch(tmp_path: Path) -> None:
     assert run(WITHOUT_TORCH + USE_COMMANDS, str(tmp_path)).strip() == "ok"
 

@@ -59,6 +59,7 @@ def alone(tmp_path, monkeypatch):
         unregister_task(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PLAIN, ids=name_of)
 def test_a_plain_page_runs(page):
     if any(">>>" in block.body for block in python_blocks(page)):

@@ -43,6 +43,7 @@ def dangling(circuit: Circuit) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", ["counterfactual", "zero"])
 @pytest.mark.parametrize("name", UNIVERSES)
 def test_as_many_edges_between_each_pair_of_layers(name: str, ablation: str) -> None:

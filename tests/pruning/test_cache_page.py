@@ -6,11 +6,14 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from pruning.frozen_cache import keys
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanations" / "cache.md"
 
 
+@pytest.mark.slow
 def test_the_pages_python_runs_and_prints_what_it_says(capsys, monkeypatch) -> None:
     monkeypatch.setattr(keys, "code_digest", lambda: keys._CODE_AT_IMPORT)
     (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)

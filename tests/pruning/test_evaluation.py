@@ -204,6 +204,7 @@ def test_the_complement_keeps_what_the_circuit_cuts(compiled: CompiledModel, abl
     assert ours["kl"] > 1e-3
 
 
+@pytest.mark.slow
 def test_random_circuits_are_averaged_with_their_spread(compiled: CompiledModel) -> None:
     pairs = random_prompts(lengths=LENGTHS, wrong=True)
     circuit = circuit_of(compiled, 0.5)

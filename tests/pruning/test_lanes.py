@@ -95,6 +95,7 @@ class TestLanes:
         assert lanes_for(torch.device("meta"), 10_000) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [LAGRANGIAN, BUDGET])
 def test_training_in_lanes_is_training_in_these_parts(compiled: CompiledModel, recipe) -> None:
     apart, beside = trainer(compiled, recipe, micro_batch=2), trainer(compiled, recipe, lanes=2)
@@ -124,6 +125,7 @@ def test_parts(compiled: CompiledModel, micro_batch: int, lanes: int, n: int, si
     assert np.concatenate(parts).tolist() == list(range(n))
 
 
+@pytest.mark.slow
 def test_a_lane_that_runs_out_of_memory_halves_what_all_take(compiled: CompiledModel) -> None:
     said: list[str] = []
     cramped = trainer(compiled, LAGRANGIAN, say=said.append, lanes=2)

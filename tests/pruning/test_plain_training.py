@@ -98,12 +98,15 @@ def check_same_training(compiled: CompiledModel, pairs: EncodedPairs, recipe: Re
     assert len(kept[0]) == round((1 - recipe.target_sparsity) * n_edges)
 
 
-@pytest.mark.parametrize(("case", "recipe"), [("gpt2", LAGRANGIAN), ("llama-gqa", QUICK)])
+@pytest.mark.parametrize(
+    ("case", "recipe"), [("gpt2", LAGRANGIAN), pytest.param("llama-gqa", QUICK, marks=pytest.mark.slow)]
+)
 def test_the_same_circuit_of_a_tiny_model(case: str, recipe: Recipe, tiny_gpt2, tiny_llama) -> None:
     compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(case, dtype=torch.float64)
     check_same_training(compiled, random_prompts(lengths=[4, 5, 4, 5, 4, 4], n_asked=(1, 2)), recipe)
 
 
+@pytest.mark.slow
 def test_the_same_circuit_of_tracr_reverse() -> None:
     loaded = load_model("tracr:reverse")
     task = load_task("tracr-reverse", loaded.tokenizer, options={"max_length": 3})

@@ -235,6 +235,7 @@ def test_a_task_may_make_token_ids_itself(registered, tokenizer):
     assert loaded.objective == "mse"
 
 
+@pytest.mark.slow
 def test_another_packages_task_is_found_by_entry_point(monkeypatch, tmp_path, registered, tokenizer):
     (tmp_path / "plugin_of_a_test.py").write_text(
         "from pruning.pairs import PromptPair\n"

@@ -54,7 +54,7 @@ def curve(run: TrainingRun) -> list[StepRecord]:
 # ---------------------------------------------------------------- seeds and state
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [pytest.param("budget", marks=pytest.mark.slow), "lagrangian", "writers"])
 def test_the_same_seed_gives_the_same_bits(compiled: CompiledModel, name: str) -> None:
     torch.manual_seed(1)
     state = GlobalRandomState()
@@ -91,6 +91,7 @@ def test_the_users_model_is_left_as_it_was(tiny_gpt2) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.slow
 def test_gates_descend_along_the_objective(compiled: CompiledModel) -> None:
     """With next to no pressure towards fewer edges the circuit comes closer to the full model."""
     run = train(trainer_of(compiled, replace(LAGRANGIAN, steps=60, multiplier_rate=1e-6)))
@@ -129,6 +130,7 @@ def test_multipliers_ascend(compiled: CompiledModel) -> None:
     assert abs(records[0].lambda1) == pytest.approx(0.05, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_multipliers_drive_the_sparsity_up(compiled: CompiledModel) -> None:
     """Without an objective the gates follow the multipliers alone, up to the target."""
     trainer = trainer_of(compiled, replace(LAGRANGIAN, steps=150, ramp_steps=20, multiplier_rate=1.0, init_std=0.01))

@@ -119,6 +119,7 @@ PORTED = (
 SHARED = ("* -> a1.kv0", "** -> a1.kv0<k> -> m1", "a0.kv0<v>", "* -> a0.h1<v> -> *", "* -> !a0.kv0<k> -> **")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_queries_find_what_brute_force_finds(name: str) -> None:
     queries = QUERIES + (PORTED if name != "joint" else ()) + (SHARED if name in ("gqa", "mqa") else ())

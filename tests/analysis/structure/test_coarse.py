@@ -133,6 +133,7 @@ def test_communities_are_no_worse_than_those_of_a_greedy_search(name: str, weigh
         assert row["across"] == pytest.approx(sum(size for *_, size in edges) - within)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_partition_in_another_process() -> None:
     code = (
         "from analysis.structure.communities import communities\n"

@@ -16,6 +16,7 @@ from pruning.tasks import load_task
 from tests.circuitgraph.cli.conftest import call
 
 
+@pytest.mark.slow
 class TestEvaluate:
     def test_it_gives_the_figures_of_the_result(self, text_result):
         folder = text_result

@@ -77,6 +77,7 @@ class TestResult:
         assert "(<circuit.html>)" in report
         assert (tracr_result / "circuit.html").stat().st_size < 2_000_000
 
+    @pytest.mark.slow
     def test_counterfactuals_on_a_model_from_a_folder(self, text_result, text_model):
         circuit = Circuit.load(text_result / "circuit.json")
         assert circuit.ablation == "counterfactual"
@@ -84,12 +85,14 @@ class TestResult:
         assert circuit.sparsity["raw"] == pytest.approx(0.5, abs=0.01)
         assert len(rows_of(text_result / "examples.csv")) == 6
 
+    @pytest.mark.slow
     def test_the_same_seed_gives_the_same_bits(self, text_result, text_run, tmp_path):
         assert call(*text_run, "--out", tmp_path / "again").code == 0
         for name in ("gates.safetensors", "examples.csv", "circuit.dot"):
             assert (tmp_path / "again" / name).read_bytes() == (text_result / name).read_bytes()
 
 
+@pytest.mark.slow
 class TestOptions:
     def test_json_alone_on_standard_output(self, tmp_path, text_run):
         ended = call(*text_run, "--out", tmp_path / "x", "--json")
@@ -218,6 +221,7 @@ class TestRefusals:
         assert "--train-size" in ended.err
 
 
+@pytest.mark.slow
 class TestFolder:
     @pytest.fixture(autouse=True)
     def no_model(self, monkeypatch):
@@ -304,6 +308,7 @@ class TestFolder:
         assert {path.name for path in (tmp_path / "x").iterdir()} == FILES - {"circuit.pdf", "circuit.svg"}
 
 
+@pytest.mark.slow
 class TestEndedEarly:
     def stop_at(self, monkeypatch, step: int, error: BaseException) -> None:
         from pruning.train import Trainer

@@ -35,6 +35,7 @@ def text_result(text_run, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["circuit", "metrics"])
 @pytest.mark.parametrize("result", ["tracr_result", "text_result"])
 def test_a_result_folder(name, result, request):
@@ -118,6 +119,7 @@ def test_a_benchmark(text_model):
     assert complaints("bench", broken) == ["plain: 'ratio' is a required property"]
 
 
+@pytest.mark.slow
 def test_an_extracted_circuit(tracr_result, tmp_path):
     ended = call("extract", tracr_result / "circuit.json", "--ablation", "zero", "--out", tmp_path / "small")
     assert ended.code == 0, ended.err

@@ -54,6 +54,7 @@ def test_float64_keeps_the_stored_values() -> None:
         assert torch.equal(one.double(), other)
 
 
+@pytest.mark.slow
 def test_loading_takes_less_than_a_second_in_a_new_process() -> None:
     code = """
 import time, torch
