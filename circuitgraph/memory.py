@@ -109,6 +109,7 @@ def estimate_memory(
     ablation: str = "counterfactual",
     recompute: bool = False,
     kernels: str = "plain",
+    teacher_top_k: int | None = None,
 ) -> MemoryEstimate:
     """Estimate what a training run holds at its dearest moment.
 
@@ -125,6 +126,7 @@ def estimate_memory(
         ablation: Only counterfactual values differ from prompt to prompt and fill the cache.
         recompute: Whether MLPs are run again in the backward pass.
         kernels: `plain`, or `packed` for another copy of the MLPs' weights a direction.
+        teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
 
     Returns:
         The estimate.
@@ -150,6 +152,9 @@ def estimate_memory(
     mlp = shape.mlp_saved * shape.d_mlp * tokens * b
     n_asked_here = batch_size * n_asked
     frozen_prompt = n_asked * shape.d_vocab * b
+    if teacher_top_k is not None and teacher_top_k < shape.d_vocab:
+        # An id and a log-probability each, and the log of what is left.
+        frozen_prompt = n_asked * (teacher_top_k * (4 + wide) + wide)
     frozen_batch = 0
     if ablation == "counterfactual":
         whole, short = (values_a_token(shape, short=short) * b for short in (False, True))

@@ -42,6 +42,7 @@ class ModelSizes:
         ablation: str = "counterfactual",
         recompute: bool = False,
         kernels: str = "plain",
+        teacher_top_k: int | None = None,
     ) -> MemoryEstimate:
         """What a training run holds at its dearest moment, in bytes by part.
 
@@ -55,6 +56,7 @@ class ModelSizes:
             ablation: What cut edges carry; only counterfactual values differ from prompt to prompt.
             recompute: Whether MLPs are run again in the backward pass.
             kernels: `plain`, or `packed` for copies of the MLPs' weights, as of `compile_model`.
+            teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps all.
 
         Raises:
             UnknownNameError: No such dtype.
@@ -79,6 +81,7 @@ class ModelSizes:
             ablation=ablation,
             recompute=recompute,
             kernels=kernels,
+            teacher_top_k=teacher_top_k,
         )
 
     def plan(

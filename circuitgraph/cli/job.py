@@ -126,6 +126,7 @@ class Job:
                 ablation=self.ablation,
                 recompute=recompute,
                 kernels=self.compiled.kernels,
+                teacher_top_k=self.teacher_top_k,
             )
 
         limit, free = self.memory_bytes, available_bytes(str(self.compiled.device))

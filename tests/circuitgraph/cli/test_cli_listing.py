@@ -131,6 +131,9 @@ class TestMemory:
         tight = estimate_memory(shape, universe, n_parameters=100, batch_size=3, seq=5, n_prompts=7, cache_bytes=4000)
         # In short form: the two embeddings, the heads and the MLP; a batch is whole again.
         assert tight.cache == 7 * (16 * 5 + 10) * 4 + 32 * 15 * 4
+        few = estimate_memory(shape, universe, n_parameters=100, batch_size=3, seq=5, n_prompts=7, teacher_top_k=3)
+        # Three ids and log-probabilities and one number more instead of 10 logits.
+        assert few.cache == 7 * (32 * 5 + 3 + 3 + 1) * 4 + 32 * 15 * 4
         assert found.gates == 140 * universe.n_edges
         assert found.to_dict()["total"] == found.total > 450 << 20
 
