@@ -181,6 +181,10 @@ class CompiledModel:
         """
         return replace(self, kernels=_settle_kernels(kernels, self.shape, self.model), _binding={})
 
+    def with_own_buffers(self) -> CompiledModel:
+        """The same model, its weights bound once for both, with buffers of its own for masked passes."""
+        return replace(self, _workspace=Workspace())
+
     @property
     def bound(self) -> BoundModel:
         """The model's weights in the form of the forward pass.

@@ -129,8 +129,29 @@ class PackedLinear(nn.Module):
         """`gradient @ weight`."""
         with self._packing:
             if self._back is None:
-                self._back = _packed(self._weight.T)
+                self._back = _TURNED.packed(self._weight)
         return _multiply(gradient, self._back, None)
+
+
+class _Turned:
+    """Packs weights the other way round, all through one buffer.
+
+    A copy made and freed for each of them would leave holes between what is kept.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._buffer = torch.empty(0)
+
+    def packed(self, weight: Float[Tensor, "taken given"]) -> Any:
+        """The packed transpose of a weight."""
+        with self._lock:
+            if self._buffer.numel() < weight.numel():
+                self._buffer = torch.empty(weight.numel())
+            return _packed(self._buffer[: weight.numel()].view(weight.T.shape).copy_(weight.T))
+
+
+_TURNED = _Turned()
 
 
 class _PackedProduct(torch.autograd.Function):

@@ -318,7 +318,7 @@ class Workbench:
         """
         if name == "plain":
             return PlainStage(self.loaded.model, self.prompts, self.compiled.device)
-        compiled = compile_model(self.loaded, kernels=self.compiled.kernels, verify=False)
+        compiled = self.compiled.with_own_buffers()
         kind, _, tag = name.partition("_")
         if kind == "evaluate":
             return EvaluateStage(compiled, self.frozen, circuit_of(compiled, self.trained[tag]))

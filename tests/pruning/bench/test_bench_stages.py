@@ -285,6 +285,7 @@ def test_stages_share_frozen_runs_but_no_buffers(compiled):
     assert isinstance(start, StepStage) and isinstance(middle, StepStage)
     assert start.trainer.runner.frozen is middle.trainer.runner.frozen
     assert start.trainer.compiled._workspace is not middle.trainer.compiled._workspace
+    assert start.trainer.compiled.bound is middle.trainer.compiled.bound is bench.compiled.bound, "packed once"
     start.prepare(0)
     start.run()
     assert bench.frozen.drawn.memory == 3 and bench.frozen.drawn.computed == 0, "the cache is warm"
