@@ -17,7 +17,7 @@ import torch
 Part = TypeVar("Part")
 Done = TypeVar("Done")
 
-_TOKENS_A_LANE = 128
+_TOKENS_A_LANE = 112
 
 
 def lanes_for(device: torch.device, tokens: int) -> int:

@@ -91,7 +91,7 @@ class TestLanes:
 
     def test_how_many_pay(self, four_threads: None) -> None:
         cpu = torch.device("cpu")
-        assert [lanes_for(cpu, tokens) for tokens in (0, 68, 255, 256, 511, 512, 10_000)] == [1, 1, 1, 2, 3, 4, 4]
+        assert [lanes_for(cpu, tokens) for tokens in (0, 68, 223, 224, 447, 448, 10_000)] == [1, 1, 1, 2, 3, 4, 4]
         assert lanes_for(torch.device("meta"), 10_000) == 1
 
 
