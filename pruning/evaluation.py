@@ -313,7 +313,7 @@ def _measure(
             order.append(chunk)
             scores["full"].add(frozen.teacher_logits, frozen)
             for role, mask in masks.items():
-                gates = torch.from_numpy(mask).to(compiled.device).float()
+                gates = torch.from_numpy(mask).float()
                 ran = compiled.masked(gates, frozen.pairs.clean, frozen.values, ablation=ablation)
                 scores[role].add(ran.logits, frozen)
             if tick is not None:

@@ -149,7 +149,7 @@ def _positions(found: FoundCircuit, pairs: EncodedPairs, top: int) -> list[dict[
     data = found.task(None).split("train") if ablation.startswith("mean") else None
     runs = FrozenRuns(compiled, pairs, ablation=ablation, budget_bytes=0, ablation_data=data)
     frozen = runs.batch(np.array([0]))
-    gates = torch.from_numpy(found.circuit.mask).float().to(compiled.device)
+    gates = torch.from_numpy(found.circuit.mask).float()
     with torch.no_grad():
         ours = compiled.masked(gates, frozen.pairs.clean, frozen.values, ablation=ablation).logits
         kl = kl_divergence(ours, frozen.teacher_logits).tolist() if ours.shape[-1] > 1 else [None] * len(ours)

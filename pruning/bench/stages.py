@@ -225,7 +225,7 @@ class EvaluateStage:
 
     def __init__(self, compiled: CompiledModel, frozen: FrozenRuns, circuit: Circuit) -> None:
         self.compiled, self.frozen, self.circuit = compiled, frozen, circuit
-        self.gates = torch.from_numpy(circuit.mask).float().to(compiled.device)
+        self.gates = torch.from_numpy(circuit.mask).float()
 
     def prepare(self, turn: int) -> None:
         """Nothing: every turn is the same."""
