@@ -43,7 +43,12 @@ class TokenBatch:
     @property
     def padded(self) -> bool:
         """Whether there is padding; asking waits for the device where the batch was made there."""
-        return bool(((self.on_host or self).attention_mask == 0).any())
+        return bool((self.to_look_at.attention_mask == 0).any())
+
+    @property
+    def to_look_at(self) -> TokenBatch:
+        """The same batch on the host where it is there, so that reading from it does not wait; else this one."""
+        return self.on_host or self
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """Move every tensor to `device`, without waiting for what runs there."""

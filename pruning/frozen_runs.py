@@ -323,9 +323,9 @@ class FrozenRuns:
         if values is None:
             values = self.compiled.whole_values(values_of_rows(rows["values"]))
         pairs = self.pairs.batch(prompts, device=self.compiled.device)
-        if values.input_ids is not None and pairs.corrupted.on_host is not None:
+        if values.input_ids is not None:
             # The same ids, where they are looked at.
-            values = replace(values, input_ids=pairs.corrupted.on_host.input_ids)
+            values = replace(values, input_ids=pairs.corrupted.to_look_at.input_ids)
         return FrozenBatch(pairs=pairs, teacher=teacher_of_rows(rows["teacher"]), values=values)
 
     def _count_drawn(self, prompts: list[int], shelves: dict[str, Shelf]) -> None:

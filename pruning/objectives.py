@@ -35,8 +35,7 @@ def per_prompt_mean(
 
 def first_asked(batch: PairBatch) -> Int[Tensor, " batch"]:
     """Index of each prompt's first asked position among all asked positions."""
-    clean = batch.clean.on_host or batch.clean
-    (prompt,) = to_host(clean.predict_prompt)
+    (prompt,) = to_host(batch.clean.to_look_at.predict_prompt)
     assert prompt is not None
     first = np.diff(prompt, prepend=-1) != 0
     return to_device(np.flatnonzero(first), batch.clean.predict_prompt.device)

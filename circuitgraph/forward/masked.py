@@ -74,7 +74,7 @@ def masked_pass(
     """
     wants = torch.is_grad_enabled() and gates.requires_grad
     counterfactual = ablation == "counterfactual"
-    prompts = batch.on_host or batch
+    prompts = batch.to_look_at
     other_ids = values.input_ids if counterfactual else None
     gates_host, wanted_given, real, asked, ids, other_ids = to_host(
         gates, wanted if wants else None, prompts.attention_mask, prompts.predict_index, prompts.input_ids, other_ids

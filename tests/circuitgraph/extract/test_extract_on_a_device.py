@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from circuitgraph.transfer import to_device
 from tests.circuitgraph.extract.extract_cases import Bench, circuit_of
 from tests.circuitgraph.oracle_cases import ModelMakers
 from tests.pretend_device import DEVICE, Elsewhere, PretendDevice
@@ -17,6 +18,6 @@ def test_the_same_logits_as_on_the_host(case: str, tiny_gpt2, tiny_llama) -> Non
     with torch.no_grad():
         expected = module(bench.batch.input_ids)
         with PretendDevice() as device:
-            found = device.send_model(module)(bench.batch.input_ids.to(DEVICE, non_blocking=True))
+            found = device.send_model(module)(to_device(bench.batch.input_ids, DEVICE))
             assert device.waits == [] and isinstance(found, Elsewhere)
             torch.testing.assert_close(found.held, expected, atol=1e-9, rtol=1e-9)
