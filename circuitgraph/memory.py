@@ -13,8 +13,8 @@ bytes, with B prompts of S tokens at once, d = d_model, b bytes a number:
 * logits: six matrices [asked, vocabulary] in float32 (teacher, circuit, their log-probabilities, gradients);
 * cache: the ablated run of every prompt and the full model's logits, up to the cache's budget; a batch of
   it is copied each step;
-* packed: copies of the MLPs' weights, one a direction, where products take them packed (see
-  `circuitgraph.forward.packed`);
+* packed: copies of the MLPs' weights, one a direction, where small products take them packed (see
+  `circuitgraph.forward.frozen_linear`); none from 112 tokens at once on, of which 96 are reached in most tasks;
 * gates: α, its gradient, the optimiser's two moments, a draw, the host's copies and the step's plan, 140 bytes
   an edge;
 * program: what Python and the libraries take before any of this.
@@ -33,6 +33,7 @@ from circuitgraph.universe import Universe
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _PROGRAM = 450 << 20
 _GATE = 140
+_PACKED_BELOW_TOKENS = 112
 SMALL_BATCH_TOKENS = 512
 """Micro-batches are halved down to this many tokens before MLPs are run again instead."""
 
@@ -125,7 +126,7 @@ def estimate_memory(
         cache_bytes: The cache's budget.
         ablation: Only counterfactual values differ from prompt to prompt and fill the cache.
         recompute: Whether MLPs are run again in the backward pass.
-        kernels: `plain`, or `packed` for another copy of the MLPs' weights a direction.
+        kernels: How MLPs multiply; `packed` has another copy of their weights a direction for small batches.
         teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
 
     Returns:
@@ -169,7 +170,7 @@ def estimate_memory(
         working=3 * universe.n_attention_readers * stream * wide + shape.n_heads * stream * wide,
         logits=6 * n_asked_here * shape.d_vocab * wide,
         cache=min(cache_bytes, n_prompts * frozen_prompt) + frozen_batch,
-        packed=packed_bytes(shape) if kernels == "packed" else 0,
+        packed=packed_bytes(shape) if kernels == "packed" and tokens < _PACKED_BELOW_TOKENS else 0,
         gates=_GATE * universe.n_edges,
         program=_PROGRAM,
     )

@@ -55,7 +55,7 @@ class ModelSizes:
             cache_bytes: The budget of the cache of runs that never change.
             ablation: What cut edges carry; only counterfactual values differ from prompt to prompt.
             recompute: Whether MLPs are run again in the backward pass.
-            kernels: `plain`, or `packed` for copies of the MLPs' weights, as of `compile_model`.
+            kernels: How MLPs multiply, as of `compile_model`; `packed` has copies of their weights for small batches.
             teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps all.
 
         Raises:

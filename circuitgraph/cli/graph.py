@@ -37,7 +37,7 @@ def graph(
     from circuitgraph.cli.output import only_json, print_json
     from circuitgraph.cli.settings import GraphChoices, plan_model
     from circuitgraph.errors import UnknownNameError
-    from circuitgraph.forward.packed import choose_kernels
+    from circuitgraph.forward.frozen_linear import choose_kernels
     from circuitgraph.memory import BYTES, count_parameters
     from circuitgraph.sizes import ModelSizes
 

@@ -67,8 +67,9 @@ Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.
 Kernels = Annotated[
     str,
     typer.Option(
-        help="How MLPs multiply on a CPU: plain, packed (faster, with another copy of their weights a direction), or "
-        "auto: packed where the model is float32 and the copies take at most a quarter of the free memory.",
+        help="How MLPs multiply on a CPU in float32: plain (as torch does), direct (faster), packed (faster still in "
+        "batches of fewer than 96 tokens, with another copy of their weights a direction), or auto: packed where the "
+        "copies take at most a quarter of the free memory, else direct.",
         rich_help_panel=MACHINE,
     ),
 ]

@@ -32,7 +32,7 @@ PACKAGED: Mapping[str, str] = MappingProxyType(
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 """Names of the number formats a model can be loaded in."""
 
-KERNELS = ("auto", "plain", "packed")
+KERNELS = ("auto", "plain", "direct", "packed")
 """Ways to multiply by the MLPs' weights, see `circuitgraph.compile_model`."""
 
 

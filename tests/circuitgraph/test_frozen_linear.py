@@ -1,4 +1,4 @@
-"""Packed MLP weights: the products of plain ones, in both directions, and followed when a weight changes."""
+"""MLP products by oneDNN, direct and packed: those of plain ones, in both directions, and followed when a weight changes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from transformers.pytorch_utils import Conv1D
 
 from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.forward import packed
-from circuitgraph.forward.packed import PackedLinear, choose_kernels, packing_works
+from circuitgraph.forward import frozen_linear
+from circuitgraph.forward.frozen_linear import FrozenLinear, choose_kernels, onednn_works
 from circuitgraph.memory import packed_bytes
 from pruning.frozen_cache.keys import model_key
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.situations import BothWays, Situation
 
-pytestmark = pytest.mark.skipif(not packing_works(), reason="this build of torch has no packed products")
+pytestmark = pytest.mark.skipif(not onednn_works(), reason="this build of torch has no products by oneDNN")
 
 MIXED = Situation("mixture", 0.4, 0.5, "counterfactual", "left", (5, 3), 2, 3)
 
 
 @pytest.fixture
-def packs_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pack even the tiny matrices of the tests' models."""
-    monkeypatch.setattr(packed, "_LEAST_NUMBERS", 1)
+def takes_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take even the tiny matrices of the tests' models."""
+    monkeypatch.setattr(frozen_linear, "_LEAST_NUMBERS", 1)
 
 
 @pytest.fixture(params=["gpt2", "llama"])
@@ -32,43 +32,48 @@ def model(request: pytest.FixtureRequest, tiny_gpt2, tiny_llama) -> nn.Module:
     return tiny_gpt2() if request.param == "gpt2" else tiny_llama(n_kv_heads=2)
 
 
-def packed_maps(compiled: CompiledModel) -> int:
-    return sum(isinstance(part, PackedLinear) for block in compiled.bound.blocks for part in block.mlp.modules())
+def maps(compiled: CompiledModel) -> list[FrozenLinear]:
+    return [part for block in compiled.bound.blocks for part in block.mlp.modules() if isinstance(part, FrozenLinear)]
 
 
 @pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_product_and_its_gradient(kind: type[nn.Module], bias: bool) -> None:
+@pytest.mark.parametrize(("pack", "cells", "copies"), [(True, 19, 2), (True, 20, 0), (False, 19, 0)])
+def test_a_product_and_its_gradient(kind: type[nn.Module], bias: bool, pack: bool, cells: int, copies: int) -> None:
     generator = torch.Generator().manual_seed(0)
     linear = nn.Linear(70, 90, bias=bias) if kind is nn.Linear else Conv1D(90, 70)
     with torch.no_grad():
         for weight in linear.parameters():
             weight.copy_(torch.randn(weight.shape, generator=generator))
-    x = torch.randn(3, 5, 70, generator=generator).transpose(0, 1).requires_grad_()  # strides of no plain tensor
-    upstream = torch.randn(5, 3, 90, generator=generator)
+    x = torch.randn(cells, 5, 70, generator=generator).transpose(0, 1).requires_grad_()  # strides of no plain tensor
+    upstream = torch.randn(5, cells, 90, generator=generator)
     weight = linear.weight.double() if kind is nn.Linear else linear.weight.double().T
     expected = x.double() @ weight.T + (linear.bias.double() if linear.bias is not None else 0)
 
-    said = PackedLinear(linear)(x)
+    ours = FrozenLinear(linear, pack=pack)
+    said = ours(x)
     (gradient,) = torch.autograd.grad(said, x, upstream)
 
     torch.testing.assert_close(said.double(), expected, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(gradient.double(), upstream.double() @ weight, rtol=1e-5, atol=1e-4)
+    assert ours.copies == copies, "95 rows are taken packed, 100 are not"
 
 
-def test_no_rows_are_no_error() -> None:
+@pytest.mark.parametrize("pack", [False, True])
+def test_no_rows_are_no_error(pack: bool) -> None:
     x = torch.zeros(0, 70, requires_grad=True)
-    said = PackedLinear(nn.Linear(70, 90))(x)
+    said = FrozenLinear(nn.Linear(70, 90), pack=pack)(x)
     assert said.shape == (0, 90)
     said.sum().backward()
     assert x.grad is not None and x.grad.shape == (0, 70)
 
 
-@pytest.mark.usefixtures("packs_small")
+@pytest.mark.usefixtures("takes_small")
 @pytest.mark.parametrize("recompute", [False, True])
-def test_a_masked_pass_equals_the_definition(model: nn.Module, recompute: bool) -> None:
-    compiled = compile_model(model, kernels="packed")
-    assert packed_maps(compiled) == compiled.shape.n_layers * compiled.shape.mlp_matrices
+@pytest.mark.parametrize("kernels", ["direct", "packed"])
+def test_a_masked_pass_equals_the_definition(model: nn.Module, recompute: bool, kernels: str) -> None:
+    compiled = compile_model(model, kernels=kernels)
+    assert len(maps(compiled)) == compiled.shape.n_layers * compiled.shape.mlp_matrices
     both = BothWays(compiled, oracle.plain_model(compiled.model), MIXED)
 
     def run(gates: Tensor) -> Tensor:
@@ -79,18 +84,20 @@ def test_a_masked_pass_equals_the_definition(model: nn.Module, recompute: bool) 
     undecided = (both.gates > 0) & (both.gates < 1)
     torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(gradient[undecided].double(), expected_gradient[undecided], rtol=1e-3, atol=1e-4)
+    assert {part.copies > 0 for part in maps(compiled)} == {kernels == "packed"}
 
 
-@pytest.mark.usefixtures("packs_small")
+@pytest.mark.usefixtures("takes_small")
 def test_the_given_model_keeps_its_modules(model: nn.Module) -> None:
     before = {name: type(part) for name, part in model.named_modules()}
-    assert packed_maps(compile_model(model, kernels="packed"))
+    assert maps(compile_model(model, kernels="direct"))
     assert {name: type(part) for name, part in model.named_modules()} == before
 
 
-@pytest.mark.usefixtures("packs_small")
-def test_weights_changed_in_place_are_packed_again(model: nn.Module) -> None:
-    compiled = compile_model(model, kernels="packed")
+@pytest.mark.usefixtures("takes_small")
+@pytest.mark.parametrize("kernels", ["direct", "packed"])
+def test_weights_changed_in_place_are_followed(model: nn.Module, kernels: str) -> None:
+    compiled = compile_model(model, kernels=kernels)
     both = BothWays(compiled, oracle.plain_model(compiled.model), MIXED)
     before = compiled.logits(both.batches[0])
     with torch.no_grad():
@@ -104,23 +111,37 @@ def test_weights_changed_in_place_are_packed_again(model: nn.Module) -> None:
 
 def test_small_matrices_are_left_alone(model: nn.Module) -> None:
     assert compile_model(model, kernels="auto").kernels == "plain"
-    assert packed_maps(compile_model(model, kernels="packed")) == 0
+    assert not maps(compile_model(model, kernels="packed"))
 
 
-def test_what_cannot_be_packed(model: nn.Module) -> None:
-    with pytest.raises(ConfigurationError, match="needs float32; the model lies on cpu in float64"):
-        compile_model(model.double(), kernels="packed")
+@pytest.mark.usefixtures("takes_small")
+def test_direct_products_follow_what_nobody_can_notice(model: nn.Module) -> None:
+    compiled = compile_model(model, kernels="direct")
+    both = BothWays(compiled, oracle.plain_model(compiled.model), MIXED)
+    before = compiled.logits(both.batches[0])
+    for name, weight in model.named_parameters():
+        if "mlp" in name:
+            weight.data.mul_(1.5)
+    after = compiled.logits(both.batches[0])
+    assert not torch.allclose(after, before, atol=1e-2)
+    torch.testing.assert_close(after, compiled.with_kernels("plain").logits(both.batches[0]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernels", ["direct", "packed"])
+def test_what_onednn_cannot_do(model: nn.Module, kernels: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"'{kernels}' needs float32; the model lies on cpu in float64"):
+        compile_model(model.double(), kernels=kernels)
     assert compile_model(model, kernels="auto").kernels == "plain"
     with pytest.raises(UnknownNameError, match="packed"):
         compile_model(model, kernels="pakced")
 
 
-@pytest.mark.usefixtures("packs_small")
+@pytest.mark.usefixtures("takes_small")
 def test_auto_leaves_room(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = compile_model(model).shape
     needed = packed_bytes(shape)
-    for free, expected in ((4 * needed, "packed"), (4 * needed - 4, "plain"), (None, "plain")):
-        monkeypatch.setattr(packed, "available_bytes", lambda device, free=free: free)
+    for free, expected in ((4 * needed, "packed"), (4 * needed - 4, "direct"), (None, "direct")):
+        monkeypatch.setattr(frozen_linear, "available_bytes", lambda device, free=free: free)
         assert choose_kernels("auto", shape, device="cpu", dtype="float32") == expected
     with pytest.raises(ConfigurationError, match="needs a CPU"):
         choose_kernels("packed", shape, device="cuda", dtype="float32")
