@@ -2,7 +2,8 @@
 
 The gates can be drawn more than once a step, each draw for its share of the batch. A share is run in parts of at most
 `micro_batch` prompts, whose gradients add up; `lanes` of them run at once, each smaller accordingly, so that memory
-holds as many prompts as without lanes.
+holds as many prompts as without lanes. What lanes have to do each by itself, however few its prompts, is most of a
+sparse step: there parts run one after the other, all threads on each.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from circuitgraph.errors import out_of_memory
 from pruning.frozen_runs import FrozenRuns
 from pruning.lanes import Lanes
 from pruning.objectives import Objective
+
+_SPARSE_BELOW = 1 / 30  # of the gates are not 0
+_ONE_LANE = Lanes(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +68,7 @@ class BatchRunner:
         objective: What is minimised.
         micro_batch: Prompts that run at once at most; halved when memory runs out.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
-        lanes: How many parts of a share run side by side.
+        lanes: How many parts of a share run side by side, unless nearly all gates are 0.
         say: Called with a line when memory ran out.
     """
 
@@ -109,22 +113,26 @@ class BatchRunner:
 
     def _run(self, shares: Sequence[Share]) -> BatchResult:
         n_prompts = sum(len(share.prompts) for share in shares)
-        places = [(place, part) for place, share in enumerate(shares) for part in self._parts(share.prompts)]
+        sparse = all(
+            np.count_nonzero(share.gates.detach().numpy()) < _SPARSE_BELOW * len(share.gates) for share in shares
+        )
+        lanes = _ONE_LANE if sparse else self._lanes
+        places = [(place, part) for place, share in enumerate(shares) for part in self._parts(share.prompts, lanes.n)]
         parts = [replace(shares[place], prompts=part) for place, part in places]
         device = self.compiled.device
         gradients = [torch.zeros(len(share.gates), dtype=share.gates.dtype, device=device) for share in shares]
         objective = torch.zeros((), dtype=_widest(device), device=device)
         live_heads = live_mlps = 0
-        with closing(self._lanes.map(lambda part: self._run_part(part, n_prompts), parts)) as results:
+        with closing(lanes.map(lambda part: self._run_part(part, n_prompts), parts)) as results:
             for (place, _), (gradient, loss, live) in zip(places, results, strict=True):
                 gradients[place] += gradient
                 objective += loss
                 live_heads, live_mlps = live
         return BatchResult(gradients=gradients, objective=objective, live_heads=live_heads, live_mlps=live_mlps)
 
-    def _parts(self, prompts: np.ndarray) -> list[np.ndarray]:
-        """What runs at once in a lane."""
-        lanes = min(self.lanes, self.micro_batch)
+    def _parts(self, prompts: np.ndarray, lanes: int) -> list[np.ndarray]:
+        """What runs at once in one of some lanes."""
+        lanes = min(lanes, self.micro_batch)
         if lanes == 1:
             return [prompts[start : start + self.micro_batch] for start in range(0, len(prompts), self.micro_batch)]
         turns = -(-len(prompts) // self.micro_batch)

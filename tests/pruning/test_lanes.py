@@ -13,6 +13,7 @@ import torch
 import pruning.train
 from circuitgraph.compile import CompiledModel, compile_model
 from pruning.attribution import GatePath, gate_importance
+from pruning.batch_run import Share
 from pruning.bench.running import threads
 from pruning.lanes import Lanes, lanes_for
 from pruning.train import train
@@ -120,9 +121,30 @@ def test_training_in_lanes_is_training_in_these_parts(compiled: CompiledModel, r
 def test_parts(compiled: CompiledModel, micro_batch: int, lanes: int, n: int, sizes: list[int]) -> None:
     runner = trainer(compiled, LAGRANGIAN, lanes=lanes).runner
     runner.micro_batch = micro_batch
-    parts = runner._parts(np.arange(n))
+    parts = runner._parts(np.arange(n), lanes)
     assert [len(part) for part in parts] == sizes
     assert np.concatenate(parts).tolist() == list(range(n))
+
+
+@pytest.mark.parametrize(("one_more", "whole"), [(False, True), (True, False)])
+def test_sparse_gates_run_whole(
+    compiled: CompiledModel, monkeypatch: pytest.MonkeyPatch, one_more: bool, whole: bool
+) -> None:
+    runner = trainer(compiled, LAGRANGIAN, lanes=2).runner
+    n_edges = compiled.universe.n_edges
+    gates = torch.zeros(n_edges, dtype=torch.float64)
+    gates[: (n_edges - 1) // 30 + one_more] = 1  # the most that are fewer than a thirtieth, and one more
+    share = Share(prompts=np.arange(4), gates=gates, wanted=torch.ones(n_edges, dtype=torch.bool))
+    ran: list[tuple[int, bool]] = []
+    run_part = runner._run_part
+
+    def watched(part: Share, n_prompts: int):
+        ran.append((len(part.prompts), threading.current_thread() is threading.main_thread()))
+        return run_part(part, n_prompts)
+
+    monkeypatch.setattr(runner, "_run_part", watched)
+    runner.run([share])
+    assert ran == ([(4, True)] if whole else [(2, False), (2, False)])
 
 
 @pytest.mark.slow
