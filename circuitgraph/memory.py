@@ -11,8 +11,8 @@ bytes, with B prompts of S tokens at once, d = d_model, b bytes a number:
   MLP's inner width, a layer; of one layer only where MLPs are run again in the backward pass;
 * working: one layer's passing tensors, three times what its readers see, and the gradient of what it wrote;
 * logits: six matrices [asked, vocabulary] in float32 (teacher, circuit, their log-probabilities, gradients);
-* cache: the ablated run of every prompt and the full model's logits, up to the cache's budget; a batch of
-  it is copied each step;
+* cache: the ablated run of every prompt and the full model's logits, up to the cache's budget; where it does not
+  hold everything of every prompt, a batch is made whole each step;
 * packed: copies of the MLPs' weights, one a direction, where small products take them packed (see
   `circuitgraph.forward.frozen_linear`); none from 112 tokens at once on, of which 96 are reached in most tasks;
 * gates: α, its gradient, the optimiser's two moments, a draw, the host's copies and the step's plan, 140 bytes
@@ -161,7 +161,7 @@ def estimate_memory(
         whole, short = (values_a_token(shape, short=short) * b for short in (False, True))
         fits = n_prompts * (frozen_prompt + whole * seq) <= cache_bytes
         frozen_prompt += (whole if fits else short) * seq
-        frozen_batch = whole * tokens
+        frozen_batch = 0 if fits else whole * tokens
     return MemoryEstimate(
         weights=n_parameters * b,
         deltas=universe.n_writers * (stream + n_asked_here * shape.d_model) * b,

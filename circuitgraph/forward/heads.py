@@ -17,6 +17,7 @@ from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape
 from circuitgraph.forward.attention import attend
 from circuitgraph.forward.cells import Cells, CellSets
 from circuitgraph.forward.head_products import multiply_heads
+from circuitgraph.forward.reference import AblationValues
 from circuitgraph.transfer import to_device
 from circuitgraph.universe import Universe
 
@@ -159,7 +160,8 @@ class LayerHeads:
         shape: The model's sizes.
         universe: Which readers there are.
         cells: The cells of the pass.
-        ablated: The ablated run's queries, keys and values of this layer, `[head batch seq d_head]`, or None.
+        values: The ablation values; queries, keys and values of an ablated run are used where there are any.
+        layer: Which layer.
     """
 
     def __init__(
@@ -169,10 +171,11 @@ class LayerHeads:
         shape: ModelShape,
         universe: Universe,
         cells: CellSets,
-        ablated: tuple[Tensor, Tensor, Tensor] | None,
+        values: AblationValues,
+        layer: int,
     ) -> None:
         self.bound, self.block, self.shape, self.universe, self.cells = bound, block, shape, universe, cells
-        self.ablated = ablated
+        self.ablated, self.layer = (values.query, values.key, values.value), layer
         self._parts: tuple[list[Part], list[Part], list[Part]] = ([], [], [])
         self._kv: tuple[np.ndarray, Tensor, Tensor] | None = None
 
@@ -270,8 +273,8 @@ class LayerHeads:
 
     def _base(self, kind: int, readers: np.ndarray, target: Cells) -> Tensor | None:
         """The ablated run's projections of some readers."""
-        if self.ablated is None:
+        if not self.ablated[kind]:
             return None
-        made = self.ablated[kind]
+        made = self.ablated[kind][self.layer]
         serves_each = self.universe.n_heads if kind == 0 else self._n_kv_readers
         return target.of(pick(made, readers // (serves_each // made.shape[0])))

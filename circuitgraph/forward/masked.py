@@ -139,22 +139,23 @@ class _Pass:
         self.token = begin(self.tape)
         for layer, block in enumerate(self.bound.blocks):
             before, after = ablated, ablated + self.values.attention[layer]
+            theirs = self.values.mlps[layer]
             delta = None
             # A parallel MLP reads before its layer's heads write, so that the running sum has no heads of its own.
             if self.shape.block_order == "parallel":
-                delta = self._mlp(layer, block, before)
+                delta = self._mlp(layer, block, before, theirs)
             self._heads(layer, block, before)
             if self.shape.block_order == "sequential":
-                delta = self._mlp(layer, block, after)
+                delta = self._mlp(layer, block, after, theirs)
             if delta is not None:
                 self._write_mlp(layer, delta)
-            ablated = after + self.values.mlps[layer]
+            ablated = after + theirs
         seen = self._read("asked", len(self.universe.blocks) - 1, ablated)
         return self.bound.unembed(self.bound.final_norm(seen[0]))
 
     def _embeddings(self, said: tuple[Tensor, ...]) -> Tensor:
         """Store the embeddings' deltas; returns the ablated residual stream."""
-        ablated = self.values.embeddings
+        ablated = tuple(self.values.embeddings)
         deltas = [ours - theirs for ours, theirs in zip(said, ablated, strict=True)]
         if self.universe.embeddings == "joint":
             deltas = [sum(deltas[1:], deltas[0])]
@@ -170,7 +171,7 @@ class _Pass:
         seen, self.token = read(self.token, stream, stream.plan.blocks[index], self.cells[name].of(ablated))
         return seen
 
-    def _mlp(self, layer: int, block: BoundBlock, ablated: Tensor) -> Tensor | None:
+    def _mlp(self, layer: int, block: BoundBlock, ablated: Tensor, theirs: Tensor) -> Tensor | None:
         """What the MLP says beyond its ablation value, at the cells of its level."""
         level = self.plan.mlps[layer]
         if level is None:
@@ -180,7 +181,7 @@ class _Pass:
             said = checkpoint(lambda x: block.mlp(block.mlp_norm(x)), seen, use_reentrant=False)[0]
         else:
             said = block.mlp(block.mlp_norm(seen))[0]
-        return said - self.cells[level].of(self.values.mlps[layer])
+        return said - self.cells[level].of(theirs)
 
     def _write_mlp(self, layer: int, delta: Tensor) -> None:
         level = self.plan.mlps[layer]
@@ -196,22 +197,20 @@ class _Pass:
         by_level = self.plan.heads[layer]
         if not by_level:
             return
-        values = self.values
-        made = (values.query[layer], values.key[layer], values.value[layer]) if values.query else None
-        layer_heads = LayerHeads(self.bound, block, self.shape, self.universe, self.cells, made)
+        layer_heads = LayerHeads(self.bound, block, self.shape, self.universe, self.cells, self.values, layer)
         for name, stream in self.streams.items():
             plan = stream.plan.blocks[2 * layer]
             if len(plan.readers):
                 seen = block.attention_norm(self._read(name, 2 * layer, ablated))
                 layer_heads.take(seen, plan.readers, self.cells[name])
         running = np.sort(np.concatenate(list(by_level.values())))
-        gathered = {}
+        gathered, said = {}, self.values.heads[layer]
         for name, heads in by_level.items():
             mixed = layer_heads.gather(
                 heads, all_heads=running, mask=self.mask, rotary=self.rotary,
                 asked=self.asked if name == "asked" else None,
             )  # fmt: skip
-            theirs = self.cells[name].of(pick(values.heads[layer], heads))
+            theirs = self.cells[name].of(pick(said, heads))
             gathered[name] = (heads, mixed - theirs)
         output = block.output.unflatten(0, (self.shape.n_heads, -1))
         for name, stream in self.streams.items():

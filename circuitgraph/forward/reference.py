@@ -24,7 +24,8 @@ from circuitgraph.forward.attention import attend, attention_mask
 class AblationValues:
     """What every writer says when it is ablated.
 
-    Shapes end in `[… batch seq width]`; axes of size 1 broadcast (means, zeros).
+    Shapes end in `[… batch seq width]`; axes of size 1 broadcast (means, zeros). A sequence of layers may copy a layer
+    when it is asked for, so ask once.
 
     Attributes:
         embeddings: A tensor an embedding of the model, `[batch seq d_model]`.
@@ -38,13 +39,13 @@ class AblationValues:
         input_ids: The tokens of the ablated run `[batch seq]`, or None.
     """
 
-    embeddings: tuple[Tensor, ...]
-    heads: tuple[Tensor, ...]
-    attention: tuple[Tensor, ...]
-    mlps: tuple[Tensor, ...]
-    query: tuple[Tensor, ...] = ()
-    key: tuple[Tensor, ...] = ()
-    value: tuple[Tensor, ...] = ()
+    embeddings: Sequence[Tensor]
+    heads: Sequence[Tensor]
+    attention: Sequence[Tensor]
+    mlps: Sequence[Tensor]
+    query: Sequence[Tensor] = ()
+    key: Sequence[Tensor] = ()
+    value: Sequence[Tensor] = ()
     input_ids: Tensor | None = None
 
     def _map(self, change: Callable[[Tensor, int], Tensor]) -> AblationValues:
@@ -189,6 +190,7 @@ def read_again(bound: BoundModel, values: AblationValues) -> AblationValues:
     Returns:
         The values of the whole run; what was filled in can differ from it in the last bits.
     """
+    values = replace(values, heads=tuple(values.heads), mlps=tuple(values.mlps), embeddings=tuple(values.embeddings))
     residual = sum(values.embeddings[1:], values.embeddings[0])
     attention, reads = [], []
     for block, mixed, mlp in zip(bound.blocks, values.heads, values.mlps, strict=True):

@@ -6,8 +6,9 @@ Ablation values, whatever fields their dataclass has, and the teacher's outputs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,12 +32,14 @@ class Rows:
             -1 for a tensor by itself; empty where there is no dataclass.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     axes: dict[str, int | None]
     form: Form = field(default_factory=dict)
 
     def take(self, index: Tensor) -> Rows:
-        """Copy some rows, each tensor contiguous.
+        """Some rows; each tensor is copied, contiguous, when it is asked for, and anew each time.
+
+        So a batch does not hold a copy of all layers at once, nor copy what a sparse pass does not look at.
 
         Args:
             index: Which rows, on the tensors' device.
@@ -46,7 +49,7 @@ class Rows:
             >>> rows.take(torch.tensor([2, 0])).tensors["x"].tolist()
             [[4, 5], [0, 1]]
         """
-        return self._map(lambda tensor, axis: tensor if axis is None else tensor.index_select(axis, index))
+        return replace(self, tensors=_Taken(self.tensors, self.axes, index))
 
     def head(self, count: int) -> Rows:
         """The first rows, as views."""
@@ -106,6 +109,38 @@ class Rows:
         return ((tensor, self.axes[name]) for name, tensor in self.tensors.items())
 
 
+class _Taken(Mapping[str, Tensor]):
+    """Some rows of tensors, copied when they are asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], axes: dict[str, int | None], index: Tensor) -> None:
+        self._tensors, self._axes, self._index = tensors, axes, index
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor, axis = self._tensors[name], self._axes[name]
+        return tensor if axis is None else tensor.index_select(axis, self._index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+class _Layers(Sequence[Tensor]):
+    """A field's tensors, looked up when they are asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], field_name: str, length: int) -> None:
+        self._tensors, self._names = tensors, [f"{field_name}.{place}" for place in range(length)]
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return tuple(self._tensors.get(name) for name in self._names[place])
+        return self._tensors.get(self._names[place])
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 def rows_of_values(values: AblationValues, n_prompts: int) -> Rows:
     """Take ablation values apart; no tensor is copied.
 
@@ -134,7 +169,7 @@ def rows_of_values(values: AblationValues, n_prompts: int) -> Rows:
 
 
 def values_of_rows(rows: Rows) -> AblationValues:
-    """Put ablation values together again."""
+    """Put ablation values together again; tensors of rows that were taken are copied when they are asked for."""
     made: dict[str, object] = {}
     for name, length in rows.form.items():
         if length is None:
@@ -142,7 +177,8 @@ def values_of_rows(rows: Rows) -> AblationValues:
         elif length == _TENSOR:
             made[name] = rows.tensors[f"{name}.0"]
         else:
-            made[name] = tuple(rows.tensors.get(f"{name}.{place}") for place in range(length))
+            layers = _Layers(rows.tensors, name, length)
+            made[name] = layers if length and isinstance(rows.tensors, _Taken) else tuple(layers)
     return AblationValues(**made)  # pyright: ignore[reportArgumentType]
 
 
