@@ -22,8 +22,8 @@ from circuitgraph.architectures.family import BoundModel, frozen_view, weights_f
 from circuitgraph.batch import TokenBatch
 from circuitgraph.circuit import ABLATIONS
 from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
-from circuitgraph.forward.masked import MaskedPass, masked_pass
 from circuitgraph.forward.frozen_linear import choose_kernels, use_onednn
+from circuitgraph.forward.masked import MaskedPass, masked_pass
 from circuitgraph.forward.reference import AblationValues, mean_values, read_again, reference_run, zero_values
 from circuitgraph.forward.stream import Workspace
 from circuitgraph.gate_map import GateMap

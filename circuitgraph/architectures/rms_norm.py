@@ -67,4 +67,6 @@ class _RMSNorm(torch.autograd.Function):
 def _blocks(rows: Tensor, *others: Tensor) -> Any:
     """Some rows of each tensor at a time, so many as stay in the cache."""
     size = max(1, _BLOCK_NUMBERS // max(1, rows.shape[-1]))
+    if len(rows) <= size:
+        return [(rows, *others)]
     return zip(*(tensor.split(size) for tensor in (rows, *others)), strict=True)

@@ -162,7 +162,7 @@ class _Pass:
         for name, stream in self.streams.items():
             for slot, index in enumerate(stream.plan.embeddings):
                 stream.deltas[slot].copy_(self.cells[name].of(deltas[index]))
-                stream.add(stream.deltas[slot])
+                stream.add(stream.deltas[slot : slot + 1])
         return sum(ablated[1:], ablated[0])
 
     def _read(self, name: str, index: int, ablated: Tensor) -> Tensor:

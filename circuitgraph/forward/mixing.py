@@ -23,12 +23,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from circuitgraph.transfer import to_device
+
 ROWS_BELOW = 0.03
 """Below this share of non-zeros, rows are added or dotted one by one."""
 MIX_SPARSE_BELOW = 0.6
 """Below this share, mixing is a sparse product."""
 DOT_SPARSE_BELOW = 0.2
 """Below this share, dots are a sparse product."""
+FEW_DOTS = 24
+"""Fewer dots than this are taken one by one, whatever their share: a sparse product has to be set up."""
 CELLS_AT_ONCE = 8
 """How many cells a dense mixing product takes."""
 _WIDE = (torch.float32, torch.float64)
@@ -48,8 +52,7 @@ def add_mixed(
         rows: The rows to mix.
         host: The same matrix on the host, which decides how to go about it.
     """
-    occupied = host != 0
-    share = np.count_nonzero(occupied) / max(1, occupied.size)
+    share = np.count_nonzero(host) / max(1, host.size)
     if share == 0:
         return
     if out.device.type != "cpu":
@@ -57,7 +60,7 @@ def add_mixed(
     elif share < ROWS_BELOW:
         _add_rows(out, rows, host)
     elif share < MIX_SPARSE_BELOW and out.dtype in _WIDE and rows.is_contiguous():
-        _add_bags(out, coefficients, rows, occupied)
+        _add_bags(out, rows, host)
     else:
         _add_dense(out, coefficients, rows)
 
@@ -82,53 +85,53 @@ def _add_dense(out: Tensor, coefficients: Tensor, rows: Tensor) -> None:
             into.baddbmm_(coefficients.expand(len(into), *coefficients.shape), wide)
 
 
-def _add_bags(out: Tensor, coefficients: Tensor, rows: Tensor, occupied: np.ndarray) -> None:
+def _add_bags(out: Tensor, rows: Tensor, host: np.ndarray) -> None:
     """Mix as a bag of rows for every token and every `to`, tokens outermost."""
     n_tokens = out.shape[1]
-    to, source = np.nonzero(occupied)
+    to, source = np.nonzero(host)
     tokens = np.arange(n_tokens)[:, None]
     index = (source[None] * n_tokens + tokens).ravel()
-    starts = np.searchsorted(to, np.arange(len(occupied)))
+    starts = np.searchsorted(to, np.arange(len(host)))
     offsets = np.append((starts[None] + tokens * len(to)).ravel(), n_tokens * len(to))
-    weights = coefficients[torch.from_numpy(to), torch.from_numpy(source)]
+    weights = torch.from_numpy(np.tile(host[to, source], n_tokens)).to(rows.dtype)
     mixed = embedding_bag(
         torch.from_numpy(index),
         rows.view(-1, rows.shape[-1]),
         torch.from_numpy(offsets),
         mode="sum",
-        per_sample_weights=weights.expand(n_tokens, -1).reshape(-1),
+        per_sample_weights=weights,
         include_last_offset=True,
     )
-    out.add_(mixed.view(n_tokens, len(occupied), -1).transpose(0, 1))
+    out.add_(mixed.view(n_tokens, len(host), -1).transpose(0, 1))
 
 
 def dot_pairs(
     a: Float[Tensor, "left cell width"], b: Float[Tensor, "right cell width"], wanted: np.ndarray
-) -> Float[Tensor, "left right"]:
+) -> Float[Tensor, " wanted"]:
     """Dot products of rows of `a` with rows of `b`.
 
     Args:
         a: Rows.
         b: Rows.
-        wanted: Booleans `[left right]` on the host; other entries may hold anything.
+        wanted: Booleans `[left right]` on the host.
 
     Returns:
-        The products.
+        The wanted products, in the order of `np.nonzero(wanted)`.
     """
     left, right = a.flatten(1), b.flatten(1)
-    share = np.count_nonzero(wanted) / max(1, wanted.size)
-    if a.device.type == "cpu" and share < ROWS_BELOW:
-        dots = torch.zeros(wanted.shape, dtype=a.dtype)
-        for i, j in zip(*np.nonzero(wanted), strict=True):
-            dots[i, j] = torch.dot(left[i], right[j])
-        return dots
+    count = np.count_nonzero(wanted)
+    share = count / max(1, wanted.size)
+    if a.device.type == "cpu" and (share < ROWS_BELOW or count < FEW_DOTS):
+        pairs = zip(*(places.tolist() for places in np.nonzero(wanted)), strict=True)
+        dots = [torch.dot(left[i], right[j]) for i, j in pairs]
+        return torch.stack(dots) if dots else a.new_zeros(0)
     if a.device.type == "cpu" and share < DOT_SPARSE_BELOW and a.dtype in _WIDE:
         return _sampled_dots(left, right, wanted)
-    return left @ right.T
+    return (left @ right.T).flatten().index_select(0, to_device(np.flatnonzero(wanted), a.device))
 
 
 def _sampled_dots(left: Tensor, right: Tensor, wanted: np.ndarray) -> Tensor:
-    """The wanted products only, as a sparse matrix made dense."""
+    """The wanted products only, as a sparse matrix's values."""
     rows, columns = np.nonzero(wanted)
     starts = np.searchsorted(rows, np.arange(len(wanted) + 1))
     with warnings.catch_warnings():
@@ -140,7 +143,4 @@ def _sampled_dots(left: Tensor, right: Tensor, wanted: np.ndarray) -> Tensor:
             size=wanted.shape,
             check_invariants=False,
         )
-    dots = torch.zeros(wanted.shape, dtype=left.dtype)
-    found = torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0)
-    dots[torch.from_numpy(rows), torch.from_numpy(columns)] = found.values()
-    return dots
+    return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()

@@ -110,7 +110,7 @@ class Tape:
         self.goes_back = goes_back
         self.finished = False
         self.workspace = workspace if workspace.hand_to(self) else Workspace()
-        self.gradient = torch.zeros(gates.numel() + 1, dtype=gates.dtype, device=gates.device)
+        self.gradient = torch.zeros_like(gates)
 
 
 class Stream:
@@ -145,6 +145,7 @@ class Stream:
         non_zero = ((host != 0) & visible).sum(1)
         non_one = ((host != 1) & visible).sum(1)
         self.complement = non_one < non_zero
+        self.takes_sum = bool(self.complement.any())
         shift = (self.complement[:, None] & visible).astype(host.dtype)
         self.host = host - shift
         precise = torch.promote_types(gates.dtype, torch.float32)  # numpy has no bfloat16
@@ -152,8 +153,11 @@ class Stream:
 
     # ---------------------------------------------------------------- forward
 
-    def add(self, delta: Float[Tensor, "cell d_model"]) -> None:
-        """Add to the running sum, in float32 when the model runs in less."""
+    def add(self, deltas: Float[Tensor, "slot cell d_model"]) -> None:
+        """Add to the running sum, in float32 when the model runs in less; nothing where no reader takes it."""
+        if not self.takes_sum:
+            return
+        delta = deltas[0] if len(deltas) == 1 else deltas.sum(0)
         wide = delta if delta.dtype == torch.float64 else delta.float()
         self.running = wide.clone() if self.running is None else self.running.add_(wide)
 
@@ -171,8 +175,11 @@ class Stream:
         full = ablated
         if self.running is not None and complement.any():
             full = (ablated + self.running).to(ablated.dtype)
-        for row, takes_complement in enumerate(complement):
-            seen[row].copy_(full if takes_complement else ablated)
+        if not complement.any():
+            seen.copy_(ablated)
+        else:
+            for row, takes_complement in enumerate(complement):
+                seen[row].copy_(full if takes_complement else ablated)
         add_mixed(seen, self.coefficients[rows, :n], self.deltas[:n], self.host[rows, :n])
         return seen
 
@@ -186,8 +193,7 @@ class Stream:
         wanted = self.wanted[rows, :n]
         if wanted.any():
             dots = dot_pairs(gradient, self.deltas[:n], wanted).to(tape.gradient.dtype)
-            index = to_device(np.where(wanted, self.plan.edges[rows, :n], tape.gates.numel()), dots.device)
-            tape.gradient.index_put_((index,), dots, accumulate=False)
+            tape.gradient.index_copy_(0, to_device(self.plan.edges[rows, :n][wanted], dots.device), dots)
         self.rows[rows].copy_(gradient)
         complement = self.complement[rows]
         if complement.any():
@@ -229,7 +235,7 @@ class _Begin(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *_: Tensor) -> Any:
         ctx.tape.finished = True
-        return ctx.tape.gradient[:-1], None
+        return ctx.tape.gradient, None
 
 
 class _Read(torch.autograd.Function):
@@ -258,7 +264,7 @@ class _WriteHeads(torch.autograd.Function):
         ctx.save_for_backward(output)
         said = stream.deltas[block.slots]
         multiply_into(said, moved, output, block.writers)
-        stream.add(said.sum(0))
+        stream.add(said)
         return token.new_zeros(())
 
     @staticmethod
@@ -277,8 +283,9 @@ class _WriteMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, token: Tensor, delta: Tensor, stream: Stream, block: BlockPlan) -> Tensor:
         ctx.stream, ctx.block = stream, block
-        stream.deltas[block.slots.start].copy_(delta)
-        stream.add(delta)
+        said = stream.deltas[block.slots]
+        said.copy_(delta)
+        stream.add(said)
         return token.new_zeros(())
 
     @staticmethod

@@ -149,3 +149,4 @@ def mix_by(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {"rows": (2.0, 2.0, 2.0), "sparse": (0.0, 2.0, 2.0), "dense": (0.0, 0.0, 0.0)}[way]
     for name, limit in zip(("ROWS_BELOW", "MIX_SPARSE_BELOW", "DOT_SPARSE_BELOW"), limits, strict=True):
         monkeypatch.setattr(mixing, name, limit)
+    monkeypatch.setattr(mixing, "FEW_DOTS", 0)

@@ -1,4 +1,4 @@
-"""MLP products by oneDNN, direct and packed: those of plain ones, in both directions, and followed when a weight changes."""
+"""MLP products by oneDNN, direct and packed: those of plain ones both ways, and followed when a weight changes."""
 
 from __future__ import annotations
 
