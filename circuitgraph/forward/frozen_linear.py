@@ -101,9 +101,10 @@ def use_onednn(module: nn.Module, *, pack: bool) -> None:
 
 
 def _fits(weight: Tensor) -> bool:
-    """Whether a weight is float32, on a CPU, and large enough to gain."""
+    """Whether a weight is float32, on a CPU, large enough to gain, and no slice, whose strides oneDNN is slow with."""
     fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.is_inference()
-    return fits and weight.numel() >= _LEAST_NUMBERS and onednn_works()
+    whole = weight.is_contiguous() or weight.T.is_contiguous()
+    return fits and whole and weight.numel() >= _LEAST_NUMBERS and onednn_works()
 
 
 class FrozenLinear(nn.Module):

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward import frozen_linear
-from circuitgraph.forward.frozen_linear import FrozenLinear, choose_kernels, onednn_works
+from circuitgraph.forward.frozen_linear import FrozenLinear, choose_kernels, onednn_works, use_onednn
 from circuitgraph.memory import packed_bytes
 from pruning.frozen_cache.keys import model_key
 from tests.circuitgraph import oracle_definition as oracle
@@ -112,6 +112,15 @@ def test_weights_changed_in_place_are_followed(model: nn.Module, kernels: str) -
 def test_small_matrices_are_left_alone(model: nn.Module) -> None:
     assert compile_model(model, kernels="auto").kernels == "plain"
     assert not maps(compile_model(model, kernels="packed"))
+
+
+@pytest.mark.usefixtures("takes_small")
+def test_a_slice_with_strides_of_its_own_is_left_alone() -> None:
+    whole, part = nn.Linear(6, 4), nn.Linear(3, 4)
+    part.weight = nn.Parameter(whole.weight[:, :3])
+    both = nn.Sequential(whole, part)
+    use_onednn(both, pack=True)
+    assert isinstance(both[0], FrozenLinear) and both[1] is part
 
 
 @pytest.mark.usefixtures("takes_small")
