@@ -126,16 +126,30 @@ class TestMemory:
         assert found.working == 3 * 6 * 240 + 2 * 240
         assert found.logits == 6 * 3 * 10 * 4
         # A prompt: the two embeddings, the attention, the MLP and the heads, their queries, keys and values (4 each)
-        # at 5 tokens, and 10 logits.
-        assert found.cache == 7 * (32 * 5 + 10) * 4 + 32 * 15 * 4
+        # at 5 tokens, and 10 logits; a batch takes its layers from there, one after the other.
+        assert found.cache == 7 * (32 * 5 + 10) * 4
         tight = estimate_memory(shape, universe, n_parameters=100, batch_size=3, seq=5, n_prompts=7, cache_bytes=4000)
         # In short form: the two embeddings, the heads and the MLP; a batch is whole again.
         assert tight.cache == 7 * (16 * 5 + 10) * 4 + 32 * 15 * 4
         few = estimate_memory(shape, universe, n_parameters=100, batch_size=3, seq=5, n_prompts=7, teacher_top_k=3)
         # Three ids and log-probabilities and one number more instead of 10 logits.
-        assert few.cache == 7 * (32 * 5 + 3 + 3 + 1) * 4 + 32 * 15 * 4
+        assert few.cache == 7 * (32 * 5 + 3 + 3 + 1) * 4
         assert found.gates == 140 * universe.n_edges
         assert found.to_dict()["total"] == found.total > 450 << 20
+
+    @pytest.mark.parametrize(
+        ("kernels", "seq", "packed"), [("packed", 37, 512), ("packed", 38, 0), ("direct", 37, 0), ("plain", 37, 0)]
+    )
+    def test_weights_are_packed_for_fewer_than_112_tokens(self, kernels, seq, packed):
+        from circuitgraph.architectures import ModelShape
+
+        shape = ModelShape(
+            n_layers=1, n_heads=2, n_kv_heads=2, d_model=4, d_head=2, d_mlp=8, d_vocab=10, n_positions=99,
+            learned_positions=True,
+        )  # fmt: skip
+        universe = Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
+        found = estimate_memory(shape, universe, n_parameters=100, batch_size=3, seq=seq, kernels=kernels)
+        assert found.packed == packed  # two matrices of 4 x 8, two copies, float32
 
     def test_a_budget_of_zero_keeps_one_batch(self):
         from circuitgraph.architectures import family_of
