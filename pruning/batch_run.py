@@ -113,9 +113,7 @@ class BatchRunner:
 
     def _run(self, shares: Sequence[Share]) -> BatchResult:
         n_prompts = sum(len(share.prompts) for share in shares)
-        sparse = all(
-            np.count_nonzero(share.gates.detach().numpy()) < _SPARSE_BELOW * len(share.gates) for share in shares
-        )
+        sparse = all(int(share.gates.count_nonzero()) < _SPARSE_BELOW * len(share.gates) for share in shares)
         lanes = _ONE_LANE if sparse else self._lanes
         places = [(place, part) for place, share in enumerate(shares) for part in self._parts(share.prompts, lanes.n)]
         parts = [replace(shares[place], prompts=part) for place, part in places]

@@ -172,12 +172,10 @@ class Stream:
         # `data` has a version counter of its own: filling later rows must not look like a change of these.
         seen = self.rows[rows].data if self.tape.goes_back else self.rows[: rows.stop - rows.start]
         complement = self.complement[rows]
-        full = ablated
-        if self.running is not None and complement.any():
-            full = (ablated + self.running).to(ablated.dtype)
         if not complement.any():
             seen.copy_(ablated)
         else:
+            full = ablated if self.running is None else (ablated + self.running).to(ablated.dtype)
             for row, takes_complement in enumerate(complement):
                 seen[row].copy_(full if takes_complement else ablated)
         add_mixed(seen, self.coefficients[rows, :n], self.deltas[:n], self.host[rows, :n])

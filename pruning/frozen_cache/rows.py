@@ -51,6 +51,10 @@ class Rows:
         """
         return replace(self, tensors=_Taken(self.tensors, self.axes, index))
 
+    def copied(self) -> Rows:
+        """The same rows with every tensor at hand: what `take` left to be copied is copied, once."""
+        return self._map(lambda tensor, _: tensor)
+
     def head(self, count: int) -> Rows:
         """The first rows, as views."""
         return self._map(lambda tensor, axis: tensor if axis is None else tensor.narrow(axis, 0, count))

@@ -147,6 +147,7 @@ def _taken(part: _Part) -> Rows:
 
 def _joined(taken: list[tuple[list[int], Rows]], device: torch.device, *, pin: bool = False) -> Rows:
     """Rows of several sources, each at its places."""
+    taken = [(places, rows.copied()) for places, rows in taken]
     count = sum(len(places) for places, _ in taken)
     made = taken[0][1].empty(count, device=device, pin=pin)
     for places, rows in taken:

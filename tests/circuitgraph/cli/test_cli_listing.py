@@ -106,15 +106,20 @@ class TestGraph:
         assert "'bert' is not supported" in ended.err
 
 
+def one_small_layer():
+    """Its shape and its universe, for sums by hand."""
+    from circuitgraph.architectures import ModelShape
+
+    shape = ModelShape(
+        n_layers=1, n_heads=2, n_kv_heads=2, d_model=4, d_head=2, d_mlp=8, d_vocab=10, n_positions=8,
+        learned_positions=True,
+    )  # fmt: skip
+    return shape, Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
+
+
 class TestMemory:
     def test_estimate_by_hand(self):
-        from circuitgraph.architectures import ModelShape
-
-        shape = ModelShape(
-            n_layers=1, n_heads=2, n_kv_heads=2, d_model=4, d_head=2, d_mlp=8, d_vocab=10, n_positions=8,
-            learned_positions=True,
-        )  # fmt: skip
-        universe = Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
+        shape, universe = one_small_layer()
         found = estimate_memory(
             shape, universe, n_parameters=100, batch_size=3, seq=5, n_prompts=7, cache_bytes=1 << 20
         )
@@ -141,13 +146,7 @@ class TestMemory:
         ("kernels", "seq", "packed"), [("packed", 37, 512), ("packed", 38, 0), ("direct", 37, 0), ("plain", 37, 0)]
     )
     def test_weights_are_packed_for_fewer_than_112_tokens(self, kernels, seq, packed):
-        from circuitgraph.architectures import ModelShape
-
-        shape = ModelShape(
-            n_layers=1, n_heads=2, n_kv_heads=2, d_model=4, d_head=2, d_mlp=8, d_vocab=10, n_positions=99,
-            learned_positions=True,
-        )  # fmt: skip
-        universe = Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
+        shape, universe = one_small_layer()
         found = estimate_memory(shape, universe, n_parameters=100, batch_size=3, seq=seq, kernels=kernels)
         assert found.packed == packed  # two matrices of 4 x 8, two copies, float32
 
