@@ -25,7 +25,7 @@ from circuitgraph.errors import ConfigurationError, UnknownNameError, Unsupporte
 from circuitgraph.forward.frozen_linear import choose_kernels, use_onednn
 from circuitgraph.forward.masked import MaskedPass, masked_pass
 from circuitgraph.forward.reference import AblationValues, mean_values, read_again, reference_run, zero_values
-from circuitgraph.forward.stream import Workspace
+from circuitgraph.forward.workspace import Workspace
 from circuitgraph.gate_map import GateMap
 from circuitgraph.graph import build_graph
 from circuitgraph.models import LoadedModel

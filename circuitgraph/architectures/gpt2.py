@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from circuitgraph.architectures.activations import with_short_gelu
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape, Projection
 
 
@@ -42,7 +43,7 @@ def _block(block: nn.Module) -> BoundBlock:
         output_bias=attention.c_proj.bias,
         scale=attention.scaling,
         mlp_norm=block.ln_2,  # type: ignore[arg-type]
-        mlp=block.mlp,  # type: ignore[arg-type]
+        mlp=with_short_gelu(block.mlp),  # type: ignore[arg-type]
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from circuitgraph.architectures.activations import GatedMLP
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape, Projection, Rotary
 from circuitgraph.architectures.rms_norm import RMSNorm
 
@@ -25,7 +26,7 @@ def _shape(config: Any) -> ModelShape:
         d_vocab=config.vocab_size,
         n_positions=config.max_position_embeddings,
         learned_positions=False,
-        mlp_saved=3,
+        mlp_saved=2,
         mlp_matrices=3,
     )
 
@@ -45,7 +46,7 @@ def _block(block: Any) -> BoundBlock:
         output_bias=attention.o_proj.bias,
         scale=attention.scaling,
         mlp_norm=RMSNorm(block.post_attention_layernorm),
-        mlp=block.mlp,
+        mlp=GatedMLP(block.mlp),
     )
 
 

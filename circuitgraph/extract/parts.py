@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from circuitgraph.architectures.activations import GatedMLP
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Projection, Rotary
 from circuitgraph.architectures.rms_norm import RMSNorm
 from circuitgraph.extract.layout import AttentionLayout, ProjectionLayout, ReadLayout
@@ -21,7 +22,7 @@ from circuitgraph.forward.attention import attend
 
 def own_copy(module: nn.Module) -> nn.Module:
     """A copy of a module with weights of its own, which can be trained."""
-    own = module.norm if isinstance(module, RMSNorm) else module
+    own: nn.Module = module.own if isinstance(module, RMSNorm | GatedMLP) else module
     return copy.deepcopy(own).requires_grad_(True)
 
 

@@ -16,7 +16,6 @@ is chosen by name.
 from __future__ import annotations
 
 import threading
-from functools import cache
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from circuitgraph.architectures.family import ModelShape
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.forward.onednn import multiply, onednn_works, pack_weight
 from circuitgraph.memory import available_bytes, packed_bytes
 from circuitgraph.models import KERNELS
 
@@ -34,20 +34,6 @@ _LEAST_NUMBERS = 1 << 16
 """Smaller matrices stay in the first-level caches and are left as they are."""
 
 _PACKED_BELOW_ROWS = 96
-
-
-@cache
-def onednn_works() -> bool:
-    """Whether this build of torch multiplies by weights packed or not, found out by doing it once."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    weight = torch.arange(12 * 20, dtype=torch.float32).view(12, 20) / 240
-    x = torch.arange(3 * 20, dtype=torch.float32).view(3, 20) / 60
-    try:
-        said = _multiply(x, _packed(weight), None), _multiply(x, weight, None), _multiply(x, weight.T.clone().T, None)
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    return all(torch.allclose(one, x @ weight.T, rtol=1e-4, atol=1e-5) for one in said)
 
 
 def choose_kernels(asked: str, shape: ModelShape, *, device: str, dtype: str) -> str:
@@ -136,20 +122,20 @@ class FrozenLinear(nn.Module):
     def there(self, x: Tensor) -> Tensor:
         """`x @ weight.T + bias`."""
         if not self._packs(x):
-            return _multiply(x, self._weight, self._bias)
+            return multiply(x, self._weight, self._bias)
         with self._packing:
             if self._there is None:
-                self._there = _packed(self._weight)
-        return _multiply(x, self._there, self._bias)
+                self._there = pack_weight(self._weight)
+        return multiply(x, self._there, self._bias)
 
     def back(self, gradient: Tensor) -> Tensor:
         """`gradient @ weight`."""
         if not self._packs(gradient):
-            return _multiply(gradient, self._weight.T, None)
+            return multiply(gradient, self._weight.T, None)
         with self._packing:
             if self._back is None:
                 self._back = _TURNED.packed(self._weight)
-        return _multiply(gradient, self._back, None)
+        return multiply(gradient, self._back, None)
 
     def _packs(self, x: Tensor) -> bool:
         return self._pack and x.numel() < _PACKED_BELOW_ROWS * x.shape[-1]
@@ -170,7 +156,7 @@ class _Turned:
         with self._lock:
             if self._buffer.numel() < weight.numel():
                 self._buffer = torch.empty(weight.numel())
-            return _packed(self._buffer[: weight.numel()].view(weight.T.shape).copy_(weight.T))
+            return pack_weight(self._buffer[: weight.numel()].view(weight.T.shape).copy_(weight.T))
 
 
 _TURNED = _Turned()
@@ -186,14 +172,3 @@ class _FrozenProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
         return ctx.linear.back(gradient), None
-
-
-def _packed(weight: Float[Tensor, "taken given"]) -> Any:
-    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
-
-
-def _multiply(x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
-    """`x @ weight.T + bias`, the weight packed or not."""
-    if not x.numel():
-        return x.new_zeros(*x.shape[:-1], weight.shape[0])
-    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")

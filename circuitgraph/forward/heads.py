@@ -6,6 +6,7 @@ here from those cells and, elsewhere, from the ablated run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Projection, Rotary
+from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
 from circuitgraph.forward.attention import attend
 from circuitgraph.forward.cells import Cells, CellSets
-from circuitgraph.forward.head_products import multiply_heads
+from circuitgraph.forward.passing import Share
 from circuitgraph.forward.reference import AblationValues
 from circuitgraph.transfer import to_device
 from circuitgraph.universe import Universe
@@ -179,37 +180,51 @@ class LayerHeads:
         self._parts: tuple[list[Part], list[Part], list[Part]] = ([], [], [])
         self._kv: tuple[np.ndarray, Tensor, Tensor] | None = None
 
-    def take(self, seen: Float[Tensor, "reader cell d_model"], readers: np.ndarray, cells: Cells) -> None:
-        """Project what some readers of the layer see.
+    def shares(self, readers: np.ndarray) -> tuple[list[int], list[Share]]:
+        """Which readers of the layer are projected by which weights.
 
         Args:
-            seen: What they see, normed.
-            readers: Which, as indices within the block.
-            cells: Where.
+            readers: Running readers, as indices within the block.
+
+        Returns:
+            For each share whether it makes queries (0), keys (1) or values (2); and the shares.
         """
         universe = self.universe
         n_heads, n_kv = universe.n_heads, universe.n_kv_readers
-        projections = (self.block.query, self.block.key, self.block.value)
         if not n_kv:
-            for parts, projection in zip(self._parts, projections, strict=True):
-                parts.append(self._project(seen, readers, projection, cells))
-            return
+            everyone = slice(0, len(readers))
+            return [0, 1, 2], [self._share(kind, everyone, readers) for kind in (0, 1, 2)]
         bounds = np.searchsorted(readers, [0, n_heads, n_heads + n_kv, n_heads + 2 * n_kv])
-        for kind, first in enumerate((0, n_heads, n_heads + n_kv)):
-            part = slice(bounds[kind], bounds[kind + 1])
-            if part.stop > part.start:
-                own = readers[part] - first
-                self._parts[kind].append(self._project(seen[part], own, projections[kind], cells))
+        kinds = [kind for kind in (0, 1, 2) if bounds[kind + 1] > bounds[kind]]
+        places = [slice(int(bounds[kind]), int(bounds[kind + 1])) for kind in kinds]
+        return kinds, [
+            self._share(kind, rows, readers[rows] - (0, n_heads, n_heads + n_kv)[kind])
+            for kind, rows in zip(kinds, places, strict=True)
+        ]
 
-    def _project(self, seen: Tensor, readers: np.ndarray, projection: Projection, cells: Cells) -> Part:
-        """Project with each reader's own head's weights."""
-        serves_each = self.universe.n_heads if projection is self.block.query else self._n_kv_readers
-        heads = readers // (serves_each // projection.n_heads)
-        out = multiply_heads(seen, projection.per_head, heads)
-        bias = projection.bias_per_head
-        if bias is not None:
-            out = out.add_(pick(bias, heads)[:, None])
-        return Part(readers=readers, values=out, cells=cells)
+    def _share(self, kind: int, rows: slice, readers: np.ndarray) -> Share:
+        """Some readers, each projected with its own head's weights."""
+        projection = (self.block.query, self.block.key, self.block.value)[kind]
+        serves_each = self._n_kv_readers if kind else self.universe.n_heads
+        return Share(
+            rows=rows,
+            readers=readers,
+            weights=projection.per_head,
+            heads=readers // (serves_each // projection.n_heads),
+            bias=projection.bias_per_head,
+        )
+
+    def take(self, kinds: list[int], shares: list[Share], said: Sequence[Tensor], cells: Cells) -> None:
+        """Take what some readers of the layer said.
+
+        Args:
+            kinds: From `shares`.
+            shares: From there too.
+            said: What the readers of each share said `[reader cell d_head]`.
+            cells: Where.
+        """
+        for kind, share, values in zip(kinds, shares, said, strict=True):
+            self._parts[kind].append(Part(readers=share.readers, values=values, cells=cells))
 
     @property
     def _n_kv_readers(self) -> int:

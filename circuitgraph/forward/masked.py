@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
@@ -15,9 +15,11 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.forward.attention import attention_mask
 from circuitgraph.forward.cells import CellSets, cell_sets
 from circuitgraph.forward.heads import AskedGrid, LayerHeads, among, asked_grid, pick
+from circuitgraph.forward.passing import begin, read, read_projected, write_heads, write_mlp
 from circuitgraph.forward.plan import StepPlan, plan_step
 from circuitgraph.forward.reference import AblationValues, embed
-from circuitgraph.forward.stream import Stream, Tape, Workspace, begin, read, write_heads, write_mlp
+from circuitgraph.forward.stream import Stream, Tape
+from circuitgraph.forward.workspace import Workspace
 from circuitgraph.transfer import to_device, to_host
 from circuitgraph.universe import Universe
 
@@ -150,8 +152,7 @@ class _Pass:
             if delta is not None:
                 self._write_mlp(layer, delta)
             ablated = after + theirs
-        seen = self._read("asked", len(self.universe.blocks) - 1, ablated)
-        return self.bound.unembed(self.bound.final_norm(seen[0]))
+        return self.bound.unembed(self._read("asked", len(self.universe.blocks) - 1, ablated, self.bound.final_norm)[0])
 
     def _embeddings(self, said: tuple[Tensor, ...]) -> Tensor:
         """Store the embeddings' deltas; returns the ablated residual stream."""
@@ -165,22 +166,23 @@ class _Pass:
                 stream.add(stream.deltas[slot : slot + 1])
         return sum(ablated[1:], ablated[0])
 
-    def _read(self, name: str, index: int, ablated: Tensor) -> Tensor:
-        """What the readers of a block see in a stream."""
+    def _read(self, name: str, index: int, ablated: Tensor, norm: nn.Module) -> Tensor:
+        """What the readers of a block see in a stream, normed."""
         stream = self.streams[name]
-        seen, self.token = read(self.token, stream, stream.plan.blocks[index], self.cells[name].of(ablated))
-        return seen
+        at = self.cells[name].of(ablated)
+        normed, self.token = read(self.token, stream, stream.plan.blocks[index], at, norm)
+        return normed
 
     def _mlp(self, layer: int, block: BoundBlock, ablated: Tensor, theirs: Tensor) -> Tensor | None:
         """What the MLP says beyond its ablation value, at the cells of its level."""
         level = self.plan.mlps[layer]
         if level is None:
             return None
-        seen = self._read(level, 2 * layer + 1, ablated)
-        if self.recompute and seen.requires_grad:
-            said = checkpoint(lambda x: block.mlp(block.mlp_norm(x)), seen, use_reentrant=False)[0]
+        normed = self._read(level, 2 * layer + 1, ablated, block.mlp_norm)
+        if self.recompute and normed.requires_grad:
+            said = checkpoint(block.mlp, normed, use_reentrant=False)[0]
         else:
-            said = block.mlp(block.mlp_norm(seen))[0]
+            said = block.mlp(normed)[0]
         return said - self.cells[level].of(theirs)
 
     def _write_mlp(self, layer: int, delta: Tensor) -> None:
@@ -201,16 +203,18 @@ class _Pass:
         for name, stream in self.streams.items():
             plan = stream.plan.blocks[2 * layer]
             if len(plan.readers):
-                seen = block.attention_norm(self._read(name, 2 * layer, ablated))
-                layer_heads.take(seen, plan.readers, self.cells[name])
+                kinds, shares = layer_heads.shares(plan.readers)
+                at = self.cells[name].of(ablated)
+                said, self.token = read_projected(self.token, stream, plan, at, block.attention_norm, shares)
+                layer_heads.take(kinds, shares, said, self.cells[name])
         running = np.sort(np.concatenate(list(by_level.values())))
-        gathered, said = {}, self.values.heads[layer]
+        gathered, theirs_here = {}, self.values.heads[layer]
         for name, heads in by_level.items():
             mixed = layer_heads.gather(
                 heads, all_heads=running, mask=self.mask, rotary=self.rotary,
                 asked=self.asked if name == "asked" else None,
             )  # fmt: skip
-            theirs = self.cells[name].of(pick(said, heads))
+            theirs = self.cells[name].of(pick(theirs_here, heads))
             gathered[name] = (heads, mixed - theirs)
         output = block.output.unflatten(0, (self.shape.n_heads, -1))
         for name, stream in self.streams.items():

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from circuitgraph.forward.onednn import multiply, onednn_works
 from circuitgraph.transfer import to_device
 
 ROWS_BELOW = 0.03
@@ -34,7 +35,8 @@ DOT_SPARSE_BELOW = 0.2
 FEW_DOTS = 24
 """Fewer dots than this are taken one by one, whatever their share: a sparse product has to be set up."""
 CELLS_AT_ONCE = 8
-"""How many cells a dense mixing product takes."""
+"""How many cells a dense mixing product of torch's own takes."""
+_FEW_ROWS = 4
 _WIDE = (torch.float32, torch.float64)
 
 
@@ -76,13 +78,24 @@ def _add_rows(out: Tensor, rows: Tensor, host: np.ndarray) -> None:
 
 
 def _add_dense(out: Tensor, coefficients: Tensor, rows: Tensor) -> None:
-    """Mix by matrix products of a few cells each, so that their operands stay in cache."""
+    """Mix by a matrix product; where torch's own does it, of a few cells each, so that their operands stay in cache."""
+    if len(out) < _FEW_ROWS:
+        out.flatten(1).addmm_(coefficients, rows.flatten(1))
+        return
+    if _takes_onednn(rows):
+        out.flatten(1).add_(multiply(coefficients, rows.flatten(1).T))
+        return
     n_cells = out.shape[1]
     whole = n_cells - n_cells % CELLS_AT_ONCE
     for part, size in ((slice(0, whole), CELLS_AT_ONCE), (slice(whole, n_cells), n_cells - whole)):
         if part.stop > part.start:
             into, wide = (tensor[:, part].unflatten(1, (-1, size)).flatten(2).transpose(0, 1) for tensor in (out, rows))
             into.baddbmm_(coefficients.expand(len(into), *coefficients.shape), wide)
+
+
+def _takes_onednn(rows: Tensor) -> bool:
+    """Whether rows can be one side of a product by oneDNN."""
+    return rows.device.type == "cpu" and rows.dtype == torch.float32 and rows.is_contiguous() and onednn_works()
 
 
 def _add_bags(out: Tensor, rows: Tensor, host: np.ndarray) -> None:
@@ -127,7 +140,8 @@ def dot_pairs(
         return torch.stack(dots) if dots else a.new_zeros(0)
     if a.device.type == "cpu" and share < DOT_SPARSE_BELOW and a.dtype in _WIDE:
         return _sampled_dots(left, right, wanted)
-    return (left @ right.T).flatten().index_select(0, to_device(np.flatnonzero(wanted), a.device))
+    dots = multiply(left, right) if len(left) >= _FEW_ROWS and _takes_onednn(b) else left @ right.T
+    return dots.flatten().index_select(0, to_device(np.flatnonzero(wanted), a.device))
 
 
 def _sampled_dots(left: Tensor, right: Tensor, wanted: np.ndarray) -> Tensor:

@@ -6,16 +6,19 @@ For reader i, `x_i = r + Σ_j z_ij Δ_j` with `Δ_j = y_j − ỹ_j` and `r` the
     direct:      r +     Σ_{z ≠ 0}  z_ij      Δ_j
     complement:  r + S + Σ_{z ≠ 1} (z_ij − 1) Δ_j
 
-and pays for its undecided or minority edges only. The deltas are no autograd tensors: they lie in one
-buffer, and three autograd functions (`_Begin`, `_Read`, `_Write`) pass a scalar token along, which puts the
-backward pass in exactly the reverse order. Going back,
+and pays for its undecided or minority edges only. Going back, with c the coefficients above and G_i the gradient of
+what a reader saw,
 
-    1. `_Read` keeps the gradient G_i of each reader, adds it to the gradient of S where the reader took the
-       complement, and dots it with Δ_j for the gates whose gradient is wanted;
-    2. `_Write` pulls `∂Δ_j = ∂S + Σ_i c_ij G_i` over the later readers, c being the coefficients above;
-    3. `_Begin` hands the gates' gradient out.
+    ∂z_ij = G_i · Δ_j
+    ∂S   += G_i, where the reader took the complement
+    ∂Δ_j  = ∂S + Σ_i c_ij G_i, over the later readers.
 
-What a reader saw and its gradient share one buffer: autograd is done with the one when the other arrives.
+The deltas are no autograd tensors; `circuitgraph.forward.passing` puts the two directions in order.
+
+**One buffer.** Deltas stand at its beginning, in the order in which they are written, and gradients at its end, which
+is filled from the last reader to the first. When a block's gradients come, no delta that the block does not see is
+needed any more, so the two may overlap. What readers saw is not kept but mixed once more when the norm's way back asks
+for it; where that would save little, it is kept in the gradients' place, and nothing overlaps.
 
 Axes: `slot` a stored writer, `row` a running reader (see `circuitgraph.forward.plan`), `cell` a position of
 a prompt (see `circuitgraph.forward.cells`).
@@ -23,67 +26,20 @@ a prompt (see `circuitgraph.forward.cells`).
 
 from __future__ import annotations
 
-import threading
-import weakref
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from circuitgraph.forward.head_products import multiply_into
 from circuitgraph.forward.mixing import add_mixed, dot_pairs
 from circuitgraph.forward.plan import BlockPlan, StreamPlan
+from circuitgraph.forward.workspace import Workspace
 from circuitgraph.transfer import to_device
 
-
-class Workspace:
-    """Large buffers, kept from one step to the next so that the allocator does not hand them back.
-
-    Each thread has buffers of its own, which end with it. They are handed to one pass at a time; a second pass while
-    the first still waits for its backward gets fresh memory.
-    """
-
-    def __init__(self) -> None:
-        self._of_thread: weakref.WeakKeyDictionary[threading.Thread, _Buffers] = weakref.WeakKeyDictionary()
-        self._lock = threading.Lock()
-
-    def hand_to(self, tape: Tape) -> bool:
-        """Whether `tape` may use the kept buffers of this thread."""
-        buffers = self._mine()
-        holder = buffers.holder() if buffers.holder is not None else None
-        if holder is not None and holder is not tape and not holder.finished:
-            return False
-        buffers.holder = weakref.ref(tape)
-        return True
-
-    def clear(self) -> None:
-        """Give the memory back, of all threads; no pass may be under way in another."""
-        with self._lock:
-            for buffers in self._of_thread.values():
-                buffers.tensors.clear()
-
-    def take(self, name: str, size: tuple[int, ...], like: Tensor) -> Tensor:
-        """An uninitialised tensor of the given size, dtype and device of `like`."""
-        wanted, tensors = int(np.prod(size)), self._mine().tensors
-        kept = tensors.get(name)
-        if kept is None or kept.numel() < wanted or kept.dtype != like.dtype or kept.device != like.device:
-            tensors[name] = kept = torch.empty(wanted, dtype=like.dtype, device=like.device)
-        return kept[:wanted].view(size)
-
-    def _mine(self) -> _Buffers:
-        with self._lock:
-            return self._of_thread.setdefault(threading.current_thread(), _Buffers())
-
-
-class _Buffers:
-    """What a thread keeps, and the pass that has it."""
-
-    def __init__(self) -> None:
-        self.tensors: dict[str, Tensor] = {}
-        self.holder: weakref.ref[Tape] | None = None
+KEPT_BYTES = 64 << 20
+"""What readers saw is kept for the way back where it takes no more than this, a stream."""
 
 
 class Tape:
@@ -112,6 +68,24 @@ class Tape:
         self.workspace = workspace if workspace.hand_to(self) else Workspace()
         self.gradient = torch.zeros_like(gates)
 
+    def check_unfinished(self) -> None:
+        """Refuse a second way back, for the first has written over what it would need."""
+        if self.finished:
+            raise RuntimeError("a masked pass can be taken backward once; run the masked pass again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What readers of a block see before their own edges are mixed in; kept for the way back.
+
+    Attributes:
+        ablated: For readers that take the direct way, or None if there are none: the ablated residual stream.
+        full: For the others, or None: the same and the sum of all deltas so far.
+    """
+
+    ablated: Tensor | None
+    full: Tensor | None
+
 
 class Stream:
     """The deltas that the readers of one level read.
@@ -127,14 +101,20 @@ class Stream:
     def __init__(self, name: str, plan: StreamPlan, tape: Tape, n_cells: int, like: Tensor) -> None:
         self.plan, self.tape, self.like = plan, tape, like
         self.n_cells, self.width = n_cells, like.shape[-1]
-        take = tape.workspace.take
-        self.deltas = take(f"{name} deltas", (plan.n_slots, n_cells, self.width), like)
-        # Holds what readers see on the way forward, and its gradient on the way back.
-        n_rows = len(plan.edges) if tape.goes_back else max(len(block.readers) for block in plan.blocks)
-        self.rows = take(f"{name} rows", (n_rows, n_cells, self.width), like)
+        n_rows, most = len(plan.edges), max(len(block.readers) for block in plan.blocks)
+        self.keeps_reads = tape.goes_back and n_rows * n_cells * self.width * like.element_size() <= KEPT_BYTES
+        size = plan.n_slots + n_rows if self.keeps_reads else _overlapping(plan) if tape.goes_back else plan.n_slots
+        buffer = self._take(name, size)
+        self.deltas, self.rows = buffer[: plan.n_slots], buffer[size - n_rows :] if tape.goes_back else buffer[:0]
+        # Shared by the streams of a pass, which use them one at a time.
+        self.normed = self._take("normed", most)
+        self._seen = None if self.keeps_reads else self._take("seen", most)
         self.running: Tensor | None = None
         self.running_gradient: Tensor | None = None
         self._choose_coefficients()
+
+    def _take(self, name: str, rows: int) -> Tensor:
+        return self.tape.workspace.take(name, (rows, self.n_cells, self.width), self.like)
 
     def _choose_coefficients(self) -> None:
         """Pick direct or complement for each row, and lay the coefficients out `[row slot]`."""
@@ -161,38 +141,51 @@ class Stream:
         wide = delta if delta.dtype == torch.float64 else delta.float()
         self.running = wide.clone() if self.running is None else self.running.add_(wide)
 
-    def mix(self, block: BlockPlan, ablated: Tensor) -> Float[Tensor, "reader cell d_model"]:
-        """What the block's running readers see.
+    def ground(self, block: BlockPlan, ablated: Tensor) -> Ground:
+        """What the block's readers see before their own edges are mixed in.
 
         Args:
             block: The readers.
             ablated: The ablated residual stream, broadcastable to `[cell d_model]`.
         """
-        rows, n = block.rows, block.n_slots
-        # `data` has a version counter of its own: filling later rows must not look like a change of these.
-        seen = self.rows[rows].data if self.tape.goes_back else self.rows[: rows.stop - rows.start]
-        complement = self.complement[rows]
-        if not complement.any():
-            seen.copy_(ablated)
-        else:
+        complement = self.complement[block.rows]
+        full = None
+        if complement.any():
             full = ablated if self.running is None else (ablated + self.running).to(ablated.dtype)
-            for row, takes_complement in enumerate(complement):
-                seen[row].copy_(full if takes_complement else ablated)
+        return Ground(ablated=None if complement.all() else ablated, full=full)
+
+    def mix(self, block: BlockPlan, ground: Ground) -> Float[Tensor, "reader cell d_model"]:
+        """What the block's running readers see; valid until the next call, or for the whole pass if reads are kept.
+
+        Args:
+            block: The readers.
+            ground: From `ground`.
+        """
+        rows, n = block.rows, block.n_slots
+        seen = self.rows[rows] if self._seen is None else self._seen[: rows.stop - rows.start]
+        complement = self.complement[rows]
+        if ground.ablated is not None:
+            seen.copy_(ground.ablated)
+        if ground.full is not None:
+            for row in np.flatnonzero(complement):
+                seen[row].copy_(ground.full)
         add_mixed(seen, self.coefficients[rows, :n], self.deltas[:n], self.host[rows, :n])
         return seen
 
     # ---------------------------------------------------------------- backward
 
-    def take_gradient(self, block: BlockPlan, gradient: Tensor) -> None:
-        """Keep the gradient of what a block's readers saw, and that of their gates."""
+    def seen_again(self, block: BlockPlan, ground: Ground) -> Float[Tensor, "reader cell d_model"]:
+        """What the block's readers saw, on the way back."""
+        return self.rows[block.rows] if self._seen is None else self.mix(block, ground)
+
+    def take_gradient(self, block: BlockPlan) -> None:
+        """Take the gradient of a block's gates, and that of the running sum, from its rows' gradients in `rows`."""
         tape, rows, n = self.tape, block.rows, block.n_slots
-        if tape.finished:
-            raise RuntimeError("a masked pass can be taken backward once; run the masked pass again")
+        gradient = self.rows[rows]
         wanted = self.wanted[rows, :n]
         if wanted.any():
             dots = dot_pairs(gradient, self.deltas[:n], wanted).to(tape.gradient.dtype)
             tape.gradient.index_copy_(0, to_device(self.plan.edges[rows, :n][wanted], dots.device), dots)
-        self.rows[rows].copy_(gradient)
         complement = self.complement[rows]
         if complement.any():
             total = gradient
@@ -220,102 +213,8 @@ class Stream:
         return pulled
 
 
-# The three autograd functions. `_Begin` and the others exchange a scalar token whose only use is order.
-
-
-class _Begin(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gates: Tensor, tape: Tape) -> Tensor:
-        ctx.tape = tape
-        return gates.new_zeros(())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *_: Tensor) -> Any:
-        ctx.tape.finished = True
-        return ctx.tape.gradient, None
-
-
-class _Read(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, token: Tensor, stream: Stream, block: BlockPlan, ablated: Tensor) -> Any:
-        ctx.stream, ctx.block = stream, block
-        seen = stream.mix(block, ablated)
-        if not block.differentiable:
-            ctx.mark_non_differentiable(seen)
-        return seen, token.new_zeros(())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, token: Tensor) -> Any:  # type: ignore[override]
-        if ctx.block.differentiable:
-            ctx.stream.take_gradient(ctx.block, gradient)
-        else:
-            ctx.stream.forget(ctx.block)
-        return token, None, None, None
-
-
-class _WriteHeads(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, token: Tensor, moved: Tensor, output: Tensor, stream: Stream, block: BlockPlan) -> Tensor:
-        ctx.stream, ctx.block = stream, block
-        ctx.save_for_backward(output)
-        said = stream.deltas[block.slots]
-        multiply_into(said, moved, output, block.writers)
-        stream.add(said)
-        return token.new_zeros(())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, token: Tensor) -> Any:  # type: ignore[override]
-        if not ctx.needs_input_grad[1]:
-            return token, None, None, None, None
-        (output,) = ctx.saved_tensors
-        pulled = ctx.stream.delta_gradient(ctx.block)
-        moved = pulled.new_empty(*pulled.shape[:2], output.shape[1])
-        multiply_into(moved, pulled, output.transpose(1, 2), ctx.block.writers)
-        return token, moved, None, None, None
-
-
-class _WriteMLP(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, token: Tensor, delta: Tensor, stream: Stream, block: BlockPlan) -> Tensor:
-        ctx.stream, ctx.block = stream, block
-        said = stream.deltas[block.slots]
-        said.copy_(delta)
-        stream.add(said)
-        return token.new_zeros(())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, token: Tensor) -> Any:  # type: ignore[override]
-        pulled = ctx.stream.delta_gradient(ctx.block)[0] if ctx.needs_input_grad[1] else None
-        return token, pulled, None, None
-
-
-def begin(tape: Tape) -> Tensor:
-    """Start a pass; its gradient goes to the tape's gates."""
-    return _Begin.apply(tape.gates, tape)  # type: ignore[return-value]
-
-
-def read(
-    token: Tensor, stream: Stream, block: BlockPlan, ablated: Tensor
-) -> tuple[Float[Tensor, "reader cell d_model"], Tensor]:
-    """What the readers of a block see, and the next token."""
-    return _Read.apply(token, stream, block, ablated)  # type: ignore[return-value]
-
-
-def write_heads(
-    token: Tensor,
-    moved: Float[Tensor, "slot cell d_head"],
-    output: Float[Tensor, "head d_head d_model"],
-    stream: Stream,
-    block: BlockPlan,
-) -> Tensor:
-    """Store what heads say beyond their ablation value, `moved @ output` of each; returns the next token."""
-    return _WriteHeads.apply(token, moved, output, stream, block)  # type: ignore[return-value]
-
-
-def write_mlp(token: Tensor, delta: Float[Tensor, "cell d_model"], stream: Stream, block: BlockPlan) -> Tensor:
-    """Store what an MLP says beyond its ablation value; returns the next token."""
-    return _WriteMLP.apply(token, delta, stream, block)  # type: ignore[return-value]
+def _overlapping(plan: StreamPlan) -> int:
+    """Rows of a buffer in which no block's gradients touch a delta that it sees."""
+    n_rows = len(plan.edges)
+    sizes = [block.n_slots + n_rows - block.rows.start for block in plan.blocks if len(block.readers)]
+    return max([plan.n_slots, n_rows, *sizes])

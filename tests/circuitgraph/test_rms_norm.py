@@ -82,4 +82,4 @@ def test_llama_takes_it_and_an_extracted_circuit_the_models_own(tiny_llama) -> N
         assert isinstance(norm, RMSNorm)
         copied = own_copy(norm)
         assert isinstance(copied, LlamaRMSNorm) and copied.weight.requires_grad
-        assert torch.equal(copied.weight, norm.norm.weight) and copied.weight.data_ptr() != norm.norm.weight.data_ptr()
+        assert torch.equal(copied.weight, norm.own.weight) and copied.weight.data_ptr() != norm.own.weight.data_ptr()

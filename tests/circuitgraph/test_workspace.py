@@ -11,7 +11,8 @@ from torch import Tensor
 
 from circuitgraph.compile import CompiledModel
 from circuitgraph.forward import masked
-from circuitgraph.forward.stream import Tape, Workspace
+from circuitgraph.forward.stream import Tape
+from circuitgraph.forward.workspace import Workspace
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.oracle_cases import ModelMakers, in_parallel
 from tests.circuitgraph.situations import BothWays, Situation, mix_by

@@ -1,0 +1,214 @@
+"""A pass's reads and writes as autograd functions, and their order.
+
+`begin`, `read` and `write` pass a scalar token along, whose only use is that autograd takes them backward in exactly
+the reverse order. Going back,
+
+1. a read takes the gradient of what it handed out through projections and norm to what its readers saw, and leaves it
+   in the stream's buffer, with the gradient of the gates;
+2. a write pulls the gradient of its deltas from there;
+3. the beginning hands the gates' gradient out.
+
+Mix, norm and projection are one function, so that what is as large as all of a layer's reads stays in the workspace:
+nothing of that size is made anew, and nothing of it is kept but what the heads say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from circuitgraph.forward.head_products import multiply_into
+from circuitgraph.forward.norms import norm_back, norm_into
+from circuitgraph.forward.plan import BlockPlan
+from circuitgraph.forward.stream import Stream, Tape
+from circuitgraph.transfer import to_device
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Share:
+    """Some readers of an attention block that are projected alike.
+
+    Attributes:
+        rows: Where they stand among the block's running readers.
+        readers: Which, as heads or key-value readers.
+        weights: Every head's; a view of the model's.
+        heads: Whose weights each of them takes.
+        bias: Every head's, or None.
+    """
+
+    rows: slice
+    readers: np.ndarray
+    weights: Float[Tensor, "head d_model d_head"]
+    heads: np.ndarray
+    bias: Float[Tensor, "head d_head"] | None
+
+    def project(self, x: Float[Tensor, "reader cell d_model"]) -> Float[Tensor, "reader cell d_head"]:
+        """What they say."""
+        said = x.new_empty(*x.shape[:2], self.weights.shape[2])
+        multiply_into(said, x, self.weights, self.heads)
+        if self.bias is not None:
+            said += self.bias.index_select(0, to_device(self.heads, x.device))[:, None]
+        return said
+
+    def pull(
+        self, gradient: Float[Tensor, "reader cell d_head"], out: Float[Tensor, "reader cell d_model"], *, add: bool
+    ) -> None:
+        """The gradient of what they read, put into `out` or added to it."""
+        weights = self.weights.transpose(1, 2)
+        if not add:
+            multiply_into(out, gradient, weights, self.heads)
+            return
+        more = torch.empty_like(out)
+        multiply_into(more, gradient, weights, self.heads)
+        out += more
+
+
+class _Begin(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, tape: Tape) -> Tensor:
+        ctx.tape = tape
+        return gates.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        ctx.tape.finished = True
+        return ctx.tape.gradient, None
+
+
+class _Read(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        token: Tensor,
+        stream: Stream,
+        block: BlockPlan,
+        ablated: Tensor,
+        norm: nn.Module,
+        shares: Sequence[Share] | None,
+    ) -> Any:
+        ground = stream.ground(block, ablated)
+        seen = stream.mix(block, ground)
+        if shares is None:
+            normed = torch.empty_like(seen)
+            moments = norm_into(norm, seen, normed)
+            said = [normed]
+        else:
+            normed = stream.normed[: len(seen)]
+            moments = norm_into(norm, seen, normed)
+            said = [share.project(normed[share.rows]) for share in shares]
+        if block.differentiable:
+            ctx.stream, ctx.block, ctx.ground = stream, block, ground
+            ctx.norm, ctx.moments, ctx.shares = norm, moments, shares
+        else:
+            ctx.stream, ctx.block = stream, block
+            ctx.mark_non_differentiable(*said)
+        return token.new_zeros(()), *said
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, token: Tensor, *gradients: Tensor) -> Any:  # type: ignore[override]
+        stream, block = ctx.stream, ctx.block
+        if not block.differentiable:
+            stream.forget(block)
+            return token, None, None, None, None, None
+        stream.tape.check_unfinished()
+        seen = stream.seen_again(block, ctx.ground)
+        back = stream.normed[: len(seen)]
+        if ctx.shares is None:
+            back.copy_(gradients[0])
+        else:
+            taken = np.zeros(len(back), dtype=bool)
+            for share, gradient in zip(ctx.shares, gradients, strict=True):
+                share.pull(gradient, back[share.rows], add=bool(taken[share.rows].any()))
+                taken[share.rows] = True
+        if stream.keeps_reads:
+            norm_back(ctx.norm, seen, ctx.moments, back, back)
+            seen.copy_(back)
+        else:
+            norm_back(ctx.norm, seen, ctx.moments, back, stream.rows[block.rows])
+        stream.take_gradient(block)
+        ctx.ground = ctx.moments = None  # autograd keeps this node for as long as the loss
+        return token, None, None, None, None, None
+
+
+class _WriteHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, token: Tensor, moved: Tensor, output: Tensor, stream: Stream, block: BlockPlan) -> Tensor:
+        ctx.stream, ctx.block = stream, block
+        ctx.save_for_backward(output)
+        said = stream.deltas[block.slots]
+        multiply_into(said, moved, output, block.writers)
+        stream.add(said)
+        return token.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, token: Tensor) -> Any:  # type: ignore[override]
+        if not ctx.needs_input_grad[1]:
+            return token, None, None, None, None
+        (output,) = ctx.saved_tensors
+        pulled = ctx.stream.delta_gradient(ctx.block)
+        moved = pulled.new_empty(*pulled.shape[:2], output.shape[1])
+        multiply_into(moved, pulled, output.transpose(1, 2), ctx.block.writers)
+        return token, moved, None, None, None
+
+
+class _WriteMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, token: Tensor, delta: Tensor, stream: Stream, block: BlockPlan) -> Tensor:
+        ctx.stream, ctx.block = stream, block
+        said = stream.deltas[block.slots]
+        said.copy_(delta)
+        stream.add(said)
+        return token.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, token: Tensor) -> Any:  # type: ignore[override]
+        pulled = ctx.stream.delta_gradient(ctx.block)[0] if ctx.needs_input_grad[1] else None
+        return token, pulled, None, None
+
+
+def begin(tape: Tape) -> Tensor:
+    """Start a pass; its gradient goes to the tape's gates."""
+    return _Begin.apply(tape.gates, tape)  # type: ignore[return-value]
+
+
+def read(
+    token: Tensor, stream: Stream, block: BlockPlan, ablated: Tensor, norm: nn.Module
+) -> tuple[Float[Tensor, "reader cell d_model"], Tensor]:
+    """What the readers of a block see, normed, and the next token."""
+    token, normed = _Read.apply(token, stream, block, ablated, norm, None)  # type: ignore[misc]
+    return normed, token
+
+
+def read_projected(
+    token: Tensor, stream: Stream, block: BlockPlan, ablated: Tensor, norm: nn.Module, shares: Sequence[Share]
+) -> tuple[list[Float[Tensor, "reader cell d_head"]], Tensor]:
+    """What the readers of an attention block see, normed and projected share by share, and the next token."""
+    token, *said = _Read.apply(token, stream, block, ablated, norm, shares)  # type: ignore[misc]
+    return said, token
+
+
+def write_heads(
+    token: Tensor,
+    moved: Float[Tensor, "slot cell d_head"],
+    output: Float[Tensor, "head d_head d_model"],
+    stream: Stream,
+    block: BlockPlan,
+) -> Tensor:
+    """Store what heads say beyond their ablation value, `moved @ output` of each; returns the next token."""
+    return _WriteHeads.apply(token, moved, output, stream, block)  # type: ignore[return-value]
+
+
+def write_mlp(token: Tensor, delta: Float[Tensor, "cell d_model"], stream: Stream, block: BlockPlan) -> Tensor:
+    """Store what an MLP says beyond its ablation value; returns the next token."""
+    return _WriteMLP.apply(token, delta, stream, block)  # type: ignore[return-value]
