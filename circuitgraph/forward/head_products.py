@@ -10,15 +10,24 @@ a second copy of most of the model. Three ways, by the choice of heads and the d
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from circuitgraph.transfer import to_device
+
+
+def pick(values: Tensor, rows: np.ndarray) -> Tensor:
+    """Some rows of a tensor; the tensor itself where these are all of its rows in order.
+
+    Args:
+        values: `[row …]`.
+        rows: Which.
+    """
+    if len(rows) == len(values) and bool((rows == np.arange(len(values))).all()):
+        return values
+    return values.index_select(0, to_device(rows, values.device))
 
 
 def run_of(heads: np.ndarray) -> slice | None:
@@ -59,42 +68,3 @@ def multiply_into(
             torch.mm(x[row], weights[head], out=out[row])
     else:
         torch.bmm(x, weights.index_select(0, to_device(heads, x.device)), out=out)
-
-
-def multiply_heads(
-    x: Float[Tensor, "row cell given"], weights: Float[Tensor, "head given taken"], heads: np.ndarray
-) -> Float[Tensor, "row cell taken"]:
-    """`x[i] @ weights[heads[i]]`; the gradient goes to `x` alone.
-
-    Args:
-        x: What is multiplied.
-        weights: Every head's weights; a view of the model's, without gradient.
-        heads: Whose weights each row takes.
-
-    Examples:
-        >>> weights = torch.tensor([[[1.0]], [[2.0]], [[3.0]]])
-        >>> multiply_heads(torch.ones(2, 1, 1), weights, np.array([2, 0])).flatten().tolist()
-        [3.0, 1.0]
-    """
-    run = run_of(heads)
-    if run is not None:
-        return torch.bmm(x, weights[run])
-    return _MultiplyHeads.apply(x, weights, heads)  # type: ignore[return-value]
-
-
-class _MultiplyHeads(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, heads: np.ndarray) -> Tensor:
-        ctx.heads = heads
-        ctx.save_for_backward(weights)
-        out = x.new_empty(len(heads), x.shape[1], weights.shape[2])
-        multiply_into(out, x, weights, heads)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        (weights,) = ctx.saved_tensors
-        back = gradient.new_empty(len(ctx.heads), gradient.shape[1], weights.shape[1])
-        multiply_into(back, gradient, weights.transpose(1, 2), ctx.heads)
-        return back, None, None

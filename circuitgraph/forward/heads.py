@@ -17,6 +17,7 @@ from torch import Tensor
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
 from circuitgraph.forward.attention import attend
 from circuitgraph.forward.cells import Cells, CellSets
+from circuitgraph.forward.head_products import pick
 from circuitgraph.forward.passing import Share
 from circuitgraph.forward.reference import AblationValues
 from circuitgraph.transfer import to_device
@@ -89,18 +90,6 @@ def among(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     table = np.zeros(max(int(rows.max()), int(chosen.max())) + 1, dtype=bool)
     table[chosen] = True
     return table[rows].nonzero()[0]
-
-
-def pick(values: Tensor, rows: np.ndarray) -> Tensor:
-    """Some rows of a tensor; the tensor itself where these are all of its rows in order.
-
-    Args:
-        values: `[row …]`.
-        rows: Which.
-    """
-    if len(rows) == len(values) and bool((rows == np.arange(len(values))).all()):
-        return values
-    return values.index_select(0, to_device(rows, values.device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,33 +169,29 @@ class LayerHeads:
         self._parts: tuple[list[Part], list[Part], list[Part]] = ([], [], [])
         self._kv: tuple[np.ndarray, Tensor, Tensor] | None = None
 
-    def shares(self, readers: np.ndarray) -> tuple[list[int], list[Share]]:
+    def shares(self, readers: np.ndarray) -> list[Share]:
         """Which readers of the layer are projected by which weights.
 
         Args:
             readers: Running readers, as indices within the block.
-
-        Returns:
-            For each share whether it makes queries (0), keys (1) or values (2); and the shares.
         """
-        universe = self.universe
-        n_heads, n_kv = universe.n_heads, universe.n_kv_readers
+        n_heads, n_kv = self.universe.n_heads, self.universe.n_kv_readers
         if not n_kv:
-            everyone = slice(0, len(readers))
-            return [0, 1, 2], [self._share(kind, everyone, readers) for kind in (0, 1, 2)]
-        bounds = np.searchsorted(readers, [0, n_heads, n_heads + n_kv, n_heads + 2 * n_kv])
-        kinds = [kind for kind in (0, 1, 2) if bounds[kind + 1] > bounds[kind]]
-        places = [slice(int(bounds[kind]), int(bounds[kind + 1])) for kind in kinds]
-        return kinds, [
-            self._share(kind, rows, readers[rows] - (0, n_heads, n_heads + n_kv)[kind])
-            for kind, rows in zip(kinds, places, strict=True)
-        ]
+            return [self._share(kind, slice(0, len(readers)), readers) for kind in (0, 1, 2)]
+        bounds = np.searchsorted(readers, [0, n_heads, n_heads + n_kv, n_heads + 2 * n_kv]).tolist()
+        shares = []
+        for kind, first in enumerate((0, n_heads, n_heads + n_kv)):
+            rows = slice(bounds[kind], bounds[kind + 1])
+            if rows.stop > rows.start:
+                shares.append(self._share(kind, rows, readers[rows] - first))
+        return shares
 
     def _share(self, kind: int, rows: slice, readers: np.ndarray) -> Share:
         """Some readers, each projected with its own head's weights."""
         projection = (self.block.query, self.block.key, self.block.value)[kind]
         serves_each = self._n_kv_readers if kind else self.universe.n_heads
         return Share(
+            kind=kind,
             rows=rows,
             readers=readers,
             weights=projection.per_head,
@@ -214,17 +199,16 @@ class LayerHeads:
             bias=projection.bias_per_head,
         )
 
-    def take(self, kinds: list[int], shares: list[Share], said: Sequence[Tensor], cells: Cells) -> None:
+    def take(self, shares: list[Share], said: Sequence[Tensor], cells: Cells) -> None:
         """Take what some readers of the layer said.
 
         Args:
-            kinds: From `shares`.
-            shares: From there too.
-            said: What the readers of each share said `[reader cell d_head]`.
+            shares: From `shares`.
+            said: What the readers of each said `[reader cell d_head]`.
             cells: Where.
         """
-        for kind, share, values in zip(kinds, shares, said, strict=True):
-            self._parts[kind].append(Part(readers=share.readers, values=values, cells=cells))
+        for share, values in zip(shares, said, strict=True):
+            self._parts[share.kind].append(Part(readers=share.readers, values=values, cells=cells))
 
     @property
     def _n_kv_readers(self) -> int:

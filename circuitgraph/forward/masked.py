@@ -14,7 +14,8 @@ from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape
 from circuitgraph.batch import TokenBatch
 from circuitgraph.forward.attention import attention_mask
 from circuitgraph.forward.cells import CellSets, cell_sets
-from circuitgraph.forward.heads import AskedGrid, LayerHeads, among, asked_grid, pick
+from circuitgraph.forward.head_products import pick
+from circuitgraph.forward.heads import AskedGrid, LayerHeads, among, asked_grid
 from circuitgraph.forward.passing import begin, read, read_projected, write_heads, write_mlp
 from circuitgraph.forward.plan import StepPlan, plan_step
 from circuitgraph.forward.reference import AblationValues, embed
@@ -203,18 +204,18 @@ class _Pass:
         for name, stream in self.streams.items():
             plan = stream.plan.blocks[2 * layer]
             if len(plan.readers):
-                kinds, shares = layer_heads.shares(plan.readers)
+                shares = layer_heads.shares(plan.readers)
                 at = self.cells[name].of(ablated)
                 said, self.token = read_projected(self.token, stream, plan, at, block.attention_norm, shares)
-                layer_heads.take(kinds, shares, said, self.cells[name])
+                layer_heads.take(shares, said, self.cells[name])
         running = np.sort(np.concatenate(list(by_level.values())))
-        gathered, theirs_here = {}, self.values.heads[layer]
+        gathered, said_ablated = {}, self.values.heads[layer]
         for name, heads in by_level.items():
             mixed = layer_heads.gather(
                 heads, all_heads=running, mask=self.mask, rotary=self.rotary,
                 asked=self.asked if name == "asked" else None,
             )  # fmt: skip
-            theirs = self.cells[name].of(pick(theirs_here, heads))
+            theirs = self.cells[name].of(pick(said_ablated, heads))
             gathered[name] = (heads, mixed - theirs)
         output = block.output.unflatten(0, (self.shape.n_heads, -1))
         for name, stream in self.streams.items():

@@ -36,7 +36,7 @@ FEW_DOTS = 24
 """Fewer dots than this are taken one by one, whatever their share: a sparse product has to be set up."""
 CELLS_AT_ONCE = 8
 """How many cells a dense mixing product of torch's own takes."""
-_FEW_ROWS = 4
+_FEW_ROWS = 4  # fewer are no matrix that is worth laying out
 _WIDE = (torch.float32, torch.float64)
 
 

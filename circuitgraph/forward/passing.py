@@ -24,11 +24,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from circuitgraph.forward.head_products import multiply_into
+from circuitgraph.forward.head_products import multiply_into, pick
 from circuitgraph.forward.norms import norm_back, norm_into
 from circuitgraph.forward.plan import BlockPlan
 from circuitgraph.forward.stream import Stream, Tape
-from circuitgraph.transfer import to_device
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +35,7 @@ class Share:
     """Some readers of an attention block that are projected alike.
 
     Attributes:
+        kind: Whether they make queries (0), keys (1) or values (2).
         rows: Where they stand among the block's running readers.
         readers: Which, as heads or key-value readers.
         weights: Every head's; a view of the model's.
@@ -43,6 +43,7 @@ class Share:
         bias: Every head's, or None.
     """
 
+    kind: int
     rows: slice
     readers: np.ndarray
     weights: Float[Tensor, "head d_model d_head"]
@@ -54,7 +55,7 @@ class Share:
         said = x.new_empty(*x.shape[:2], self.weights.shape[2])
         multiply_into(said, x, self.weights, self.heads)
         if self.bias is not None:
-            said += self.bias.index_select(0, to_device(self.heads, x.device))[:, None]
+            said += pick(self.bias, self.heads)[:, None]
         return said
 
     def pull(
@@ -96,19 +97,13 @@ class _Read(torch.autograd.Function):
     ) -> Any:
         ground = stream.ground(block, ablated)
         seen = stream.mix(block, ground)
-        if shares is None:
-            normed = torch.empty_like(seen)
-            moments = norm_into(norm, seen, normed)
-            said = [normed]
-        else:
-            normed = stream.normed[: len(seen)]
-            moments = norm_into(norm, seen, normed)
-            said = [share.project(normed[share.rows]) for share in shares]
+        normed = torch.empty_like(seen) if shares is None else stream.normed[: len(seen)]
+        moments = norm_into(norm, seen, normed)
+        said = [normed] if shares is None else [share.project(normed[share.rows]) for share in shares]
+        ctx.stream, ctx.block = stream, block
         if block.differentiable:
-            ctx.stream, ctx.block, ctx.ground = stream, block, ground
-            ctx.norm, ctx.moments, ctx.shares = norm, moments, shares
+            ctx.ground, ctx.norm, ctx.moments, ctx.shares = ground, norm, moments, shares
         else:
-            ctx.stream, ctx.block = stream, block
             ctx.mark_non_differentiable(*said)
         return token.new_zeros(()), *said
 
@@ -125,10 +120,10 @@ class _Read(torch.autograd.Function):
         if ctx.shares is None:
             back.copy_(gradients[0])
         else:
-            taken = np.zeros(len(back), dtype=bool)
+            filled = 0  # shares follow each other, or each is of all rows
             for share, gradient in zip(ctx.shares, gradients, strict=True):
-                share.pull(gradient, back[share.rows], add=bool(taken[share.rows].any()))
-                taken[share.rows] = True
+                share.pull(gradient, back[share.rows], add=share.rows.start < filled)
+                filled = share.rows.stop
         if stream.keeps_reads:
             norm_back(ctx.norm, seen, ctx.moments, back, back)
             seen.copy_(back)

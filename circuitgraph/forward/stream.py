@@ -103,9 +103,11 @@ class Stream:
         self.n_cells, self.width = n_cells, like.shape[-1]
         n_rows, most = len(plan.edges), max(len(block.readers) for block in plan.blocks)
         self.keeps_reads = tape.goes_back and n_rows * n_cells * self.width * like.element_size() <= KEPT_BYTES
-        size = plan.n_slots + n_rows if self.keeps_reads else _overlapping(plan) if tape.goes_back else plan.n_slots
+        if not tape.goes_back:
+            n_rows = 0
+        size = _overlapping(plan) if tape.goes_back and not self.keeps_reads else plan.n_slots + n_rows
         buffer = self._take(name, size)
-        self.deltas, self.rows = buffer[: plan.n_slots], buffer[size - n_rows :] if tape.goes_back else buffer[:0]
+        self.deltas, self.rows = buffer[: plan.n_slots], buffer[size - n_rows :]
         # Shared by the streams of a pass, which use them one at a time.
         self.normed = self._take("normed", most)
         self._seen = None if self.keeps_reads else self._take("seen", most)
