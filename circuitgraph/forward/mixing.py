@@ -36,6 +36,8 @@ FEW_DOTS = 24
 """Fewer dots than this are taken one by one, whatever their share: a sparse product has to be set up."""
 CELLS_AT_ONCE = 8
 """How many cells a dense mixing product of torch's own takes."""
+ONEDNN_STEP = 64
+"""Products by oneDNN take a multiple of this many rows."""
 _FEW_ROWS = 4  # fewer are no matrix that is worth laying out
 _WIDE = (torch.float32, torch.float64)
 
@@ -83,7 +85,7 @@ def _add_dense(out: Tensor, coefficients: Tensor, rows: Tensor) -> None:
         out.flatten(1).addmm_(coefficients, rows.flatten(1))
         return
     if _takes_onednn(rows):
-        out.flatten(1).add_(multiply(coefficients, rows.flatten(1).T))
+        _add_by_onednn(out, coefficients, rows)
         return
     n_cells = out.shape[1]
     whole = n_cells - n_cells % CELLS_AT_ONCE
@@ -91,6 +93,31 @@ def _add_dense(out: Tensor, coefficients: Tensor, rows: Tensor) -> None:
         if part.stop > part.start:
             into, wide = (tensor[:, part].unflatten(1, (-1, size)).flatten(2).transpose(0, 1) for tensor in (out, rows))
             into.baddbmm_(coefficients.expand(len(into), *coefficients.shape), wide)
+
+
+def _add_by_onednn(out: Tensor, coefficients: Tensor, rows: Tensor) -> None:
+    """Mix by oneDNN as many rows as are full steps, and by torch what is left.
+
+    oneDNN keeps half a MiB of code for every shape that it has seen, up to a thousand of them, and a pass has another
+    number of rows in every layer.
+    """
+    whole = len(rows) - len(rows) % ONEDNN_STEP
+    flat = out.flatten(1)
+    if whole:
+        flat += multiply(coefficients[:, :whole], rows[:whole].flatten(1).T)
+    if whole < len(rows):
+        flat.addmm_(coefficients[:, whole:], rows[whole:].flatten(1))
+
+
+def _dots_by_onednn(left: Tensor, right: Tensor) -> Tensor:
+    """`left @ right.T`, likewise."""
+    whole = len(right) - len(right) % ONEDNN_STEP
+    dots = left.new_empty(len(left), len(right))
+    if whole:
+        dots[:, :whole] = multiply(left, right[:whole])
+    if whole < len(right):
+        dots[:, whole:] = left @ right[whole:].T
+    return dots
 
 
 def _takes_onednn(rows: Tensor) -> bool:
@@ -140,7 +167,7 @@ def dot_pairs(
         return torch.stack(dots) if dots else a.new_zeros(0)
     if a.device.type == "cpu" and share < DOT_SPARSE_BELOW and a.dtype in _WIDE:
         return _sampled_dots(left, right, wanted)
-    dots = multiply(left, right) if len(left) >= _FEW_ROWS and _takes_onednn(b) else left @ right.T
+    dots = _dots_by_onednn(left, right) if len(left) >= _FEW_ROWS and _takes_onednn(b) else left @ right.T
     return dots.flatten().index_select(0, to_device(np.flatnonzero(wanted), a.device))
 
 
