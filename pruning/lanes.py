@@ -3,10 +3,16 @@
 A masked step is made of many small operators, most of them too small to be worth dividing among threads one by one.
 Dividing the batch instead keeps every thread busy with operators of its own. What each lane computes depends on its
 part alone, and results are taken in the order of the parts, so a seed gives the same bits each time.
+
+glibc gives each thread a heap of its own, and keeps in it what the thread has freed. Lanes need much memory in turns,
+so they share the heaps that there are.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -18,6 +24,7 @@ Part = TypeVar("Part")
 Done = TypeVar("Done")
 
 _TOKENS_A_LANE = 112
+_M_ARENA_MAX = -8  # of malloc.h
 
 
 def lanes_for(device: torch.device, tokens: int) -> int:
@@ -82,9 +89,22 @@ class Lanes:
             wait(futures)
 
 
+def share_heap() -> bool:
+    """Let threads to come share the heaps that there are, where the C library can be told so and was not told else.
+
+    Returns:
+        Whether it was told. `MALLOC_ARENA_MAX` in the environment goes first.
+    """
+    if sys.platform != "linux" or "MALLOC_ARENA_MAX" in os.environ:
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and mallopt(_M_ARENA_MAX, 1) == 1
+
+
 def _pool(n: int) -> ThreadPoolExecutor:
     """Threads that have their share of torch's; the caller keeps all of its own."""
     all_threads = torch.get_num_threads()
+    share_heap()
     begun = threading.Barrier(n)
 
     def begin() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,11 +14,12 @@ from torch.utils.checkpoint import checkpoint
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
 from circuitgraph.batch import TokenBatch
 from circuitgraph.forward.attention import attention_mask
-from circuitgraph.forward.cells import CellSets, cell_sets
+from circuitgraph.forward.cells import Cells, CellSets, cell_sets
 from circuitgraph.forward.head_products import pick
 from circuitgraph.forward.heads import AskedGrid, LayerHeads, among, asked_grid
 from circuitgraph.forward.passing import begin, read, read_projected, write_heads, write_mlp
 from circuitgraph.forward.plan import StepPlan, plan_step
+from circuitgraph.forward.prefix_sums import PrefixSums
 from circuitgraph.forward.reference import AblationValues, embed
 from circuitgraph.forward.stream import Stream, Tape
 from circuitgraph.forward.workspace import Workspace
@@ -138,22 +140,20 @@ class _Pass:
             name: Stream(name, plan, self.tape, len(self.cells[name]), said[0])
             for name, plan in self.plan.streams.items()
         }
-        ablated = self._embeddings(said)
+        self.ablated = PrefixSums(self._embeddings(said), partial(_with_said, self.values))
         self.token = begin(self.tape)
         for layer, block in enumerate(self.bound.blocks):
-            before, after = ablated, ablated + self.values.attention[layer]
-            theirs = self.values.mlps[layer]
             delta = None
             # A parallel MLP reads before its layer's heads write, so that the running sum has no heads of its own.
             if self.shape.block_order == "parallel":
-                delta = self._mlp(layer, block, before, theirs)
-            self._heads(layer, block, before)
+                delta = self._mlp(layer, block, 2 * layer)
+            self._heads(layer, block)
             if self.shape.block_order == "sequential":
-                delta = self._mlp(layer, block, after, theirs)
+                delta = self._mlp(layer, block, 2 * layer + 1)
             if delta is not None:
                 self._write_mlp(layer, delta)
-            ablated = after + theirs
-        return self.bound.unembed(self._read("asked", len(self.universe.blocks) - 1, ablated, self.bound.final_norm)[0])
+        last = len(self.universe.blocks) - 1
+        return self.bound.unembed(self._read("asked", last, last, self.bound.final_norm)[0])
 
     def _embeddings(self, said: tuple[Tensor, ...]) -> Tensor:
         """Store the embeddings' deltas; returns the ablated residual stream."""
@@ -164,27 +164,27 @@ class _Pass:
         for name, stream in self.streams.items():
             for slot, index in enumerate(stream.plan.embeddings):
                 stream.deltas[slot].copy_(self.cells[name].of(deltas[index]))
-                stream.add(stream.deltas[slot : slot + 1])
+                stream.add(slice(slot, slot + 1))
         return sum(ablated[1:], ablated[0])
 
-    def _read(self, name: str, index: int, ablated: Tensor, norm: nn.Module) -> Tensor:
-        """What the readers of a block see in a stream, normed."""
+    def _read(self, name: str, index: int, n_before: int, norm: nn.Module) -> Tensor:
+        """What the readers of a block see in a stream, with so many blocks before them, normed."""
         stream = self.streams[name]
-        at = self.cells[name].of(ablated)
+        at = partial(_ablated_at, self.cells[name], self.ablated, n_before)
         normed, self.token = read(self.token, stream, stream.plan.blocks[index], at, norm)
         return normed
 
-    def _mlp(self, layer: int, block: BoundBlock, ablated: Tensor, theirs: Tensor) -> Tensor | None:
-        """What the MLP says beyond its ablation value, at the cells of its level."""
+    def _mlp(self, layer: int, block: BoundBlock, n_before: int) -> Tensor | None:
+        """What the MLP says beyond its ablation value, at the cells of its level; it reads after so many blocks."""
         level = self.plan.mlps[layer]
         if level is None:
             return None
-        normed = self._read(level, 2 * layer + 1, ablated, block.mlp_norm)
+        normed = self._read(level, 2 * layer + 1, n_before, block.mlp_norm)
         if self.recompute and normed.requires_grad:
             said = checkpoint(block.mlp, normed, use_reentrant=False)[0]
         else:
             said = block.mlp(normed)[0]
-        return said - self.cells[level].of(theirs)
+        return said - self.cells[level].of(self.values.mlps[layer])
 
     def _write_mlp(self, layer: int, delta: Tensor) -> None:
         level = self.plan.mlps[layer]
@@ -195,7 +195,7 @@ class _Pass:
                 moved = self.cells[level].move(delta, self.cells[name])
                 self.token = write_mlp(self.token, moved, stream, plan)
 
-    def _heads(self, layer: int, block: BoundBlock, ablated: Tensor) -> None:
+    def _heads(self, layer: int, block: BoundBlock) -> None:
         """Run the layer's heads and store what they say."""
         by_level = self.plan.heads[layer]
         if not by_level:
@@ -205,7 +205,7 @@ class _Pass:
             plan = stream.plan.blocks[2 * layer]
             if len(plan.readers):
                 shares = layer_heads.shares(plan.readers)
-                at = self.cells[name].of(ablated)
+                at = partial(_ablated_at, self.cells[name], self.ablated, 2 * layer)
                 said, self.token = read_projected(self.token, stream, plan, at, block.attention_norm, shares)
                 layer_heads.take(shares, said, self.cells[name])
         running = np.sort(np.concatenate(list(by_level.values())))
@@ -235,3 +235,17 @@ class _Pass:
         if len(parts) == 1:
             return parts[0]
         return pick(torch.cat(parts), np.argsort(np.concatenate(order)))
+
+
+def _with_said(values: AblationValues, residual: Tensor | None, n_before: int) -> Tensor:
+    """The ablated residual stream after one block more."""
+    assert residual is not None
+    layer, is_mlp = divmod(n_before, 2)
+    return residual + (values.mlps if is_mlp else values.attention)[layer]
+
+
+def _ablated_at(cells: Cells, ablated: PrefixSums, n_before: int) -> Tensor:
+    """The ablated residual stream after so many blocks, at some cells."""
+    residual = ablated.of(n_before)
+    assert residual is not None
+    return cells.of(residual)

@@ -14,7 +14,7 @@ nothing of that size is made anew, and nothing of it is kept but what the heads 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,18 +91,17 @@ class _Read(torch.autograd.Function):
         token: Tensor,
         stream: Stream,
         block: BlockPlan,
-        ablated: Tensor,
+        ablated: Callable[[], Tensor],
         norm: nn.Module,
         shares: Sequence[Share] | None,
     ) -> Any:
-        ground = stream.ground(block, ablated)
-        seen = stream.mix(block, ground)
-        normed = torch.empty_like(seen) if shares is None else stream.normed[: len(seen)]
+        seen = stream.mix(block, ablated())
+        normed = torch.empty_like(seen) if shares is None else stream.room(block)
         moments = norm_into(norm, seen, normed)
         said = [normed] if shares is None else [share.project(normed[share.rows]) for share in shares]
         ctx.stream, ctx.block = stream, block
         if block.differentiable:
-            ctx.ground, ctx.norm, ctx.moments, ctx.shares = ground, norm, moments, shares
+            ctx.ablated, ctx.norm, ctx.moments, ctx.shares = ablated, norm, moments, shares
         else:
             ctx.mark_non_differentiable(*said)
         return token.new_zeros(()), *said
@@ -115,8 +114,8 @@ class _Read(torch.autograd.Function):
             stream.forget(block)
             return token, None, None, None, None, None
         stream.tape.check_unfinished()
-        seen = stream.seen_again(block, ctx.ground)
-        back = stream.normed[: len(seen)]
+        seen = stream.seen_again(block, ctx.ablated)
+        back = stream.room_back(block)
         if ctx.shares is None:
             back.copy_(gradients[0])
         else:
@@ -124,13 +123,11 @@ class _Read(torch.autograd.Function):
             for share, gradient in zip(ctx.shares, gradients, strict=True):
                 share.pull(gradient, back[share.rows], add=share.rows.start < filled)
                 filled = share.rows.stop
+        norm_back(ctx.norm, seen, ctx.moments, back, back)
         if stream.keeps_reads:
-            norm_back(ctx.norm, seen, ctx.moments, back, back)
             seen.copy_(back)
-        else:
-            norm_back(ctx.norm, seen, ctx.moments, back, stream.rows[block.rows])
         stream.take_gradient(block)
-        ctx.ground = ctx.moments = None  # autograd keeps this node for as long as the loss
+        ctx.ablated = ctx.moments = None  # autograd keeps this node for as long as the loss
         return token, None, None, None, None, None
 
 
@@ -141,7 +138,7 @@ class _WriteHeads(torch.autograd.Function):
         ctx.save_for_backward(output)
         said = stream.deltas[block.slots]
         multiply_into(said, moved, output, block.writers)
-        stream.add(said)
+        stream.add(block.slots)
         return token.new_zeros(())
 
     @staticmethod
@@ -162,7 +159,7 @@ class _WriteMLP(torch.autograd.Function):
         ctx.stream, ctx.block = stream, block
         said = stream.deltas[block.slots]
         said.copy_(delta)
-        stream.add(said)
+        stream.add(block.slots)
         return token.new_zeros(())
 
     @staticmethod
@@ -178,17 +175,31 @@ def begin(tape: Tape) -> Tensor:
 
 
 def read(
-    token: Tensor, stream: Stream, block: BlockPlan, ablated: Tensor, norm: nn.Module
+    token: Tensor, stream: Stream, block: BlockPlan, ablated: Callable[[], Tensor], norm: nn.Module
 ) -> tuple[Float[Tensor, "reader cell d_model"], Tensor]:
-    """What the readers of a block see, normed, and the next token."""
+    """What the readers of a block see, normed, and the next token.
+
+    Args:
+        token: The last one.
+        stream: What they read from.
+        block: The readers.
+        ablated: Gives the ablated residual stream before the block, broadcastable to `[cell d_model]`; asked again on
+            the way back, so it should not hold the pass.
+        norm: Theirs.
+    """
     token, normed = _Read.apply(token, stream, block, ablated, norm, None)  # type: ignore[misc]
     return normed, token
 
 
 def read_projected(
-    token: Tensor, stream: Stream, block: BlockPlan, ablated: Tensor, norm: nn.Module, shares: Sequence[Share]
+    token: Tensor,
+    stream: Stream,
+    block: BlockPlan,
+    ablated: Callable[[], Tensor],
+    norm: nn.Module,
+    shares: Sequence[Share],
 ) -> tuple[list[Float[Tensor, "reader cell d_head"]], Tensor]:
-    """What the readers of an attention block see, normed and projected share by share, and the next token."""
+    """What the readers of an attention block see, normed and projected by share, and the next token; see `read`."""
     token, *said = _Read.apply(token, stream, block, ablated, norm, shares)  # type: ignore[misc]
     return said, token
 

@@ -18,7 +18,8 @@ The deltas are no autograd tensors; `circuitgraph.forward.passing` puts the two 
 **One buffer.** Deltas stand at its beginning, in the order in which they are written, and gradients at its end, which
 is filled from the last reader to the first. When a block's gradients come, no delta that the block does not see is
 needed any more, so the two may overlap. What readers saw is not kept but mixed once more when the norm's way back asks
-for it; where that would save little, it is kept in the gradients' place, and nothing overlaps.
+for it, and so are most of the sums that it is mixed into (see `circuitgraph.forward.prefix_sums`); where that would
+save little, it is kept in the gradients' place, and nothing overlaps.
 
 Axes: `slot` a stored writer, `row` a running reader (see `circuitgraph.forward.plan`), `cell` a position of
 a prompt (see `circuitgraph.forward.cells`).
@@ -26,7 +27,9 @@ a prompt (see `circuitgraph.forward.cells`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -35,6 +38,7 @@ from torch import Tensor
 
 from circuitgraph.forward.mixing import add_mixed, dot_pairs
 from circuitgraph.forward.plan import BlockPlan, StreamPlan
+from circuitgraph.forward.prefix_sums import PrefixSums
 from circuitgraph.forward.workspace import Workspace
 from circuitgraph.transfer import to_device
 
@@ -74,19 +78,6 @@ class Tape:
             raise RuntimeError("a masked pass can be taken backward once; run the masked pass again")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ground:
-    """What readers of a block see before their own edges are mixed in; kept for the way back.
-
-    Attributes:
-        ablated: For readers that take the direct way, or None if there are none: the ablated residual stream.
-        full: For the others, or None: the same and the sum of all deltas so far.
-    """
-
-    ablated: Tensor | None
-    full: Tensor | None
-
-
 class Stream:
     """The deltas that the readers of one level read.
 
@@ -108,10 +99,10 @@ class Stream:
         size = _overlapping(plan) if tape.goes_back and not self.keeps_reads else plan.n_slots + n_rows
         buffer = self._take(name, size)
         self.deltas, self.rows = buffer[: plan.n_slots], buffer[size - n_rows :]
-        # Shared by the streams of a pass, which use them one at a time.
-        self.normed = self._take("normed", most)
-        self._seen = None if self.keeps_reads else self._take("seen", most)
-        self.running: Tensor | None = None
+        # Shared by the streams of a pass, which use it one at a time.
+        self._scratch = self._take("scratch", most)
+        self._written: list[slice] = []
+        self._running = PrefixSums(None, partial(_with_written, self.deltas, self._written))
         self.running_gradient: Tensor | None = None
         self._choose_coefficients()
 
@@ -135,50 +126,47 @@ class Stream:
 
     # ---------------------------------------------------------------- forward
 
-    def add(self, deltas: Float[Tensor, "slot cell d_model"]) -> None:
-        """Add to the running sum, in float32 when the model runs in less; nothing where no reader takes it."""
-        if not self.takes_sum:
-            return
-        delta = deltas[0] if len(deltas) == 1 else deltas.sum(0)
-        wide = delta if delta.dtype == torch.float64 else delta.float()
-        self.running = wide.clone() if self.running is None else self.running.add_(wide)
+    def add(self, slots: slice) -> None:
+        """Note that deltas have been written, in the order of their slots."""
+        self._written.append(slots)
 
-    def ground(self, block: BlockPlan, ablated: Tensor) -> Ground:
-        """What the block's readers see before their own edges are mixed in.
+    def _sum_before(self, block: BlockPlan) -> Tensor | None:
+        """The sum of all deltas that a block sees; None where it sees none."""
+        return self._running.of(bisect_right(self._written, block.n_slots, key=lambda slots: slots.stop))
+
+    def mix(self, block: BlockPlan, ablated: Tensor) -> Float[Tensor, "reader cell d_model"]:
+        """What the block's running readers see; valid until the next call, or for the whole pass if reads are kept.
 
         Args:
             block: The readers.
             ablated: The ablated residual stream, broadcastable to `[cell d_model]`.
         """
-        complement = self.complement[block.rows]
-        full = None
-        if complement.any():
-            full = ablated if self.running is None else (ablated + self.running).to(ablated.dtype)
-        return Ground(ablated=None if complement.all() else ablated, full=full)
-
-    def mix(self, block: BlockPlan, ground: Ground) -> Float[Tensor, "reader cell d_model"]:
-        """What the block's running readers see; valid until the next call, or for the whole pass if reads are kept.
-
-        Args:
-            block: The readers.
-            ground: From `ground`.
-        """
         rows, n = block.rows, block.n_slots
-        seen = self.rows[rows] if self._seen is None else self._seen[: rows.stop - rows.start]
+        seen = self.rows[rows] if self.keeps_reads else self._scratch[: rows.stop - rows.start]
         complement = self.complement[rows]
-        if ground.ablated is not None:
-            seen.copy_(ground.ablated)
-        if ground.full is not None:
+        if not complement.all():
+            seen.copy_(ablated)
+        if complement.any():
+            running = self._sum_before(block)
+            full = ablated if running is None else (ablated + running).to(ablated.dtype)
             for row in np.flatnonzero(complement):
-                seen[row].copy_(ground.full)
+                seen[row].copy_(full)
         add_mixed(seen, self.coefficients[rows, :n], self.deltas[:n], self.host[rows, :n])
         return seen
 
+    def room(self, block: BlockPlan) -> Float[Tensor, "reader cell d_model"]:
+        """Where normed rows of a block may go, over what it saw unless reads are kept."""
+        return self._scratch[: block.rows.stop - block.rows.start]
+
     # ---------------------------------------------------------------- backward
 
-    def seen_again(self, block: BlockPlan, ground: Ground) -> Float[Tensor, "reader cell d_model"]:
+    def seen_again(self, block: BlockPlan, ablated: Callable[[], Tensor]) -> Float[Tensor, "reader cell d_model"]:
         """What the block's readers saw, on the way back."""
-        return self.rows[block.rows] if self._seen is None else self.mix(block, ground)
+        return self.rows[block.rows] if self.keeps_reads else self.mix(block, ablated())
+
+    def room_back(self, block: BlockPlan) -> Float[Tensor, "reader cell d_model"]:
+        """Where a block's gradients may be made: where they stay, unless that is where its reads are."""
+        return self.room(block) if self.keeps_reads else self.rows[block.rows]
 
     def take_gradient(self, block: BlockPlan) -> None:
         """Take the gradient of a block's gates, and that of the running sum, from its rows' gradients in `rows`."""
@@ -213,6 +201,14 @@ class Stream:
             pulled += self.running_gradient.to(pulled.dtype)
         add_mixed(pulled, self.coefficients[first:, slots].T, self.rows[first:], self.host[first:, slots].T)
         return pulled
+
+
+def _with_written(deltas: Tensor, written: list[slice], total: Tensor | None, place: int) -> Tensor:
+    """The running sum with what was written next, in float32 when the model runs in less."""
+    new = deltas[written[place]]
+    delta = new[0] if len(new) == 1 else new.sum(0)
+    wide = delta if delta.dtype == torch.float64 else delta.float()
+    return wide.clone() if total is None else total + wide
 
 
 def _overlapping(plan: StreamPlan) -> int:

@@ -30,9 +30,9 @@ def read_by(heads: list[int], weights: Tensor, gates: Tensor, ablated: Tensor, d
     tape = Tape(gates, gates.detach().numpy(), np.ones(n, dtype=bool), Workspace())
     stream = Stream("only", plan, tape, len(delta), delta)
     stream.deltas[0] = delta
-    stream.add(stream.deltas[:1])
+    stream.add(slice(0, 1))
     share = Share(kind=0, rows=slice(0, n), readers=np.arange(n), weights=weights, heads=np.array(heads), bias=None)
-    said, _ = read_projected(begin(tape), stream, block, ablated, nn.Identity(), [share])
+    said, _ = read_projected(begin(tape), stream, block, lambda: ablated, nn.Identity(), [share])
     return said[0]
 
 
