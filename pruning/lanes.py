@@ -4,15 +4,11 @@ A masked step is made of many small operators, most of them too small to be wort
 Dividing the batch instead keeps every thread busy with operators of its own. What each lane computes depends on its
 part alone, and results are taken in the order of the parts, so a seed gives the same bits each time.
 
-glibc gives each thread a heap of its own, and keeps in it what the thread has freed. Lanes need much memory in turns,
-so they share the heaps that there are.
+Lanes need much memory in turns, so they share a heap.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -20,11 +16,12 @@ from typing import TypeVar
 
 import torch
 
+from pruning.heap import share_heap
+
 Part = TypeVar("Part")
 Done = TypeVar("Done")
 
 _TOKENS_A_LANE = 112
-_M_ARENA_MAX = -8  # of malloc.h
 
 
 def lanes_for(device: torch.device, tokens: int) -> int:
@@ -87,18 +84,6 @@ class Lanes:
             for future in futures:
                 future.cancel()
             wait(futures)
-
-
-def share_heap() -> bool:
-    """Let threads to come share the heaps that there are, where the C library can be told so and was not told else.
-
-    Returns:
-        Whether it was told. `MALLOC_ARENA_MAX` in the environment goes first.
-    """
-    if sys.platform != "linux" or "MALLOC_ARENA_MAX" in os.environ:
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and mallopt(_M_ARENA_MAX, 1) == 1
 
 
 def _pool(n: int) -> ThreadPoolExecutor:

@@ -118,7 +118,6 @@ class Stream:
         non_zero = ((host != 0) & visible).sum(1)
         non_one = ((host != 1) & visible).sum(1)
         self.complement = non_one < non_zero
-        self.takes_sum = bool(self.complement.any())
         shift = (self.complement[:, None] & visible).astype(host.dtype)
         self.host = host - shift
         precise = torch.promote_types(gates.dtype, torch.float32)  # numpy has no bfloat16

@@ -13,7 +13,6 @@ process, loading included, and so an upper bound. On CUDA it is what torch's all
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -26,6 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from pruning.bench.settings import BenchSettings
+from pruning.heap import hand_back
 
 TURNS = 3
 _PAGE_STATUS = Path("/proc/self/status")
@@ -131,10 +131,7 @@ def settle() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    hand_back()
 
 
 def touch(model: Any) -> None:
