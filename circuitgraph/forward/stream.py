@@ -15,11 +15,12 @@ what a reader saw,
 
 The deltas are no autograd tensors; `circuitgraph.forward.passing` puts the two directions in order.
 
-**One buffer.** Deltas stand at its beginning, in the order in which they are written, and gradients at its end, which
-is filled from the last reader to the first. When a block's gradients come, no delta that the block does not see is
-needed any more, so the two may overlap. What readers saw is not kept but mixed once more when the norm's way back asks
-for it, and so are most of the sums that it is mixed into (see `circuitgraph.forward.prefix_sums`); where that would
-save little, it is kept in the gradients' place, and nothing overlaps.
+**One buffer.** It holds deltas and gradients, and where each lies, `circuitgraph.forward.stream_layout` says. When a
+block's gradients come, no delta that the block does not see is needed any more, so the two overlap; and about halfway
+back the gradients that have come are folded into their sums for the earlier writers, `Σ_i c_ij G_i`. What readers saw is not
+kept but mixed once more when the norm's way back asks for it, and so are most of the sums that it is mixed into (see
+`circuitgraph.forward.prefix_sums`); where that would save little, it is kept in the gradients' place, and nothing
+overlaps.
 
 Axes: `slot` a stored writer, `row` a running reader (see `circuitgraph.forward.plan`), `cell` a position of
 a prompt (see `circuitgraph.forward.cells`).
@@ -39,6 +40,7 @@ from torch import Tensor
 from circuitgraph.forward.mixing import add_mixed, dot_pairs
 from circuitgraph.forward.plan import BlockPlan, StreamPlan
 from circuitgraph.forward.prefix_sums import PrefixSums
+from circuitgraph.forward.stream_layout import StreamLayout, overlapping, side_by_side
 from circuitgraph.forward.workspace import Workspace
 from circuitgraph.transfer import to_device
 
@@ -94,11 +96,12 @@ class Stream:
         self.n_cells, self.width = n_cells, like.shape[-1]
         n_rows, most = len(plan.edges), max(len(block.readers) for block in plan.blocks)
         self.keeps_reads = tape.goes_back and n_rows * n_cells * self.width * like.element_size() <= KEPT_BYTES
-        if not tape.goes_back:
-            n_rows = 0
-        size = _overlapping(plan) if tape.goes_back and not self.keeps_reads else plan.n_slots + n_rows
-        buffer = self._take(name, size)
-        self.deltas, self.rows = buffer[: plan.n_slots], buffer[size - n_rows :]
+        self._layout = side_by_side(plan.n_slots, n_rows if tape.goes_back else 0)
+        if tape.goes_back and not self.keeps_reads:
+            self._layout = _overlapping(plan)
+        self._folded = self._layout.fold_row == 0
+        self._buffer = self._take(name, self._layout.size)
+        self.deltas = self._buffer[: plan.n_slots]
         # Shared by the streams of a pass, which use it one at a time.
         self._scratch = self._take("scratch", most)
         self._written: list[slice] = []
@@ -141,7 +144,7 @@ class Stream:
             ablated: The ablated residual stream, broadcastable to `[cell d_model]`.
         """
         rows, n = block.rows, block.n_slots
-        seen = self.rows[rows] if self.keeps_reads else self._scratch[: rows.stop - rows.start]
+        seen = self.rows(rows) if self.keeps_reads else self._scratch[: rows.stop - rows.start]
         complement = self.complement[rows]
         if not complement.all():
             seen.copy_(ablated)
@@ -159,18 +162,54 @@ class Stream:
 
     # ---------------------------------------------------------------- backward
 
+    def rows(self, rows: slice) -> Float[Tensor, "reader cell d_model"]:
+        """Where the gradients of some readers lie, or what they saw where reads are kept.
+
+        Args:
+            rows: The readers, all of them before the fold or all behind it; the first before it calls for the fold.
+        """
+        if rows.start < self._layout.fold_row:
+            self._fold()
+        return self._buffer[self._layout.place(rows)]
+
+    def _fold(self) -> None:
+        """Put what the later readers' gradients give the earlier writers in the place of these gradients."""
+        if self._folded:
+            return
+        self._folded = True
+        layout = self._layout
+        late = slice(layout.fold_row, layout.n_rows)
+        gradients, folded = self._buffer[layout.place(late)], self._buffer[layout.folded]
+        coefficients = self.coefficients[late, : layout.n_folded].T
+        host = self.host[late, : layout.n_folded].T
+        # Both lie in the same rows, so a few cells at a time are taken out, as many as there is scratch for.
+        together = len(gradients) + len(folded)
+        room = self._scratch.flatten(0, 1)
+        at_once = max(1, len(room) // together)
+        if len(room) < together:
+            room = self.like.new_empty(together, self.width)
+        for start in range(0, self.n_cells, at_once):
+            part = slice(start, min(start + at_once, self.n_cells))
+            size = part.stop - part.start
+            source = room[: len(gradients) * size].view(len(gradients), size, self.width)
+            into = room[source.numel() // self.width :][: len(folded) * size].view(len(folded), size, self.width)
+            source.copy_(gradients[:, part])
+            add_mixed(into.zero_(), coefficients, source, host)
+            folded[:, part].copy_(into)
+
     def seen_again(self, block: BlockPlan, ablated: Callable[[], Tensor]) -> Float[Tensor, "reader cell d_model"]:
         """What the block's readers saw, on the way back."""
-        return self.rows[block.rows] if self.keeps_reads else self.mix(block, ablated())
+        kept = self.rows(block.rows)  # before anything is mixed: the fold takes the scratch
+        return kept if self.keeps_reads else self.mix(block, ablated())
 
     def room_back(self, block: BlockPlan) -> Float[Tensor, "reader cell d_model"]:
         """Where a block's gradients may be made: where they stay, unless that is where its reads are."""
-        return self.room(block) if self.keeps_reads else self.rows[block.rows]
+        return self.room(block) if self.keeps_reads else self.rows(block.rows)
 
     def take_gradient(self, block: BlockPlan) -> None:
-        """Take the gradient of a block's gates, and that of the running sum, from its rows' gradients in `rows`."""
+        """Take the gradient of a block's gates, and that of the running sum, from its rows' gradients."""
         tape, rows, n = self.tape, block.rows, block.n_slots
-        gradient = self.rows[rows]
+        gradient = self.rows(rows)
         wanted = self.wanted[rows, :n]
         if wanted.any():
             dots = dot_pairs(gradient, self.deltas[:n], wanted).to(tape.gradient.dtype)
@@ -185,7 +224,7 @@ class Stream:
 
     def forget(self, block: BlockPlan) -> None:
         """Note that no gradient will come for a block's readers."""
-        self.rows[block.rows].zero_()
+        self.rows(block.rows).zero_()
 
     def delta_gradient(self, block: BlockPlan) -> Float[Tensor, "slot cell d_model"]:
         """The gradient of what a block wrote."""
@@ -198,7 +237,14 @@ class Stream:
         )
         if self.running_gradient is not None:
             pulled += self.running_gradient.to(pulled.dtype)
-        add_mixed(pulled, self.coefficients[first:, slots].T, self.rows[first:], self.host[first:, slots].T)
+        layout = self._layout
+        if slots.stop <= layout.n_folded:
+            self._fold()
+            pulled += self._buffer[layout.folded][slots]
+        rows = slice(first, layout.fold_row if slots.stop <= layout.n_folded else layout.n_rows)
+        if rows.stop > rows.start:
+            mixed = self.coefficients[rows, slots].T, self.rows(rows), self.host[rows, slots].T
+            add_mixed(pulled, *mixed)
         return pulled
 
 
@@ -210,8 +256,6 @@ def _with_written(deltas: Tensor, written: list[slice], total: Tensor | None, pl
     return wide.clone() if total is None else total + wide
 
 
-def _overlapping(plan: StreamPlan) -> int:
-    """Rows of a buffer in which no block's gradients touch a delta that it sees."""
-    n_rows = len(plan.edges)
-    sizes = [block.n_slots + n_rows - block.rows.start for block in plan.blocks if len(block.readers)]
-    return max([plan.n_slots, n_rows, *sizes])
+def _overlapping(plan: StreamPlan) -> StreamLayout:
+    starts, seen = [block.rows.start for block in plan.blocks], [block.n_slots for block in plan.blocks]
+    return overlapping(starts, seen, len(plan.edges), plan.n_slots)

@@ -1,4 +1,4 @@
-"""What readers saw, mixed again on the way back, in a buffer that deltas and gradients share."""
+"""What readers saw, mixed again on the way back, in a buffer that deltas, gradients and folded gradients share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,27 @@ import pytest
 import torch
 
 from circuitgraph.forward import stream
+from circuitgraph.forward.stream_layout import StreamLayout, overlapping
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.oracle_cases import ModelMakers, in_parallel
 from tests.circuitgraph.situations import BothWays, Situation
+
+
+def _in_one_go(starts: list[int], seen: list[int], n_rows: int, n_slots: int) -> StreamLayout:
+    """The smallest buffer without a fold."""
+    stops = [*starts[1:], n_rows]
+    sizes = [n + n_rows - start for n, start, stop in zip(seen, starts, stops, strict=True) if stop > start]
+    return StreamLayout(size=max([n_slots, n_rows, *sizes]), n_rows=n_rows)
+
+
+def _folded_before_second_layer(starts: list[int], seen: list[int], n_rows: int, n_slots: int) -> StreamLayout:
+    """A large enough buffer with a fold, whether it saves anything or not; at the third block, where there is one."""
+    fold_row, n_folded = starts[2], seen[2]
+    if not fold_row:
+        return _in_one_go(starts, seen, n_rows, n_slots)
+    late = _in_one_go([start - fold_row for start in starts[2:]], seen[2:], n_rows - fold_row, n_slots).size
+    early = _in_one_go(starts[:2], seen[:2], fold_row, n_folded).size + n_folded
+    return StreamLayout(size=max(late, early), n_rows=n_rows, fold_row=fold_row, n_folded=n_folded)
 
 
 @pytest.mark.parametrize("order", ["sequential", "parallel"])
@@ -16,21 +34,29 @@ from tests.circuitgraph.situations import BothWays, Situation
 @pytest.mark.parametrize(
     ("share", "kept", "ablation"), [(1.0, 0.0, "counterfactual"), (0.3, 0.9, "counterfactual"), (0.3, 0.6, "zero")]
 )
-def test_gradients_are_those_of_the_definition_and_to_the_bit_those_of_kept_reads(
+def test_gradients_are_those_of_the_definition_and_unfolded_to_the_bit_those_of_kept_reads(
     case: str, order: str, share: float, kept: float, ablation: str, tiny_gpt2, tiny_llama, monkeypatch
 ) -> None:
     compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(case, dtype=torch.float64)
     compiled = in_parallel(compiled) if order == "parallel" else compiled
     situation = Situation("mixture", share, kept, ablation, "left", (5, 3), 2, 1)
     both = BothWays(compiled, oracle.plain_model(compiled.model), situation)
-    found = []
-    for limit in (1 << 30, -1):
+    found, folds = [], []
+
+    def folded(*counts) -> StreamLayout:
+        folds.append(_folded_before_second_layer(*counts))
+        return folds[-1]
+
+    for limit, layout in ((1 << 30, overlapping), (-1, _in_one_go), (-1, folded), (-1, overlapping)):
         monkeypatch.setattr(stream, "KEPT_BYTES", limit)
+        monkeypatch.setattr(stream, "overlapping", layout)
         gates = both.gates.requires_grad_()
         found.append(torch.autograd.grad(both.executor(gates).square().sum(), gates)[0])
-    assert torch.equal(*found)
+    assert torch.equal(*found[:2])
+    assert any(layout.n_folded and layout.fold_row for layout in folds)
     gates = both.gates.requires_grad_()
     (truth,) = torch.autograd.grad(both.definition(gates).square().sum(), gates)
     truth = truth.masked_fill((gates == 0) | (gates == 1), 0.0)
-    assert (found[1] - truth).abs().max() <= 1e-9 * truth.abs().max().clamp(min=1)
+    for gradient in found[1:]:
+        assert (gradient - truth).abs().max() <= 1e-9 * truth.abs().max().clamp(min=1)
     assert truth.abs().max() > 0
