@@ -17,9 +17,9 @@ The deltas are no autograd tensors; `circuitgraph.forward.passing` puts the two 
 
 **One buffer.** It holds deltas and gradients, and where each lies, `circuitgraph.forward.stream_layout` says. When a
 block's gradients come, no delta that the block does not see is needed any more, so the two overlap; and about halfway
-back the gradients that have come are folded into their sums for the earlier writers, `Σ_i c_ij G_i`. What readers saw is not
-kept but mixed once more when the norm's way back asks for it, and so are most of the sums that it is mixed into (see
-`circuitgraph.forward.prefix_sums`); where that would save little, it is kept in the gradients' place, and nothing
+back the gradients that have come are folded into their sums for the earlier writers, `Σ_i c_ij G_i`. What readers saw
+is not kept but mixed once more when the norm's way back asks for it, and so are most of the sums that it is mixed into
+(see `circuitgraph.forward.prefix_sums`); where that would save little, it is kept in the gradients' place, and nothing
 overlaps.
 
 Axes: `slot` a stored writer, `row` a running reader (see `circuitgraph.forward.plan`), `cell` a position of

@@ -40,7 +40,7 @@ def _play(blocks: list[Block], layout: StreamLayout, n_rows: int, n_slots: int) 
             kept = [buffer.get(place) for place in range(late.start, late.stop)]
             if kept != [("gradient", row) for row in range(layout.fold_row, n_rows)]:
                 return False
-            buffer.update({place: "sum" for place in range(layout.folded.start, layout.folded.stop)})
+            buffer.update(dict.fromkeys(range(layout.folded.start, layout.folded.stop), "sum"))
         places = layout.place(slice(first, first + n))
         if places.start < 0 or places.stop > layout.size:
             return False
