@@ -99,7 +99,7 @@ class Stream:
         self._layout = side_by_side(plan.n_slots, n_rows if tape.goes_back else 0)
         if tape.goes_back and not self.keeps_reads:
             self._layout = _overlapping(plan)
-        self._folded = self._layout.fold_row == 0
+        self._folded = False
         self._buffer = self._take(name, self._layout.size)
         self.deltas = self._buffer[: plan.n_slots]
         # Shared by the streams of a pass, which use it one at a time.
@@ -237,14 +237,14 @@ class Stream:
         )
         if self.running_gradient is not None:
             pulled += self.running_gradient.to(pulled.dtype)
-        layout = self._layout
-        if slots.stop <= layout.n_folded:
+        stop = self._layout.n_rows
+        if slots.stop <= self._layout.n_folded:
             self._fold()
-            pulled += self._buffer[layout.folded][slots]
-        rows = slice(first, layout.fold_row if slots.stop <= layout.n_folded else layout.n_rows)
-        if rows.stop > rows.start:
-            mixed = self.coefficients[rows, slots].T, self.rows(rows), self.host[rows, slots].T
-            add_mixed(pulled, *mixed)
+            pulled += self._buffer[self._layout.folded][slots]
+            stop = self._layout.fold_row
+        if first < stop:
+            rows = slice(first, stop)
+            add_mixed(pulled, self.coefficients[rows, slots].T, self.rows(rows), self.host[rows, slots].T)
         return pulled
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,12 +73,22 @@ def test_nothing_is_written_over_and_no_fold_gives_a_smaller_buffer(stream) -> N
             assert not _play(blocks, smaller, n_rows, n_slots)
 
 
-def test_gpt2_small_and_smollm2_by_count() -> None:
-    """GPT-2 small: 12 layers of 36 + 1 readers; half of them are 222, folded into 1 + 6 x 13 writers."""
+@pytest.mark.parametrize(
+    ("n_layers", "heads", "attention", "fold_row", "n_folded", "size"),
+    [
+        # GPT-2 small: half of 12 layers of 36 + 1 readers are 222, folded into 1 + 6 x 13 writers, with the other 223.
+        (12, 12, 36, 222, 79, 79 + 223),
+        # SmolLM2: half of 30 layers of 15 + 1 readers are 240, folded into 1 + 15 x 10 writers, with the other 241.
+        (30, 9, 15, 240, 151, 151 + 241),
+    ],
+)
+def test_gpt2_small_and_smollm2_by_count(n_layers, heads, attention, fold_row, n_folded, size) -> None:
     starts, seen = [], []
-    for layer in range(12):
-        starts += [37 * layer, 37 * layer + 36]
-        seen += [1 + 13 * layer, 1 + 13 * layer + 12]
-    layout = overlapping([*starts, 444], [*seen, 157], 445, 157)
-    assert (layout.fold_row, layout.n_folded) == (222, 79)
-    assert layout.size == 79 + (445 - 222) == 1 + 79 + 222
+    for layer in range(n_layers):
+        row, slot = (attention + 1) * layer, 1 + (heads + 1) * layer
+        starts += [row, row + attention]
+        seen += [slot, slot + heads]
+    n_rows, n_slots = (attention + 1) * n_layers + 1, 1 + (heads + 1) * n_layers
+    layout = overlapping([*starts, n_rows - 1], [*seen, n_slots], n_rows, n_slots)
+    assert (layout.fold_row, layout.n_folded, layout.size) == (fold_row, n_folded, size)
+    assert size == 1 + n_folded + fold_row  # above the embedding's delta, the sums and the first half's gradients
