@@ -9,8 +9,11 @@ and give the same bits:
    mixing, `sampled_addmm` for dots);
 3. many: a dense matrix product.
 
-The thresholds were measured (docs/performance.md). On CUDA a launch a row never pays, and the product is
-dense.
+On CUDA there are two: kernels that gather the rows they need, where that moves little next to the dense product, and
+the dense product, by a kernel for few rows or by the library (`circuitgraph.forward.kernels`). All are bound by what
+they move there, so it is counted, in rows. What counts is known on the host: nothing is waited for.
+
+The thresholds were measured (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from circuitgraph.forward.cuda_kernels import kernels_on
 from circuitgraph.forward.onednn import multiply, onednn_works
 from circuitgraph.transfer import to_device
 
@@ -38,6 +42,13 @@ CELLS_AT_ONCE = 8
 """How many cells a dense mixing product of torch's own takes."""
 ONEDNN_STEP = 64
 """Products by oneDNN take a multiple of this many rows."""
+MIX_GATHER_BELOW = (1.4, 3.0)
+"""On CUDA, mixing gathers rows where it moves less than this many times what a dense product moves; the second where
+more rows are mixed into than the dense kernels take. A row that is read again comes from the cache, and the library's
+dense product gets a third of the memory's rate with many rows, so more may be moved (docs/performance.md)."""
+DOT_GATHER_BELOW = (2.0, 4.0)
+"""The same for dots, of which each reads two rows."""
+_FEW = 64  # rows that the dense kernels take, `kernels.dense.MOST`
 _FEW_ROWS = 4  # fewer are no matrix that is worth laying out
 _WIDE = (torch.float32, torch.float64)
 
@@ -59,7 +70,12 @@ def add_mixed(
     share = np.count_nonzero(host) / max(1, host.size)
     if share == 0:
         return
-    if out.device.type != "cpu":
+    kernels = kernels_on(out.device)
+    if kernels is not None and kernels.gathered.take(out, rows) and mixing_gathers(host != 0):
+        kernels.gathered.add_gathered(out, coefficients, rows, host != 0)
+    elif kernels is not None and kernels.dense.can_multiply(out, rows):
+        kernels.dense.mix_dense(out, out, coefficients, rows)
+    elif out.device.type != "cpu":
         out.flatten(1).addmm_(coefficients, rows.flatten(1))
     elif share < ROWS_BELOW:
         _add_rows(out, rows, host)
@@ -67,6 +83,62 @@ def add_mixed(
         _add_bags(out, rows, host)
     else:
         _add_dense(out, coefficients, rows)
+
+
+def mix_onto(
+    out: Float[Tensor, "to cell width"],
+    base: Tensor | None,
+    coefficients: Float[Tensor, "to source"],
+    rows: Float[Tensor, "source cell width"],
+    host: np.ndarray,
+) -> None:
+    """`out = base + coefficients @ rows`, whatever `out` held.
+
+    Args:
+        out: Where it goes.
+        base: The same for all rows, broadcastable to `[cell width]`, or None for nothing.
+        coefficients: The matrix, on the device.
+        rows: The rows to mix.
+        host: The same matrix on the host, which decides how to go about it.
+    """
+    if base is not None:
+        base = base.expand(out.shape[1:])
+    kernels = kernels_on(out.device)
+    if kernels is not None and kernels.dense.can_multiply(out, rows) and not mixing_gathers(host != 0):
+        kernels.dense.mix_dense(out, None if base is None else base.contiguous(), coefficients, rows)
+        return
+    if base is None:
+        out.zero_()
+    else:
+        out.copy_(base)
+    add_mixed(out, coefficients, rows, host)
+
+
+def mixing_gathers(present: np.ndarray) -> bool:
+    """Whether mixing by gathered rows moves little: each entry reads a row, each row with entries is read and written.
+
+    Args:
+        present: Booleans `[to source]`: coefficients that are not zero.
+
+    Examples:
+        Of 3 × 100 coefficients 50 are not zero, all in one row: 52 rows are moved, and 106 otherwise.
+
+        >>> present = np.zeros((3, 100), dtype=bool)
+        >>> present[1, ::2] = True
+        >>> mixing_gathers(present), mixing_gathers(~present)
+        (True, False)
+    """
+    moved = 2 * np.count_nonzero(present.any(1)) + np.count_nonzero(present)
+    return bool(moved < MIX_GATHER_BELOW[len(present) > _FEW] * (present.shape[1] + 2 * len(present)))
+
+
+def dots_gather(wanted: np.ndarray) -> bool:
+    """Whether dots of gathered rows move little: each reads two.
+
+    Args:
+        wanted: Booleans `[left right]`.
+    """
+    return bool(2 * np.count_nonzero(wanted) < DOT_GATHER_BELOW[len(wanted) > _FEW] * sum(wanted.shape))
 
 
 def _add_rows(out: Tensor, rows: Tensor, host: np.ndarray) -> None:
@@ -156,8 +228,11 @@ def dot_pairs(
         wanted: Booleans `[left right]` on the host.
 
     Returns:
-        The wanted products, in the order of `np.nonzero(wanted)`.
+        The wanted products, in the order of `np.nonzero(wanted)`, in float32 where a kernel took them.
     """
+    kernels = kernels_on(a.device)
+    if kernels is not None and kernels.gathered.take(a, b) and dots_gather(wanted):
+        return kernels.gathered.gathered_dots(a, b, wanted)
     left, right = a.flatten(1), b.flatten(1)
     count = np.count_nonzero(wanted)
     share = count / max(1, wanted.size)
@@ -167,6 +242,9 @@ def dot_pairs(
         return torch.stack(dots) if dots else a.new_zeros(0)
     if a.device.type == "cpu" and share < DOT_SPARSE_BELOW and a.dtype in _WIDE:
         return _sampled_dots(left, right, wanted)
+    if kernels is not None and kernels.dense.can_multiply(a, b):
+        dots = kernels.dense.dots_dense(a, b)
+        return dots.flatten().index_select(0, to_device(np.flatnonzero(wanted), a.device))
     dots = _dots_by_onednn(left, right) if len(left) >= _FEW_ROWS and _takes_onednn(b) else left @ right.T
     return dots.flatten().index_select(0, to_device(np.flatnonzero(wanted), a.device))
 

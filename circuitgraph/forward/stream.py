@@ -37,7 +37,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitgraph.forward.mixing import add_mixed, dot_pairs
+from circuitgraph.forward.mixing import add_mixed, dot_pairs, mix_onto
 from circuitgraph.forward.plan import BlockPlan, StreamPlan
 from circuitgraph.forward.prefix_sums import PrefixSums
 from circuitgraph.forward.stream_layout import StreamLayout, overlapping, side_by_side
@@ -57,6 +57,8 @@ class Tape:
         wanted: Booleans `[edge]` on the host: gates whose gradient is wanted.
         workspace: Where large buffers are kept between steps.
         goes_back: Whether a backward pass may follow; without one, what readers saw is not kept.
+        fixed: Whether `gates_host` says only which gates may be open, and the gates themselves are read on the device:
+            then nothing that runs depends on their values, and every reader takes the direct sum.
     """
 
     def __init__(
@@ -67,9 +69,10 @@ class Tape:
         workspace: Workspace,
         *,
         goes_back: bool = True,
+        fixed: bool = False,
     ) -> None:
         self.gates, self.gates_host, self.wanted = gates, gates_host, wanted
-        self.goes_back = goes_back
+        self.goes_back, self.fixed = goes_back, fixed
         self.finished = False
         self.workspace = workspace if workspace.hand_to(self) else Workspace()
         self.gradient = torch.zeros_like(gates)
@@ -118,6 +121,11 @@ class Stream:
         visible = edges < gates.numel()
         host = np.append(self.tape.gates_host, 0.0)[edges]
         self.wanted = np.append(self.tape.wanted, False)[edges]
+        if self.tape.fixed:
+            self.complement, self.host = np.zeros(len(edges), dtype=bool), visible.astype(np.float64)
+            padded = torch.cat([gates.detach(), gates.new_zeros(1)])
+            self.coefficients = padded[to_device(edges, gates.device)].to(self.like.dtype)
+            return
         non_zero = ((host != 0) & visible).sum(1)
         non_one = ((host != 1) & visible).sum(1)
         self.complement = non_one < non_zero
@@ -145,15 +153,24 @@ class Stream:
         """
         rows, n = block.rows, block.n_slots
         seen = self.rows(rows) if self.keeps_reads else self._scratch[: rows.stop - rows.start]
+        mixed = self.coefficients[rows, :n], self.deltas[:n], self.host[rows, :n]
         complement = self.complement[rows]
-        if not complement.all():
-            seen.copy_(ablated)
-        if complement.any():
-            running = self._sum_before(block)
-            full = ablated if running is None else (ablated + running).to(ablated.dtype)
+        if not complement.any():
+            mix_onto(seen, ablated, *mixed)
+            return seen
+        running = self._sum_before(block)
+        full = ablated if running is None else (ablated + running).to(ablated.dtype)
+        if complement.all():
+            mix_onto(seen, full, *mixed)
+            return seen
+        seen.copy_(ablated)
+        if seen.device.type == "cpu":
             for row in np.flatnonzero(complement):
                 seen[row].copy_(full)
-        add_mixed(seen, self.coefficients[rows, :n], self.deltas[:n], self.host[rows, :n])
+        else:  # a launch a row would not pay
+            whose = to_device(np.flatnonzero(complement), seen.device)
+            seen.index_copy_(0, whose, full.expand(len(whose), *seen.shape[1:]))
+        add_mixed(seen, *mixed)
         return seen
 
     def room(self, block: BlockPlan) -> Float[Tensor, "reader cell d_model"]:
@@ -194,7 +211,7 @@ class Stream:
             source = room[: len(gradients) * size].view(len(gradients), size, self.width)
             into = room[source.numel() // self.width :][: len(folded) * size].view(len(folded), size, self.width)
             source.copy_(gradients[:, part])
-            add_mixed(into.zero_(), coefficients, source, host)
+            mix_onto(into, None, coefficients, source, host)
             folded[:, part].copy_(into)
 
     def seen_again(self, block: BlockPlan, ablated: Callable[[], Tensor]) -> Float[Tensor, "reader cell d_model"]:
@@ -232,19 +249,16 @@ class Stream:
         # The first readers that see it. In parallel blocks these are not the next ones: the layer's own MLP
         # does not, and has not put its gradient down yet.
         first = next(other.rows.start for other in self.plan.blocks if other.n_slots >= slots.stop)
-        pulled = torch.zeros(
-            slots.stop - slots.start, self.n_cells, self.width, dtype=self.like.dtype, device=self.like.device
-        )
-        if self.running_gradient is not None:
-            pulled += self.running_gradient.to(pulled.dtype)
-        stop = self._layout.n_rows
-        if slots.stop <= self._layout.n_folded:
+        pulled = self.like.new_empty(slots.stop - slots.start, self.n_cells, self.width)
+        base = None if self.running_gradient is None else self.running_gradient.to(pulled.dtype)
+        stop, folded = self._layout.n_rows, slots.stop <= self._layout.n_folded
+        if folded:
             self._fold()
-            pulled += self._buffer[self._layout.folded][slots]
             stop = self._layout.fold_row
-        if first < stop:
-            rows = slice(first, stop)
-            add_mixed(pulled, self.coefficients[rows, slots].T, self.rows(rows), self.host[rows, slots].T)
+        rows = slice(first, max(first, stop))
+        mix_onto(pulled, base, self.coefficients[rows, slots].T, self.rows(rows), self.host[rows, slots].T)
+        if folded:
+            pulled += self._buffer[self._layout.folded][slots]
         return pulled
 
 
