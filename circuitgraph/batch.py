@@ -55,9 +55,16 @@ class TokenBatch:
         names = [field.name for field in fields(self) if field.init]
         moved = replace(self, **{name: to_device(getattr(self, name), device) for name in names})
         if moved.input_ids.device.type != "cpu":
-            host = self if self.input_ids.device.type == "cpu" else self.on_host
-            object.__setattr__(moved, "on_host", host)
+            moved.look_at(self if self.input_ids.device.type == "cpu" else self.on_host)
         return moved
+
+    def look_at(self, host: TokenBatch | None) -> None:
+        """Note what the batch is on the host.
+
+        Args:
+            host: The same batch there; positions have to be the same, tokens only where somebody looks at them.
+        """
+        object.__setattr__(self, "on_host", host)
 
 
 @dataclass(frozen=True, kw_only=True)

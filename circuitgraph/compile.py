@@ -23,7 +23,7 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.circuit import ABLATIONS
 from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
 from circuitgraph.forward.frozen_linear import choose_kernels, use_onednn
-from circuitgraph.forward.masked import MaskedPass, masked_pass
+from circuitgraph.forward.masked import FixedPlan, MaskedPass, fixed_pass, masked_pass
 from circuitgraph.forward.reference import AblationValues, mean_values, read_again, reference_run, zero_values
 from circuitgraph.forward.workspace import Workspace
 from circuitgraph.gate_map import GateMap
@@ -284,6 +284,22 @@ class CompiledModel:
         return masked_pass(
             self.bound, self.shape, self.universe, gates, batch, values,
             ablation=ablation, wanted=wanted, workspace=self._workspace, recompute=recompute,
+        )  # fmt: skip
+
+    def masked_by_plan(
+        self,
+        gates: Float[Tensor, " edge"],
+        batch: TokenBatch,
+        values: AblationValues,
+        fixed: FixedPlan,
+        *,
+        first_differing: int = 0,
+        recompute: bool = False,
+    ) -> MaskedPass:
+        """Run the model, every edge gated, by a plan made beforehand; see `circuitgraph.forward.masked.fixed_pass`."""
+        return fixed_pass(
+            self.bound, self.shape, self.universe, gates, batch, values, fixed,
+            first_differing=first_differing, recompute=recompute,
         )  # fmt: skip
 
     def free_buffers(self) -> None:

@@ -6,6 +6,9 @@ is sent does not make it wait either: `torch.from_numpy(a).to(device)` does, and
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,8 +31,50 @@ def to_device(values: np.ndarray | Tensor, device: torch.device | str) -> Tensor
         >>> to_device(np.array([2, 0]), torch.device("cpu"))
         tensor([2, 0])
     """
+    if _sent and isinstance(values, np.ndarray):
+        return _sent[-1].of(values, device)
+    return _send(values, device)
+
+
+def _send(values: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     return tensor.to(device, non_blocking=torch.device(device).type in QUEUED)
+
+
+class SentArrays:
+    """Arrays that were sent to a device, so that the same numbers need not be sent again.
+
+    While `keeping` is entered, `to_device` looks an array up by its numbers. Whoever gets one must not write to it.
+
+    Examples:
+        >>> sent = SentArrays()
+        >>> with sent.keeping():
+        ...     first, second = (to_device(np.array([2, 0]), "cpu") for _ in range(2))
+        >>> first is second
+        True
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[object, ...], Tensor] = {}
+
+    def of(self, values: np.ndarray, device: torch.device | str) -> Tensor:
+        """An array on a device, sent when it is first asked for."""
+        key = (values.dtype, values.shape, str(device), values.tobytes())
+        if key not in self._of:
+            self._of[key] = _send(values.copy(), device)
+        return self._of[key]
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Have `to_device` look here first, in all threads: autograd has its own on the way back."""
+        _sent.append(self)
+        try:
+            yield
+        finally:
+            _sent.remove(self)
+
+
+_sent: list[SentArrays] = []
 
 
 def to_host(*tensors: Tensor | None) -> tuple[np.ndarray | None, ...]:

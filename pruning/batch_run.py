@@ -19,9 +19,11 @@ from torch import Tensor
 
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import out_of_memory
+from circuitgraph.liveness import effective_edges
 from pruning.frozen_runs import FrozenRuns
 from pruning.lanes import Lanes
 from pruning.objectives import Objective
+from pruning.replay import Replays, widest
 
 _SPARSE_BELOW = 1 / 30  # of the gates are not 0
 _ONE_LANE = Lanes(1)
@@ -35,11 +37,18 @@ class Share:
         prompts: Which of the data set, at least one, of one length.
         gates: One gate an edge, on the host.
         wanted: Gates whose gradient is wanted, on the host.
+        likely: Gives gates that are likely to be open in steps to come, on the host; None for these ones.
     """
 
     prompts: np.ndarray
     gates: Float[Tensor, " edge"]
     wanted: Bool[Tensor, " edge"]
+    likely: Callable[[], Bool[Tensor, " edge"]] | None = None
+
+    @property
+    def active(self) -> np.ndarray:
+        """Booleans `[edge]`: gates that are not 0, or whose gradient is wanted."""
+        return ((self.gates != 0) | self.wanted).numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,7 @@ class BatchRunner:
         micro_batch: Prompts that run at once at most; halved when memory runs out.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
         lanes: How many parts of a share run side by side, unless nearly all gates are 0.
+        replay: Whether parts are recorded and replayed where that pays; see `pruning.replay`.
         say: Called with a line when memory ran out.
     """
 
@@ -81,16 +91,30 @@ class BatchRunner:
         micro_batch: int,
         recompute: bool = False,
         lanes: int = 1,
+        replay: bool = False,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.compiled, self.frozen, self.objective = compiled, frozen, objective
         self.micro_batch, self.recompute, self._say = micro_batch, recompute, say
-        self._lanes = Lanes(lanes)
+        self._lanes = Lanes(1 if replay else lanes)
+        self._replays: Replays | None = None
+        if replay:
+            self._replays = Replays(compiled, frozen, objective, at_once=micro_batch, recompute=recompute, say=say)
 
     @property
     def lanes(self) -> int:
         """How many parts run side by side."""
         return self._lanes.n
+
+    @property
+    def replays(self) -> bool:
+        """Whether parts are recorded and replayed where that pays."""
+        return self._replays is not None
+
+    @property
+    def recorded(self) -> int:
+        """How many parts were recorded so far."""
+        return 0 if self._replays is None else self._replays.recorded
 
     def run(self, shares: Sequence[Share]) -> BatchResult:
         """Run a batch forward and backward, in smaller parts if memory runs out.
@@ -107,6 +131,7 @@ class BatchRunner:
             # Outside of the handler, whose traceback holds the failed pass.
             self.micro_batch = (self.micro_batch + 1) // 2
             self.compiled.free_buffers()
+            self._replays = None
             if self.compiled.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._say(f"memory ran out: going on with {self.micro_batch} prompts at once, the same batches")
@@ -115,11 +140,18 @@ class BatchRunner:
         n_prompts = sum(len(share.prompts) for share in shares)
         sparse = all(int(share.gates.count_nonzero()) < _SPARSE_BELOW * len(share.gates) for share in shares)
         lanes = _ONE_LANE if sparse else self._lanes
-        places = [(place, part) for place, share in enumerate(shares) for part in self._parts(share.prompts, lanes.n)]
+        at_once = [self._at_once(share) if sparse else self.micro_batch for share in shares]
+        places = [
+            (place, part)
+            for place, share in enumerate(shares)
+            for part in self._parts(share.prompts, lanes.n, at_once[place])
+        ]
         parts = [replace(shares[place], prompts=part) for place, part in places]
         device = self.compiled.device
+        if self._replays is not None:
+            self._replays.plan(*_open(shares))
         gradients = [torch.zeros(len(share.gates), dtype=share.gates.dtype, device=device) for share in shares]
-        objective = torch.zeros((), dtype=_widest(device), device=device)
+        objective = torch.zeros((), dtype=widest(device), device=device)
         live_heads = live_mlps = 0
         with closing(lanes.map(lambda part: self._run_part(part, n_prompts), parts)) as results:
             for (place, _), (gradient, loss, live) in zip(places, results, strict=True):
@@ -128,16 +160,29 @@ class BatchRunner:
                 live_heads, live_mlps = live
         return BatchResult(gradients=gradients, objective=objective, live_heads=live_heads, live_mlps=live_mlps)
 
-    def _parts(self, prompts: np.ndarray, lanes: int) -> list[np.ndarray]:
+    def _at_once(self, share: Share) -> int:
+        """How many prompts run at once with few gates: more than ever, where few readers and writers run."""
+        if len(share.prompts) <= self.micro_batch:
+            return self.micro_batch
+        universe = self.compiled.universe
+        live = effective_edges(universe, share.active, self.frozen.ablation)
+        writers, readers = (len(np.unique(ends)) for ends in universe.endpoints(np.flatnonzero(live)))
+        return self.micro_batch * max(1, (universe.n_writers + universe.n_readers) // max(1, writers + readers))
+
+    def _parts(self, prompts: np.ndarray, lanes: int, at_once: int) -> list[np.ndarray]:
         """What runs at once in one of some lanes."""
-        lanes = min(lanes, self.micro_batch)
+        lanes = min(lanes, at_once)
         if lanes == 1:
-            return [prompts[start : start + self.micro_batch] for start in range(0, len(prompts), self.micro_batch)]
-        turns = -(-len(prompts) // self.micro_batch)
+            return [prompts[start : start + at_once] for start in range(0, len(prompts), at_once)]
+        turns = -(-len(prompts) // at_once)
         return np.array_split(prompts, min(lanes * turns, len(prompts)))
 
     def _run_part(self, part: Share, n_prompts: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """What a part adds to gradient and objective of a batch of so many prompts; its live heads and MLPs."""
+        ran = self._replays.run(part.prompts, part.gates) if self._replays is not None else None
+        if ran is not None:
+            share = len(part.prompts) / n_prompts
+            return ran.gradient * share, ran.objective * share, (ran.live_heads, ran.live_mlps)
         gates = part.gates.detach().requires_grad_()
         batch = self.frozen.batch(part.prompts)
         ran = self.compiled.masked(
@@ -148,6 +193,8 @@ class BatchRunner:
         return torch.autograd.grad(loss, ran.gates)[0], loss.detach(), (ran.live_heads, ran.live_mlps)
 
 
-def _widest(device: torch.device) -> torch.dtype:
-    """The widest numbers of a device."""
-    return torch.float32 if device.type == "mps" else torch.float64
+def _open(shares: Sequence[Share]) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
+    """Gates that are active in any share, and what gives those that are likely to be."""
+    active = np.logical_or.reduce([share.active for share in shares])
+    likely = shares[0].likely
+    return active, (lambda: active) if likely is None else lambda: likely().numpy()

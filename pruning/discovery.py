@@ -89,6 +89,7 @@ def discover(
     micro_batch: int | None = None,
     recompute: bool = False,
     lanes: int | None = None,
+    replay: bool | None = None,
     watch: Callable[[StepRecord], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Discovery:
@@ -110,6 +111,8 @@ def discover(
         micro_batch: Prompts run at once in training; by default all of a batch.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
         lanes: Parts of a batch that run side by side in training; by default as many as pay (see `pruning.lanes`).
+        replay: Whether training steps are recorded and replayed where that pays; by default on CUDA (see
+            `pruning.replay`).
         watch: Called after every step.
         say: Called with a line at the start of each stage.
 
@@ -141,9 +144,9 @@ def discover(
     say(f"frozen runs: {frozen.describe()}")
     trainer = Trainer(
         compiled, frozen, recipe, objective=objective, seed=seed,
-        micro_batch=micro_batch, recompute=recompute, lanes=lanes, say=say,
+        micro_batch=micro_batch, recompute=recompute, lanes=lanes, replay=replay, say=say,
     )  # fmt: skip
-    lanes = trainer.runner.lanes
+    lanes, replay = trainer.runner.lanes, trainer.runner.replays
     beside = f", {lanes} parts of a batch side by side" if lanes > 1 else ""
     say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name}){beside}")
     run = train(trainer, watch)
@@ -188,6 +191,7 @@ def discover(
         "dtype": str(compiled.dtype).removeprefix("torch."),
         "kernels": compiled.kernels,
         "lanes": lanes,
+        "replay": replay,
         "task": task.name,
         "task_options": dict(task.provenance),
         "data_hash": task.data_hash,

@@ -22,46 +22,22 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from circuitgraph.batch import PairBatch
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.reference import AblationValues
 from circuitgraph.memory import values_a_token
 from pruning.batch_order import BatchOrder
 from pruning.encoding import EncodedPairs
+from pruning.frozen_batch import FrozenBatch
 from pruning.frozen_cache.disk import DiskCache, Place, StoredRows
 from pruning.frozen_cache.keys import model_key, run_key
 from pruning.frozen_cache.rows import Rows, rows_of_teacher, rows_of_values, teacher_of_rows, values_of_rows
 from pruning.frozen_cache.shelf import Shelf
-from pruning.top_teacher import Teacher, TopTeacher, whole_vocabulary
+from pruning.kept_group import KeptGroup
+from pruning.top_teacher import TopTeacher
 
 __all__ = ["BatchOrder", "FrozenBatch", "FrozenRuns", "RunCounts"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrozenBatch:
-    """A batch with everything about it that does not depend on the gates.
-
-    Attributes:
-        pairs: The prompts.
-        teacher: The full model's logits at the asked positions `[asked d_vocab]`, or its likeliest tokens.
-        values: What ablated writers say.
-    """
-
-    pairs: PairBatch
-    teacher: Teacher
-    values: AblationValues
-
-    @property
-    def teacher_logits(self) -> Tensor:
-        """The full model's logits over the whole vocabulary.
-
-        Raises:
-            ConfigurationError: Only the likeliest tokens were kept.
-        """
-        return whole_vocabulary(self.teacher, "this measure")
 
 
 @dataclass(kw_only=True)
@@ -327,6 +303,31 @@ class FrozenRuns:
             # The same ids, where they are looked at.
             values = replace(values, input_ids=pairs.corrupted.to_look_at.input_ids)
         return FrozenBatch(pairs=pairs, teacher=teacher_of_rows(rows["teacher"]), values=values)
+
+    def group(self, length: int) -> KeptGroup | None:
+        """All prompts of a length, to pick batches from where the model lies.
+
+        Args:
+            length: In tokens.
+
+        Returns:
+            The group; None where not all of it is in memory, or not all of its prompts ask the same positions.
+        """
+        members = self.by_length[length]
+        kept = {kind: shelf.whole([int(index) for index in members]) for kind, shelf in self._shelves[length].items()}
+        found = {kind: whole for kind, whole in kept.items() if whole is not None}
+        if len(found) < len(kept):
+            return None
+        return KeptGroup.of(self.compiled, self.pairs, members, found, self.constant)
+
+    def count_kept(self, n: int) -> None:
+        """Count prompts that were drawn from a group.
+
+        Args:
+            n: How many.
+        """
+        with self._counting:
+            self.drawn.add("memory", n)
 
     def _count_drawn(self, prompts: list[int], shelves: dict[str, Shelf]) -> None:
         """Count each prompt by the slowest place that something of it comes from."""

@@ -20,6 +20,8 @@ from circuitgraph.gate_map import GateMap
 TEMPERATURE = 2 / 3
 LOW, HIGH = -0.1, 1.1
 EPSILON = 1e-6
+LIKELY = 1e-3
+"""The probability of being open from which a gate counts as likely to be."""
 
 
 def sample_hard_concrete(
@@ -188,6 +190,11 @@ class Gates:
         if self.writer_log_alpha is not None and self._writer_of_edge is not None:
             scores = torch.minimum(scores, self.writer_log_alpha[self._writer_of_edge])
         return scores
+
+    @torch.no_grad()
+    def likely(self) -> Bool[Tensor, " edge"]:
+        """Edges whose gates are open in one draw of a thousand, or more often."""
+        return probability_nonzero(self.scores()) > LIKELY
 
     @torch.no_grad()
     def soft_edges(self) -> Float[Tensor, " edge"]:

@@ -34,7 +34,10 @@ from pruning.lanes import lanes_for
 from pruning.objectives import objective_named
 from pruning.recipes import Recipe
 from pruning.schedule import rate_at, target_at
+from pruning.threads import threads
 
+_FEW_GATES = 1 << 18
+"""Fewer gates than these are no work for several threads; beside a GPU, waking them takes longer than all of it."""
 _WARM_START_BATCHES = 6
 """Batches of prompts at each level of the path."""
 
@@ -119,6 +122,7 @@ class Trainer:
             memory runs out.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
         lanes: Parts of a batch that run side by side; by default as many as pay on this machine (see `pruning.lanes`).
+        replay: Whether steps are recorded and replayed where that pays (see `pruning.replay`); by default on CUDA.
         say: Called with a line when something about the run had to change.
 
     Attributes:
@@ -136,6 +140,7 @@ class Trainer:
         micro_batch: int | None = None,
         recompute: bool = False,
         lanes: int | None = None,
+        replay: bool | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.compiled, self.recipe = compiled, recipe
@@ -143,7 +148,8 @@ class Trainer:
         tokens = min(micro_batch, recipe.batch_size // recipe.draws) * int(np.median(frozen.pairs.lengths))
         self.runner = BatchRunner(
             compiled, frozen, objective_named(objective), micro_batch=micro_batch, recompute=recompute,
-            lanes=lanes or lanes_for(compiled.device, tokens), say=say,
+            lanes=lanes or lanes_for(compiled.device, tokens),
+            replay=compiled.device.type == "cuda" if replay is None else replay, say=say,
         )  # fmt: skip
         self.generator = torch.Generator().manual_seed(seed)
         self.gates = Gates(
@@ -161,6 +167,8 @@ class Trainer:
             [self.multipliers], lr=recipe.multiplier_rate, weight_decay=recipe.weight_decay, maximize=True
         )
         gate_map = compiled.gate_map
+        few = compiled.device.type == "cuda" and gate_map.n_parameters < _FEW_GATES
+        self._threads = 1 if few else None
         self._weights = torch.tensor(gate_map.edges_per_parameter, dtype=torch.float32)
         self._expected = ExpectedGate()
         if recipe.warm_start == "gate-importance":
@@ -184,6 +192,10 @@ class Trainer:
         Raises:
             TrainingError: The loss or a gradient is not finite.
         """
+        with threads(self._threads):
+            return self._step(index)
+
+    def _step(self, index: int) -> StepRecord:
         recipe = self.recipe
         target = target_at(
             index, target=recipe.target_sparsity, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp,
@@ -271,7 +283,10 @@ class Trainer:
         shares = zip(samples, np.array_split(prompts, len(samples)), strict=True)
         drawn = [(sample, share) for sample, share in shares if len(share)]
         ran = self.runner.run(
-            [Share(prompts=share, gates=sample.edges, wanted=sample.wanted) for sample, share in drawn]
+            [
+                Share(prompts=share, gates=sample.edges, wanted=sample.wanted, likely=self.gates.likely)
+                for sample, share in drawn
+            ]
         )
         return [sample for sample, _ in drawn], ran
 

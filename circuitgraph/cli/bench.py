@@ -40,6 +40,12 @@ def bench(
         int | None,
         typer.Option(help="Parts of a training step's batch that run side by side.", show_default="as many as pay"),
     ] = None,
+    replay: Annotated[
+        bool | None,
+        typer.Option(
+            "--replay/--no-replay", help="Record training steps and replay them.", show_default="on CUDA"
+        ),
+    ] = None,
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Run MLPs again on the way back: less memory.")
     ] = False,
@@ -54,7 +60,7 @@ def bench(
         Path | None,
         typer.Option("--trained-995", help="Gates trained to 99.5 %.", rich_help_panel=_TRAINED),
     ] = None,
-    memory: Annotated[bool, typer.Option(help="Measure peak memory too, a process of its own for each stage.")] = True,
+    memory: Annotated[bool, typer.Option(help="Measure peak memory too, stage by stage.")] = True,
     as_json: options.Json = False,
 ) -> None:
     """Time whole training steps, and evaluation, as ratios to the plain model's forward and backward.
@@ -67,8 +73,8 @@ def bench(
 
     settings = BenchSettings(
         model=model, batch=batch, seq=seq, device=device, dtype=dtype, rounds=rounds, threads=threads,
-        prompts=prompts, differ=differ, control=control, micro_batch=micro_batch, lanes=lanes, recompute=recompute,
-        kernels=kernels,
+        prompts=prompts, differ=differ, control=control, micro_batch=micro_batch, lanes=lanes, replay=replay,
+        recompute=recompute, kernels=kernels,
         trained_98=None if trained_98 is None else str(trained_98),
         trained_995=None if trained_995 is None else str(trained_995),
     )  # fmt: skip

@@ -130,6 +130,7 @@ def cell_sets(
     real: np.ndarray,
     asked: np.ndarray,
     differs: np.ndarray | None,
+    tell_local: bool = True,
 ) -> CellSets:
     """Find the cells of a batch.
 
@@ -140,6 +141,7 @@ def cell_sets(
         asked: Flat indices of the asked positions.
         differs: Booleans `[batch seq]`: where the tokens differ from those of the ablated run; None if the
             ablation is no run on other tokens.
+        tell_local: Whether local cells are told apart.
 
     Returns:
         The sets.
@@ -161,7 +163,7 @@ def cell_sets(
     asked_cells = Cells(asked, (n_prompts, seq), batch.input_ids.device)
     found = cells(reached) if reached.any() else asked_cells
     local = None
-    if differs is not None:
+    if differs is not None and tell_local:
         same_token = cells(reached & differs)
         if 0 < len(same_token) < LOCAL_BELOW * len(found):
             local = same_token

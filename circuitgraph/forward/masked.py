@@ -18,11 +18,12 @@ from circuitgraph.forward.cells import Cells, CellSets, cell_sets
 from circuitgraph.forward.head_products import pick
 from circuitgraph.forward.heads import AskedGrid, LayerHeads, among, asked_grid
 from circuitgraph.forward.passing import begin, read, read_projected, write_heads, write_mlp
-from circuitgraph.forward.plan import StepPlan, plan_step
+from circuitgraph.forward.plan import StepPlan, covering_edges, plan_step
 from circuitgraph.forward.prefix_sums import PrefixSums
 from circuitgraph.forward.reference import AblationValues, embed
 from circuitgraph.forward.stream import Stream, Tape
 from circuitgraph.forward.workspace import Workspace
+from circuitgraph.liveness import effective_edges
 from circuitgraph.transfer import to_device, to_host
 from circuitgraph.universe import Universe
 
@@ -106,6 +107,94 @@ def masked_pass(
     return MaskedPass(logits=logits, live_heads=plan.live_heads, live_mlps=plan.live_mlps, gates=gates)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedPlan:
+    """What runs in many passes alike, whatever their gates.
+
+    Attributes:
+        plan: What runs, and where.
+        open_edges: Booleans `[edge]`: gates that may be other than 0, and whose gradients are given.
+        ablation: Where the ablation values come from.
+    """
+
+    plan: StepPlan
+    open_edges: np.ndarray
+    ablation: str
+
+    @staticmethod
+    def of(universe: Universe, live: np.ndarray, *, ablation: str) -> FixedPlan:
+        """A plan for all gates whose live edges are among some.
+
+        Args:
+            universe: The universe.
+            live: Booleans `[edge]`: those that are live, or likely to be.
+            ablation: Where the ablation values come from.
+        """
+        rules = _rules(ablation)
+        edges = covering_edges(universe, effective_edges(universe, live, ablation), **rules)
+        plan = plan_step(universe, edges, edges, **rules)
+        return FixedPlan(plan=plan, open_edges=edges, ablation=ablation)
+
+    def missed(self, universe: Universe, active: np.ndarray) -> np.ndarray | None:
+        """Live edges that the plan has no place for; None where there are none.
+
+        Args:
+            universe: The universe.
+            active: Booleans `[edge]`: gates of a pass that are not 0, or whose gradient is wanted.
+        """
+        if not (active & ~self.open_edges).any():
+            return None
+        missed = effective_edges(universe, active, self.ablation) & ~self.open_edges
+        return missed if missed.any() else None
+
+
+def _rules(ablation: str) -> dict[str, bool]:
+    """How nodes without live edges count, where the values of one ablated run are at hand or constants are."""
+    counterfactual = ablation == "counterfactual"
+    return {"constant_when_dead": not counterfactual, "run_dead_readers": not counterfactual}
+
+
+def fixed_pass(
+    bound: BoundModel,
+    shape: ModelShape,
+    universe: Universe,
+    gates: Float[Tensor, " edge"],
+    batch: TokenBatch,
+    values: AblationValues,
+    fixed: FixedPlan,
+    *,
+    first_differing: int = 0,
+    recompute: bool = False,
+) -> MaskedPass:
+    """Run the model with every edge gated, by a plan that was made beforehand; nothing is read from the gates.
+
+    Args:
+        bound: The model's weights.
+        shape: The model's sizes.
+        universe: What the gates belong to.
+        gates: On the device; see `FixedPlan.missed` for which the plan is right.
+        batch: Prompts of one length, without padding, which knows what it was on the host.
+        values: What ablated writers say.
+        fixed: The plan.
+        first_differing: No prompt differs from its counterfactual before this position.
+        recompute: See `masked_pass`.
+
+    Returns:
+        The logits; the gradient in `gates` is that of `fixed.open_edges`.
+    """
+    prompts = batch.to_look_at
+    real, asked = prompts.attention_mask.numpy().astype(bool), prompts.predict_index.numpy()
+    differs = np.zeros_like(real)
+    differs[:, first_differing] = True
+    cells = cell_sets(batch, causal=shape.causal, real=real, asked=asked, differs=differs, tell_local=False)
+    flags = fixed.open_edges
+    tape = Tape(gates, flags, flags, Workspace(), fixed=True)
+    logits = _Pass(bound, shape, universe, batch, values, fixed.plan, cells, tape, real, recompute).logits()
+    return MaskedPass(
+        logits=logits, live_heads=fixed.plan.live_heads, live_mlps=fixed.plan.live_mlps, gates=gates
+    )
+
+
 class _Pass:
     """The state of one pass: its streams, and the token that orders the backward pass."""
 
@@ -181,7 +270,7 @@ class _Pass:
             return None
         normed = self._read(level, 2 * layer + 1, n_before, block.mlp_norm)
         if self.recompute and normed.requires_grad:
-            said = checkpoint(block.mlp, normed, use_reentrant=False)[0]
+            said = checkpoint(block.mlp, normed, use_reentrant=False, preserve_rng_state=False)[0]
         else:
             said = block.mlp(normed)[0]
         return said - self.cells[level].of(self.values.mlps[layer])

@@ -14,6 +14,7 @@ decided on the host, on flat arrays.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,6 +154,39 @@ def plan_step(
     )
 
 
+def covering_edges(
+    universe: Universe, live: np.ndarray, *, constant_when_dead: bool, run_dead_readers: bool = True
+) -> np.ndarray:
+    """All edges that may open without a pass having to run anything more, or anything elsewhere.
+
+    A plan made for these runs the same nodes at the same levels as one made for `live`, and is right for every choice
+    of gates whose live edges are among them.
+
+    Args:
+        universe: The universe.
+        live: Booleans `[edge]`: edges of which none dangles (see `circuitgraph.liveness.effective_edges`).
+        constant_when_dead: See `stored_writers`.
+        run_dead_readers: See `plan_step`.
+
+    Returns:
+        Booleans `[edge]`, which contain `live`.
+    """
+    stored = stored_writers(universe, live, constant_when_dead=constant_when_dead)
+    sweep = _Sweep(universe, live, live, stored)
+    running = sweep.running_readers(run_dead_readers)
+    everywhere = sweep.needed_everywhere(running)
+    parts = []
+    for block in universe.blocks:
+        wide = sweep.wide(block, everywhere)[:, None]
+        seen = stored[: block.n_writers] & (everywhere[: block.n_writers] | ~wide)
+        parts.append(seen & running[_rows(block), None])
+    return _flat(parts)
+
+
+def _flat(parts: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([part.ravel() for part in parts])
+
+
 def _matrix(block: ReaderBlock, edges: np.ndarray) -> np.ndarray:
     return edges[block.edges].reshape(block.n_readers, block.n_writers)
 
@@ -186,7 +220,7 @@ class _Sweep:
             running[_rows(block)] = used
         return running
 
-    def _wide(self, block: ReaderBlock, everywhere: np.ndarray) -> np.ndarray:
+    def wide(self, block: ReaderBlock, everywhere: np.ndarray) -> np.ndarray:
         """Readers of a block that are needed beyond the asked positions, if they run `[reader]`."""
         universe = self.universe
         wide = np.ones(block.n_readers, dtype=bool)
@@ -204,7 +238,7 @@ class _Sweep:
         universe = self.universe
         everywhere = np.zeros(universe.n_writers, dtype=bool)
         for block, live in zip(reversed(universe.blocks), reversed(self.live), strict=True):
-            wide = self._wide(block, everywhere)
+            wide = self.wide(block, everywhere)
             everywhere[: block.n_writers] |= live[wide & running[_rows(block)]].any(0)
         return everywhere
 
@@ -217,7 +251,7 @@ class _Sweep:
         is_local[: universe.n_embeddings] = local
         passes = np.zeros(universe.n_writers, dtype=bool)
         for block, live, wanted in zip(universe.blocks, self.live, self.wanted, strict=True):
-            wide = self._wide(block, everywhere)
+            wide = self.wide(block, everywhere)
             fed_locally = ~np.asarray((live & ~is_local[: block.n_writers]).any(1)) & local
             found = np.where(wide, np.where(fed_locally, _LOCAL, _REACHED), _ASKED)
             level[_rows(block)] = np.where(running[_rows(block)], found, _NOWHERE)

@@ -222,6 +222,21 @@ class Measured:
     problem: str | None = None
 
 
+def measure_stage(settings: BenchSettings, name: str, loaded: Any = None) -> Measured:
+    """Measure a stage: on CUDA here, where torch counts to the byte what it hands out; else in a process of its own.
+
+    Args:
+        settings: What is asked for.
+        name: The stage.
+        loaded: The model, where it is at hand.
+    """
+    if torch.device(settings.device).type != "cuda":
+        return measure_in_subprocess(settings, name)
+    found = measure(settings, name, loaded)
+    assert found is not None
+    return Measured(peak_bytes=found["peak_bytes"], held_bytes=found["held_bytes"])
+
+
 def measure_in_subprocess(settings: BenchSettings, name: str) -> Measured:
     """Measure a stage in a process of its own.
 

@@ -109,6 +109,7 @@ def conditions(workbench: Workbench, memory: Mapping[str, Measured]) -> dict[str
         "control": settings.control,
         "micro_batch": settings.micro_batch,
         "lanes": workbench.lanes,
+        "replay": workbench.replay,
         "recompute": settings.recompute,
         "kernels": compiled.kernels,
         "seed": settings.seed,

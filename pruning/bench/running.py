@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import torch
-
-from pruning.bench.memory import Measured, measure_in_subprocess
+from pruning.bench.memory import Measured, measure_stage
 from pruning.bench.report import conditions, figures
 from pruning.bench.settings import BenchSettings
 from pruning.bench.stages import Workbench
 from pruning.bench.timing import interleaved
+from pruning.threads import threads
 
 
 def run_bench(
@@ -22,7 +20,7 @@ def run_bench(
 
     Args:
         settings: What is asked for.
-        memory: Whether peak memory is measured, a subprocess a stage.
+        memory: Whether peak memory is measured, stage by stage.
         watch: Told how far it is.
 
     Returns:
@@ -47,22 +45,6 @@ def run_bench(
             del stages
             for name in workbench.names:
                 watch(f"memory of {name}")
-                measured[name] = measure_in_subprocess(settings, name)
+                measured[name] = measure_stage(settings, name, workbench.loaded)
         rows = {name: row.to_dict() for name, row in figures(timings, measured).items()}
         return {**rows, "conditions": conditions(workbench, measured)}
-
-
-@contextlib.contextmanager
-def threads(n: int | None) -> Iterator[None]:
-    """Run with so many CPU threads, and set them back.
-
-    Args:
-        n: How many; None leaves them as they are.
-    """
-    before = torch.get_num_threads()
-    if n is not None:
-        torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

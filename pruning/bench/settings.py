@@ -36,6 +36,8 @@ class BenchSettings:
         control: How the step holds the sparsity, `lagrangian` or `budget`.
         micro_batch: Prompts run at once within a training step; None runs all of them.
         lanes: Parts of a training step's batch that run side by side; None for as many as pay (see `pruning.lanes`).
+        replay: Whether training steps are recorded and replayed where that pays; None for on CUDA (see
+            `pruning.replay`).
         recompute: Whether a training step runs MLPs again on the way back instead of keeping what is inside them.
         kernels: How MLPs multiply on a CPU, see `compile_model`. The plain model is as it is in any case.
         trained_98: A file of gates trained to 98 %, instead of the one that comes along.
@@ -65,6 +67,7 @@ class BenchSettings:
     control: str = "lagrangian"
     micro_batch: int | None = None
     lanes: int | None = None
+    replay: bool | None = None
     recompute: bool = False
     kernels: str = "auto"
     trained_98: str | None = None

@@ -164,6 +164,7 @@ class StepStage:
         micro_batch: Prompts run at once; None for all of them.
         recompute: Whether MLPs are run again on the way back.
         lanes: Parts of the batch that run side by side.
+        replay: Whether steps are recorded and replayed where that pays; by default on CUDA.
         seed: Of the gates drawn.
     """
 
@@ -177,6 +178,7 @@ class StepStage:
         micro_batch: int | None = None,
         recompute: bool = False,
         lanes: int | None = None,
+        replay: bool | None = None,
         seed: int = 0,
     ) -> None:
         self.alpha_of, self.seed = alpha_of, seed
@@ -184,7 +186,7 @@ class StepStage:
         recipe = bench_recipe(control, len(frozen.pairs), sparsity)
         self.trainer = Trainer(
             compiled, frozen, recipe, objective="kl", seed=seed,
-            micro_batch=micro_batch, recompute=recompute, lanes=lanes,
+            micro_batch=micro_batch, recompute=recompute, lanes=lanes, replay=replay,
         )  # fmt: skip
 
     def _noise(self, n_edges: int, turn: int) -> Tensor:
@@ -301,6 +303,12 @@ class Workbench:
         return asked.lanes or lanes_for(self.compiled.device, at_once * self.prompts.seq)
 
     @property
+    def replay(self) -> bool:
+        """Whether training steps are recorded and replayed where that pays."""
+        asked = self.settings.replay
+        return self.compiled.device.type == "cuda" if asked is None else asked
+
+    @property
     def frozen(self) -> FrozenRuns:
         """The prompts' frozen runs, in memory."""
         if self._frozen is None:
@@ -325,7 +333,7 @@ class Workbench:
         asked = self.settings
         return StepStage(
             compiled, self.frozen, self._alpha_of(kind, tag), control=asked.control, seed=asked.seed,
-            micro_batch=asked.micro_batch, recompute=asked.recompute, lanes=self.lanes,
+            micro_batch=asked.micro_batch, recompute=asked.recompute, lanes=self.lanes, replay=self.replay,
         )  # fmt: skip
 
     def _alpha_of(self, kind: str, tag: str) -> Callable[[Tensor], Tensor]:

@@ -31,7 +31,7 @@ FORMAT = 1
 """Raised whenever what a file holds changes its meaning."""
 
 _PIECE = 32 << 20
-_CODE = ("forward/*.py", "architectures/*.py", "tracr/model.py", "batch.py", "compile.py")
+_CODE = ("forward/**/*.py", "architectures/*.py", "tracr/model.py", "batch.py", "compile.py")
 _NO_SETTINGS = frozenset(("training", "name_or_path"))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+import numpy as np
 import torch
 
 from circuitgraph.transfer import to_device
@@ -94,6 +95,22 @@ class Shelf:
         """Where a prompt's rows come from: `memory`, `disk` or `computed`."""
         source = self._places.get(prompt, (None,))[0]
         return "computed" if source is None else "memory" if source is self._block else "disk"
+
+    def whole(self, prompts: Sequence[int]) -> tuple[Rows, np.ndarray] | None:
+        """The block of memory and where in it the rows of prompts lie `[prompt row]`.
+
+        Args:
+            prompts: Which.
+
+        Returns:
+            None where not all of them lie there, or they have different numbers of rows.
+        """
+        if self._block is None or any(self.tier(prompt) != "memory" for prompt in prompts):
+            return None
+        rows = [self._places[prompt][1] for prompt in prompts]
+        if len({len(held) for held in rows}) != 1:
+            return None
+        return self._block, np.array([list(held) for held in rows])
 
     def take(self, prompts: Sequence[int], run: Run) -> Rows:
         """Rows of a batch, copied from where they lie.

@@ -13,17 +13,21 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from circuitgraph.compile import CompiledModel, compile_model
+from pruning.batch_run import BatchRunner, Share
 from pruning.bench.models import random_model
 from pruning.bench.prompts import random_prompts
 from pruning.bench.settings import DIFFER
 from pruning.bench.stages import middle_alpha, start_alpha
 from pruning.encoding import EncodedPairs
+from pruning.frozen_runs import FrozenRuns
 from pruning.gates import sample_hard_concrete
+from pruning.objectives import objective_named
 from tests.benchmarks.made_gates import made_circuit
 
 BOUNDS = {"float32": (1e-4, 1e-3), "bfloat16": (5e-2, 3e-1)}
@@ -89,6 +93,43 @@ def masked(compiled: CompiledModel, pairs: EncodedPairs, gates: Tensor, wanted: 
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
     (gradient,) = torch.autograd.grad((logits.double() * weights.to(logits.device)).sum(), gates)
     return logits.detach().double().cpu(), gradient[wanted].double().cpu()
+
+
+def compare_replayed(
+    device: torch.device, *, width: int = 32, batch: int = 4, seq: int = 24
+) -> Iterator[dict[str, Any]]:
+    """Compare replayed steps with steps launched one kernel at a time, in float32 on the device: the same sums.
+
+    Args:
+        device: What is put to the test.
+        width: Of a head.
+        batch: Prompts.
+        seq: Tokens a prompt.
+
+    Yields:
+        Errors of the objective and of the wanted gates' gradients, relative; that of the gradients is judged.
+    """
+    for family, model in models(device, torch.float32, width):
+        compiled = compile_model(model, verify=False)
+        pairs = random_prompts(batch, seq, d_vocab=512, seed=SEED).pairs
+        frozen = FrozenRuns(compiled, pairs, ablation="counterfactual")
+        plain, replaying = (
+            BatchRunner(compiled, frozen, objective_named("kl"), micro_batch=batch, replay=replay)
+            for replay in (False, True)
+        )
+        for name, gates, wanted in gates_of(compiled):
+            for prompts in (np.arange(batch), np.arange(batch)[::-1][: batch - 1].copy()):
+                shares = [Share(prompts=prompts, gates=gates.float(), wanted=wanted)]
+                # Twice, since the first run of a recording is not the graph itself.
+                expected, _, found = plain.run(shares), replaying.run(shares), replaying.run(shares)
+                gradients = [ran.gradients[0].cpu()[wanted].double() for ran in (found, expected)]
+                off = error(*gradients)
+                yield {
+                    "family": family, "dtype": "float32", "replayed": replaying.recorded > 0, "gates": name,
+                    "prompts": len(prompts), "wanted": int(wanted.sum()),
+                    "objective_error": abs(float(found.objective) / float(expected.objective) - 1),
+                    "gradient_error": off, "bounds": [None, 1e-3], "ok": off <= 1e-3,
+                }  # fmt: skip
 
 
 def plain_logits(model: Any, pairs: EncodedPairs) -> Tensor:

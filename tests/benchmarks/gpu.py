@@ -1,13 +1,16 @@
 """The GPU's share of the measurements, in one call from the repository's root:
 
-    python -m tests.benchmarks.gpu [--parts card exact bench large] [--micro-batch N] [--recompute]
+    python -m tests.benchmarks.gpu [--parts card exact bench train large] [--micro-batch N] [--recompute]
 
 Each part prints a line of JSON as it ends, so that a run that is cut off still tells; a part that fails prints its
 error and the next one begins. The exit code is 1 if anything failed or was inexact.
 
 - `card`: what it runs on.
-- `exact`: the executor in float32 and bfloat16 against its float64 run on the CPU (`exactness.py`).
+- `exact`: the executor in float32 and bfloat16 against its float64 run on the CPU, and replayed steps against plain
+  ones (`exactness.py`).
 - `bench`: `circuitgraph bench` on GPT-2 small's shape in bfloat16, 32 prompts of 64 tokens.
+- `train`: a short training of gates on that shape, replayed and launched step by step: seconds a step, how far the
+  objective fell, and how many kept edges the two have in common (bfloat16 rounds differently in each).
 - `large`: CodeLlama-13B's shape (40 layers, 40 heads, d_model 5120), random bfloat16 weights made on the device, 32
   prompts of 64 tokens: the plain model, then a training step at the start, in the middle, and at 99.9 %, where
   the circuit is made up (`made_gates.py`): `concentrated` has as many edges a node as a trained one, `spread` lets
@@ -43,12 +46,16 @@ from pruning.bench.memory import Meter, meter_for, settle
 from pruning.bench.models import random_model
 from pruning.bench.prompts import random_prompts
 from pruning.bench.report import card, versions
-from pruning.bench.running import run_bench, threads
+from pruning.bench.running import run_bench
 from pruning.bench.settings import GPT2_RANDOM, BenchSettings
-from pruning.bench.stages import EvaluateStage, PlainStage, Stage, StepStage, middle_alpha, start_alpha
+from pruning.bench.stages import EvaluateStage, PlainStage, Stage, StepStage, Workbench, middle_alpha, start_alpha
 from pruning.bench.timing import interleaved
+from pruning.discretize import discretize, edges_to_keep
 from pruning.frozen_runs import FrozenRuns
-from tests.benchmarks.exactness import compare
+from pruning.recipes import recipe_named
+from pruning.threads import threads
+from pruning.train import Trainer, train
+from tests.benchmarks.exactness import compare, compare_replayed
 from tests.benchmarks.made_gates import EDGES_A_NODE, made_alpha, made_circuit
 
 Row = dict[str, Any]
@@ -76,6 +83,7 @@ def card_part(asked: argparse.Namespace) -> Iterator[Row]:
 def exact_part(asked: argparse.Namespace) -> Iterator[Row]:
     """Errors of the executor."""
     yield from compare(torch.device(asked.device), width=asked.exact_width)
+    yield from compare_replayed(torch.device(asked.device), width=asked.exact_width)
 
 
 def bench_part(asked: argparse.Namespace) -> Iterator[Row]:
@@ -85,6 +93,38 @@ def bench_part(asked: argparse.Namespace) -> Iterator[Row]:
         rounds=asked.rounds, threads=asked.threads,
     )  # fmt: skip
     yield run_bench(settings, watch=say)
+
+
+def train_part(asked: argparse.Namespace) -> Iterator[Row]:
+    """A short training, replayed and not."""
+    settings = BenchSettings(
+        model=asked.bench_model, batch=2 * asked.batch, seq=asked.seq, device=asked.device, dtype=asked.dtype
+    )
+    bench = Workbench.of(settings)
+    recipe = recipe_named("quick").changed(
+        steps=asked.train_steps, ramp_steps=asked.train_steps // 2, batch_size=asked.batch
+    )
+    kept: list[np.ndarray] = []
+    for replay in (False, True):
+        began = time.perf_counter()
+        trainer = Trainer(bench.compiled, bench.frozen, recipe, objective="kl", seed=SEED, replay=replay, say=say)
+        started = time.perf_counter()
+        run = train(trainer)
+        edges, _ = discretize(run.gates, keep=edges_to_keep(run.gates, rule="target", target_sparsity=0.97))
+        kept.append(edges)
+        seconds = np.diff([record.seconds for record in run.records])
+        yield {
+            "replay": replay, "steps": len(run.records), "warm_start_seconds": started - began,
+            "train_seconds": time.perf_counter() - started, "seconds_a_step": float(np.median(seconds)),
+            "slowest_step": float(seconds.max()), "objective": [run.records[0].objective, run.records[-1].objective],
+            "sparsity": run.records[-1].sparsity, "stopped_by": run.stopped_by, "recordings": recordings(trainer),
+            "in_common": len(np.intersect1d(kept[0], edges)) / max(1, len(edges)),
+        }  # fmt: skip
+
+
+def recordings(trainer: Trainer) -> int:
+    """How often steps were recorded."""
+    return trainer.runner.recorded
 
 
 # ---------------------------------------------------------------- the large model
@@ -219,6 +259,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "card": card_part,
     "exact": exact_part,
     "bench": bench_part,
+    "train": train_part,
     "large": large_part,
 }
 
@@ -253,6 +294,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--bench-model", default=GPT2_RANDOM)
+    parser.add_argument("--train-steps", type=int, default=100, help="of train")
     parser.add_argument("--exact-width", type=int, default=32, help="of a head, in exact")
     parser.add_argument("--narrow", type=int, default=1, help="divides the large model's widths; 1, 2, 4, … 16")
     parser.add_argument("--layers", type=int, default=40)

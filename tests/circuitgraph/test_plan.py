@@ -6,8 +6,9 @@ import networkx as nx
 import numpy as np
 from hypothesis import given, settings
 
-from circuitgraph.forward.plan import LEVELS, StepPlan, plan_step, stored_writers
+from circuitgraph.forward.plan import LEVELS, StepPlan, covering_edges, plan_step, stored_writers
 from circuitgraph.graph import build_graph
+from circuitgraph.liveness import effective_edges
 from circuitgraph.universe import Universe, node_kind
 from tests.circuitgraph.universes import STEADY, Kept, kept_edges
 
@@ -74,6 +75,37 @@ def test_slots_hold_what_the_stream_reads(case: Kept) -> None:
     for edge in needed:
         name = universe.edge_name(int(edge)).split("->")[1]
         assert seen[edge] == (name in running)
+
+
+@settings(parent=STEADY, max_examples=100)
+@given(case=kept_edges(), other=kept_edges())
+def test_edges_that_a_plan_covers_run_nothing_more(case: Kept, other: Kept) -> None:
+    """With all of them open, or any, what runs is what the live ones run, and where."""
+    universe, kept = case.universe, case.mask
+    rules = {"constant_when_dead": False, "run_dead_readers": False}
+    live = effective_edges(universe, kept, "counterfactual")
+    covered = covering_edges(universe, live, **rules)
+    assert not (live & ~covered).any()
+    wanted = np.zeros_like(kept)
+    expected = levels_of_readers(universe, plan_step(universe, live, wanted, **rules))
+    assert levels_of_readers(universe, plan_step(universe, covered, wanted, **rules)) == expected
+    some = covered & np.resize(other.mask, covered.shape)
+    found = levels_of_readers(universe, plan_step(universe, some, wanted, **rules))
+    assert set(found) <= set(expected)
+    assert all(expected[name] == "reached" or level == "asked" for name, level in found.items())
+
+
+def test_what_a_plan_covers_by_hand() -> None:
+    """m0 is needed everywhere, for a value hangs on it; a1.h0 and m1 where the logits are asked alone."""
+    universe = Universe(family="gpt2", n_layers=2, n_heads=2, n_kv_heads=2)
+    index = {universe.edge_name(edge): edge for edge in range(universe.n_edges)}
+    live = np.zeros(universe.n_edges, dtype=bool)
+    live[[index[name] for name in ("input->m0", "m0->a1.h0<v>", "a1.h0->m1", "m1->logits")]] = True
+    covered = covering_edges(universe, live, constant_when_dead=False, run_dead_readers=False)
+    assert sorted(universe.edge_name(int(edge)) for edge in np.flatnonzero(covered)) == [
+        "a1.h0->logits", "a1.h0->m1", "input->a1.h0<v>", "input->logits", "input->m0", "input->m1", "m0->a1.h0<v>",
+        "m0->logits", "m0->m1", "m1->logits",
+    ]  # fmt: skip
 
 
 def plan_of(edges: list[str], *, wanted: tuple[str, ...] = ()) -> tuple[Universe, StepPlan]:

@@ -14,8 +14,8 @@ import pruning.train
 from circuitgraph.compile import CompiledModel, compile_model
 from pruning.attribution import GatePath, gate_importance
 from pruning.batch_run import Share
-from pruning.bench.running import threads
 from pruning.lanes import Lanes, lanes_for
+from pruning.threads import threads
 from pruning.train import train
 from tests.pruning.test_memory_saving import Cramped, trainer
 from tests.pruning.test_train import BUDGET, LAGRANGIAN, curve, learnt
@@ -121,7 +121,7 @@ def test_training_in_lanes_is_training_in_these_parts(compiled: CompiledModel, r
 def test_parts(compiled: CompiledModel, micro_batch: int, lanes: int, n: int, sizes: list[int]) -> None:
     runner = trainer(compiled, LAGRANGIAN, lanes=lanes).runner
     runner.micro_batch = micro_batch
-    parts = runner._parts(np.arange(n), lanes)
+    parts = runner._parts(np.arange(n), lanes, micro_batch)
     assert [len(part) for part in parts] == sizes
     assert np.concatenate(parts).tolist() == list(range(n))
 
@@ -145,6 +145,20 @@ def test_sparse_gates_run_whole(
     monkeypatch.setattr(runner, "_run_part", watched)
     runner.run([share])
     assert ran == ([(4, True)] if whole else [(2, False), (2, False)])
+
+
+@pytest.mark.parametrize(("names", "at_once"), [(["input->m0", "m0->logits"], 2 * 7), (["input->m1"], 2 * 30), ([], 60)])
+def test_more_prompts_run_at_once_where_few_nodes_do(
+    compiled: CompiledModel, names: list[str], at_once: int
+) -> None:
+    """2 of 9 writers and 2 of 21 readers are 4 nodes of 30, so seven times as many fit; an edge that dangles is none."""
+    runner = trainer(compiled, LAGRANGIAN, micro_batch=2).runner
+    gates = torch.zeros(compiled.universe.n_edges)
+    gates[[compiled.universe.edge_index(*name.split("->")) for name in names]] = 1
+    share = Share(prompts=np.arange(4), gates=gates, wanted=torch.zeros(len(gates), dtype=torch.bool))
+    assert runner._at_once(share) == at_once
+    assert runner._at_once(replace(share, wanted=~share.wanted)) == 2, "all of them"
+    assert runner._at_once(replace(share, prompts=np.arange(2))) == 2, "no more are there"
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pruning.bench import running
 from pruning.bench.memory import Measured
 from pruning.bench.settings import STAGES
 from pruning.bench.trained import save_trained
+from pruning.threads import threads
 from tests.circuitgraph.cli.conftest import call
 
 UNIVERSE = Universe(family="llama", n_layers=2, n_heads=4, n_kv_heads=2)
@@ -32,11 +33,11 @@ def measured(monkeypatch) -> list[str]:
     """Memory as if it had been measured; which stages were."""
     seen: list[str] = []
 
-    def measure(settings, name):
+    def measure(settings, name, loaded):
         seen.append(name)
         return Measured(peak_bytes=PEAKS[name], held_bytes=1)
 
-    monkeypatch.setattr(running, "measure_in_subprocess", measure)
+    monkeypatch.setattr(running, "measure_stage", measure)
     return seen
 
 
@@ -120,10 +121,10 @@ def test_json_is_all_that_standard_output_has(quick, monkeypatch):
 
 def test_threads_are_set_back():
     before = torch.get_num_threads()
-    with running.threads(before + 1):
+    with threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
-    with running.threads(None):
+    with threads(None):
         assert torch.get_num_threads() == before
 
 

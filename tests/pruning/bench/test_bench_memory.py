@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pruning.bench import memory
-from pruning.bench.memory import CpuMeter, measure_in_subprocess, meter_for, settle
+from pruning.bench.memory import CpuMeter, measure_in_subprocess, measure_stage, meter_for, settle
 from pruning.bench.settings import BenchSettings
 from tests.pruning.tiny_tokenizers import word_tokenizer
 
@@ -101,3 +101,11 @@ def test_what_libraries_print_before_the_figures_does_no_harm(monkeypatch):
         subprocess, "run", lambda *given, **more: SimpleNamespace(returncode=0, stdout="null\n", stderr="")
     )
     assert "not measured on mps" in str(measure_in_subprocess(BenchSettings(device="mps"), "plain").problem)
+
+
+@pytest.mark.parametrize(("device", "where"), [("cuda:0", "here"), ("cpu", "apart"), ("mps", "apart")])
+def test_what_torch_counts_itself_is_measured_here(device: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "measure", lambda settings, name, loaded: {"peak_bytes": 5, "held_bytes": 3})
+    monkeypatch.setattr(memory, "measure_in_subprocess", lambda settings, name: memory.Measured(peak_bytes=7))
+    found = measure_stage(BenchSettings(device=device), "start")
+    assert (found.peak_bytes, found.held_bytes) == ((5, 3) if where == "here" else (7, None))
