@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("triton", reason="products by kernels need triton, which comes with torch for CUDA")
 
 _CHECK = """

@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuitgraph.forward import kernels, mixing
+from circuitgraph.architectures.rms_norm import RMSNorm
+from circuitgraph.forward import kernels, mixing, norms
 from circuitgraph.forward.cuda_kernels import kernels_on
 from circuitgraph.forward.kernels import gathered
 from tests.circuitgraph import oracle_definition as oracle
@@ -136,18 +137,22 @@ class TestKernels:
         situation = Situation("mixture", 0.4, 0.5, "counterfactual", "left", (5, 3), 2, 3)
         both = BothWays(compiled, oracle.plain_model(compiled.model), situation)
         called = []
-        for name in ("add_gathered", "gathered_dots"):
-            original = getattr(gathered, name)
-            monkeypatch.setattr(gathered, name, lambda *a, f=original, n=name: called.append(n) or f(*a))
-        monkeypatch.setattr(mixing, "kernels_on", lambda device: kernels)
+        ours = [(gathered, "add_gathered"), (gathered, "gathered_dots")]
+        ours += [(kernels.norms, "norm_rows"), (kernels.norms, "norm_rows_back")]
+        for module, name in ours:
+            original = getattr(module, name)
+            monkeypatch.setattr(module, name, lambda *a, f=original, n=name, **how: called.append(n) or f(*a, **how))
+        for module in (mixing, norms):
+            monkeypatch.setattr(module, "kernels_on", lambda device: kernels)
+        monkeypatch.setattr(RMSNorm, "is_short_for", lambda self, x: False)
         monkeypatch.setattr(mixing, "MIX_GATHER_BELOW", (99.0, 99.0))
         monkeypatch.setattr(mixing, "DOT_GATHER_BELOW", (99.0, 99.0))
         every = torch.ones(len(both.gates), dtype=torch.bool)
         found = both.gradients(lambda z: both.executor(z, every), both.gates.float())
         right = both.gradients(both.definition, both.gates)
-        assert set(called) == {"add_gathered", "gathered_dots"}
-        for ours, truth in zip(found, right, strict=True):
-            assert (ours.double() - truth).abs().max() <= 256 * 2**-24 * truth.abs().max()
+        assert set(called) == {name for _, name in ours}
+        for one, truth in zip(found, right, strict=True):
+            assert (one.double() - truth).abs().max() <= 256 * 2**-24 * truth.abs().max()
 
 
 class TestDecisions:
