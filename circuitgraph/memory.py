@@ -1,39 +1,67 @@
 """How much memory a training run will take, and what to do about it: from sizes alone, no weights, no graph.
 
-The estimate is of the dearest moment: the start, when every gate is undecided and every reader runs. In
-bytes, with B prompts of S tokens at once, d = d_model, b bytes a number:
+The estimate is of the dearest moment: a step in which every gate is undecided and every reader runs, about where the
+way forward ends and the way back begins. In bytes, with B prompts of S tokens at once, of which a share is reached by
+any difference between a prompt and its counterfactual, d = d_model, b bytes a number, and a row for the residual
+stream of all reached tokens, B × S × share × d × b:
 
 * weights: parameters × b;
-* deltas: what every writer adds, writers × (B × S + asked) × d × b;
-* rows: what every reader saw, and on the way back its gradient in the same place, readers × B × S × d × b; in a
-  model that runs in less than float32 its norms keep a float32 copy;
-* activations: what autograd keeps: queries, keys, values and outputs of the heads, and a few multiples of the
-  MLP's inner width, a layer; of one layer only where MLPs are run again in the backward pass;
-* working: one layer's passing tensors, three times what its readers see, and the gradient of what it wrote;
+* stream: the buffer of what writers add and of the gradients of what readers saw, in rows: for writers and readers both
+  where the readers' take no more than 64 MiB, else as many as `circuitgraph.forward.stream_layout` folds them into.
+  Readers of which only the asked positions are looked at, the last layer's queries and MLP and the logits, have a
+  buffer of their own, with the writers again, at these positions;
+* scratch: a row a reader of the largest block;
+* activations: what autograd keeps: queries, keys, values and outputs of the heads at every token, and so many times the
+  inner width of the MLP as its family says, a layer; where MLPs are run again in the backward pass, that of one layer,
+  and what each of them read. A few numbers a reader and token that norms keep are left out;
+* sums: of the residual streams before each block, the ablated one and the running one (in float32 at least), every
+  eighth for the way back, and those from one to the next, made again;
+* working: the largest of what passes within a layer: the gradients of those readers that took the complement, half of
+  the block's when gates are undecided; those of what the heads wrote; or four times the MLP's inner width. In float32
+  on a CPU products are oneDNN's, which are tensors of their own: a row a reader when a block is mixed, and the
+  gradients of what the heads wrote twice;
 * logits: six matrices [asked, vocabulary] in float32 (teacher, circuit, their log-probabilities, gradients);
 * cache: the ablated run of every prompt and the full model's logits, up to the cache's budget; where it does not
   hold everything of every prompt, a batch is made whole each step;
+* filling: where the cache is filled with runs of 16 prompts, and these take more than all that a step holds from
+  `stream` to `logits`, how much more. The run before is held while the next one is made;
 * packed: copies of the MLPs' weights, one a direction, where small products take them packed (see
   `circuitgraph.forward.frozen_linear`); none from 112 tokens at once on, of which 96 are reached in most tasks;
 * gates: α, its gradient, the optimiser's two moments, a draw, the host's copies and the step's plan, 140 bytes
-  an edge;
-* program: what Python and the libraries take before any of this.
+  an edge; on CUDA what is sent there of it, 20;
+* heap: on a CPU, what the C library's heap holds free. A layer's passing tensors leave a hole behind, in which smaller
+  ones come to lie that are kept; the next layer's find no room there, and the heap grows by as much. So it is counted
+  once a layer, as the largest of them that is below 32 MiB: from there on glibc maps a tensor by itself and hands it
+  back. Each of the lanes that run side by side has its own. This is the part that is known least: 0.6 to 1.5 times as
+  much was measured, and three times as much in a batch of 2,048 tokens (docs/performance.md);
+* program: what Python and the libraries take before any of this; it lies on the host.
+
+On CUDA the estimate is of what torch's allocator hands out on the device, its context and what it keeps for later not
+counted. Norms are taken to be one kernel each way, which makes no copies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import ceil
 from typing import Any
 
 from circuitgraph.architectures.family import ModelShape
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.forward.prefix_sums import KEPT_EVERY
+from circuitgraph.forward.stream import KEPT_BYTES
+from circuitgraph.forward.stream_layout import overlapping, side_by_side
 from circuitgraph.universe import Universe
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-_PROGRAM = 450 << 20
-_GATE = 140
+DEVICES = ("cpu", "cuda", "mps")
+_PROGRAM = 480 << 20  # 410 to 510 were measured, by how much of the libraries' files is resident
+_GATE, _GATE_ON_DEVICE = 140, 20
 _PACKED_BELOW_TOKENS = 112
+_FILLED_AT_ONCE = 16  # prompts, see `pruning.frozen_runs.FrozenRuns`
+_MAPPED_FROM = 32 << 20  # DEFAULT_MMAP_THRESHOLD_MAX of glibc's malloc.c, on 64 bits
 SMALL_BATCH_TOKENS = 512
 """Micro-batches are halved down to this many tokens before MLPs are run again instead."""
 
@@ -43,14 +71,17 @@ class MemoryEstimate:
     """Bytes by what they hold; see the module."""
 
     weights: int
-    deltas: int
-    rows: int
+    stream: int
+    scratch: int
     activations: int
+    sums: int
     working: int
     logits: int
     cache: int
+    filling: int
     packed: int
     gates: int
+    heap: int
     program: int
 
     @property
@@ -104,12 +135,15 @@ def estimate_memory(
     batch_size: int,
     seq: int,
     dtype: str = "float32",
+    device: str = "cpu",
     n_asked: int = 1,
+    share_reached: float = 1.0,
     n_prompts: int = 200,
     cache_bytes: int = 2 << 30,
     ablation: str = "counterfactual",
     recompute: bool = False,
     kernels: str = "plain",
+    lanes: int = 1,
     teacher_top_k: int | None = None,
 ) -> MemoryEstimate:
     """Estimate what a training run holds at its dearest moment.
@@ -121,59 +155,270 @@ def estimate_memory(
         batch_size: Prompts run at once.
         seq: Tokens a prompt.
         dtype: The model's number format, a key of `BYTES`.
+        device: Where the model lies: `cpu`, `cuda`, `cuda:N` or `mps`. On CUDA only the device's memory is estimated.
         n_asked: Answer tokens a prompt.
+        share_reached: The share of tokens from the first in which a prompt differs from its counterfactual to the last
+            one asked; 1 where prompts are not known.
         n_prompts: Training prompts.
         cache_bytes: The cache's budget.
         ablation: Only counterfactual values differ from prompt to prompt and fill the cache.
         recompute: Whether MLPs are run again in the backward pass.
         kernels: How MLPs multiply; `packed` has another copy of their weights a direction for small batches.
+        lanes: Parts of a batch that run side by side on a CPU, see `pruning.lanes`; one a thread at most.
         teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
 
     Returns:
         The estimate.
 
     Raises:
-        UnknownNameError: No such dtype.
+        ConfigurationError: A share that is not from 0 to 1.
+        UnknownNameError: No such dtype or device.
 
     Examples:
+        302 rows of 8 × 32 tokens for all but the 14 readers at the asked positions; there 158, of 8.
+
         >>> shape = ModelShape(n_layers=12, n_heads=12, n_kv_heads=12, d_model=768, d_head=64, d_mlp=3072,
         ...     d_vocab=50257, n_positions=1024, learned_positions=True)
         >>> gpt2 = Universe(family="gpt2", n_layers=12, n_heads=12, n_kv_heads=12)
         >>> estimate = estimate_memory(shape, gpt2, n_parameters=124_439_808, batch_size=8, seq=32)
-        >>> estimate.weights, estimate.deltas == 157 * 8 * (32 + 1) * 768 * 4
+        >>> estimate.weights, estimate.stream == (302 * 8 * 32 + (157 + 14) * 8) * 768 * 4
         (497759232, True)
     """
     if dtype not in BYTES:
         raise UnknownNameError.of("dtype", dtype, BYTES)
-    b = BYTES[dtype]
-    wide = max(b, 4)
-    tokens = batch_size * seq
-    stream = tokens * shape.d_model
-    heads = 4 * shape.n_heads * shape.d_head * tokens * b
-    mlp = shape.mlp_saved * shape.d_mlp * tokens * b
-    n_asked_here = batch_size * n_asked
-    frozen_prompt = n_asked * shape.d_vocab * b
-    if teacher_top_k is not None and teacher_top_k < shape.d_vocab:
-        # An id and a log-probability each, and the log of what is left.
-        frozen_prompt = n_asked * (teacher_top_k * (4 + wide) + wide)
-    frozen_batch = 0
-    if ablation == "counterfactual":
-        whole, short = (values_a_token(shape, short=short) * b for short in (False, True))
-        fits = n_prompts * (frozen_prompt + whole * seq) <= cache_bytes
-        frozen_prompt += (whole if fits else short) * seq
-        frozen_batch = 0 if fits else whole * tokens
+    if not 0 <= share_reached <= 1:
+        raise ConfigurationError(f"share_reached must be from 0 to 1; got {share_reached}")
+    kind = device.partition(":")[0]
+    if kind not in DEVICES:
+        raise UnknownNameError.of("device", kind, DEVICES)
+    step = _Step(
+        shape=shape, universe=universe, batch_size=batch_size, seq=seq, dtype=dtype, device=kind, n_asked=n_asked,
+        share_reached=share_reached, recompute=recompute, lanes=lanes if kind == "cpu" else 1,
+        counterfactual=ablation == "counterfactual",
+    )  # fmt: skip
+    cache = _Cache(step=step, n_prompts=n_prompts, budget=cache_bytes, top_k=teacher_top_k, ablation=ablation)
+    on_cuda = kind == "cuda"
+    passing = {
+        "stream": step.stream, "scratch": step.scratch, "activations": step.activations, "sums": step.sums,
+        "working": step.working, "logits": step.logits,
+    }  # fmt: skip
+    packs = kernels == "packed" and step.tokens < _PACKED_BELOW_TOKENS
     return MemoryEstimate(
-        weights=n_parameters * b,
-        deltas=universe.n_writers * (stream + n_asked_here * shape.d_model) * b,
-        rows=universe.n_readers * stream * (b + (wide if b < 4 else 0)),
-        activations=shape.n_layers * heads + (1 if recompute else shape.n_layers) * mlp,
-        working=3 * universe.n_attention_readers * stream * wide + shape.n_heads * stream * wide,
-        logits=6 * n_asked_here * shape.d_vocab * wide,
-        cache=min(cache_bytes, n_prompts * frozen_prompt) + frozen_batch,
-        packed=packed_bytes(shape) if kernels == "packed" and tokens < _PACKED_BELOW_TOKENS else 0,
-        gates=_GATE * universe.n_edges,
-        program=_PROGRAM,
+        weights=n_parameters * step.b,
+        **passing,
+        cache=cache.held,
+        filling=max(0, cache.filling - sum(passing.values())),
+        packed=packed_bytes(shape) if packs else 0,
+        gates=(_GATE_ON_DEVICE if on_cuda else _GATE) * universe.n_edges,
+        heap=step.heap,
+        program=0 if on_cuda else _PROGRAM,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Level:
+    """The readers that run at the same tokens, when every gate is undecided; see `circuitgraph.forward.plan`.
+
+    Attributes:
+        readers: How many of each reader block.
+        n_slots: Writers that they see.
+        n_cells: Tokens at which they run.
+    """
+
+    readers: Sequence[int]
+    n_slots: int
+    n_cells: int
+
+    def rows(self, universe: Universe, row_bytes: float) -> int:
+        """Rows of the buffer of deltas and gradients, each of so many bytes a token in one lane."""
+        n_rows = sum(self.readers)
+        if n_rows * self.n_cells * row_bytes <= KEPT_BYTES:
+            return side_by_side(self.n_slots, n_rows).size
+        starts = [sum(self.readers[:place]) for place in range(len(self.readers))]
+        seen = [min(block.n_writers, self.n_slots) for block in universe.blocks]
+        return overlapping(starts, seen, n_rows, self.n_slots).size
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """One step's sizes, and what it holds, in bytes; the fields are arguments of `estimate_memory`."""
+
+    shape: ModelShape
+    universe: Universe
+    batch_size: int
+    seq: int
+    dtype: str
+    device: str
+    n_asked: int
+    share_reached: float
+    recompute: bool
+    lanes: int
+    counterfactual: bool
+
+    @property
+    def b(self) -> int:
+        """Bytes a number."""
+        return BYTES[self.dtype]
+
+    @property
+    def wide(self) -> int:
+        """Bytes a number where it is float32 at least."""
+        return max(self.b, 4)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens at once."""
+        return self.batch_size * self.seq
+
+    @property
+    def asked(self) -> int:
+        """Asked positions at once."""
+        return self.batch_size * self.n_asked
+
+    @property
+    def cells(self) -> int:
+        """Tokens that are reached."""
+        return max(self.asked, ceil(self.tokens * self.share_reached))
+
+    @property
+    def row(self) -> int:
+        """One residual stream of the reached tokens."""
+        return self.cells * self.shape.d_model * self.b
+
+    @cached_property
+    def levels(self) -> tuple[_Level, _Level]:
+        """Readers at the reached tokens, and at the asked positions alone: no key and no value depends on these."""
+        universe = self.universe
+        last = universe.n_layers - 1
+        keys_and_values = 2 * universe.n_kv_readers or universe.n_attention_readers
+        wide = [
+            block.n_readers if block.layer < last else keys_and_values if block.kind == "attention" else 0
+            for block in universe.blocks
+        ]
+        narrow = [block.n_readers - reached for block, reached in zip(universe.blocks, wide, strict=True)]
+        return (
+            _Level(readers=wide, n_slots=universe.first_head(last), n_cells=self.cells),
+            _Level(readers=narrow, n_slots=universe.n_writers, n_cells=self.asked),
+        )
+
+    @property
+    def stream(self) -> int:
+        """The buffers of deltas and gradients."""
+        width = self.shape.d_model * self.b
+        return sum(level.rows(self.universe, width / self.lanes) * level.n_cells * width for level in self.levels)
+
+    @property
+    def scratch(self) -> int:
+        """The largest block's readers."""
+        return max(max(level.readers) * level.n_cells for level in self.levels) * self.shape.d_model * self.b
+
+    @property
+    def activations(self) -> int:
+        """What autograd keeps; queries, outputs and the MLP of the last layer are at the asked positions alone."""
+        shape, earlier = self.shape, self.shape.n_layers - 1
+        keys_and_values = 2 * shape.n_layers * self.tokens
+        queries_and_outputs = 2 * (earlier * self.tokens + self.asked)
+        heads = (keys_and_values + queries_and_outputs) * shape.n_heads * shape.d_head
+        read = earlier * self.cells + self.asked  # by all MLPs
+        narrow = shape.mlp_saved_narrow if self.b < 4 else None
+        inside = (narrow or shape.mlp_saved) * shape.d_mlp
+        mlps = self.cells * inside + read * shape.d_model if self.recompute else read * inside
+        return (heads + mlps) * self.b
+
+    @property
+    def sums(self) -> int:
+        """Residual streams before each block, those that are kept; constant values say the same at every token."""
+        n_blocks = 2 * self.shape.n_layers
+        ablated = (1 + _sums_of(n_blocks)) * self.tokens * self.b if self.counterfactual else 0
+        running = _sums_of(n_blocks + self.universe.n_embeddings) * self.cells * self.wide
+        return (ablated + running) * self.shape.d_model
+
+    @cached_property
+    def passing(self) -> tuple[int, int, int, int, int]:
+        """Tensors that pass within a layer.
+
+        Of a block's readers (products by oneDNN alone), of those of them that took the complement, of what its heads
+        wrote, inside of its MLP, and of one residual stream.
+        """
+        readers = self.universe.n_attention_readers * self.row
+        inside = self.shape.d_mlp * self.cells * self.b
+        return readers, readers // 2, self.shape.n_heads * self.row, inside, self.row
+
+    @property
+    def _takes_onednn(self) -> bool:
+        """Whether products of the stream are oneDNN's, see `circuitgraph.forward.mixing`."""
+        return self.device == "cpu" and self.dtype == "float32"
+
+    @property
+    def working(self) -> int:
+        """The largest of what passes within a layer."""
+        readers, complement, written, inside, _ = self.passing
+        products = max(readers, 2 * written) if self._takes_onednn else 0
+        return max(products, complement, written, 4 * inside)
+
+    @property
+    def heap(self) -> int:
+        """What the heap holds free: a hole a layer and lane."""
+        if self.device != "cpu":
+            return 0
+        in_a_lane = [size // self.lanes for size in self.passing[0 if self._takes_onednn else 1 :]]
+        return self.shape.n_layers * self.lanes * max((size for size in in_a_lane if size < _MAPPED_FROM), default=0)
+
+    @property
+    def logits(self) -> int:
+        """Of teacher and circuit, what is made of them, and gradients."""
+        return 6 * self.asked * self.shape.d_vocab * self.wide
+
+
+def _sums_of(n_terms: int) -> int:
+    """How many sums of so many terms are there at once, see `circuitgraph.forward.prefix_sums`."""
+    return n_terms // KEPT_EVERY + min(n_terms, KEPT_EVERY - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cache:
+    """What is kept of runs that never change, and what making them takes, in bytes."""
+
+    step: _Step
+    n_prompts: int
+    budget: int
+    top_k: int | None
+    ablation: str
+
+    @property
+    def _teacher(self) -> int:
+        """A prompt's share of the full model's outputs."""
+        step, top = self.step, self.top_k
+        if top is None or top >= step.shape.d_vocab:
+            return step.n_asked * step.shape.d_vocab * step.b
+        # An id and a log-probability each, and the log of what is left.
+        return step.n_asked * (top * (4 + step.wide) + step.wide)
+
+    def _values(self, *, short: bool = False) -> int:
+        """A token's ablation values."""
+        return values_a_token(self.step.shape, short=short) * self.step.b
+
+    @property
+    def _fits(self) -> bool:
+        return self.n_prompts * (self._teacher + self._values() * self.step.seq) <= self.budget
+
+    @property
+    def held(self) -> int:
+        """What is kept of all prompts; a batch's values where it is made whole each step."""
+        if not self.step.counterfactual:
+            return min(self.budget, self.n_prompts * self._teacher)
+        prompt = self._teacher + self._values(short=not self._fits) * self.step.seq
+        batch = 0 if self._fits else self._values() * self.step.tokens
+        return min(self.budget, self.n_prompts * prompt) + batch
+
+    @property
+    def filling(self) -> int:
+        """The runs that are made at once, and the ones before."""
+        if self.ablation == "zero" or (self.step.counterfactual and not self.budget):
+            return 0
+        before = min(max(self.n_prompts - _FILLED_AT_ONCE, 0), _FILLED_AT_ONCE)
+        kept = self._values(short=not self._fits) if self.step.counterfactual else 0
+        return self.step.seq * (min(self.n_prompts, _FILLED_AT_ONCE) * self._values() + before * kept)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,12 +36,15 @@ class ModelSizes:
         *,
         seq: int = 32,
         dtype: str = "float32",
+        device: str = "cpu",
         n_asked: int = 1,
+        share_reached: float = 1.0,
         n_prompts: int = 200,
         cache_bytes: int = 2 << 30,
         ablation: str = "counterfactual",
         recompute: bool = False,
         kernels: str = "plain",
+        lanes: int = 1,
         teacher_top_k: int | None = None,
     ) -> MemoryEstimate:
         """What a training run holds at its dearest moment, in bytes by part.
@@ -50,16 +53,21 @@ class ModelSizes:
             batch_size: Prompts run at once.
             seq: Tokens a prompt.
             dtype: The model's number format: `float64`, `float32`, `bfloat16` or `float16`.
+            device: Where the model lies: `cpu`, `cuda`, `cuda:N` or `mps`. On CUDA its memory alone is estimated.
             n_asked: Answer tokens a prompt.
+            share_reached: The share of tokens from the first in which a prompt differs from its counterfactual to the
+                last one asked; 1 where prompts are not known.
             n_prompts: Training prompts.
             cache_bytes: The budget of the cache of runs that never change.
             ablation: What cut edges carry; only counterfactual values differ from prompt to prompt.
             recompute: Whether MLPs are run again in the backward pass.
             kernels: How MLPs multiply, as of `compile_model`; `packed` has copies of their weights for small batches.
+            lanes: Parts of a batch that run side by side on a CPU: one a thread, with 112 tokens each or more.
             teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps all.
 
         Raises:
-            UnknownNameError: No such dtype.
+            ConfigurationError: A share that is not from 0 to 1.
+            UnknownNameError: No such dtype or device.
 
         Examples:
             >>> sizes = model_sizes("smollm2-135m")
@@ -75,12 +83,15 @@ class ModelSizes:
             batch_size=batch_size,
             seq=seq,
             dtype=dtype,
+            device=device,
             n_asked=n_asked,
+            share_reached=share_reached,
             n_prompts=n_prompts,
             cache_bytes=cache_bytes,
             ablation=ablation,
             recompute=recompute,
             kernels=kernels,
+            lanes=lanes,
             teacher_top_k=teacher_top_k,
         )
 
@@ -111,13 +122,13 @@ class ModelSizes:
             The first way that fits, or the smallest one if none does: then `plan.fits` is False.
 
         Raises:
-            ConfigurationError: A micro-batch below 1 prompt.
-            UnknownNameError: No such dtype.
+            ConfigurationError: A micro-batch below 1 prompt, or a share that is not from 0 to 1.
+            UnknownNameError: No such dtype or device.
 
         Examples:
-            >>> plan = model_sizes("smollm2-135m").plan(32, seq=64, limit_bytes=4 << 30)
+            >>> plan = model_sizes("smollm2-135m").plan(32, seq=64, limit_bytes=5 << 30)
             >>> plan.micro_batch, plan.recompute, plan.fits
-            (8, True, True)
+            (16, True, True)
         """
         return plan_memory(
             lambda prompts, again: self.estimate(prompts, seq=seq, recompute=again, **settings),

@@ -45,6 +45,7 @@ class ModelShape:
         block_order: `sequential` or `parallel`.
         causal: Whether a position sees only earlier ones.
         mlp_saved: How many tensors of the MLP's inner width autograd keeps, for the memory estimate.
+        mlp_saved_narrow: The same in number formats narrower than float32, if it is another number there.
         mlp_matrices: How many matrices an MLP has.
     """
 
@@ -59,7 +60,8 @@ class ModelShape:
     learned_positions: bool
     block_order: str = "sequential"
     causal: bool = True
-    mlp_saved: int = 7
+    mlp_saved: int = 4
+    mlp_saved_narrow: int | None = None
     mlp_matrices: int = 2
 
 

@@ -21,6 +21,8 @@ def _shape(config: Any) -> ModelShape:
         d_vocab=config.vocab_size,
         n_positions=config.n_positions,
         learned_positions=True,
+        mlp_saved=1,
+        mlp_saved_narrow=4,
     )
 
 

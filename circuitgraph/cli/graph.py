@@ -26,49 +26,58 @@ def graph(
     only_memory: Annotated[
         bool, typer.Option("--memory", help="Show the memory plan alone, without counting nodes and edges.")
     ] = False,
+    device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     kernels: options.Kernels = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Count a model's nodes and edges, and plan the memory of a run.
 
-    Only the config is read: a folder with nothing but config.json will do.
+    Only the config is read: a folder with nothing but config.json will do. The device need not be there.
     """
+    import torch
+
     from circuitgraph.cli.output import only_json, print_json
     from circuitgraph.cli.settings import GraphChoices, plan_model
     from circuitgraph.errors import UnknownNameError
     from circuitgraph.forward.frozen_linear import choose_kernels
-    from circuitgraph.memory import BYTES, count_parameters
+    from circuitgraph.memory import BYTES, DEVICES, count_parameters
     from circuitgraph.sizes import ModelSizes
+    from pruning.lanes import lanes_for
 
-    if dtype not in BYTES:
-        raise UnknownNameError.of("dtype", dtype, BYTES)
+    kind = device.partition(":")[0]
+    for what, asked, choices in (("dtype", dtype, BYTES), ("device", kind, DEVICES)):
+        if asked not in choices:
+            raise UnknownNameError.of(what, asked, choices)
     with only_json(as_json):
         plan = plan_model(model, GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv))
         sizes = ModelSizes(shape=plan.shape, universe=plan.universe, n_parameters=count_parameters(plan.config))
     if plan.shape.n_positions is not None:
         tokens = min(tokens, plan.shape.n_positions)
 
-    chosen = choose_kernels(kernels, plan.shape, device="cpu", dtype=dtype)
+    chosen = choose_kernels(kernels, plan.shape, device=kind, dtype=dtype)
     memory = sizes.plan(
         batch_size,
         seq=tokens,
         limit_bytes=None if memory_gib is None else round(memory_gib * 2**30),
         dtype=dtype,
+        device=device,
         n_prompts=prompts,
         cache_bytes=round(cache_gib * 2**30),
         kernels=chosen,
+        lanes=lanes_for(torch.device(kind), batch_size * tokens),
     )
     counts = {} if only_memory else count(plan.universe)
     if as_json:
-        asked = {"batch_size": batch_size, "tokens": tokens, "prompts": prompts, "dtype": dtype, "kernels": chosen}
+        asked = {"batch_size": batch_size, "tokens": tokens, "prompts": prompts, "device": device, "dtype": dtype}
+        asked |= {"kernels": chosen}
         counted = {"universe": plan.universe.to_dict(), "n_parameters": sizes.n_parameters, **counts}
         print_json({"model": model, **counted, "memory": {**memory.to_dict(), **asked}})
         return
     if not only_memory:
         _print(model, sizes.n_parameters, counts, plan.universe)
     sizes_told = f"{batch_size} prompts of {tokens} tokens a step, {prompts} in all"
-    _print_memory(memory, f"{sizes_told}, {dtype}, {chosen} kernels")
+    _print_memory(memory, f"{sizes_told}, {dtype} on {device}, {chosen} kernels")
 
 
 def count(universe: Universe) -> dict[str, Any]:

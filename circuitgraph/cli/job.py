@@ -107,10 +107,13 @@ class Job:
     def memory(self) -> MemoryPlan:
         """What the run is expected to hold at its dearest moment, and how it is run so that it fits."""
         from circuitgraph.memory import MemoryEstimate, available_bytes, estimate_memory, plan_memory
+        from pruning.lanes import lanes_for
 
         train = self.task.splits["train"]
         batch_size, seq = min(self.recipe.batch_size, len(train)), int(train.lengths.max())
         n_parameters = sum(weights.numel() for weights in self.compiled.model.parameters())
+        device = self.compiled.device
+        reached = self._reached()
 
         def estimate(prompts_at_once: int, recompute: bool) -> MemoryEstimate:
             return estimate_memory(
@@ -120,20 +123,33 @@ class Job:
                 batch_size=prompts_at_once,
                 seq=seq,
                 dtype=str(self.compiled.dtype).removeprefix("torch."),
+                device=device.type,
+                share_reached=sum(reached[:prompts_at_once]) / (prompts_at_once * seq),
                 n_asked=max(len(asked) for asked in train.predict_positions),
                 n_prompts=len(train),
                 cache_bytes=self.cache_bytes,
                 ablation=self.ablation,
                 recompute=recompute,
                 kernels=self.compiled.kernels,
+                lanes=lanes_for(device, prompts_at_once * seq),
                 teacher_top_k=self.teacher_top_k,
             )
 
-        limit, free = self.memory_bytes, available_bytes(str(self.compiled.device))
+        limit, free = self.memory_bytes, available_bytes(str(device))
         if limit is None and free is not None:
             held = estimate(1, False)
             limit = free + held.weights + held.program  # these are loaded already
         return plan_memory(estimate, batch_size=batch_size, seq=seq, limit_bytes=limit)
+
+    def _reached(self) -> list[float]:
+        """How many tokens of each training prompt a difference from its counterfactual reaches, the most first."""
+        from pruning.bench.prompts import share_reached
+
+        train = self.task.splits["train"]
+        lengths = train.lengths.tolist()
+        if self.ablation == "counterfactual" and self.plan.shape.causal:
+            lengths = [length * share_reached(train.subset([index])) for index, length in enumerate(lengths)]
+        return sorted(lengths, reverse=True)
 
     def to_dict(self) -> dict[str, Any]:
         """What would run, for `--dry-run --json`."""

@@ -49,7 +49,9 @@ class Workspace:
         wanted, tensors = int(np.prod(size)), self._mine().tensors
         kept = tensors.get(name)
         if kept is None or kept.numel() < wanted or kept.dtype != like.dtype or kept.device != like.device:
-            tensors[name] = kept = torch.empty(wanted, dtype=like.dtype, device=like.device)
+            del kept  # first, or both would be there for a moment
+            tensors.pop(name, None)
+            kept = tensors[name] = torch.empty(wanted, dtype=like.dtype, device=like.device)
         return kept[:wanted].view(size)
 
     def _mine(self) -> _Buffers:

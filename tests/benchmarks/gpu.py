@@ -300,7 +300,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--layers", type=int, default=40)
     parser.add_argument("--heads", type=int, default=40)
     parser.add_argument("--sparsity", type=float, default=SPARSITY, help="of the large model's made circuits")
-    parser.add_argument("--micro-batch", type=int, help="prompts run at once in the large model's steps")
+    parser.add_argument("--micro-batch", type=int, default=16, help="prompts run at once in the large model's steps")
     parser.add_argument("--recompute", action="store_true", help="run MLPs again on the way back")
     parser.add_argument("--fill-batch", type=int, default=8, help="prompts run at once while the cache is filled")
     return parser

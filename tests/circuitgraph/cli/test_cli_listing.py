@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from circuitgraph.graph import build_graph
-from circuitgraph.memory import count_parameters, estimate_memory
 from circuitgraph.universe import Universe
 from pruning.recipes import RECIPES
 from pruning.tasks import TaskDescription, task_names
@@ -79,7 +78,18 @@ class TestGraph:
         ended = call("graph", "--model", config_alone[0], "--batch-size", 4, "--tokens", 7)
         assert ended.code == 0
         assert "4 prompts of 7 tokens" in ended.out
-        assert "rows" in ended.out
+        assert "stream" in ended.out
+
+    def test_memory_of_a_device_that_need_not_be_there(self, config_alone):
+        found = {
+            device: call("graph", "--model", config_alone[0], "--device", device, "--json").json["memory"]
+            for device in ("cpu", "cuda:1")
+        }
+        assert (found["cuda:1"]["device"], found["cuda:1"]["kernels"]) == ("cuda:1", "plain")
+        assert found["cuda:1"]["program"] == found["cuda:1"]["heap"] == 0 < found["cpu"]["program"]
+        ended = call("graph", "--model", config_alone[0], "--device", "cude")
+        assert ended.code == 2
+        assert "cuda" in ended.err
 
     def test_split_embeddings_need_learned_positions(self, config_alone):
         ended = call("graph", "--model", config_alone[0], "--embeddings", "split")
@@ -104,71 +114,6 @@ class TestGraph:
         ended = call("graph", "--model", tmp_path)
         assert ended.code == 2
         assert "'bert' is not supported" in ended.err
-
-
-def one_small_layer():
-    """Its shape and its universe, for sums by hand."""
-    from circuitgraph.architectures import ModelShape
-
-    shape = ModelShape(
-        n_layers=1, n_heads=2, n_kv_heads=2, d_model=4, d_head=2, d_mlp=8, d_vocab=10, n_positions=8,
-        learned_positions=True,
-    )  # fmt: skip
-    return shape, Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
-
-
-class TestMemory:
-    def test_estimate_by_hand(self):
-        shape, universe = one_small_layer()
-        found = estimate_memory(
-            shape, universe, n_parameters=100, batch_size=3, seq=5, n_prompts=7, cache_bytes=1 << 20
-        )
-        # 15 tokens of width 4, in float32: 240 bytes a stream.
-        assert found.weights == 400
-        assert found.deltas == 4 * (240 + 3 * 16)  # input, two heads, MLP; at all tokens, and at the three asked
-        assert found.rows == 8 * 240  # q, k, v of two heads, MLP, logits
-        assert found.activations == (4 * 4 * 15 + 7 * 8 * 15) * 4
-        assert found.working == 3 * 6 * 240 + 2 * 240
-        assert found.logits == 6 * 3 * 10 * 4
-        # A prompt: the two embeddings, the attention, the MLP and the heads, their queries, keys and values (4 each)
-        # at 5 tokens, and 10 logits; a batch takes its layers from there, one after the other.
-        assert found.cache == 7 * (32 * 5 + 10) * 4
-        tight = estimate_memory(shape, universe, n_parameters=100, batch_size=3, seq=5, n_prompts=7, cache_bytes=4000)
-        # In short form: the two embeddings, the heads and the MLP; a batch is whole again.
-        assert tight.cache == 7 * (16 * 5 + 10) * 4 + 32 * 15 * 4
-        few = estimate_memory(shape, universe, n_parameters=100, batch_size=3, seq=5, n_prompts=7, teacher_top_k=3)
-        # Three ids and log-probabilities and one number more instead of 10 logits.
-        assert few.cache == 7 * (32 * 5 + 3 + 3 + 1) * 4
-        assert found.gates == 140 * universe.n_edges
-        assert found.to_dict()["total"] == found.total > 450 << 20
-
-    @pytest.mark.parametrize(
-        ("kernels", "seq", "packed"), [("packed", 37, 512), ("packed", 38, 0), ("direct", 37, 0), ("plain", 37, 0)]
-    )
-    def test_weights_are_packed_for_fewer_than_112_tokens(self, kernels, seq, packed):
-        shape, universe = one_small_layer()
-        found = estimate_memory(shape, universe, n_parameters=100, batch_size=3, seq=seq, kernels=kernels)
-        assert found.packed == packed  # two matrices of 4 x 8, two copies, float32
-
-    def test_a_budget_of_zero_keeps_one_batch(self):
-        from circuitgraph.architectures import family_of
-        from circuitgraph.models import load_config
-
-        config = load_config("tracr:reverse")
-        shape = family_of("tracr").shape(config)
-        universe = Universe(family="tracr", n_layers=4, n_heads=1, n_kv_heads=1, embeddings="split")
-        sizes = {"n_parameters": count_parameters(config), "batch_size": 2, "seq": 6}
-        zero = estimate_memory(shape, universe, **sizes, cache_bytes=0, ablation="zero")
-        assert zero.cache == 0
-        assert estimate_memory(shape, universe, **sizes, cache_bytes=0).cache > 0
-
-    def test_counting_parameters_draws_no_random_number(self, tiny_gpt2):
-        import torch
-
-        model = tiny_gpt2()
-        before = torch.random.get_rng_state()
-        assert count_parameters(model.config) == sum(weights.numel() for weights in model.parameters())
-        assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_listing_needs_no_weights(monkeypatch):
