@@ -23,9 +23,11 @@ def threads(n: int | None) -> Iterator[None]:
         >>> torch.get_num_threads() == before
         True
     """
+    if n is None:
+        yield
+        return
     before = torch.get_num_threads()
-    if n is not None:
-        torch.set_num_threads(n)
+    torch.set_num_threads(n)
     try:
         yield
     finally:
