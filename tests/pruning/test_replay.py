@@ -89,6 +89,7 @@ def test_what_is_replayed_is_what_the_plain_way_says(kind: str, ablation: str, s
     assert counts.memory == counts.total > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["kl-top1", "logit-diff", "cross-entropy", "mse", "position-kl"])
 def test_every_objective(objective: str, tiny_gpt2, tiny_llama):
     ways = Ways(compiled_of("gpt2", tiny_gpt2, tiny_llama), objective=objective)
@@ -174,6 +175,7 @@ def test_a_plan_that_provides_for_too_much_is_made_anew(tiny_gpt2, tiny_llama, m
     assert sizes[0] == sizes[2] > sizes[-1] * 1.25
 
 
+@pytest.mark.slow
 def test_training_learns_the_same(tiny_gpt2, tiny_llama):
     compiled = compiled_of("llama", tiny_gpt2, tiny_llama)
     for recipe in (LAGRANGIAN, replace(BUDGET, warm_start="none", draws=2, batch_size=4)):
@@ -217,6 +219,7 @@ def test_a_recording_that_fails_is_told_and_done_without(tiny_gpt2, tiny_llama, 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_device_a_replayed_step_waits_once(kind: str, tiny_gpt2, tiny_llama):
     make = {"gpt2": tiny_gpt2, "llama": tiny_llama}[kind]
