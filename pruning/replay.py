@@ -93,6 +93,7 @@ class Replays:
         self.recorded = 0
         self._plan: FixedPlan | None = None
         self._missed: np.ndarray | None = None
+        self._fits = False
         self._age = 0
         self._groups: dict[int, KeptGroup | None] = {}
         self._recordings: dict[tuple[int, int], _Recording] = {}
@@ -143,7 +144,7 @@ class Replays:
         Returns:
             What it says, or None where it has to be run as ever.
         """
-        if not self._works or self._plan is None or not self._fits:
+        if not self._works or not self._fits:
             return None
         group = self._group(len(self.frozen.pairs.clean_ids[int(prompts[0])]))
         if group is None:

@@ -35,6 +35,7 @@ STEPS = 8
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 """Formats of rows that the kernels take."""
 
+
 @kernel()
 @no_type_check
 def _read_entry(rows, coefficients, sources, entry, stop, rows_stride, source_stride, columns, inside):
