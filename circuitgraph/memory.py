@@ -6,8 +6,9 @@ any difference between a prompt and its counterfactual, d = d_model, b bytes a n
 stream of all reached tokens, B × S × share × d × b:
 
 * weights: parameters × b;
-* stream: the buffer of what writers add and of the gradients of what readers saw, in rows: for writers and readers both
-  where the readers' take no more than 64 MiB, else as many as `circuitgraph.forward.stream_layout` folds them into.
+* stream: the buffer of what writers add and of the gradients of what readers saw, in rows: as many as
+  `circuitgraph.forward.stream_layout` folds them into, or, without the CPU's kernels, for writers and readers both
+  where the readers' take no more than 64 MiB.
   Readers of which only the asked positions are looked at, the last layer's queries and MLP and the logits, have a
   buffer of their own, with the writers again, at these positions;
 * scratch: a row a reader of the largest block;
@@ -16,10 +17,10 @@ stream of all reached tokens, B × S × share × d × b:
   and what each of them read. A few numbers a reader and token that norms keep are left out;
 * sums: of the residual streams before each block, the ablated one and the running one (in float32 at least), every
   eighth for the way back, and those from one to the next, made again;
-* working: the largest of what passes within a layer: the gradients of those readers that took the complement, half of
-  the block's when gates are undecided; those of what the heads wrote; or four times the MLP's inner width. In float32
-  on a CPU products are oneDNN's, which are tensors of their own: a row a reader when a block is mixed, and the
-  gradients of what the heads wrote twice;
+* working: the largest of what passes within a layer: the gradients of what the heads wrote, or four times the MLP's
+  inner width; without the CPU's kernels also the gradients of those readers that took the complement, half of the
+  block's when gates are undecided, and there in float32 on a CPU products are oneDNN's, which are tensors of their own:
+  a row a reader when a block is mixed, and the gradients of what the heads wrote twice;
 * logits: six matrices [asked, vocabulary] in float32 (teacher, circuit, their log-probabilities, gradients);
 * cache: the ablated run of every prompt and the full model's logits, up to the cache's budget; where it does not
   hold everything of every prompt, a batch is made whole each step;
@@ -50,6 +51,7 @@ from typing import Any
 
 from circuitgraph.architectures.family import ModelShape
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.forward.kernels import cpu_kernels_installed
 from circuitgraph.forward.prefix_sums import KEPT_EVERY
 from circuitgraph.forward.stream import KEPT_BYTES
 from circuitgraph.forward.stream_layout import overlapping, side_by_side
@@ -145,6 +147,7 @@ def estimate_memory(
     kernels: str = "plain",
     lanes: int = 1,
     teacher_top_k: int | None = None,
+    cpu_kernels: bool | None = None,
 ) -> MemoryEstimate:
     """Estimate what a training run holds at its dearest moment.
 
@@ -166,6 +169,8 @@ def estimate_memory(
         kernels: How MLPs multiply; `packed` has another copy of their weights a direction for small batches.
         lanes: Parts of a batch that run side by side on a CPU, see `pruning.lanes`; one a thread at most.
         teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
+        cpu_kernels: Whether products and norms are the CPU's kernels', as they are in float32 and float64 on a CPU
+            where Numba is installed; None for what is installed here.
 
     Returns:
         The estimate.
@@ -180,8 +185,8 @@ def estimate_memory(
         >>> shape = ModelShape(n_layers=12, n_heads=12, n_kv_heads=12, d_model=768, d_head=64, d_mlp=3072,
         ...     d_vocab=50257, n_positions=1024, learned_positions=True)
         >>> gpt2 = Universe(family="gpt2", n_layers=12, n_heads=12, n_kv_heads=12)
-        >>> estimate = estimate_memory(shape, gpt2, n_parameters=124_439_808, batch_size=8, seq=32)
-        >>> estimate.weights, estimate.stream == (302 * 8 * 32 + (157 + 14) * 8) * 768 * 4
+        >>> estimate = estimate_memory(shape, gpt2, n_parameters=124_439_808, batch_size=8, seq=32, cpu_kernels=True)
+        >>> estimate.weights, estimate.stream == (302 * 8 * 32 + 158 * 8) * 768 * 4
         (497759232, True)
     """
     if dtype not in BYTES:
@@ -195,6 +200,8 @@ def estimate_memory(
         shape=shape, universe=universe, batch_size=batch_size, seq=seq, dtype=dtype, device=kind, n_asked=n_asked,
         share_reached=share_reached, recompute=recompute, lanes=lanes if kind == "cpu" else 1,
         counterfactual=ablation == "counterfactual",
+        cpu_kernels=kind == "cpu" and dtype in ("float32", "float64")
+        and (cpu_kernels_installed() if cpu_kernels is None else cpu_kernels),
     )  # fmt: skip
     cache = _Cache(step=step, n_prompts=n_prompts, budget=cache_bytes, top_k=teacher_top_k, ablation=ablation)
     on_cuda = kind == "cuda"
@@ -229,10 +236,10 @@ class _Level:
     n_slots: int
     n_cells: int
 
-    def rows(self, universe: Universe, row_bytes: float) -> int:
-        """Rows of the buffer of deltas and gradients, each of so many bytes a token in one lane."""
+    def rows(self, universe: Universe, row_bytes: float | None) -> int:
+        """Rows of the buffer of deltas and gradients, each of so many bytes a token in one lane; None keeps no reads."""
         n_rows = sum(self.readers)
-        if n_rows * self.n_cells * row_bytes <= KEPT_BYTES:
+        if row_bytes is not None and n_rows * self.n_cells * row_bytes <= KEPT_BYTES:
             return side_by_side(self.n_slots, n_rows).size
         starts = [sum(self.readers[:place]) for place in range(len(self.readers))]
         seen = [min(block.n_writers, self.n_slots) for block in universe.blocks]
@@ -254,6 +261,7 @@ class _Step:
     recompute: bool
     lanes: int
     counterfactual: bool
+    cpu_kernels: bool
 
     @property
     def b(self) -> int:
@@ -305,7 +313,8 @@ class _Step:
     def stream(self) -> int:
         """The buffers of deltas and gradients."""
         width = self.shape.d_model * self.b
-        return sum(level.rows(self.universe, width / self.lanes) * level.n_cells * width for level in self.levels)
+        kept = None if self.cpu_kernels else width / self.lanes
+        return sum(level.rows(self.universe, kept) * level.n_cells * width for level in self.levels)
 
     @property
     def scratch(self) -> int:
@@ -337,31 +346,32 @@ class _Step:
     def passing(self) -> tuple[int, int, int, int, int]:
         """Tensors that pass within a layer.
 
-        Of a block's readers (products by oneDNN alone), of those of them that took the complement, of what its heads
-        wrote, inside of its MLP, and of one residual stream.
+        Of a block's readers (products by oneDNN alone), of those of them that took the complement (not by kernels), of
+        what its heads wrote, inside of its MLP, and of one residual stream.
         """
         readers = self.universe.n_attention_readers * self.row
         inside = self.shape.d_mlp * self.cells * self.b
-        return readers, readers // 2, self.shape.n_heads * self.row, inside, self.row
+        products = readers if self._takes_onednn else 0
+        complement = 0 if self.cpu_kernels else readers // 2
+        return products, complement, self.shape.n_heads * self.row, inside, self.row
 
     @property
     def _takes_onednn(self) -> bool:
         """Whether products of the stream are oneDNN's, see `circuitgraph.forward.mixing`."""
-        return self.device == "cpu" and self.dtype == "float32"
+        return self.device == "cpu" and self.dtype == "float32" and not self.cpu_kernels
 
     @property
     def working(self) -> int:
         """The largest of what passes within a layer."""
-        readers, complement, written, inside, _ = self.passing
-        products = max(readers, 2 * written) if self._takes_onednn else 0
-        return max(products, complement, written, 4 * inside)
+        products, complement, written, inside, _ = self.passing
+        return max(products, complement, 2 * written if self._takes_onednn else written, 4 * inside)
 
     @property
     def heap(self) -> int:
         """What the heap holds free: a hole a layer and lane."""
         if self.device != "cpu":
             return 0
-        in_a_lane = [size // self.lanes for size in self.passing[0 if self._takes_onednn else 1 :]]
+        in_a_lane = [size // self.lanes for size in self.passing]
         return self.shape.n_layers * self.lanes * max((size for size in in_a_lane if size < _MAPPED_FROM), default=0)
 
     @property

@@ -2,8 +2,8 @@
 
 Two ways, either with the numbers of torch's own product, to rounding:
 
-- `direct`: with the weights where they lie. On the processors measured that is a tenth to a half faster than torch's
-  own way, and takes no memory.
+- `direct`: with the weights where they lie. On a processor with AVX-512 that was measured to be a tenth to a half faster
+  than torch's own way; on one without it was a quarter slower (docs/performance.md). It takes no memory.
 - `packed`: a product of few rows spends a good part of its time on bringing the weights into an order that the
   processor can use. As they are frozen, that can be done once, at the price of a copy of them for each direction.
   From 96 rows on the gain is a twentieth, so that larger products are direct.
@@ -26,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from circuitgraph.architectures.family import ModelShape
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.forward.onednn import multiply, onednn_works, pack_weight
+from circuitgraph.forward.onednn import multiply, onednn_pays, onednn_works, pack_weight
 from circuitgraph.memory import available_bytes, packed_bytes
 from circuitgraph.models import KERNELS
 
@@ -40,8 +40,8 @@ def choose_kernels(asked: str, shape: ModelShape, *, device: str, dtype: str) ->
     """Settle how products with the MLPs' weights are done.
 
     Args:
-        asked: `plain`, `direct`, `packed`, or `auto`: the fastest that is possible, which is packed as long as both
-            copies take at most a quarter of the memory that is free.
+        asked: `plain`, `direct`, `packed`, or `auto`: on a processor with AVX-512 packed as long as both copies take at
+            most a quarter of the memory that is free, else direct; on others plain.
         shape: The model's sizes.
         device: Where the model lies.
         dtype: Its number format.
@@ -65,7 +65,7 @@ def choose_kernels(asked: str, shape: ModelShape, *, device: str, dtype: str) ->
             f"kernels={asked!r} needs {lacks}; the model lies on {device} in {dtype}: use kernels='plain' or 'auto'"
         )
     if asked == "auto":
-        if lacks is not None or shape.d_model * shape.d_mlp < _LEAST_NUMBERS:
+        if lacks is not None or shape.d_model * shape.d_mlp < _LEAST_NUMBERS or not onednn_pays():
             return "plain"
         free = available_bytes(device)
         return "direct" if free is None or packed_bytes(shape) > free / 4 else "packed"

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from circuitgraph.forward.cuda_kernels import kernels_on
+from circuitgraph.forward.kernels import cpu_kernels, kernels_on
 from circuitgraph.forward.onednn import multiply, onednn_works
 from circuitgraph.transfer import to_device
 
@@ -38,6 +38,10 @@ DOT_SPARSE_BELOW = 0.2
 """Below this share, dots are a sparse product."""
 FEW_DOTS = 24
 """Fewer dots than this are taken one by one, whatever their share: a sparse product has to be set up."""
+CPU_DENSE_FROM = 0.5
+"""From this share on, the CPU's kernels, where there are any, mix all rows."""
+CPU_DOTS_BELOW = 0.6
+"""Below this share, dots are taken by the CPU's kernels where there are any."""
 CELLS_AT_ONCE = 8
 """How many cells a dense mixing product of torch's own takes."""
 ONEDNN_STEP = 64
@@ -70,6 +74,8 @@ def add_mixed(
     share = np.count_nonzero(host) / max(1, host.size)
     if share == 0:
         return
+    if _mixed_by_cpu_kernels(out, out, coefficients, rows):
+        return
     kernels = kernels_on(out.device)
     if kernels is not None and kernels.gathered.take(out, rows) and mixing_gathers(host != 0):
         kernels.gathered.add_gathered(out, coefficients, rows, host != 0)
@@ -101,6 +107,8 @@ def mix_onto(
         rows: The rows to mix.
         host: The same matrix on the host, which decides how to go about it.
     """
+    if _mixed_by_cpu_kernels(out, base, coefficients, rows):
+        return
     if base is not None:
         base = base.expand(out.shape[1:])
     kernels = kernels_on(out.device)
@@ -228,14 +236,17 @@ def dot_pairs(
         wanted: Booleans `[left right]` on the host.
 
     Returns:
-        The wanted products, in the order of `np.nonzero(wanted)`, in float32 where a kernel took them.
+        The wanted products, in the order of `np.nonzero(wanted)`, in float32 or float64 where a kernel took them.
     """
+    count = np.count_nonzero(wanted)
+    share = count / max(1, wanted.size)
+    on_cpu = cpu_kernels(a, b)
+    if on_cpu is not None and share < CPU_DOTS_BELOW:
+        return on_cpu.products.dots_of(a, b, on_cpu.Entries.of(wanted, a.numpy().dtype))
     kernels = kernels_on(a.device)
     if kernels is not None and kernels.gathered.take(a, b) and dots_gather(wanted):
         return kernels.gathered.gathered_dots(a, b, wanted)
     left, right = a.flatten(1), b.flatten(1)
-    count = np.count_nonzero(wanted)
-    share = count / max(1, wanted.size)
     if a.device.type == "cpu" and (share < ROWS_BELOW or count < FEW_DOTS):
         pairs = zip(*(places.tolist() for places in np.nonzero(wanted)), strict=True)
         dots = [torch.dot(left[i], right[j]) for i, j in pairs]
@@ -247,6 +258,27 @@ def dot_pairs(
         return dots.flatten().index_select(0, to_device(np.flatnonzero(wanted), a.device))
     dots = _dots_by_onednn(left, right) if len(left) >= _FEW_ROWS and _takes_onednn(b) else left @ right.T
     return dots.flatten().index_select(0, to_device(np.flatnonzero(wanted), a.device))
+
+
+def _mixed_by_cpu_kernels(out: Tensor, base: Tensor | None, coefficients: Tensor, rows: Tensor) -> bool:
+    """Mix by the CPU's kernels, where there are any; whether that was done."""
+    kernels = cpu_kernels(out, rows)
+    if kernels is None:
+        return False
+    matrix = coefficients.numpy()
+    kernels.products.mix(out, base, kernels.Entries.of(matrix, matrix.dtype), rows, dense_matrix(matrix))
+    return True
+
+
+def dense_matrix(matrix: np.ndarray) -> np.ndarray | None:
+    """All coefficients for the CPU's kernels, where so many are not zero that going through all of them pays.
+
+    Args:
+        matrix: They.
+    """
+    if np.count_nonzero(matrix) < CPU_DENSE_FROM * matrix.size:
+        return None
+    return np.ascontiguousarray(matrix)
 
 
 def _sampled_dots(left: Tensor, right: Tensor, wanted: np.ndarray) -> Tensor:

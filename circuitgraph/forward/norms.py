@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuitgraph.architectures.rms_norm import RMSNorm, blocks, rms_backward, rms_forward
-from circuitgraph.forward.cuda_kernels import kernels_on
+from circuitgraph.forward.kernels import kernels_on
 
 
 def norm_into(norm: nn.Module, x: Float[Tensor, "*row d_model"], out: Float[Tensor, "*row d_model"]) -> Any:
@@ -32,7 +32,7 @@ def norm_into(norm: nn.Module, x: Float[Tensor, "*row d_model"], out: Float[Tens
         return None
     if isinstance(norm, RMSNorm) and norm.is_short_for(x):
         return rms_forward(x, norm.own.weight, norm.own.variance_epsilon, out)
-    kernels, parts = kernels_on(x.device), _parts(norm)
+    kernels, parts = kernels_on(x.device), norm_parts(norm)
     if kernels is not None and parts is not None and kernels.norms.can_norm(x) and kernels.norms.can_norm(out):
         return kernels.norms.norm_rows(x, *parts, out)
     pairs = blocks(x.flatten(0, -2), out.flatten(0, -2))
@@ -70,7 +70,7 @@ def norm_back(
     elif isinstance(norm, RMSNorm) and norm.is_short_for(x):
         rms_backward(x, norm.own.weight, kept, gradient, out)
     elif isinstance(kept, tuple):  # it was normed by a kernel
-        kernels, parts = kernels_on(x.device), _parts(norm)
+        kernels, parts = kernels_on(x.device), norm_parts(norm)
         assert kernels is not None and parts is not None
         kernels.norms.norm_rows_back(x, parts[0], kept, gradient, out, centred=parts[1] is not None)
     elif type(norm) is nn.LayerNorm:
@@ -88,10 +88,28 @@ def norm_back(
             pulled.copy_(found)
 
 
-def _parts(norm: nn.Module) -> tuple[Tensor, Tensor | None, float] | None:
-    """Weight, bias and ε of a norm that kernels can take over."""
+def norm_parts(norm: nn.Module) -> tuple[Tensor, Tensor | None, float] | None:
+    """Weight, bias and ε of a norm that kernels can take over; None for others.
+
+    Args:
+        norm: The norm.
+    """
     if isinstance(norm, RMSNorm):
         return norm.own.weight, None, float(norm.own.variance_epsilon)
     if type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None:
         return norm.weight, norm.bias, norm.eps
     return None
+
+
+def norms_here(norm: nn.Module, like: Tensor) -> bool:
+    """Whether a norm of such rows on a CPU is what its parts say, in the rows' own format.
+
+    A model's RMS norm computes in float32, whatever it is given.
+
+    Args:
+        norm: The norm.
+        like: Gives the rows' format and device.
+    """
+    if isinstance(norm, RMSNorm):
+        return norm.is_short_for(like)
+    return norm_parts(norm) is not None and norm.weight.dtype == like.dtype

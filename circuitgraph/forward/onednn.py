@@ -1,7 +1,8 @@
 """Products by oneDNN, which comes with torch: float32, on a CPU.
 
-Torch itself multiplies by MKL there. On the processors measured oneDNN is a tenth to a half faster with the matrices of
-a masked pass (docs/performance.md), and the only one that takes weights laid out for it beforehand.
+Torch itself multiplies by MKL there. On an AMD processor with AVX-512 oneDNN was measured to be a tenth to a half
+faster with the matrices of a masked pass, on one without to be a quarter slower (docs/performance.md). It takes weights
+laid out for it beforehand.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ def onednn_works() -> bool:
     except (AttributeError, RuntimeError, TypeError):
         return False
     return all(torch.allclose(one, x @ weight.T, rtol=1e-4, atol=1e-5) for one in said)
+
+
+@cache
+def onednn_pays() -> bool:
+    """Whether this processor has AVX-512, without which MKL was measured to be faster."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def pack_weight(weight: Float[Tensor, "taken given"]) -> Any:

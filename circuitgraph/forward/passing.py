@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from circuitgraph.forward.fused_reads import FusedReads
 from circuitgraph.forward.head_products import multiply_into, pick
 from circuitgraph.forward.norms import norm_back, norm_into
 from circuitgraph.forward.plan import BlockPlan
@@ -95,9 +96,13 @@ class _Read(torch.autograd.Function):
         norm: nn.Module,
         shares: Sequence[Share] | None,
     ) -> Any:
-        seen = stream.mix(block, ablated())
-        normed = torch.empty_like(seen) if shares is None else stream.room(block)
-        moments = norm_into(norm, seen, normed)
+        room = stream.room(block)
+        normed = torch.empty_like(room) if shares is None else room
+        fused = _fused(stream, norm)
+        if fused is not None:
+            moments = fused.read(stream, block, ablated(), norm, normed)
+        else:
+            moments = norm_into(norm, stream.mix(block, ablated()), normed)
         said = [normed] if shares is None else [share.project(normed[share.rows]) for share in shares]
         ctx.stream, ctx.block = stream, block
         if block.differentiable:
@@ -114,21 +119,38 @@ class _Read(torch.autograd.Function):
             stream.forget(block)
             return token, None, None, None, None, None
         stream.tape.check_unfinished()
-        seen = stream.seen_again(block, ctx.ablated)
-        back = stream.room_back(block)
-        if ctx.shares is None:
-            back.copy_(gradients[0])
+        fused = _fused(stream, ctx.norm)
+        if fused is not None:
+            back = stream.rows(block.rows)
+            _pull_projections(ctx.shares, gradients, back)
+            fused.pull(stream, block, ctx.ablated(), ctx.norm, ctx.moments, back)
         else:
-            filled = 0  # shares follow each other, or each is of all rows
-            for share, gradient in zip(ctx.shares, gradients, strict=True):
-                share.pull(gradient, back[share.rows], add=share.rows.start < filled)
-                filled = share.rows.stop
-        norm_back(ctx.norm, seen, ctx.moments, back, back)
-        if stream.keeps_reads:
-            seen.copy_(back)
-        stream.take_gradient(block)
+            seen = stream.seen_again(block, ctx.ablated)
+            back = stream.room_back(block)
+            _pull_projections(ctx.shares, gradients, back)
+            norm_back(ctx.norm, seen, ctx.moments, back, back)
+            if stream.keeps_reads:
+                seen.copy_(back)
+            stream.take_gradient(block)
         ctx.ablated = ctx.moments = None  # autograd keeps this node for as long as the loss
         return token, None, None, None, None, None
+
+
+def _fused(stream: Stream, norm: nn.Module) -> FusedReads | None:
+    """The CPU kernels' reads, where they know the norm."""
+    fused = stream.fused
+    return fused if fused is not None and fused.take(stream, norm) else None
+
+
+def _pull_projections(shares: Sequence[Share] | None, gradients: Sequence[Tensor], out: Tensor) -> None:
+    """The gradient of the normed rows from that of what was handed out."""
+    if shares is None:
+        out.copy_(gradients[0])
+        return
+    filled = 0  # shares follow each other, or each is of all rows
+    for share, gradient in zip(shares, gradients, strict=True):
+        share.pull(gradient, out[share.rows], add=share.rows.start < filled)
+        filled = share.rows.stop
 
 
 class _WriteHeads(torch.autograd.Function):

@@ -37,6 +37,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitgraph.forward.fused_reads import FusedReads
+from circuitgraph.forward.kernels import cpu_kernels
 from circuitgraph.forward.mixing import add_mixed, dot_pairs, mix_onto
 from circuitgraph.forward.plan import BlockPlan, StreamPlan
 from circuitgraph.forward.prefix_sums import PrefixSums
@@ -98,7 +100,11 @@ class Stream:
         self.plan, self.tape, self.like = plan, tape, like
         self.n_cells, self.width = n_cells, like.shape[-1]
         n_rows, most = len(plan.edges), max(len(block.readers) for block in plan.blocks)
-        self.keeps_reads = tape.goes_back and n_rows * n_cells * self.width * like.element_size() <= KEPT_BYTES
+        self.keeps_reads = (
+            tape.goes_back
+            and cpu_kernels(like) is None
+            and n_rows * n_cells * self.width * like.element_size() <= KEPT_BYTES
+        )
         self._layout = side_by_side(plan.n_slots, n_rows if tape.goes_back else 0)
         if tape.goes_back and not self.keeps_reads:
             self._layout = _overlapping(plan)
@@ -111,6 +117,7 @@ class Stream:
         self._running = PrefixSums(None, partial(_with_written, self.deltas, self._written))
         self.running_gradient: Tensor | None = None
         self._choose_coefficients()
+        self.fused = FusedReads.of(self)
 
     def _take(self, name: str, rows: int) -> Tensor:
         return self.tape.workspace.take(name, (rows, self.n_cells, self.width), self.like)
@@ -140,8 +147,12 @@ class Stream:
         """Note that deltas have been written, in the order of their slots."""
         self._written.append(slots)
 
-    def _sum_before(self, block: BlockPlan) -> Tensor | None:
-        """The sum of all deltas that a block sees; None where it sees none."""
+    def sum_before(self, block: BlockPlan) -> Tensor | None:
+        """The sum of all deltas that a block sees; None where it sees none.
+
+        Args:
+            block: The block.
+        """
         return self._running.of(bisect_right(self._written, block.n_slots, key=lambda slots: slots.stop))
 
     def mix(self, block: BlockPlan, ablated: Tensor) -> Float[Tensor, "reader cell d_model"]:
@@ -158,7 +169,7 @@ class Stream:
         if not complement.any():
             mix_onto(seen, ablated, *mixed)
             return seen
-        running = self._sum_before(block)
+        running = self.sum_before(block)
         full = ablated if running is None else (ablated + running).to(ablated.dtype)
         if complement.all():
             mix_onto(seen, full, *mixed)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from circuitgraph.batch import TokenBatch
 from circuitgraph.compile import CompiledModel
-from circuitgraph.forward import mixing
+from circuitgraph.forward import fused_reads, kernels, mixing
 from circuitgraph.forward.reference import AblationValues
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.oracle_cases import asked_places, pair_of_batches, prompt_rows
@@ -144,9 +144,25 @@ class BothWays:
         return logits.detach(), gradient
 
 
+WAYS = ("rows", "sparse", "dense", "gathered", "tiled")
+"""How the products of the stream can be taken on a CPU: the first three by torch, the others by kernels."""
+
+
 def mix_by(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every product of the stream go one way: by `rows`, as a `sparse` product, or `dense`."""
+    """Make every product of the stream go one way of `WAYS`."""
+    if way in ("gathered", "tiled"):
+        pytest.importorskip("numba")
+        monkeypatch.setattr(mixing, "CPU_DENSE_FROM", 2.0 if way == "gathered" else 0.0)
+        monkeypatch.setattr(mixing, "CPU_DOTS_BELOW", 2.0)
+        monkeypatch.setattr(fused_reads, "CPU_DOTS_BELOW", 2.0 if way == "gathered" else 0.0)
+        return
+    without_kernels(monkeypatch)
     limits = {"rows": (2.0, 2.0, 2.0), "sparse": (0.0, 2.0, 2.0), "dense": (0.0, 0.0, 0.0)}[way]
     for name, limit in zip(("ROWS_BELOW", "MIX_SPARSE_BELOW", "DOT_SPARSE_BELOW"), limits, strict=True):
         monkeypatch.setattr(mixing, name, limit)
     monkeypatch.setattr(mixing, "FEW_DOTS", 0)
+
+
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do everything by torch's own operators, as without Numba."""
+    monkeypatch.setattr(kernels, "_cpu_package", lambda: None)

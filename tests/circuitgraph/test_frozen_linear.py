@@ -11,6 +11,7 @@ from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward import frozen_linear
 from circuitgraph.forward.frozen_linear import FrozenLinear, choose_kernels, onednn_works, use_onednn
+from circuitgraph.forward.onednn import onednn_pays
 from circuitgraph.memory import packed_bytes
 from pruning.frozen_cache.keys import model_key
 from tests.circuitgraph import oracle_definition as oracle
@@ -149,11 +150,24 @@ def test_what_onednn_cannot_do(model: nn.Module, kernels: str) -> None:
 def test_auto_leaves_room(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = compile_model(model).shape
     needed = packed_bytes(shape)
+    monkeypatch.setattr(frozen_linear, "onednn_pays", lambda: True)
     for free, expected in ((4 * needed, "packed"), (4 * needed - 4, "direct"), (None, "direct")):
         monkeypatch.setattr(frozen_linear, "available_bytes", lambda device, free=free: free)
         assert choose_kernels("auto", shape, device="cpu", dtype="float32") == expected
     with pytest.raises(ConfigurationError, match="needs a CPU"):
         choose_kernels("packed", shape, device="cuda", dtype="float32")
+
+
+@pytest.mark.usefixtures("takes_small")
+def test_auto_takes_onednn_where_the_processor_has_avx_512(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = compile_model(model).shape
+    monkeypatch.setattr(frozen_linear, "available_bytes", lambda device: None)
+    expected_by = {"AVX512": "direct", "AVX512_VNNI": "direct", "AVX2": "plain", "DEFAULT": "plain"}
+    for capability, expected in expected_by.items():
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        onednn_pays.cache_clear()
+        assert choose_kernels("auto", shape, device="cpu", dtype="float32") == expected
+    onednn_pays.cache_clear()
 
 
 def test_frozen_runs_of_packed_weights_are_kept_apart(model: nn.Module) -> None:

@@ -14,7 +14,7 @@ from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.masked import MaskedPass
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.oracle_cases import CASES, ModelMakers
-from tests.circuitgraph.situations import ABLATIONS, BothWays, Situation, mix_by, situations
+from tests.circuitgraph.situations import ABLATIONS, WAYS, BothWays, Situation, mix_by, situations
 
 # Sums of a few dozen float64 terms, through two layers of norms: 1e-14 is seen, 1e-9 is asked.
 EXACT = 1e-9
@@ -86,7 +86,7 @@ def test_bfloat16_is_as_near_as_the_models_own(case: str, tiny_gpt2, tiny_llama)
     assert (ours.double() - truth).square().mean().sqrt() <= 2 * noise
 
 
-@pytest.mark.parametrize("way", ["rows", "sparse", "dense"])
+@pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_mixing_is_the_definition(exact: BothWays, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     products = []
     plain_baddbmm, plain_addmm = torch.Tensor.baddbmm_, torch.Tensor.addmm_

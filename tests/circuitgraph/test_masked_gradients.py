@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.oracle_cases import CASES, ModelMakers, in_parallel
-from tests.circuitgraph.situations import ABLATIONS, BothWays, Situation, mix_by, situations
+from tests.circuitgraph.situations import ABLATIONS, WAYS, BothWays, Situation, mix_by, situations, without_kernels
 
 PLAIN = Situation("mixture", 0.4, 0.5, "counterfactual", "left", (5, 3), 2, 3)
 
@@ -83,6 +83,15 @@ def test_parallel_blocks(tiny_gpt2, tiny_llama, situation: Situation) -> None:
         check_gradients(BothWays(in_parallel(compiled), oracle.plain_model(compiled.model), situation))
 
 
+@given(situation=situations())
+@example(situation=replace(PLAIN, gates="undecided"))
+@settings(max_examples=4, deadline=None, derandomize=True, database=None)
+def test_without_kernels(exact: BothWays, situation: Situation) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        without_kernels(monkeypatch)
+        check_gradients(replace(exact, situation=situation))
+
+
 @pytest.mark.full
 @given(situation=situations())
 @settings(max_examples=200, deadline=None, database=None)
@@ -90,7 +99,7 @@ def test_gate_gradients_equal_the_definitions_in_many_situations(exact: BothWays
     check_gradients(replace(exact, situation=situation))
 
 
-@pytest.mark.parametrize("way", ["rows", "sparse", "dense"])
+@pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_mixing(exact: BothWays, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mix_by(way, monkeypatch)
     check_gradients(exact)

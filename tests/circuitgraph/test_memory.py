@@ -14,6 +14,7 @@ from circuitgraph.cli.job import Job
 from circuitgraph.cli.settings import ModelPlan
 from circuitgraph.compile import compile_model
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.forward.kernels import SWITCH
 from circuitgraph.forward.plan import plan_step
 from circuitgraph.forward.stream_layout import overlapping
 from circuitgraph.memory import (
@@ -32,6 +33,12 @@ from pruning.tasks import TaskData
 
 MIB = 1 << 20
 NOTHING = MemoryEstimate(**dict.fromkeys(MemoryEstimate.__dataclass_fields__, 0))
+
+
+@pytest.fixture(autouse=True)
+def _without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing else is said, estimates are of a run without the CPU's kernels, whatever is installed here."""
+    monkeypatch.setenv(SWITCH, "0")
 
 
 def estimate(prompts: int, recompute: bool) -> MemoryEstimate:
@@ -205,6 +212,9 @@ class TestEstimate:
             ({"device": "cuda"}, 2, 3),  # half of them took the complement
             ({}, 1, 4),  # four readers are mixed; two heads wrote, and their gradients are there twice
             ({"device": "cuda"}, 1, 2),
+            ({"cpu_kernels": True}, 2, 2),  # two heads wrote
+            ({"cpu_kernels": True, "dtype": "float64"}, 1, 4),
+            ({"cpu_kernels": True, "dtype": "bfloat16"}, 2, 1.5),  # for which there are none: half of six readers
         ],
     )
     def test_what_passes_beside_a_small_mlp(self, settings, n_kv_heads, streams):
@@ -224,10 +234,15 @@ class TestEstimate:
         ],
     )
     def test_holes_in_the_heap(self, d_model, dtype, lanes, hole):
+        assert self.heap(d_model, dtype=dtype, lanes=lanes) == 3 * hole
+
+    def test_holes_with_kernels_are_of_what_a_head_wrote(self):
+        assert self.heap(1 << 15, cpu_kernels=True) == 3 * 8 * MIB
+
+    def heap(self, d_model, **settings):
         shape = replace(SMALL, n_layers=3, n_heads=1, n_kv_heads=1, d_model=d_model)
         universe = Universe(family="gpt2", n_layers=3, n_heads=1, n_kv_heads=1)
-        found = estimate_memory(shape, universe, n_parameters=1, batch_size=2, seq=32, dtype=dtype, lanes=lanes)
-        assert found.heap == 3 * hole
+        return estimate_memory(shape, universe, n_parameters=1, batch_size=2, seq=32, **settings).heap
 
     @pytest.mark.parametrize(
         ("kernels", "seq", "packed"), [("packed", 37, 512), ("packed", 38, 0), ("direct", 37, 0), ("plain", 37, 0)]
@@ -291,6 +306,10 @@ def test_rows_are_those_of_a_pass_with_every_gate_open(order: str, n_kv_heads: i
     for width, rows in ((1, n_reached), (1 << 20, n_folded)):
         found = estimate_memory(replace(shape, d_model=width), universe, n_parameters=1, batch_size=1, seq=100)
         assert found.stream == 4 * width * (100 * rows + n_asked)
+    starts, seen = zip(*((block.rows.start, block.n_slots) for block in asked.blocks), strict=True)
+    rows = 100 * n_folded + overlapping(starts, seen, len(asked.edges), asked.n_slots).size
+    found = estimate_memory(shape, universe, n_parameters=1, batch_size=1, seq=100, cpu_kernels=True)
+    assert found.stream == 4 * shape.d_model * rows
 
 
 def test_counting_parameters_draws_no_random_number(tiny_gpt2) -> None:

@@ -15,7 +15,7 @@ from circuitgraph.forward.stream import Tape
 from circuitgraph.forward.workspace import Workspace
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.oracle_cases import ModelMakers, in_parallel
-from tests.circuitgraph.situations import BothWays, Situation, mix_by
+from tests.circuitgraph.situations import WAYS, BothWays, Situation, mix_by
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_logits_outlive_later_passes(situations: list[BothWays]) -> None:
     assert torch.equal(logits, copy)
 
 
-@pytest.mark.parametrize("way", ["rows", "sparse", "dense"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("order", ["sequential", "parallel"])
 @pytest.mark.parametrize("case", ["gpt2", "llama-gqa", "tracr-both-ways"])
 def test_no_pass_reads_what_it_did_not_write(
@@ -105,7 +105,7 @@ def test_no_pass_reads_what_it_did_not_write(
     """Fresh memory mostly holds small numbers, and 0 times those is 0; here it holds NaN."""
     take = Workspace.take
     monkeypatch.setattr(Workspace, "take", lambda *arguments: take(*arguments).fill_(torch.nan))
-    mix_by("dense", monkeypatch)
+    mix_by(way, monkeypatch)
     compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(case, dtype=torch.float64)
     compiled = in_parallel(compiled) if order == "parallel" else compiled
     for seed, (share, kept) in enumerate([(1.0, 0.0), (0.3, 0.9), (0.1, 0.1)]):

@@ -1,29 +1,79 @@
-"""Kernels for CUDA, written in Triton: gathered products, dense products of few rows, norms.
+"""The doors to the kernels: `cuda` in Triton for a GPU, `cpu` in Numba for the host.
 
-They come in through `circuitgraph.forward.cuda_kernels`, which opens this package for a GPU alone, since importing
-Triton takes a second. Triton comes with torch for CUDA; without it nothing here works, and torch's own operators do it
-all.
+Each package takes its compiler along, which takes a second to import; so a door imports it when it is first asked for a
+device of that kind. Where the compiler is missing or does not work, torch's own operators do it all.
 """
 
 from __future__ import annotations
 
+import os
+import warnings
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
+
 import torch
+from torch import Tensor
 
-from circuitgraph.forward.kernels import dense, gathered, norms
-from circuitgraph.forward.kernels.compiler import triton
+SWITCH = "CIRCUITGRAPH_CPU_KERNELS"
+"""Set to 0 in the environment, it leaves the CPU's kernels out."""
+_CPU_DTYPES = (torch.float32, torch.float64)
 
-__all__ = ["dense", "gathered", "norms", "work_on"]
 
-
-def work_on(device: torch.device) -> bool:
-    """Whether the kernels can be compiled for a device and say what they should, found out by running each once.
+@cache
+def kernels_on(device: torch.device) -> ModuleType | None:
+    """The package of kernels for a GPU; None where there are none, or where they do not work.
 
     Args:
-        device: Where they would run. The host waits for it this once.
+        device: Where they would run; a GPU's first question has them compiled and tried, which takes seconds.
     """
-    if triton is None:
-        return False
-    try:
-        return gathered.say_right(device) and dense.say_right(device) and norms.say_right(device)
-    except Exception:  # Triton raises whatever its compilers, the C compiler for its launcher and the driver do
-        return False
+    if device.type != "cuda":
+        return None
+    from circuitgraph.forward.kernels import cuda  # takes Triton along, which nothing else here needs
+
+    if cuda.work_on(device):
+        return cuda
+    warnings.warn(
+        f"the kernels for {device} could not be compiled, or are not right (is Triton there, and a C compiler?): "
+        "products and norms are torch's own, which takes longer",
+        stacklevel=2,
+    )
+    return None
+
+
+def cpu_kernels(*tensors: Tensor) -> ModuleType | None:
+    """The package of kernels for a CPU, where it takes such tensors; None where it does not, or is not there.
+
+    Args:
+        tensors: What would be worked on, each in one piece.
+    """
+    first = tensors[0]
+    if first.device.type != "cpu" or first.dtype not in _CPU_DTYPES:
+        return None
+    if not all(rows.dtype == first.dtype and rows.is_contiguous() for rows in tensors):
+        return None
+    return _cpu_package()
+
+
+def cpu_kernels_installed() -> bool:
+    """Whether a CPU has kernels here, without trying them."""
+    return os.environ.get(SWITCH) != "0" and find_spec("numba") is not None
+
+
+@cache
+def _cpu_package() -> ModuleType | None:
+    """The package, if Numba is installed and the kernels say what they should."""
+    if not cpu_kernels_installed():
+        return None
+    from circuitgraph.forward.kernels import cpu  # takes Numba along
+
+    if cpu.numba is None:
+        return None
+    if cpu.work():
+        return cpu
+    warnings.warn(
+        f"the kernels for the CPU could not be compiled, or are not right (pip install -U numba, or {SWITCH}=0): "
+        "products and norms are torch's own, which takes longer",
+        stacklevel=2,
+    )
+    return None

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from circuitgraph.architectures.rms_norm import RMSNorm
-from circuitgraph.forward import kernels, mixing, norms
-from circuitgraph.forward.cuda_kernels import kernels_on
-from circuitgraph.forward.kernels import gathered
+from circuitgraph.forward import mixing, norms
+from circuitgraph.forward.kernels import cuda as kernels
+from circuitgraph.forward.kernels.cuda import gathered
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.oracle_cases import ModelMakers
-from tests.circuitgraph.situations import BothWays, Situation
+from tests.circuitgraph.situations import BothWays, Situation, without_kernels
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
@@ -211,6 +211,7 @@ class TestDecisions:
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Kernels that say when they are called, and do nothing."""
     calls: list[str] = []
+    without_kernels(monkeypatch)  # of the CPU
 
     def gathered_dots(a: Tensor, b: Tensor, wanted: np.ndarray) -> Tensor:
         calls.append("gathered_dots")
@@ -235,15 +236,11 @@ def test_rows_that_kernels_take() -> None:
     assert not gathered.take(rows.double(), rows.double())
 
 
-def test_other_devices_have_no_kernels() -> None:
-    assert kernels_on(torch.device("cpu")) is None and kernels_on(torch.device("meta")) is None
-
-
 def test_nothing_works_without_triton() -> None:
     code = (
         "import sys, torch\n"
         "sys.modules['triton'] = None\n"
-        "from circuitgraph.forward import kernels\n"
+        "from circuitgraph.forward.kernels import cuda as kernels\n"
         "assert kernels.triton is None and not kernels.work_on(torch.device('cpu'))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
-from circuitgraph.forward.kernels.compiler import kernel, tl
+from circuitgraph.forward.kernels.cuda.compiler import kernel, tl
 from circuitgraph.transfer import to_device
 
 BLOCK = 2048

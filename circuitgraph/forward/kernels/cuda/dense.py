@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitgraph.forward.kernels.compiler import kernel, tl, triton
+from circuitgraph.forward.kernels.cuda.compiler import kernel, tl, triton
 
 DTYPES = (torch.bfloat16, torch.float16)
 """Formats that tensor cores multiply without rounding what they are given; float32 is left to the library."""

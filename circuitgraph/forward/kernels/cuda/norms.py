@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitgraph.forward.kernels.compiler import kernel, tl, triton
+from circuitgraph.forward.kernels.cuda.compiler import kernel, tl, triton
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 """Formats of rows that the kernels take."""

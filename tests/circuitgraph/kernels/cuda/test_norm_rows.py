@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="norms by kernels need triton, which comes 
 _CHECK = """
 import sys
 import torch
-from circuitgraph.forward.kernels import norms as kernels
+from circuitgraph.forward.kernels.cuda import norms as kernels
 
 width, dtype, centred = int(sys.argv[1]), getattr(torch, sys.argv[2]), sys.argv[3] == "True"
 draw = torch.Generator().manual_seed(0)

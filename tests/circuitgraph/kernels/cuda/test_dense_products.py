@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="products by kernels need triton, which com
 _CHECK = """
 import sys
 import torch
-from circuitgraph.forward.kernels import dense as kernels
+from circuitgraph.forward.kernels.cuda import dense as kernels
 
 n_to, n_from, cells, width, dtype = *map(int, sys.argv[1:5]), getattr(torch, sys.argv[5])
 kernels.CHUNK = 256
