@@ -23,6 +23,7 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.circuit import ABLATIONS
 from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
 from circuitgraph.forward.frozen_linear import choose_kernels, use_onednn
+from circuitgraph.forward.kernels import cpu_kernels
 from circuitgraph.forward.masked import FixedPlan, MaskedPass, fixed_pass, masked_pass
 from circuitgraph.forward.reference import AblationValues, mean_values, read_again, reference_run, zero_values
 from circuitgraph.forward.workspace import Workspace
@@ -210,6 +211,11 @@ class CompiledModel:
     def dtype(self) -> torch.dtype:
         """The model's number format."""
         return next(self.model.parameters()).dtype
+
+    @property
+    def uses_cpu_kernels(self) -> bool:
+        """Whether masked passes are done by the CPU's kernels, see `circuitgraph.forward.kernels`."""
+        return cpu_kernels(torch.empty(0, dtype=self.dtype, device=self.device)) is not None
 
     def logits(self, batch: TokenBatch) -> Float[Tensor, "asked d_vocab"]:
         """The full model's logits at the asked positions."""

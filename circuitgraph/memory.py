@@ -35,7 +35,8 @@ stream of all reached tokens, B × S × share × d × b:
   once a layer, as the largest of them that is below 32 MiB: from there on glibc maps a tensor by itself and hands it
   back. Each of the lanes that run side by side has its own. This is the part that is known least: 0.6 to 1.5 times as
   much was measured, and three times as much in a batch of 2,048 tokens (docs/performance.md);
-* program: what Python and the libraries take before any of this; it lies on the host.
+* program: what Python and the libraries take before any of this, Numba's compiler for the CPU's kernels among them; it
+  lies on the host.
 
 On CUDA the estimate is of what torch's allocator hands out on the device, its context and what it keeps for later not
 counted. Norms are taken to be one kernel each way, which makes no copies.
@@ -60,6 +61,7 @@ from circuitgraph.universe import Universe
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 DEVICES = ("cpu", "cuda", "mps")
 _PROGRAM = 480 << 20  # 410 to 510 were measured, by how much of the libraries' files is resident
+_COMPILER = 160 << 20  # 170 were measured
 _GATE, _GATE_ON_DEVICE = 140, 20
 _PACKED_BELOW_TOKENS = 112
 _FILLED_AT_ONCE = 16  # prompts, see `pruning.frozen_runs.FrozenRuns`
@@ -218,7 +220,7 @@ def estimate_memory(
         packed=packed_bytes(shape) if packs else 0,
         gates=(_GATE_ON_DEVICE if on_cuda else _GATE) * universe.n_edges,
         heap=step.heap,
-        program=0 if on_cuda else _PROGRAM,
+        program=0 if on_cuda else _PROGRAM + (_COMPILER if step.cpu_kernels else 0),
     )
 
 
@@ -237,7 +239,7 @@ class _Level:
     n_cells: int
 
     def rows(self, universe: Universe, row_bytes: float | None) -> int:
-        """Rows of the buffer of deltas and gradients, each of so many bytes a token in one lane; None keeps no reads."""
+        """Rows of the buffer of deltas and gradients, each of so many bytes a token in a lane; None keeps no reads."""
         n_rows = sum(self.readers)
         if row_bytes is not None and n_rows * self.n_cells * row_bytes <= KEPT_BYTES:
             return side_by_side(self.n_slots, n_rows).size

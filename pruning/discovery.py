@@ -29,7 +29,7 @@ from pruning.recipes import Recipe, recipe_named
 from pruning.tasks import TaskData
 from pruning.train import StepRecord, Trainer, TrainingRun, train
 
-_LIBRARIES = ("transformer-circuitgraph", "torch", "transformers", "networkx", "numpy")
+_LIBRARIES = ("transformer-circuitgraph", "torch", "transformers", "networkx", "numpy", "numba")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -190,6 +190,7 @@ def discover(
         "tokenizer": type(compiled.tokenizer).__name__,
         "dtype": str(compiled.dtype).removeprefix("torch."),
         "kernels": compiled.kernels,
+        "cpu_kernels": compiled.uses_cpu_kernels,
         "lanes": lanes,
         "replay": replay,
         "task": task.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import statistics
 from collections.abc import Mapping
@@ -112,6 +113,7 @@ def conditions(workbench: Workbench, memory: Mapping[str, Measured]) -> dict[str
         "replay": workbench.replay,
         "recompute": settings.recompute,
         "kernels": compiled.kernels,
+        "cpu_kernels": compiled.uses_cpu_kernels,
         "seed": settings.seed,
         "memory": meter.method if memory and meter is not None else "not measured",
         "held_bytes": {name: found.held_bytes for name, found in memory.items()},
@@ -150,8 +152,16 @@ def versions() -> dict[str, str | None]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "numpy": np.__version__,
+        "numba": _version_of("numba"),
         "cuda": torch.version.cuda,
     }
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def card(device: torch.device) -> str:

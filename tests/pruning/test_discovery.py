@@ -74,6 +74,7 @@ def test_provenance_says_where_the_circuit_came_from(found: Discovery, compiled:
         "config_hash": compiled.config_hash,
         "tokenizer": "TracrTokenizer",
         "lanes": 1,
+        "cpu_kernels": compiled.uses_cpu_kernels,
         "task": "tracr-xproportion",
         "data_hash": task.data_hash,
         "ablation": "zero",

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from circuitgraph.compile import compile_model
 from circuitgraph.forward import kernels
 from circuitgraph.forward.kernels import cpu_kernels, kernels_on
 
@@ -23,6 +24,13 @@ def test_what_the_cpus_kernels_take() -> None:
     for other in (rows.bfloat16(), rows.half(), rows[:, ::2], rows[..., 1:], rows.to("meta")):
         assert cpu_kernels(other) is None
     assert cpu_kernels(rows, rows.double()) is None and cpu_kernels(rows, rows[:, 1:]) is None
+
+
+def test_a_model_says_whether_it_has_them(tiny_gpt2) -> None:
+    pytest.importorskip("numba")
+    model = tiny_gpt2()
+    compiled = compile_model(model, verify=False)
+    assert compiled.uses_cpu_kernels and not compile_model(model.bfloat16(), verify=False).uses_cpu_kernels
 
 
 @pytest.fixture

@@ -23,4 +23,8 @@ def kernel(function: Callable) -> Any:
     """
     if numba is None:
         return function
-    return numba.njit(nogil=True, cache=True, fastmath=_REORDERED)(function)
+    options = {"nogil": True, "fastmath": _REORDERED}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither beside this file nor in the user's cache folder can anything be written
+        return numba.njit(**options)(function)

@@ -125,3 +125,17 @@ def test_a_kernel_that_fails_says_so() -> None:
 
     with pytest.raises(RuntimeError, match="in the second thread"):
         threads.over([(0, 1), (1, 2)], fail)
+
+
+def test_kernels_do_without_a_cache_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    from circuitgraph.forward.kernels.cpu import compiler
+
+    plain = compiler.numba.njit
+
+    def njit(*functions, cache: bool = False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function 'double': no locator available")
+        return plain(*functions, **options)
+
+    monkeypatch.setattr(compiler.numba, "njit", njit)
+    assert compiler.kernel(lambda x: 2 * x)(3) == 6
