@@ -67,9 +67,9 @@ Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.
 Kernels = Annotated[
     str,
     typer.Option(
-        help="How MLPs multiply on a CPU in float32: plain (as torch does), direct (faster), packed (faster still in "
-        "batches of fewer than 96 tokens, with another copy of their weights a direction), or auto: packed where the "
-        "copies take at most a quarter of the free memory, else direct.",
+        help="How MLPs multiply on a CPU in float32: plain (as torch does), direct (by oneDNN), packed (by oneDNN, in "
+        "batches of fewer than 96 tokens from another copy of their weights a direction), or auto: with AVX-512 packed "
+        "where the copies take at most a quarter of the free memory, else direct; without it plain.",
         rich_help_panel=MACHINE,
     ),
 ]

@@ -2,8 +2,9 @@
 
 Two ways, either with the numbers of torch's own product, to rounding:
 
-- `direct`: with the weights where they lie. On a processor with AVX-512 that was measured to be a tenth to a half
-  faster than torch's own way; on one without it was a quarter slower (docs/performance.md). It takes no memory.
+- `direct`: with the weights where they lie, which takes no memory. On a processor with AVX-512 that was measured to be
+  a tenth to a half faster than torch's own way; on one without it steps took up to a third longer
+  (docs/performance.md).
 - `packed`: a product of few rows spends a good part of its time on bringing the weights into an order that the
   processor can use. As they are frozen, that can be done once, at the price of a copy of them for each direction.
   From 96 rows on the gain is a twentieth, so that larger products are direct.

@@ -1,8 +1,8 @@
 """Products by oneDNN, which comes with torch: float32, on a CPU.
 
 Torch itself multiplies by MKL there. On an AMD processor with AVX-512 oneDNN was measured to be a tenth to a half
-faster with the matrices of a masked pass, on one without to be a quarter slower (docs/performance.md). It takes weights
-laid out for it beforehand.
+faster with the matrices of a masked pass; on one without steps took up to a third longer (docs/performance.md). It
+takes weights laid out for it beforehand.
 """
 
 from __future__ import annotations

@@ -21,9 +21,22 @@ def kernel(function: Callable) -> Any:
     Args:
         function: What it does; without Numba it stays as it is, and is never called.
     """
+    return _compiled(function)
+
+
+def parallel_kernel(function: Callable) -> Any:
+    """Make a kernel whose `prange` is divided among threads.
+
+    Args:
+        function: What it does.
+    """
+    return _compiled(function, parallel=True)
+
+
+def _compiled(function: Callable, **options: bool) -> Any:
     if numba is None:
         return function
-    options = {"nogil": True, "fastmath": _REORDERED}
+    options |= {"nogil": True, "fastmath": _REORDERED}  # type: ignore[dict-item]
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # neither beside this file nor in the user's cache folder can anything be written

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitgraph.forward.kernels.cpu.compiler import kernel
+from circuitgraph.forward.kernels.cpu.compiler import kernel, numba, parallel_kernel
 from circuitgraph.forward.kernels.cpu.entries import Entries
-from circuitgraph.forward.kernels.cpu.threads import over, parts_of
+from circuitgraph.forward.kernels.cpu.threads import bounds_of, team_of
 
 
 @kernel
@@ -127,6 +127,20 @@ def _dots(dots, left, right, starts, sources, first, last):
             add_dots(dots, left[row, cell], right, cell, starts[row], starts[row + 1], sources)
 
 
+@parallel_kernel
+@no_type_check
+def _mix_parts(bounds, out, base, base_is, matrix, starts, sources, factors, rows):
+    for part in numba.prange(len(bounds) - 1):
+        _mix(out, base, base_is, matrix, starts, sources, factors, rows, bounds[part], bounds[part + 1])
+
+
+@parallel_kernel
+@no_type_check
+def _dots_parts(bounds, dots, left, right, starts, sources):
+    for part in numba.prange(len(bounds) - 1):
+        _dots(dots[part], left, right, starts, sources, bounds[part], bounds[part + 1])
+
+
 def mix(
     out: Float[Tensor, "to cell width"],
     base: Tensor | None,
@@ -148,12 +162,13 @@ def mix(
     added = into[0] if base is None or base is out else base.contiguous().numpy()
     dense = np.empty((0, 0), into.dtype) if matrix is None else matrix
     numbers = (len(into) + int(entries.starts[-1] - entries.starts[0])) * into[0].size
-    over(
-        parts_of(into.shape[1], numbers),
-        lambda _, first, last: _mix(
-            into, added, kind, dense, entries.starts, entries.sources, entries.factors, given, first, last
-        ),
-    )
+    bounds = bounds_of(into.shape[1], numbers)
+    arguments = (into, added, kind, dense, entries.starts, entries.sources, entries.factors, given)
+    if len(bounds) == 2:
+        _mix(*arguments, bounds[0], bounds[1])
+        return
+    with team_of(len(bounds) - 1):
+        _mix_parts(bounds, *arguments)
 
 
 def dots_of(
@@ -171,12 +186,14 @@ def dots_of(
     """
     ours, theirs = left.numpy(), right.numpy()
     count = len(wanted.sources)
-    parts = parts_of(ours.shape[1], (len(ours) + count) * ours[0].size if len(ours) else 0)
-    found = np.zeros((len(parts), count))
-    over(
-        parts,
-        lambda part, first, last: _dots(found[part], ours, theirs, wanted.starts, wanted.sources, first, last),
-    )
+    bounds = bounds_of(ours.shape[1], (len(ours) + count) * ours[0].size if len(ours) else 0)
+    found = np.zeros((len(bounds) - 1, count))
+    arguments = (ours, theirs, wanted.starts, wanted.sources)
+    if len(bounds) == 2:
+        _dots(found[0], *arguments, bounds[0], bounds[1])
+    else:
+        with team_of(len(found)):
+            _dots_parts(bounds, found, *arguments)
     return torch.from_numpy(found.sum(0))
 
 

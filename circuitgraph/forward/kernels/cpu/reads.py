@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitgraph.forward.kernels.cpu.compiler import kernel
+from circuitgraph.forward.kernels.cpu.compiler import kernel, numba, parallel_kernel
 from circuitgraph.forward.kernels.cpu.entries import Entries
 from circuitgraph.forward.kernels.cpu.products import add_dense, add_dots, add_entries
-from circuitgraph.forward.kernels.cpu.threads import over, parts_of
+from circuitgraph.forward.kernels.cpu.threads import bounds_of, team_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -162,6 +162,32 @@ def _pull_mixed(
             add_dots(dots, back, deltas, cell, wanted_starts[row], wanted_starts[row + 1], wanted_sources)
 
 
+@parallel_kernel
+@no_type_check
+def _norm_parts(
+    bounds, out, means, scales, base, running, takes_running, matrix, starts, sources, factors, deltas,
+    weight, bias, epsilon, centred,
+):  # fmt: skip
+    for part in numba.prange(len(bounds) - 1):
+        _norm_mixed(
+            out, means, scales, base, running, takes_running, matrix, starts, sources, factors, deltas,
+            weight, bias, epsilon, centred, bounds[part], bounds[part + 1],
+        )  # fmt: skip
+
+
+@parallel_kernel
+@no_type_check
+def _pull_parts(
+    bounds, gradients, total, dots, means, scales, base, running, takes_running, matrix, starts, sources, factors,
+    deltas, weight, centred, wanted_starts, wanted_sources,
+):  # fmt: skip
+    for part in numba.prange(len(bounds) - 1):
+        _pull_mixed(
+            gradients, total, dots[part], means, scales, base, running, takes_running, matrix, starts, sources, factors,
+            deltas, weight, centred, wanted_starts, wanted_sources, bounds[part], bounds[part + 1],
+        )  # fmt: skip
+
+
 def norm_mixed(mixed: Mixed, norm: Norm, out: Float[Tensor, "reader cell d_model"]) -> tuple[np.ndarray, np.ndarray]:
     """What readers see, normed.
 
@@ -175,13 +201,13 @@ def norm_mixed(mixed: Mixed, norm: Norm, out: Float[Tensor, "reader cell d_model
     """
     into = out.numpy()
     moments = np.empty((2, *into.shape[:2]), into.dtype)
-    arrays, (weight, bias) = mixed.arrays, norm.arrays
-    over(
-        parts_of(into.shape[1], _numbers(into, mixed.entries)),
-        lambda _, first, last: _norm_mixed(
-            into, *moments, *arrays, weight, bias, norm.epsilon, norm.centred, first, last
-        ),
-    )
+    bounds = bounds_of(into.shape[1], _numbers(into, mixed.entries))
+    arguments = (into, *moments, *mixed.arrays, *norm.arrays, norm.epsilon, norm.centred)
+    if len(bounds) == 2:
+        _norm_mixed(*arguments, bounds[0], bounds[1])
+    else:
+        with team_of(len(bounds) - 1):
+            _norm_parts(bounds, *arguments)
     return moments[0], moments[1]
 
 
@@ -210,15 +236,14 @@ def pull_mixed(
     sums = back[0] if total is None else total.numpy()  # of the same format always, so one kernel does for both
     offset, stop = int(wanted.starts[0]), int(wanted.starts[-1])
     starts, sources = wanted.starts - offset, wanted.sources[offset:stop]
-    parts = parts_of(back.shape[1], _numbers(back, mixed.entries) + len(sources) * back[0].size)
-    dots = np.zeros((len(parts), len(sources)))
-    arrays, (weight, _) = mixed.arrays, norm.arrays
-    over(
-        parts,
-        lambda part, first, last: _pull_mixed(
-            back, sums, dots[part], *moments, *arrays, weight, norm.centred, starts, sources, first, last
-        ),
-    )
+    bounds = bounds_of(back.shape[1], _numbers(back, mixed.entries) + len(sources) * back[0].size)
+    dots = np.zeros((len(bounds) - 1, len(sources)))
+    arguments = (*moments, *mixed.arrays, norm.arrays[0], norm.centred, starts, sources)
+    if len(bounds) == 2:
+        _pull_mixed(back, sums, dots[0], *arguments, bounds[0], bounds[1])
+    else:
+        with team_of(len(dots)):
+            _pull_parts(bounds, back, sums, dots, *arguments)
     return dots.sum(0)
 
 

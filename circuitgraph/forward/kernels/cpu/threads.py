@@ -1,47 +1,74 @@
-"""A kernel over some cells in each of several threads."""
+"""A kernel over some cells in each of several threads.
+
+The threads are those of Numba's OpenMP (or TBB): a pool of Python's own made kernels slower than one thread does, since
+a thread of torch's that waits for its next share in a loop holds the processor.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import no_type_check
 
+import numpy as np
 import torch
+from jaxtyping import Int64
 
-NUMBERS_A_THREAD = 1 << 19
-"""Less work than that is not worth handing to a thread."""
+from circuitgraph.forward.kernels.cpu.compiler import numba, parallel_kernel
+
+NUMBERS_A_THREAD = 1 << 22
+"""Less work than that, a millisecond, is not worth a thread: Numba's OpenMP is another copy than torch's, the threads of
+both wait in a loop for what comes next, and so each holds the other's processor up for a while after its own work."""
+_SAFE_LAYERS = ("omp", "tbb")
+"""Numba's own third layer ends the process where two threads use it at once, as lanes do."""
 
 
-def parts_of(n_cells: int, numbers: int) -> list[tuple[int, int]]:
-    """The cells of each part, as many parts as torch has threads here, or fewer where there is little to do.
+def bounds_of(n_cells: int, numbers: int) -> Int64[np.ndarray, " part_and_one"]:
+    """Where the cells of each part begin, and the last one's end: as many parts as torch has threads here, or fewer.
 
     Args:
         n_cells: How many cells there are.
         numbers: How many are read and written in all.
 
     Examples:
-        >>> parts_of(10, 5)
-        [(0, 10)]
+        >>> bounds_of(10, 5).tolist()
+        [0, 10]
     """
     n = max(1, min(torch.get_num_threads(), numbers // NUMBERS_A_THREAD, n_cells))
-    bounds = [n_cells * part // n for part in range(n + 1)]
-    return list(zip(bounds, bounds[1:], strict=False))
+    if n > 1 and not threads_work():
+        n = 1
+    return np.arange(n + 1, dtype=np.int64) * n_cells // n
 
 
-def over(parts: list[tuple[int, int]], kernel: Callable[[int, int, int], None]) -> None:
-    """Run a kernel for all parts, side by side.
+@contextmanager
+def team_of(n: int) -> Iterator[None]:
+    """So many threads for a parallel kernel, as far as Numba has them.
 
     Args:
-        parts: From `parts_of`.
-        kernel: Called with a part's number, its first cell, and where its cells end.
+        n: How many.
     """
-    others = [_pool().submit(kernel, number, *part) for number, part in enumerate(parts[1:], 1)]
-    kernel(0, *parts[0])
-    for other in others:
-        other.result()
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    """Threads for all but the first part of each call; those of a lane take turns with those of others."""
-    return ThreadPoolExecutor(max(1, torch.get_num_threads()), thread_name_prefix="kernel")
+def threads_work() -> bool:
+    """Whether parallel kernels run here, and may be called from several threads at once."""
+    found = np.zeros(2, dtype=np.int64)
+    try:
+        _number(found)
+        return numba.threading_layer() in _SAFE_LAYERS and found.tolist() == [1, 2]
+    except Exception:  # Numba raises whatever its compiler and the library of threads do
+        return False
+
+
+@parallel_kernel
+@no_type_check
+def _number(found):
+    for place in numba.prange(len(found)):
+        found[place] = place + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -85,46 +87,68 @@ def test_what_is_not_finite_stays_so() -> None:
     assert products.dots_of(out, rows, entries).isnan().all()
 
 
+needs_threads = pytest.mark.skipif(not threads.threads_work(), reason="Numba has neither OpenMP nor TBB here")
+
+
 @pytest.fixture
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Every kernel in two threads, however little there is to do; gives the parts that were made."""
-    made: list[tuple[int, int]] = []
-
-    def halves(n_cells: int, numbers: int) -> list[tuple[int, int]]:
-        made.extend([(0, n_cells // 2), (n_cells // 2, n_cells)])
-        return made[-2:]
-
-    monkeypatch.setattr(products, "parts_of", halves)
-    return made
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kernel in two parts, however little there is to do."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(threads, "NUMBERS_A_THREAD", 1)
 
 
-def test_threads_say_what_one_says(two_threads: list) -> None:
+@needs_threads
+def test_threads_say_what_one_says(two_threads: None) -> None:
     rows, matrix = rows_of(0, 9, 7, 16, torch.float32), matrix_of(0, 3, 9, 0.6)
     out, entries = torch.empty(3, 7, 16), Entries.of(matrix, np.dtype("float32"))
+    assert threads.bounds_of(7, 1000).tolist() == [0, 3, 7]
     products.mix(out, None, entries, rows)
     expected = np.einsum("ts,scw->tcw", matrix, rows.double().numpy())
     np.testing.assert_allclose(out.numpy(), expected, atol=2e-5)
     dots = products.dots_of(out, rows, entries).numpy()
     np.testing.assert_allclose(dots, np.einsum("tcw,scw->ts", expected, rows.double())[matrix != 0], rtol=1e-4)
-    assert two_threads == [(0, 3), (3, 7)] * 2
 
 
+@needs_threads
+def test_threads_that_call_at_once_do_not_disturb_each_other(two_threads: None) -> None:
+    """As lanes do."""
+    matrix = matrix_of(0, 3, 9, 0.6)
+    entries = Entries.of(matrix, np.dtype("float32"))
+
+    def mixed(seed: int) -> float:
+        rows, out = rows_of(seed, 9, 7, 16, torch.float32), torch.empty(3, 7, 16)
+        products.mix(out, None, entries, rows)
+        return float(abs(out.numpy() - np.einsum("ts,scw->tcw", matrix, rows.double().numpy())).max())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(mixed, range(200))) < 2e-5
+
+
+@needs_threads
 def test_parts_cover_all_cells_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     much = 10 * threads.NUMBERS_A_THREAD
-    assert threads.parts_of(10, much) == [(0, 3), (3, 6), (6, 10)]
-    assert threads.parts_of(2, much) == [(0, 1), (1, 2)]
-    assert threads.parts_of(10, 2 * threads.NUMBERS_A_THREAD) == [(0, 5), (5, 10)]
-    assert threads.parts_of(0, 0) == [(0, 0)]
+    assert threads.bounds_of(10, much).tolist() == [0, 3, 6, 10]
+    assert threads.bounds_of(2, much).tolist() == [0, 1, 2]
+    assert threads.bounds_of(10, 2 * threads.NUMBERS_A_THREAD).tolist() == [0, 5, 10]
+    assert threads.bounds_of(0, 0).tolist() == [0, 0]
 
 
-def test_a_kernel_that_fails_says_so() -> None:
-    def fail(part: int, first: int, last: int) -> None:
-        if part == 1:
-            raise RuntimeError("in the second thread")
+def test_one_thread_where_several_would_not_be_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(threads.numba, "threading_layer", lambda: "workqueue")
+    threads.threads_work.cache_clear()
+    assert threads.bounds_of(10, 1 << 40).tolist() == [0, 10]
+    threads.threads_work.cache_clear()
 
-    with pytest.raises(RuntimeError, match="in the second thread"):
-        threads.over([(0, 1), (1, 2)], fail)
+
+def test_a_team_is_given_back() -> None:
+    before = threads.numba.get_num_threads()
+    with threads.team_of(1):
+        assert threads.numba.get_num_threads() == 1
+    with threads.team_of(1 << 20):
+        assert threads.numba.get_num_threads() == threads.numba.config.NUMBA_NUM_THREADS
+    assert threads.numba.get_num_threads() == before
 
 
 def test_kernels_do_without_a_cache_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("numba")
-from circuitgraph.forward.kernels.cpu import Entries, reads
+from circuitgraph.forward.kernels.cpu import Entries, reads, threads
 
 EPSILON = 1e-3
 BOUND = {torch.float32: 1e-4, torch.float64: 1e-12}
@@ -72,6 +72,31 @@ def test_both_ways(readers, slots, cells, width, share, running, same_base, dens
     check(back, pulled)
     check(added, total.double() + pulled[takes].sum(0))
     check(torch.from_numpy(dots), torch.einsum("rcw,scw->rs", pulled, deltas.double())[torch.from_numpy(wanted)])
+
+
+@pytest.mark.skipif(not threads.threads_work(), reason="Numba has neither OpenMP nor TBB here")
+def test_threads_say_what_one_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    base, sums, weight = (torch.randn(*size, generator=draw) for size in ((7, 16), (7, 16), (16,)))
+    deltas, matrix = torch.randn(9, 7, 16, generator=draw), torch.randn(3, 9, generator=draw).numpy()
+    given_back = torch.randn(3, 7, 16, generator=draw)
+    entries = Entries.of(matrix, np.dtype("float32"))
+    takes = np.array([True, False, True])
+    mixed = reads.Mixed(
+        base=base, running=sums, takes_running=takes, entries=entries, matrix=None, deltas=deltas
+    )
+    norm = reads.Norm(weight=weight, bias=None, epsilon=EPSILON, centred=False)
+    found = []
+    for n in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=n: n)
+        monkeypatch.setattr(threads, "NUMBERS_A_THREAD", 1)
+        out, back, total = torch.empty(3, 7, 16), given_back.clone(), torch.zeros(7, 16)
+        moments = reads.norm_mixed(mixed, norm, out)
+        dots = reads.pull_mixed(back, mixed, norm, moments, entries, total)
+        found.append((out, back, total, dots))
+    (*one, dots), (*three, dots_of_three) = found
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+    np.testing.assert_allclose(dots, dots_of_three, rtol=1e-12)  # added up in float64, in another order
 
 
 def test_some_readers_of_a_matrix() -> None:
