@@ -18,8 +18,9 @@ from jaxtyping import Int64
 from circuitgraph.forward.kernels.cpu.compiler import numba, parallel_kernel
 
 NUMBERS_A_THREAD = 1 << 22
-"""Less work than that, a millisecond, is not worth a thread: Numba's OpenMP is another copy than torch's, the threads of
-both wait in a loop for what comes next, and so each holds the other's processor up for a while after its own work."""
+"""Less work than that, a millisecond, is not worth a thread: Numba's OpenMP is another copy than torch's, the threads
+of both wait in a loop for what comes next, and so each holds the other's processor up for a while after its own work.
+"""
 _SAFE_LAYERS = ("omp", "tbb")
 """Numba's own third layer ends the process where two threads use it at once, as lanes do."""
 
