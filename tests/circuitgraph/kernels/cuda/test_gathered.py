@@ -133,6 +133,7 @@ class TestKernels:
     @pytest.mark.parametrize("case", ["gpt2", "llama-gqa"])
     def test_a_masked_pass_takes_them(self, case: str, tiny_gpt2, tiny_llama, monkeypatch: pytest.MonkeyPatch) -> None:
         """Logits and gradients are the definition's, to some hundred roundings of the largest."""
+        without_kernels(monkeypatch)  # of the CPU
         compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(case, dtype=torch.float32)
         situation = Situation("mixture", 0.4, 0.5, "counterfactual", "left", (5, 3), 2, 3)
         both = BothWays(compiled, oracle.plain_model(compiled.model), situation)
