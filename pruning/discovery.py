@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import resource
 import sys
@@ -28,6 +27,7 @@ from pruning.objectives import TAKES_TOP_K, objective_named
 from pruning.recipes import Recipe, recipe_named
 from pruning.tasks import TaskData
 from pruning.train import StepRecord, Trainer, TrainingRun, train
+from pruning.versions import installed_version
 
 _LIBRARIES = ("transformer-circuitgraph", "torch", "transformers", "networkx", "numpy", "numba")
 
@@ -263,13 +263,8 @@ def peak_rss_bytes() -> int:
 
 def library_versions() -> dict[str, str]:
     """Versions of what the result depends on."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    libraries = {name: installed_version(name) or "not installed" for name in _LIBRARIES}
+    return {"python": platform.python_version(), **libraries}
 
 
 def hardware(device: torch.device) -> dict[str, str | int]:

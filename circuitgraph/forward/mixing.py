@@ -1,8 +1,8 @@
 """The two products of the stream: mixing rows of a buffer, and dotting rows of two buffers.
 
-Both are products with a matrix of coefficients `[to, source]` whose zeros are many. On a CPU there are
-three ways to go about it, taken by the share of non-zeros alone, so that the same gates take the same way
-and give the same bits:
+Both are products with a matrix of coefficients `[to, source]` whose zeros are many. On a CPU the kernels of
+`circuitgraph.forward.kernels.cpu` take them where Numba is installed. Without it there are three ways to go about it,
+taken by the share of non-zeros alone, so that the same gates take the same way and give the same bits:
 
 1. few: one row at a time;
 2. more: a sparse product, token by token, so that a token's rows stay in cache (`embedding_bag` for

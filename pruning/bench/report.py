@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import statistics
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from pruning.bench.prompts import share_reached
 from pruning.bench.settings import SPARSITIES
 from pruning.bench.stages import Workbench, circuit_of
 from pruning.bench.timing import WARM_UP, Timings
+from pruning.versions import installed_version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,16 +152,9 @@ def versions() -> dict[str, str | None]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "numpy": np.__version__,
-        "numba": _version_of("numba"),
+        "numba": installed_version("numba"),
         "cuda": torch.version.cuda,
     }
-
-
-def _version_of(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def card(device: torch.device) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from circuitgraph.forward.kernels.cpu.compiler import kernel, numba, parallel_kernel
 from circuitgraph.forward.kernels.cpu.entries import Entries
-from circuitgraph.forward.kernels.cpu.threads import bounds_of, team_of
+from circuitgraph.forward.kernels.cpu.threads import bounds_of, divide
 
 
 @kernel
@@ -68,6 +68,17 @@ def add_dense(into, rows, cell, matrix):
 
 @kernel
 @no_type_check
+def add_mix(into, rows, cell, matrix, starts, sources, factors):
+    """Either of them, for all rows of `into`: dense where there is a matrix."""
+    if len(matrix):
+        add_dense(into, rows, cell, matrix)
+    else:
+        for to in range(len(into)):
+            add_entries(into[to], rows, cell, starts[to], starts[to + 1], sources, factors)
+
+
+@kernel
+@no_type_check
 def add_dots(dots, with_, rows, cell, start, stop, sources):
     """`dots[entry] += with_ · rows[source, cell]` for some entries."""
     width = len(with_)
@@ -98,11 +109,11 @@ def add_dots(dots, with_, rows, cell, start, stop, sources):
 
 @kernel
 @no_type_check
-def _mix(out, base, base_is, matrix, starts, sources, factors, rows, first, last):
+def _mix(out, base, base_is, matrix, starts, sources, factors, rows, bounds, part):
     """`base_is`: 0 nothing, 1 `out` itself, 2 a row of `base` for all cells, 3 one for each."""
     n_to, _, width = out.shape
     mixed = np.empty((n_to, width), out.dtype)
-    for cell in range(first, last):
+    for cell in range(bounds[part], bounds[part + 1]):
         for to in range(n_to):
             if base_is == 0:
                 mixed[to] = 0
@@ -110,35 +121,32 @@ def _mix(out, base, base_is, matrix, starts, sources, factors, rows, first, last
                 mixed[to] = out[to, cell]
             else:
                 mixed[to] = base[cell if base_is == 3 else 0]
-        if len(matrix):
-            add_dense(mixed, rows, cell, matrix)
-        else:
-            for to in range(n_to):
-                add_entries(mixed[to], rows, cell, starts[to], starts[to + 1], sources, factors)
+        add_mix(mixed, rows, cell, matrix, starts, sources, factors)
         for to in range(n_to):
             out[to, cell] = mixed[to]
 
 
 @kernel
 @no_type_check
-def _dots(dots, left, right, starts, sources, first, last):
-    for cell in range(first, last):
+def _dots(dots, left, right, starts, sources, bounds, part):
+    ours = dots[part]
+    for cell in range(bounds[part], bounds[part + 1]):
         for row in range(len(left)):
-            add_dots(dots, left[row, cell], right, cell, starts[row], starts[row + 1], sources)
+            add_dots(ours, left[row, cell], right, cell, starts[row], starts[row + 1], sources)
 
 
 @parallel_kernel
 @no_type_check
-def _mix_parts(bounds, out, base, base_is, matrix, starts, sources, factors, rows):
+def _mix_parts(out, base, base_is, matrix, starts, sources, factors, rows, bounds):
     for part in numba.prange(len(bounds) - 1):
-        _mix(out, base, base_is, matrix, starts, sources, factors, rows, bounds[part], bounds[part + 1])
+        _mix(out, base, base_is, matrix, starts, sources, factors, rows, bounds, part)
 
 
 @parallel_kernel
 @no_type_check
-def _dots_parts(bounds, dots, left, right, starts, sources):
+def _dots_parts(dots, left, right, starts, sources, bounds):
     for part in numba.prange(len(bounds) - 1):
-        _dots(dots[part], left, right, starts, sources, bounds[part], bounds[part + 1])
+        _dots(dots, left, right, starts, sources, bounds, part)
 
 
 def mix(
@@ -163,12 +171,8 @@ def mix(
     dense = np.empty((0, 0), into.dtype) if matrix is None else matrix
     numbers = (len(into) + int(entries.starts[-1] - entries.starts[0])) * into[0].size
     bounds = bounds_of(into.shape[1], numbers)
-    arguments = (into, added, kind, dense, entries.starts, entries.sources, entries.factors, given)
-    if len(bounds) == 2:
-        _mix(*arguments, bounds[0], bounds[1])
-        return
-    with team_of(len(bounds) - 1):
-        _mix_parts(bounds, *arguments)
+    arguments = (into, added, kind, dense, entries.starts, entries.sources, entries.factors, given, bounds)
+    divide(_mix, _mix_parts, *arguments)
 
 
 def dots_of(
@@ -188,12 +192,7 @@ def dots_of(
     count = len(wanted.sources)
     bounds = bounds_of(ours.shape[1], (len(ours) + count) * ours[0].size if len(ours) else 0)
     found = np.zeros((len(bounds) - 1, count))
-    arguments = (ours, theirs, wanted.starts, wanted.sources)
-    if len(bounds) == 2:
-        _dots(found[0], *arguments, bounds[0], bounds[1])
-    else:
-        with team_of(len(found)):
-            _dots_parts(bounds, found, *arguments)
+    divide(_dots, _dots_parts, found, ours, theirs, wanted.starts, wanted.sources, bounds)
     return torch.from_numpy(found.sum(0))
 
 

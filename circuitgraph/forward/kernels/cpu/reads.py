@@ -24,8 +24,8 @@ from torch import Tensor
 
 from circuitgraph.forward.kernels.cpu.compiler import kernel, numba, parallel_kernel
 from circuitgraph.forward.kernels.cpu.entries import Entries
-from circuitgraph.forward.kernels.cpu.products import add_dense, add_dots, add_entries
-from circuitgraph.forward.kernels.cpu.threads import bounds_of, team_of
+from circuitgraph.forward.kernels.cpu.products import add_dots, add_mix
+from circuitgraph.forward.kernels.cpu.threads import bounds_of, divide
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,22 +98,18 @@ def _see(seen, cell, base, running, takes_running, matrix, starts, sources, fact
                 ours[i] = below[i] + more[i]
         else:
             ours[:] = below
-    if len(matrix):
-        add_dense(seen, deltas, cell, matrix)
-    else:
-        for row in range(n_rows):
-            add_entries(seen[row], deltas, cell, starts[row], starts[row + 1], sources, factors)
+    add_mix(seen, deltas, cell, matrix, starts, sources, factors)
 
 
 @kernel
 @no_type_check
 def _norm_mixed(
     out, means, scales, base, running, takes_running, matrix, starts, sources, factors, deltas,
-    weight, bias, epsilon, centred, first, last,
+    weight, bias, epsilon, centred, bounds, part,
 ):  # fmt: skip
     n_rows, _, width = out.shape
     rows = np.empty((n_rows, width), out.dtype)
-    for cell in range(first, last):
+    for cell in range(bounds[part], bounds[part + 1]):
         _see(rows, cell, base, running, takes_running, matrix, starts, sources, factors, deltas)
         for row in range(n_rows):
             seen = rows[row]
@@ -136,11 +132,11 @@ def _norm_mixed(
 @no_type_check
 def _pull_mixed(
     gradients, total, dots, means, scales, base, running, takes_running, matrix, starts, sources, factors, deltas,
-    weight, centred, wanted_starts, wanted_sources, first, last,
+    weight, centred, wanted_starts, wanted_sources, bounds, part,
 ):  # fmt: skip
     n_rows, _, width = gradients.shape
-    rows = np.empty((n_rows, width), gradients.dtype)
-    for cell in range(first, last):
+    rows, our_dots = np.empty((n_rows, width), gradients.dtype), dots[part]
+    for cell in range(bounds[part], bounds[part + 1]):
         _see(rows, cell, base, running, takes_running, matrix, starts, sources, factors, deltas)
         for row in range(n_rows):
             seen, back = rows[row], gradients[row, cell]
@@ -159,32 +155,32 @@ def _pull_mixed(
                 sum_ = total[cell]
                 for i in range(width):
                     sum_[i] += back[i]
-            add_dots(dots, back, deltas, cell, wanted_starts[row], wanted_starts[row + 1], wanted_sources)
+            add_dots(our_dots, back, deltas, cell, wanted_starts[row], wanted_starts[row + 1], wanted_sources)
 
 
 @parallel_kernel
 @no_type_check
 def _norm_parts(
-    bounds, out, means, scales, base, running, takes_running, matrix, starts, sources, factors, deltas,
-    weight, bias, epsilon, centred,
+    out, means, scales, base, running, takes_running, matrix, starts, sources, factors, deltas,
+    weight, bias, epsilon, centred, bounds,
 ):  # fmt: skip
     for part in numba.prange(len(bounds) - 1):
         _norm_mixed(
             out, means, scales, base, running, takes_running, matrix, starts, sources, factors, deltas,
-            weight, bias, epsilon, centred, bounds[part], bounds[part + 1],
+            weight, bias, epsilon, centred, bounds, part,
         )  # fmt: skip
 
 
 @parallel_kernel
 @no_type_check
 def _pull_parts(
-    bounds, gradients, total, dots, means, scales, base, running, takes_running, matrix, starts, sources, factors,
-    deltas, weight, centred, wanted_starts, wanted_sources,
+    gradients, total, dots, means, scales, base, running, takes_running, matrix, starts, sources, factors, deltas,
+    weight, centred, wanted_starts, wanted_sources, bounds,
 ):  # fmt: skip
     for part in numba.prange(len(bounds) - 1):
         _pull_mixed(
-            gradients, total, dots[part], means, scales, base, running, takes_running, matrix, starts, sources, factors,
-            deltas, weight, centred, wanted_starts, wanted_sources, bounds[part], bounds[part + 1],
+            gradients, total, dots, means, scales, base, running, takes_running, matrix, starts, sources, factors,
+            deltas, weight, centred, wanted_starts, wanted_sources, bounds, part,
         )  # fmt: skip
 
 
@@ -202,12 +198,8 @@ def norm_mixed(mixed: Mixed, norm: Norm, out: Float[Tensor, "reader cell d_model
     into = out.numpy()
     moments = np.empty((2, *into.shape[:2]), into.dtype)
     bounds = bounds_of(into.shape[1], _numbers(into, mixed.entries))
-    arguments = (into, *moments, *mixed.arrays, *norm.arrays, norm.epsilon, norm.centred)
-    if len(bounds) == 2:
-        _norm_mixed(*arguments, bounds[0], bounds[1])
-    else:
-        with team_of(len(bounds) - 1):
-            _norm_parts(bounds, *arguments)
+    arguments = (into, *moments, *mixed.arrays, *norm.arrays, norm.epsilon, norm.centred, bounds)
+    divide(_norm_mixed, _norm_parts, *arguments)
     return moments[0], moments[1]
 
 
@@ -238,12 +230,8 @@ def pull_mixed(
     starts, sources = wanted.starts - offset, wanted.sources[offset:stop]
     bounds = bounds_of(back.shape[1], _numbers(back, mixed.entries) + len(sources) * back[0].size)
     dots = np.zeros((len(bounds) - 1, len(sources)))
-    arguments = (*moments, *mixed.arrays, norm.arrays[0], norm.centred, starts, sources)
-    if len(bounds) == 2:
-        _pull_mixed(back, sums, dots[0], *arguments, bounds[0], bounds[1])
-    else:
-        with team_of(len(dots)):
-            _pull_parts(bounds, back, sums, dots, *arguments)
+    arguments = (*moments, *mixed.arrays, norm.arrays[0], norm.centred, starts, sources, bounds)
+    divide(_pull_mixed, _pull_parts, back, sums, dots, *arguments)
     return dots.sum(0)
 
 

@@ -6,10 +6,10 @@ a thread of torch's that waits for its next share in a loop holds the processor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -40,6 +40,22 @@ def bounds_of(n_cells: int, numbers: int) -> Int64[np.ndarray, " part_and_one"]:
     if n > 1 and not threads_work():
         n = 1
     return np.arange(n + 1, dtype=np.int64) * n_cells // n
+
+
+def divide(kernel: Callable[..., None], in_parts: Callable[..., None], *arguments: Any) -> None:
+    """Run a kernel for all parts: as it is where there is one, else side by side.
+
+    Args:
+        kernel: Called with the arguments and a part's number.
+        in_parts: The same for all parts, a parallel kernel; called with the arguments.
+        arguments: What the kernel takes, the bounds of the parts last.
+    """
+    n_parts = len(arguments[-1]) - 1
+    if n_parts == 1:
+        kernel(*arguments, 0)
+        return
+    with team_of(n_parts):
+        in_parts(*arguments)
 
 
 @contextmanager
