@@ -46,6 +46,7 @@ class ModelSizes:
         kernels: str = "plain",
         lanes: int = 1,
         teacher_top_k: int | None = None,
+        cpu_kernels: bool | None = None,
     ) -> MemoryEstimate:
         """What a training run holds at its dearest moment, in bytes by part.
 
@@ -64,6 +65,7 @@ class ModelSizes:
             kernels: How MLPs multiply, as of `compile_model`; `packed` has copies of their weights for small batches.
             lanes: Parts of a batch that run side by side on a CPU: one a thread, with 112 tokens each or more.
             teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps all.
+            cpu_kernels: Whether products and norms are the CPU's kernels'; None for what is installed here.
 
         Raises:
             ConfigurationError: A share that is not from 0 to 1.
@@ -93,6 +95,7 @@ class ModelSizes:
             kernels=kernels,
             lanes=lanes,
             teacher_top_k=teacher_top_k,
+            cpu_kernels=cpu_kernels,
         )
 
     def plan(
@@ -126,7 +129,7 @@ class ModelSizes:
             UnknownNameError: No such dtype or device.
 
         Examples:
-            >>> plan = model_sizes("smollm2-135m").plan(32, seq=64, limit_bytes=5 << 30)
+            >>> plan = model_sizes("smollm2-135m").plan(32, seq=64, limit_bytes=5 << 30, cpu_kernels=False)
             >>> plan.micro_batch, plan.recompute, plan.fits
             (16, True, True)
         """

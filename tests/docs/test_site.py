@@ -17,6 +17,7 @@ ELSEWHERE = {
     "doi.org",
     "json-schema.org",
     "networkx.org",
+    "numba.pydata.org",
     "transformer-circuits.pub",
     "www.sphinx-doc.org",
     "pydata-sphinx-theme.readthedocs.io",
