@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from circuitgraph.compile import CompiledModel, compile_model
     from circuitgraph.errors import CircuitGraphError
     from circuitgraph.graph import build_graph
-    from circuitgraph.memory import MemoryEstimate, MemoryPlan
+    from circuitgraph.memory.estimate import MemoryEstimate
+    from circuitgraph.memory.plan import MemoryPlan
     from circuitgraph.models import LoadedModel, load_model
     from circuitgraph.sizes import ModelSizes, model_sizes
     from circuitgraph.universe import Universe
@@ -44,8 +45,8 @@ _HOME = {
     "CircuitGraphError": "circuitgraph.errors",
     "CompiledModel": "circuitgraph.compile",
     "LoadedModel": "circuitgraph.models",
-    "MemoryEstimate": "circuitgraph.memory",
-    "MemoryPlan": "circuitgraph.memory",
+    "MemoryEstimate": "circuitgraph.memory.estimate",
+    "MemoryPlan": "circuitgraph.memory.plan",
     "ModelSizes": "circuitgraph.sizes",
     "TokenBatch": "circuitgraph.batch",
     "Universe": "circuitgraph.universe",

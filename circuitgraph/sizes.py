@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from circuitgraph.architectures.family import ModelShape
-from circuitgraph.memory import MemoryEstimate, MemoryPlan, count_parameters, estimate_memory, plan_memory
+from circuitgraph.memory.estimate import MemoryEstimate, estimate_memory
+from circuitgraph.memory.plan import MemoryPlan, plan_memory
 from circuitgraph.universe import Universe
 
 if TYPE_CHECKING:
@@ -180,3 +181,26 @@ def model_sizes(
         universe=universe_of(family, shape, embeddings=embeddings, kv_heads=kv_heads, qkv=qkv),
         n_parameters=count_parameters(config),
     )
+
+
+def count_parameters(config: Any) -> int:
+    """Parameters of a model, from its config: the model is made without memory for its weights.
+
+    Args:
+        config: A Hugging Face config, or a Tracr program's.
+
+    Returns:
+        How many numbers its weights are; tied weights count once.
+    """
+    import torch
+
+    if config.model_type == "tracr":
+        from circuitgraph.tracr.model import TracrModel
+
+        model: torch.nn.Module = TracrModel(config)
+    else:
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            model = AutoModelForCausalLM.from_config(config)
+    return sum(weights.numel() for weights in model.parameters())

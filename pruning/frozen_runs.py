@@ -26,7 +26,7 @@ import torch
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.reference import AblationValues
-from circuitgraph.memory import values_a_token
+from circuitgraph.memory.numbers import values_a_token
 from pruning.batch_order import BatchOrder
 from pruning.encoding import EncodedPairs
 from pruning.frozen_batch import FrozenBatch
@@ -179,28 +179,42 @@ class FrozenRuns:
 
     def _fill(self, length: int, members: list[int]) -> None:
         """Keep a group's prompts, in memory while it lasts, then on disk."""
-        shelves = self._shelves[length]
         capacity = None if self._may_fit(length) else 0
         for start in range(0, len(members), self._batch_size):
-            chunk = members[start : start + self._batch_size]
-            in_memory = [] if capacity is not None and start >= capacity else chunk
-            kept = {kind: self._obtain(kind, chunk, length, wanted=bool(in_memory)) for kind in self._kinds}
-            if all(found is not None for found in kept.values()):
-                ran = any(found is not None and found.ran is not None for found in kept.values())
-                self.filled.add("computed" if ran else "disk", len(chunk))
-            if capacity is None:
-                capacity = self._reserve(length, members, kept)
-            in_memory = chunk[: max(0, capacity - start)]
-            for kind, found in kept.items():
-                if found is None:
-                    continue
-                if in_memory:
-                    n_rows = sum(self._sizes(kind, in_memory).values())
-                    shelves[kind].keep(in_memory, found.head(n_rows))
-                if found.stored is not None:
-                    shelves[kind].point(chunk, found.stored, wanted=chunk[len(in_memory) :])
-            if capacity < start + len(chunk) and self._disk is None:
+            capacity = self._fill_chunk(length, members, start, capacity)
+            if capacity < min(start + self._batch_size, len(members)) and self._disk is None:
                 break
+
+    def _fill_chunk(self, length: int, members: list[int], start: int, capacity: int | None) -> int:
+        """Keep so many of a group's prompts from one on; nothing of their runs is held after that.
+
+        Args:
+            length: Their tokens.
+            members: The group.
+            start: The first one's place in it.
+            capacity: How many of the group memory is taken for; None before that is known.
+
+        Returns:
+            The capacity.
+        """
+        shelves, chunk = self._shelves[length], members[start : start + self._batch_size]
+        wanted = capacity is None or start < capacity
+        kept = {kind: self._obtain(kind, chunk, length, wanted=wanted) for kind in self._kinds}
+        if all(found is not None for found in kept.values()):
+            ran = any(found is not None and found.ran is not None for found in kept.values())
+            self.filled.add("computed" if ran else "disk", len(chunk))
+        if capacity is None:
+            capacity = self._reserve(length, members, kept)
+        in_memory = chunk[: max(0, capacity - start)]
+        for kind, found in kept.items():
+            if found is None:
+                continue
+            if in_memory:
+                n_rows = sum(self._sizes(kind, in_memory).values())
+                shelves[kind].keep(in_memory, found.head(n_rows))
+            if found.stored is not None:
+                shelves[kind].point(chunk, found.stored, wanted=chunk[len(in_memory) :])
+        return capacity
 
     def _may_fit(self, length: int) -> bool:
         """Whether memory could hold a prompt of a length, as far as one knows before running one."""

@@ -9,7 +9,7 @@ import typer
 from circuitgraph.cli import options
 
 if TYPE_CHECKING:
-    from circuitgraph.memory import MemoryPlan
+    from circuitgraph.memory.plan import MemoryPlan
     from circuitgraph.universe import Universe
 
 
@@ -41,8 +41,9 @@ def graph(
     from circuitgraph.cli.settings import GraphChoices, plan_model
     from circuitgraph.errors import UnknownNameError
     from circuitgraph.forward.frozen_linear import choose_kernels
-    from circuitgraph.memory import BYTES, DEVICES, count_parameters
-    from circuitgraph.sizes import ModelSizes
+    from circuitgraph.memory.estimate import DEVICES
+    from circuitgraph.memory.numbers import BYTES
+    from circuitgraph.sizes import ModelSizes, count_parameters
     from pruning.lanes import lanes_for
 
     kind = device.partition(":")[0]

@@ -13,7 +13,7 @@ from circuitgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from circuitgraph.compile import CompiledModel
-    from circuitgraph.memory import MemoryPlan
+    from circuitgraph.memory.plan import MemoryPlan
     from pruning.discovery import Discovery
     from pruning.frozen_cache.disk import DiskCache
     from pruning.recipes import Recipe
@@ -106,7 +106,9 @@ class Job:
     @cached_property
     def memory(self) -> MemoryPlan:
         """What the run is expected to hold at its dearest moment, and how it is run so that it fits."""
-        from circuitgraph.memory import MemoryEstimate, available_bytes, estimate_memory, plan_memory
+        from circuitgraph.memory.available import available_bytes
+        from circuitgraph.memory.estimate import MemoryEstimate, estimate_memory
+        from circuitgraph.memory.plan import plan_memory
         from pruning.lanes import lanes_for
 
         train = self.task.splits["train"]

@@ -28,7 +28,8 @@ from transformers.pytorch_utils import Conv1D
 from circuitgraph.architectures.family import ModelShape
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.onednn import multiply, onednn_pays, onednn_works, pack_weight
-from circuitgraph.memory import available_bytes, packed_bytes
+from circuitgraph.memory.available import available_bytes
+from circuitgraph.memory.numbers import packed_bytes
 from circuitgraph.models import KERNELS
 
 _LEAST_NUMBERS = 1 << 16

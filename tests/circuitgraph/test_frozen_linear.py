@@ -12,7 +12,7 @@ from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward import frozen_linear
 from circuitgraph.forward.frozen_linear import FrozenLinear, choose_kernels, onednn_works, use_onednn
 from circuitgraph.forward.onednn import onednn_pays
-from circuitgraph.memory import packed_bytes
+from circuitgraph.memory.numbers import packed_bytes
 from pruning.frozen_cache.keys import model_key
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.situations import BothWays, Situation

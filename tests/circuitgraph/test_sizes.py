@@ -7,7 +7,8 @@ from transformers import GPTNeoXConfig
 
 from circuitgraph import compile_model, model_sizes
 from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
-from circuitgraph.memory import estimate_memory, plan_memory
+from circuitgraph.memory.estimate import estimate_memory
+from circuitgraph.memory.plan import plan_memory
 
 
 @pytest.mark.parametrize("choices", [{}, {"embeddings": "split", "qkv": "joint"}])

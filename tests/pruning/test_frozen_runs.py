@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import fields
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.errors import UnknownNameError
 from circuitgraph.forward.reference import AblationValues
+from pruning.frozen_cache.rows import Rows
 from pruning.frozen_runs import BatchOrder, FrozenBatch, FrozenRuns, RunCounts
 from tests.circuitgraph import oracle_definition as oracle
 from tests.pruning.small_prompts import random_prompts
@@ -86,6 +88,24 @@ def test_some_budgets_keep_some_runs(compiled: CompiledModel) -> None:
     for index in range(len(PROMPTS)):
         runs.batch(np.array([index]))
     assert runs.drawn.memory and runs.drawn.computed
+
+
+def test_no_run_is_held_while_the_next_ones_are_made(compiled: CompiledModel, monkeypatch) -> None:
+    """Of what is copied into the reserved memory nothing stays behind."""
+    made: list[weakref.ref[torch.Tensor]] = []
+    held = []
+
+    def run(self: FrozenRuns, kind: str, prompts: list[int]) -> Rows:
+        if kind == "teacher":  # the first of a chunk
+            held.append(sum(tensor() is not None for tensor in made))
+        rows = run_for_real(self, kind, prompts)
+        made.extend(weakref.ref(tensor) for tensor in rows.tensors.values())
+        return rows
+
+    run_for_real = FrozenRuns._run
+    monkeypatch.setattr(FrozenRuns, "_run", run)
+    FrozenRuns(compiled, PROMPTS, ablation="counterfactual", batch_size=2)
+    assert len(held) == 3 + 2 + 1 and not any(held)
 
 
 def test_teacher_and_means_by_the_definition(precise: CompiledModel) -> None:

@@ -1,0 +1,41 @@
+"""Number formats by name, and what models keep of them, in bytes."""
+
+from __future__ import annotations
+
+from circuitgraph.architectures.family import ModelShape
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes a number."""
+
+
+def values_a_token(shape: ModelShape, *, short: bool = False) -> int:
+    """How many numbers one run's ablation values are, a token.
+
+    Args:
+        shape: The model's sizes.
+        short: Only what writers say, see `circuitgraph.forward.reference.AblationValues.only_said`.
+
+    Examples:
+        >>> shape = ModelShape(n_layers=2, n_heads=4, n_kv_heads=2, d_model=8, d_head=2, d_mlp=16,
+        ...     d_vocab=9, n_positions=9, learned_positions=False)
+        >>> values_a_token(shape), values_a_token(shape, short=True)
+        (88, 40)
+    """
+    embeddings = 2 if shape.learned_positions else 1
+    said = shape.n_heads * shape.d_head + shape.d_model
+    others = shape.d_model + (shape.n_heads + 2 * shape.n_kv_heads) * shape.d_head
+    return embeddings * shape.d_model + shape.n_layers * (said if short else said + others)
+
+
+def packed_bytes(shape: ModelShape) -> int:
+    """Bytes that packed copies of the MLPs' weights take, both directions, float32.
+
+    Args:
+        shape: The model's sizes.
+
+    Examples:
+        >>> packed_bytes(ModelShape(n_layers=2, n_heads=4, n_kv_heads=2, d_model=8, d_head=2, d_mlp=16,
+        ...     d_vocab=9, n_positions=9, learned_positions=False))
+        4096
+    """
+    return 2 * shape.n_layers * shape.mlp_matrices * shape.d_model * shape.d_mlp * BYTES["float32"]

@@ -1,0 +1,180 @@
+"""What one training step holds, every gate undecided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+
+from circuitgraph.architectures.family import ModelShape
+from circuitgraph.forward.prefix_sums import KEPT_EVERY
+from circuitgraph.forward.stream import KEPT_BYTES
+from circuitgraph.forward.stream_layout import overlapping, side_by_side
+from circuitgraph.memory.numbers import BYTES
+from circuitgraph.universe import Universe
+
+_MAPPED_FROM = 32 << 20  # DEFAULT_MMAP_THRESHOLD_MAX of glibc's malloc.c, on 64 bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """The readers that run at the same tokens, when every gate is undecided; see `circuitgraph.forward.plan`.
+
+    Attributes:
+        readers: How many of each reader block.
+        n_slots: Writers that they see.
+        n_cells: Tokens at which they run.
+    """
+
+    readers: Sequence[int]
+    n_slots: int
+    n_cells: int
+
+    def rows(self, universe: Universe, row_bytes: float | None) -> int:
+        """Rows of the buffer of deltas and gradients, each of so many bytes a token in a lane; None keeps no reads."""
+        n_rows = sum(self.readers)
+        if row_bytes is not None and n_rows * self.n_cells * row_bytes <= KEPT_BYTES:
+            return side_by_side(self.n_slots, n_rows).size
+        starts = [sum(self.readers[:place]) for place in range(len(self.readers))]
+        seen = [min(block.n_writers, self.n_slots) for block in universe.blocks]
+        return overlapping(starts, seen, n_rows, self.n_slots).size
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMemory:
+    """One step's sizes, and what it holds, in bytes; the fields are arguments of `estimate_memory`."""
+
+    shape: ModelShape
+    universe: Universe
+    batch_size: int
+    seq: int
+    dtype: str
+    device: str
+    n_asked: int
+    share_reached: float
+    recompute: bool
+    lanes: int
+    counterfactual: bool
+    cpu_kernels: bool
+
+    @property
+    def b(self) -> int:
+        """Bytes a number."""
+        return BYTES[self.dtype]
+
+    @property
+    def wide(self) -> int:
+        """Bytes a number where it is float32 at least."""
+        return max(self.b, 4)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens at once."""
+        return self.batch_size * self.seq
+
+    @property
+    def asked(self) -> int:
+        """Asked positions at once."""
+        return self.batch_size * self.n_asked
+
+    @property
+    def cells(self) -> int:
+        """Tokens that are reached."""
+        return max(self.asked, ceil(self.tokens * self.share_reached))
+
+    @property
+    def row(self) -> int:
+        """One residual stream of the reached tokens."""
+        return self.cells * self.shape.d_model * self.b
+
+    @cached_property
+    def levels(self) -> tuple[Level, Level]:
+        """Readers at the reached tokens, and at the asked positions alone: no key and no value depends on these."""
+        universe = self.universe
+        last = universe.n_layers - 1
+        keys_and_values = 2 * universe.n_kv_readers or universe.n_attention_readers
+        wide = [
+            block.n_readers if block.layer < last else keys_and_values if block.kind == "attention" else 0
+            for block in universe.blocks
+        ]
+        narrow = [block.n_readers - reached for block, reached in zip(universe.blocks, wide, strict=True)]
+        return (
+            Level(readers=wide, n_slots=universe.first_head(last), n_cells=self.cells),
+            Level(readers=narrow, n_slots=universe.n_writers, n_cells=self.asked),
+        )
+
+    @property
+    def stream(self) -> int:
+        """The buffers of deltas and gradients."""
+        width = self.shape.d_model * self.b
+        kept = None if self.cpu_kernels else width / self.lanes
+        return sum(level.rows(self.universe, kept) * level.n_cells * width for level in self.levels)
+
+    @property
+    def scratch(self) -> int:
+        """The largest block's readers."""
+        return max(max(level.readers) * level.n_cells for level in self.levels) * self.shape.d_model * self.b
+
+    @property
+    def activations(self) -> int:
+        """What autograd keeps; queries, outputs and the MLP of the last layer are at the asked positions alone."""
+        shape, earlier = self.shape, self.shape.n_layers - 1
+        keys_and_values = 2 * shape.n_layers * self.tokens
+        queries_and_outputs = 2 * (earlier * self.tokens + self.asked)
+        heads = (keys_and_values + queries_and_outputs) * shape.n_heads * shape.d_head
+        read = earlier * self.cells + self.asked  # by all MLPs
+        narrow = shape.mlp_saved_narrow if self.b < 4 else None
+        inside = (narrow or shape.mlp_saved) * shape.d_mlp
+        mlps = self.cells * inside + read * shape.d_model if self.recompute else read * inside
+        return (heads + mlps) * self.b
+
+    @property
+    def sums(self) -> int:
+        """Residual streams before each block, those that are kept; constant values say the same at every token."""
+        n_blocks = 2 * self.shape.n_layers
+        ablated = (1 + _sums_of(n_blocks)) * self.tokens * self.b if self.counterfactual else 0
+        running = _sums_of(n_blocks + self.universe.n_embeddings) * self.cells * self.wide
+        return (ablated + running) * self.shape.d_model
+
+    @cached_property
+    def passing(self) -> tuple[int, int, int, int, int]:
+        """Tensors that pass within a layer.
+
+        Of a block's readers (products by oneDNN alone), of those of them that took the complement (not by kernels), of
+        what its heads wrote, inside of its MLP, and of one residual stream.
+        """
+        readers = self.universe.n_attention_readers * self.row
+        inside = self.shape.d_mlp * self.cells * self.b
+        products = readers if self._takes_onednn else 0
+        complement = 0 if self.cpu_kernels else readers // 2
+        return products, complement, self.shape.n_heads * self.row, inside, self.row
+
+    @property
+    def _takes_onednn(self) -> bool:
+        """Whether products of the stream are oneDNN's, see `circuitgraph.forward.mixing`."""
+        return self.device == "cpu" and self.dtype == "float32" and not self.cpu_kernels
+
+    @property
+    def working(self) -> int:
+        """The largest of what passes within a layer."""
+        products, complement, written, inside, _ = self.passing
+        return max(products, complement, 2 * written if self._takes_onednn else written, 4 * inside)
+
+    @property
+    def heap(self) -> int:
+        """What the heap holds free: a hole a layer and lane."""
+        if self.device != "cpu":
+            return 0
+        in_a_lane = [size // self.lanes for size in self.passing]
+        return self.shape.n_layers * self.lanes * max((size for size in in_a_lane if size < _MAPPED_FROM), default=0)
+
+    @property
+    def logits(self) -> int:
+        """Of teacher and circuit, what is made of them, and gradients."""
+        return 6 * self.asked * self.shape.d_vocab * self.wide
+
+
+def _sums_of(n_terms: int) -> int:
+    """How many sums of so many terms are there at once, see `circuitgraph.forward.prefix_sums`."""
+    return n_terms // KEPT_EVERY + min(n_terms, KEPT_EVERY - 1)
