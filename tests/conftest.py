@@ -1,4 +1,8 @@
-"""What every test shares: runtime checks of types and shapes, no network, and tiny random models."""
+"""What every test shares: runtime checks of types and shapes, no network, and tiny random models.
+
+The checks make small models run four times as long, so tests marked slow, which go round and round what others have
+gone through with them, do without.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Runs that tests keep on disk never lie in the user's own folder.
@@ -17,6 +21,7 @@ atexit.register(shutil.rmtree, os.environ["CIRCUITGRAPH_FROZEN_CACHE"], ignore_e
 
 import pytest
 from beartype import BeartypeConf, beartype
+from jaxtyping import config as checks
 from jaxtyping import install_import_hook
 
 # The hook takes its checker by name. An int is a float here, as it is to pyright.
@@ -31,6 +36,16 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tests.chromium import browser  # noqa: F401  (a fixture)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    """Check no types and shapes while a slow test runs, its fixtures included."""
+    checks.update("jaxtyping_disable", any(item.iter_markers("slow")) or any(item.iter_markers("full")))
+    try:
+        return (yield)
+    finally:
+        checks.update("jaxtyping_disable", False)
 
 
 class UncastRMSNorm(nn.Module):

@@ -210,7 +210,8 @@ class TestNothingElseRuns:
             runs = FrozenRuns(gpt2, many, ablation="counterfactual", disk=disk, budget_bytes=budget, batch_size=32)
             with Copied() as copied:
                 batch = runs.batch(np.array([3, 60, 31, 8]))
-            rows = sum(tensor.nbytes for tensor in (batch.teacher, *tensors(batch.values)))
+                asked_for = (batch.teacher, *tensors(batch.values))
+            rows = sum(tensor.nbytes for tensor in asked_for)
             assert rows <= copied.n_bytes < 5 * rows, "all prompts would be 16 times as much"
 
 
