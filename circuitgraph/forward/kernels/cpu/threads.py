@@ -7,6 +7,7 @@ a thread of torch's that waits for its next share in a loop holds the processor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, no_type_check
@@ -17,10 +18,8 @@ from jaxtyping import Int64
 
 from circuitgraph.forward.kernels.cpu.compiler import numba, parallel_kernel
 
-NUMBERS_A_THREAD = 1 << 22
-"""Less work than that, a millisecond, is not worth a thread: Numba's OpenMP is another copy than torch's, the threads
-of both wait in a loop for what comes next, and so each holds the other's processor up for a while after its own work.
-"""
+NUMBERS_A_THREAD = 1 << 17
+"""Less work than that, some 30 µs, is not worth a thread (docs/performance.md)."""
 _SAFE_LAYERS = ("omp", "tbb")
 """Numba's own third layer ends the process where two threads use it at once, as lanes do."""
 
@@ -75,7 +74,16 @@ def team_of(n: int) -> Iterator[None]:
 
 @cache
 def threads_work() -> bool:
-    """Whether parallel kernels run here, and may be called from several threads at once."""
+    """Whether parallel kernels run here, and may be called from several threads at once.
+
+    They are tried in a thread of their own, which ends with that: where Numba has them for the first time, it sets how
+    many threads OpenMP takes in the thread that asks, and where its OpenMP is torch's, torch's with it.
+    """
+    with ThreadPoolExecutor(1) as alone:
+        return alone.submit(_tried).result()
+
+
+def _tried() -> bool:
     found = np.zeros(2, dtype=np.int64)
     try:
         _number(found)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -140,6 +143,20 @@ def test_one_thread_where_several_would_not_be_safe(monkeypatch: pytest.MonkeyPa
     threads.threads_work.cache_clear()
     assert threads.bounds_of(10, 1 << 40).tolist() == [0, 10]
     threads.threads_work.cache_clear()
+
+
+_ASKS = """
+import torch
+from circuitgraph.forward.kernels.cpu import threads
+print(threads.threads_work(), torch.get_num_threads(), threads.numba.get_num_threads())
+"""
+
+
+@needs_threads
+def test_torch_keeps_its_threads_when_numba_has_its_own() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", _ASKS], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "1", "2"]
 
 
 def test_a_team_is_given_back() -> None:
