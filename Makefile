@@ -5,8 +5,9 @@ PYTHON ?= python3.11
 DEMO_OUT ?= runs/demo
 BIN := .venv/bin
 STAMP := .venv/.installed
-# A process a core, at most four, each with one thread and whole files, so that what a file makes once is made once.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+# A process a core, at most four, each with one thread and whole files, so that what a file makes once is made once;
+# in the order of tests/conftest.py, the longest first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-fast test-full lint docs setup clean

@@ -20,6 +20,7 @@ from torch import Tensor
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import out_of_memory
 from circuitgraph.liveness import effective_edges
+from circuitgraph.memory.numbers import step_numbers
 from pruning.frozen_runs import FrozenRuns
 from pruning.lanes import Lanes
 from pruning.objectives import Objective
@@ -75,7 +76,8 @@ class BatchRunner:
         compiled: The model.
         frozen: The data with its frozen runs.
         objective: What is minimised.
-        micro_batch: Prompts that run at once at most; halved when memory runs out.
+        micro_batch: Prompts that run at once at most, more only where few gates leave little to hold; halved when
+            memory runs out.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
         lanes: How many parts of a share run side by side, unless nearly all gates are 0.
         replay: Whether parts are recorded and replayed where that pays; see `pruning.replay`.
@@ -96,6 +98,7 @@ class BatchRunner:
     ) -> None:
         self.compiled, self.frozen, self.objective = compiled, frozen, objective
         self.micro_batch, self.recompute, self._say = micro_batch, recompute, say
+        self._most_sparse: int | None = None  # prompts at once, once memory ran out
         self._lanes = Lanes(1 if replay else lanes)
         self._replays: Replays | None = None
         if replay:
@@ -117,30 +120,49 @@ class BatchRunner:
         return 0 if self._replays is None else self._replays.recorded
 
     def run(self, shares: Sequence[Share]) -> BatchResult:
-        """Run a batch forward and backward, in smaller parts if memory runs out.
+        """Run a batch forward and backward, in smaller parts if memory runs out; at last, MLPs are run again.
 
         Args:
             shares: All of the batch, at least one.
         """
         while True:
+            at_once = self._sizes(shares)
             try:
-                return self._run(shares)
+                return self._run(shares, at_once)
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or self.micro_batch == 1:
+                tried = max(min(n, len(share.prompts)) for n, share in zip(at_once, shares, strict=True))
+                if not out_of_memory(error) or (tried == 1 and self.recompute):
                     raise
             # Outside of the handler, whose traceback holds the failed pass.
-            self.micro_batch = (self.micro_batch + 1) // 2
-            self.compiled.free_buffers()
-            self._replays = None
-            if self.compiled.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self._say(f"memory ran out: going on with {self.micro_batch} prompts at once, the same batches")
+            self._take_less(tried)
 
-    def _run(self, shares: Sequence[Share]) -> BatchResult:
+    def _take_less(self, tried: int) -> None:
+        """Take less memory, now that it ran out with so many prompts at once."""
+        if tried == 1:
+            self.recompute = True
+            told = "going on with MLPs run again in the backward pass"
+        elif tried > self.micro_batch:
+            self._most_sparse = max((tried + 1) // 2, self.micro_batch)
+            told = f"sparse steps go on with {self._most_sparse} prompts at once, the same batches"
+        else:
+            self.micro_batch = self._most_sparse = (tried + 1) // 2
+            told = f"going on with {self.micro_batch} prompts at once, the same batches"
+        self.compiled.free_buffers()
+        self._replays = None
+        if self.compiled.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._say(f"memory ran out: {told}")
+
+    def _sizes(self, shares: Sequence[Share]) -> list[int]:
+        """How many prompts of each share run at once."""
+        if not _are_sparse(shares):
+            return [self.micro_batch] * len(shares)
+        most = self._most_sparse
+        return [self._at_once(share) if most is None else min(most, self._at_once(share)) for share in shares]
+
+    def _run(self, shares: Sequence[Share], at_once: Sequence[int]) -> BatchResult:
         n_prompts = sum(len(share.prompts) for share in shares)
-        sparse = all(int(share.gates.count_nonzero()) < _SPARSE_BELOW * len(share.gates) for share in shares)
-        lanes = _ONE_LANE if sparse else self._lanes
-        at_once = [self._at_once(share) if sparse else self.micro_batch for share in shares]
+        lanes = _ONE_LANE if _are_sparse(shares) else self._lanes
         places = [
             (place, part)
             for place, share in enumerate(shares)
@@ -161,13 +183,21 @@ class BatchRunner:
         return BatchResult(gradients=gradients, objective=objective, live_heads=live_heads, live_mlps=live_mlps)
 
     def _at_once(self, share: Share) -> int:
-        """How many prompts run at once with few gates: more than ever, where few readers and writers run."""
+        """How many prompts run at once with few gates: as many as hold no more than `micro_batch` with all gates do."""
         if len(share.prompts) <= self.micro_batch:
             return self.micro_batch
-        universe = self.compiled.universe
+        universe, shape = self.compiled.universe, self.compiled.shape
         live = effective_edges(universe, share.active, self.frozen.ablation)
-        writers, readers = (len(np.unique(ends)) for ends in universe.endpoints(np.flatnonzero(live)))
-        return self.micro_batch * max(1, (universe.n_writers + universe.n_readers) // max(1, writers + readers))
+        writers, readers = (np.unique(ends) for ends in universe.endpoints(np.flatnonzero(live)))
+        kinds, first = universe.writer_kinds[writers], int(share.prompts[0])
+        length, asked = self.frozen.pairs.lengths[first], len(self.frozen.pairs.predict_positions[first])
+        prompt = {"tokens": int(length), "asked": asked, "n_bytes": self.compiled.dtype.itemsize}
+        heads, mlps = (int((kinds == kind).sum()) for kind in ("head", "mlp"))
+        few = step_numbers(shape, writers=len(writers), readers=len(readers), heads=heads, mlps=mlps, **prompt)
+        whole = {"writers": universe.n_writers, "readers": universe.n_readers}
+        whole |= {"heads": shape.n_layers * shape.n_heads, "mlps": shape.n_layers}
+        every = step_numbers(shape, **whole, **prompt)
+        return self.micro_batch * (every // few)
 
     def _parts(self, prompts: np.ndarray, lanes: int, at_once: int) -> list[np.ndarray]:
         """What runs at once in one of some lanes."""
@@ -191,6 +221,11 @@ class BatchRunner:
         )  # fmt: skip
         loss = self.objective(ran.logits, batch.teacher, batch.pairs) * (len(part.prompts) / n_prompts)
         return torch.autograd.grad(loss, ran.gates)[0], loss.detach(), (ran.live_heads, ran.live_mlps)
+
+
+def _are_sparse(shares: Sequence[Share]) -> bool:
+    """Whether nearly all gates are 0."""
+    return all(int(share.gates.count_nonzero()) < _SPARSE_BELOW * len(share.gates) for share in shares)
 
 
 def _open(shares: Sequence[Share]) -> tuple[np.ndarray, Callable[[], np.ndarray]]:

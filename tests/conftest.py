@@ -38,6 +38,15 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from tests.chromium import browser  # noqa: F401  (a fixture)
 
 
+_LONGEST = ("test_tracr_recovery.py", "test_pages.py")
+"""Files of several minutes each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
     """Check no types and shapes while a slow test runs, its fixtures included."""

@@ -64,6 +64,10 @@ class ModelShape:
     mlp_saved_narrow: int | None = None
     mlp_matrices: int = 2
 
+    def mlp_saved_in(self, n_bytes: int) -> int:
+        """`mlp_saved` in numbers of so many bytes."""
+        return self.mlp_saved_narrow or self.mlp_saved if n_bytes < 4 else self.mlp_saved
+
 
 @dataclass(frozen=True)
 class Projection:

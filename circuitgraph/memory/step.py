@@ -124,8 +124,7 @@ class StepMemory:
         queries_and_outputs = 2 * (earlier * self.tokens + self.asked)
         heads = (keys_and_values + queries_and_outputs) * shape.n_heads * shape.d_head
         read = earlier * self.cells + self.asked  # by all MLPs
-        narrow = shape.mlp_saved_narrow if self.b < 4 else None
-        inside = (narrow or shape.mlp_saved) * shape.d_mlp
+        inside = shape.mlp_saved_in(self.b) * shape.d_mlp
         mlps = self.cells * inside + read * shape.d_model if self.recompute else read * inside
         return (heads + mlps) * self.b
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from circuitgraph.compile import CompiledModel, compile_model
+from pruning.batch_run import Share
 from pruning.frozen_runs import FrozenRuns
 from pruning.recipes import Recipe
 from pruning.train import Trainer, train
@@ -79,8 +81,39 @@ def test_a_batch_that_does_not_fit_is_halved_and_goes_on(compiled: CompiledModel
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-def test_one_prompt_that_does_not_fit_is_an_error(compiled: CompiledModel) -> None:
-    cramped = trainer(compiled, LAGRANGIAN)
+def test_one_prompt_that_does_not_fit_has_its_mlps_run_again_and_is_an_error_then(compiled: CompiledModel) -> None:
+    said: list[str] = []
+    cramped = trainer(compiled, LAGRANGIAN, say=said.append, micro_batch=1)
     cramped.runner.compiled = Cramped(compiled, 0)  # type: ignore[assignment]
     with pytest.raises(torch.OutOfMemoryError):
         train(cramped)
+    assert said == ["memory ran out: going on with MLPs run again in the backward pass"]
+
+
+@pytest.mark.parametrize(
+    ("most", "said"),
+    [
+        (3, ["sparse steps go on with 2 prompts at once, the same batches"]),
+        (
+            1,
+            [
+                "sparse steps go on with 2 prompts at once, the same batches",
+                "going on with 1 prompts at once, the same batches",
+            ],
+        ),
+    ],
+)
+def test_a_sparse_step_that_does_not_fit_takes_fewer_than_it_took(
+    compiled: CompiledModel, most: int, said: list[str]
+) -> None:
+    """With no gate open 6 prompts may run at once where 2 may else, so all 4 do; what did not fit are these."""
+    told: list[str] = []
+    runner = trainer(compiled, LAGRANGIAN, micro_batch=2, say=told.append).runner
+    runner.compiled = Cramped(compiled, most)  # type: ignore[assignment]
+    nothing = torch.zeros(compiled.universe.n_edges, dtype=torch.float64)
+    share = Share(prompts=np.arange(4), gates=nothing, wanted=torch.zeros(len(nothing), dtype=torch.bool))
+    ran = runner.run([share])
+    assert told == [f"memory ran out: {line}" for line in said]
+    assert runner.micro_batch == min(most, 2), "what is not sparse has run with 2"
+    torch.testing.assert_close(ran.objective, trainer(compiled, LAGRANGIAN).runner.run([share]).objective)
+    assert len(told) == len(said) and runner.run([share]) is not None and len(told) == len(said), "it is remembered"
