@@ -309,8 +309,10 @@ class CompiledModel:
         )  # fmt: skip
 
     def free_buffers(self) -> None:
-        """Give back the memory that masked passes keep from one to the next."""
+        """Give back the memory that masked passes keep from one to the next, and what torch keeps free on a GPU."""
         self._workspace.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _settle_kernels(asked: str, shape: ModelShape, model: nn.Module) -> str:

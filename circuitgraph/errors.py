@@ -94,6 +94,10 @@ class CacheWarning(UserWarning):
     """A cache that could not be read or written; what it would have given is computed instead."""
 
 
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
+"""How torch's allocators, C++, CUDA and its libraries say it."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on the CPU or a GPU.
 
@@ -104,4 +108,4 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     said = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said)
+    return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)

@@ -5,6 +5,7 @@ No weights are read and no graph is built, so runs of models can be planned on a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -107,12 +108,14 @@ class ModelSizes:
         seq: int = 32,
         micro_batch: int | None = None,
         recompute: bool | None = None,
+        cache_bytes: int = 2 << 30,
+        lanes: int | Callable[[int], int] = 1,
         **settings: Any,
     ) -> MemoryPlan:
-        """How a batch is run so that it fits, as the command line decides it; `discover` takes what it says.
+        """How a run is made to fit, as the command line decides it; `discover` takes what it says.
 
-        Micro-batches are halved while they are large, then MLPs are run again in the backward pass, then
-        micro-batches are halved down to one prompt.
+        Micro-batches are halved while they are large, then MLPs are run again in the backward pass, then the cache
+        gets what is left, then micro-batches are halved down to one prompt.
 
         Args:
             batch_size: Prompts a step.
@@ -120,6 +123,8 @@ class ModelSizes:
             seq: Tokens a prompt.
             micro_batch: Prompts run at once, if that is decided already.
             recompute: Whether MLPs are run again, if that is decided already.
+            cache_bytes: The budget of the cache of runs that never change.
+            lanes: Parts of a micro-batch that run side by side; or says how many, from its prompts.
             settings: The other arguments of `estimate`.
 
         Returns:
@@ -134,11 +139,18 @@ class ModelSizes:
             >>> plan.micro_batch, plan.recompute, plan.fits
             (16, True, True)
         """
+        lanes_of = lanes if callable(lanes) else lambda prompts: lanes
+
+        def estimate(prompts: int, again: bool, cache: int) -> MemoryEstimate:
+            how: dict[str, Any] = {"seq": seq, "recompute": again, "cache_bytes": cache, "lanes": lanes_of(prompts)}
+            return self.estimate(prompts, **how, **settings)
+
         return plan_memory(
-            lambda prompts, again: self.estimate(prompts, seq=seq, recompute=again, **settings),
+            estimate,
             batch_size=batch_size,
             seq=seq,
             limit_bytes=limit_bytes,
+            cache_bytes=cache_bytes,
             micro_batch=micro_batch,
             recompute=recompute,
         )

@@ -147,10 +147,8 @@ class BatchRunner:
         else:
             self.micro_batch = self._most_sparse = (tried + 1) // 2
             told = f"going on with {self.micro_batch} prompts at once, the same batches"
-        self.compiled.free_buffers()
         self._replays = None
-        if self.compiled.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.compiled.free_buffers()
         self._say(f"memory ran out: {told}")
 
     def _sizes(self, shares: Sequence[Share]) -> list[int]:

@@ -146,14 +146,19 @@ def discover(
         compiled, frozen, recipe, objective=objective, seed=seed,
         micro_batch=micro_batch, recompute=recompute, lanes=lanes, replay=replay, say=say,
     )  # fmt: skip
-    lanes, replay = trainer.runner.lanes, trainer.runner.replays
+    runner = trainer.runner
+    lanes, replay, at_once = runner.lanes, runner.replays, runner.micro_batch
     beside = f", {lanes} parts of a batch side by side" if lanes > 1 else ""
     say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name}){beside}")
     run = train(trainer, watch)
     trained = time.perf_counter() - began
     drawn = frozen.counts()
+    held = {
+        "micro_batch": at_once, "micro_batch_at_the_end": runner.micro_batch, "recompute": runner.recompute,
+        "cache_bytes": cache_bytes, "short_runs": frozen.short,
+    }  # fmt: skip
     say(f"prompts drawn in training: {frozen.drawn}")
-    del trainer, frozen  # the evaluation needs the memory
+    del trainer, runner, frozen  # the evaluation needs the memory
     if recipe.keep in ("faithful", "minimal"):
         say("looking for the fewest edges that are enough")
         edges, scores = keep_faithful(
@@ -193,6 +198,7 @@ def discover(
         "cpu_kernels": compiled.uses_cpu_kernels,
         "lanes": lanes,
         "replay": replay,
+        "memory": held,
         "task": task.name,
         "task_options": dict(task.provenance),
         "data_hash": task.data_hash,

@@ -28,6 +28,7 @@ from pruning.cards import evaluation_card, metrics_line
 from pruning.encoding import EncodedPairs
 from pruning.frozen_runs import FrozenBatch, FrozenRuns
 from pruning.objectives import first_asked, kl_divergence, log_softmax, logit_difference, per_prompt_mean
+from pruning.portions import Portions
 
 NEAR = 0.05
 
@@ -138,7 +139,7 @@ def evaluate(
         ablation_data: The prompts that means are taken over; `pairs` by default.
         n_random: How many random circuits of the same size a layer pair; 0 for none.
         seed: Of the random circuits.
-        batch_size: Prompts a batch.
+        batch_size: Prompts a batch; halved when memory runs out.
         ablation: What cut edges carry; by default what the circuit was found with.
         raw_edges: Flat indices of the edges kept before dangling ones were dropped, to be measured as role `raw`.
 
@@ -216,7 +217,7 @@ def evaluate_masks(
         pairs: The prompts, at least one.
         ablation: What cut edges carry; by default what the circuits were found with.
         ablation_data: The prompts that means are taken over; `pairs` by default.
-        batch_size: Prompts a batch.
+        batch_size: Prompts a batch; halved when memory runs out.
         tick: Called with the number of prompts done and of all, after every batch.
 
     Returns:
@@ -307,15 +308,23 @@ def _measure(
     )
     scores = {role: _Collected() for role in ("full", *masks)}
     order: list[np.ndarray] = []
+    portions = Portions(compiled, batch_size)
+
+    def measured(prompts: np.ndarray) -> dict[str, _Scored]:
+        frozen = runs.batch(prompts)
+        found = {"full": _Scored.of(frozen.teacher_logits, frozen)}
+        for role, mask in masks.items():
+            gates = torch.from_numpy(mask).float()
+            ran = compiled.masked(gates, frozen.pairs.clean, frozen.values, ablation=ablation)
+            found[role] = _Scored.of(ran.logits, frozen)
+        return found
+
     with torch.no_grad():
         for chunk in batches_by_length(runs.by_length, batch_size):
-            frozen = runs.batch(chunk)
             order.append(chunk)
-            scores["full"].add(frozen.teacher_logits, frozen)
-            for role, mask in masks.items():
-                gates = torch.from_numpy(mask).float()
-                ran = compiled.masked(gates, frozen.pairs.clean, frozen.values, ablation=ablation)
-                scores[role].add(ran.logits, frozen)
+            for found in portions.run(measured, chunk):
+                for role, scored in found.items():
+                    scores[role].add(scored)
             if tick is not None:
                 tick(sum(map(len, order)), len(pairs))
     places = np.argsort(np.concatenate(order))
@@ -332,6 +341,23 @@ def batches_by_length(by_length: Mapping[int, np.ndarray], batch_size: int) -> l
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """One value a prompt by metric, and the most probable first token (or the number) of each; on the host."""
+
+    values: dict[str, Tensor]
+    top: Tensor
+
+    @staticmethod
+    def of(logits: Tensor, frozen: FrozenBatch) -> _Scored:
+        scores = score_prompts(logits, frozen.teacher_logits, frozen.pairs)
+        first = logits[first_asked(frozen.pairs)]
+        return _Scored(
+            values={name: values.double().cpu() for name, values in scores.items()},
+            top=(first.argmax(-1) if first.shape[-1] > 1 else first[:, 0]).cpu(),
+        )
+
+
 class _Collected:
     """Scores of one role, batch after batch."""
 
@@ -339,11 +365,10 @@ class _Collected:
         self._parts: dict[str, list[Tensor]] = {}
         self.top: list[Tensor] = []
 
-    def add(self, logits: Tensor, frozen: FrozenBatch) -> None:
-        for name, values in score_prompts(logits, frozen.teacher_logits, frozen.pairs).items():
-            self._parts.setdefault(name, []).append(values.double().cpu())
-        first = logits[first_asked(frozen.pairs)]
-        self.top.append((first.argmax(-1) if first.shape[-1] > 1 else first[:, 0]).cpu())
+    def add(self, scored: _Scored) -> None:
+        for name, values in scored.values.items():
+            self._parts.setdefault(name, []).append(values)
+        self.top.append(scored.top)
 
     def columns(self, places: np.ndarray) -> dict[str, np.ndarray]:
         return {name: torch.cat(parts).numpy()[places] for name, parts in self._parts.items()}

@@ -17,12 +17,13 @@ is not kept, or not kept whole, is run in the company it was drawn with, which c
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 
+from circuitgraph.batch import TokenBatch
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.reference import AblationValues
@@ -35,6 +36,7 @@ from pruning.frozen_cache.keys import model_key, run_key
 from pruning.frozen_cache.rows import Rows, rows_of_teacher, rows_of_values, teacher_of_rows, values_of_rows
 from pruning.frozen_cache.shelf import Shelf
 from pruning.kept_group import KeptGroup
+from pruning.portions import Portions
 from pruning.top_teacher import TopTeacher
 
 __all__ = ["BatchOrder", "FrozenBatch", "FrozenRuns", "RunCounts"]
@@ -93,7 +95,7 @@ class FrozenRuns:
         pairs: The data set.
         ablation: Where ablated writers' values come from.
         budget_bytes: How much memory kept runs may take; 0 keeps nothing there.
-        batch_size: Prompts run at once while filling.
+        batch_size: Prompts run at once while filling; halved when memory runs out.
         ablation_data: The prompts that means are taken over; `pairs` by default.
         disk: A folder for what memory cannot hold, and for the next run; None keeps nothing on disk.
         teacher_top_k: Keep the teacher's likeliest tokens and the mass of all others instead of its whole
@@ -131,6 +133,7 @@ class FrozenRuns:
         self.filled, self.drawn = RunCounts(), RunCounts()
         self._counting = threading.Lock()
         self._batch_size, self._left = batch_size, budget_bytes
+        self._portions = Portions(compiled, batch_size)
         self._disk = disk.for_run() if disk is not None and disk.budget_bytes else None
         self._model_key = model_key(compiled) if self._disk is not None else ""
         self.short = ablation == "counterfactual" and 0 < budget_bytes < self._whole_bytes()
@@ -160,21 +163,22 @@ class FrozenRuns:
 
     def _constant(self, data: EncodedPairs) -> AblationValues:
         """Values that do not depend on the prompt; means are kept on disk."""
-        size = self._batch_size
-        chunks = [range(start, min(start + size, len(data))) for start in range(0, len(data), size)]
 
-        def computed() -> AblationValues:
-            batches = (data.batch(chunk, device=self.compiled.device).clean for chunk in chunks)
-            return self.compiled.ablation_values(self.ablation, batches)
+        def batches(size: int, device: torch.device) -> Iterator[TokenBatch]:
+            chunks = (range(start, min(start + size, len(data))) for start in range(0, len(data), size))
+            return (data.batch(chunk, device=device).clean for chunk in chunks)
 
-        if self._disk is None or not self.ablation.startswith("mean"):
-            return computed()
-        place = self._place(self.ablation, [data.batch(chunk).clean for chunk in chunks])
-        stored = self._disk.read(place, 0)
+        place = stored = None
+        if self._disk is not None and self.ablation.startswith("mean"):
+            place = self._place(self.ablation, list(batches(self._batch_size, torch.device("cpu"))))
+            stored = self._disk.read(place, 0)
         if stored is not None:
             return values_of_rows(stored.take(torch.tensor([], dtype=torch.long)).to(self.compiled.device))
-        values = computed()
-        self._disk.write(place, rows_of_values(values, 0), 0, self._about(self.ablation, len(data), None))
+        values = self._portions.repeat(
+            lambda size: self.compiled.ablation_values(self.ablation, batches(size, self.compiled.device))
+        )
+        if self._disk is not None and place is not None and self._portions.most == self._batch_size:
+            self._disk.write(place, rows_of_values(values, 0), 0, self._about(self.ablation, len(data), None))
         return values
 
     def _fill(self, length: int, members: list[int]) -> None:
@@ -262,8 +266,8 @@ class FrozenRuns:
             return None
         rows = self._run(kind, chunk)
         self._seen[kind] = (rows.row_bytes, length)
-        if self._disk is None or place is None:
-            return _Kept(ran=rows, stored=None)
+        if self._disk is None or place is None or self._portions.most < len(chunk):
+            return _Kept(ran=rows, stored=None)  # in other company than the key says, where not all ran at once
         stored = self._disk.write(place, rows, n_rows, self._about(kind, len(chunk), length))
         return _Kept(ran=rows, stored=stored)
 
@@ -284,7 +288,11 @@ class FrozenRuns:
 
     # ------------------------------------------------------------ running and drawing
 
-    def _run(self, kind: str, prompts: Sequence[int] | np.ndarray) -> Rows:
+    def _run(self, kind: str, prompts: Sequence[int]) -> Rows:
+        """Run prompts, in portions where memory asks for it."""
+        return Rows.joined(self._portions.run(lambda part: self._run_at_once(kind, part), np.asarray(prompts)))
+
+    def _run_at_once(self, kind: str, prompts: Sequence[int] | np.ndarray) -> Rows:
         batch = self.pairs.batch(prompts, device=self.compiled.device)
         if kind == "values":
             values = self.compiled.run_with_values(batch.corrupted)[1]
@@ -306,7 +314,7 @@ class FrozenRuns:
             shelves = {kind: Shelf(self._sizes(kind, prompts), self.compiled.device) for kind in self._kinds}
         self._count_drawn(prompts, shelves)
         rows = {
-            kind: shelf.take(prompts, lambda missing, kind=kind: self._run(kind, missing))
+            kind: shelf.take(prompts, lambda missing, kind=kind: self._run_at_once(kind, missing))
             for kind, shelf in shelves.items()
         }
         values = self.constant

@@ -210,15 +210,16 @@ class Replays:
         """
         if self.compiled.device.type != "cuda":
             return body
-        with self._sent.keeping():
+        device = self.compiled.device
+        with torch.cuda.device(device), self._sent.keeping():  # a graph records the device that is current
             # Once beforehand, for what libraries do when first used, and to send all arrays of indices.
-            aside = torch.cuda.Stream(self.compiled.device)
-            aside.wait_stream(torch.cuda.current_stream(self.compiled.device))
+            aside = torch.cuda.Stream(device)
+            aside.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(aside):
                 body()
-            torch.cuda.current_stream(self.compiled.device).wait_stream(aside)
+            torch.cuda.current_stream(device).wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):  # pyright: ignore[reportArgumentType]
+            with torch.cuda.graph(graph, pool=self._pool, stream=aside):  # pyright: ignore[reportArgumentType]
                 body()
         self._pool = graph.pool()
         return graph.replay

@@ -37,7 +37,6 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tests.chromium import browser  # noqa: F401  (a fixture)
 
-
 _LONGEST = ("test_tracr_recovery.py", "test_pages.py")
 """Files of several minutes each."""
 

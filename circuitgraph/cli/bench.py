@@ -65,8 +65,9 @@ def bench(
 ) -> None:
     """Time whole training steps, and evaluation, as ratios to the plain model's forward and backward.
 
-    Stages: plain (Hugging Face, logits at the answer only, backward to the embeddings); start (all gates nearly
-    1, one undecided a reader); middle (α ~ N(0, 2)); trained and evaluate, from gates trained to 98 and 99.5 %.
+    Stages: plain (Hugging Face, logits at the answer only, backward to the embeddings); forward (that without the
+    backward, for evaluate); start (all gates nearly 1, one undecided a reader); middle (α ~ N(0, 2)); trained and
+    evaluate, from gates trained to 98 and 99.5 %.
     """
     from circuitgraph.cli.output import only_json, print_json, say
     from pruning.bench.settings import BenchSettings

@@ -66,7 +66,7 @@ def graph(
         n_prompts=prompts,
         cache_bytes=round(cache_gib * 2**30),
         kernels=chosen,
-        lanes=lanes_for(torch.device(kind), batch_size * tokens),
+        lanes=lambda prompts: lanes_for(torch.device(kind), prompts * tokens),
     )
     counts = {} if only_memory else count(plan.universe)
     if as_json:

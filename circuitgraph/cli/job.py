@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from circuitgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from circuitgraph.compile import CompiledModel
+    from circuitgraph.memory.estimate import MemoryEstimate
     from circuitgraph.memory.plan import MemoryPlan
     from pruning.discovery import Discovery
     from pruning.frozen_cache.disk import DiskCache
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from pruning.train import StepRecord
 
 EVALUATED = ("validation", "test")
+_FREE = "free, less a tenth for what the estimate may be off"
+_SAFE = 0.9  # of what is free; estimates were up to a tenth too low
 
 
 def about_model(compiled: CompiledModel) -> dict[str, Any]:
@@ -33,6 +37,24 @@ def about_model(compiled: CompiledModel) -> dict[str, Any]:
         "universe": compiled.universe.to_dict(),
         "n_edges": compiled.universe.n_edges,
     }
+
+
+@contextmanager
+def telling_memory(estimate: MemoryEstimate) -> Iterator[None]:
+    """Where memory runs out nevertheless, show on standard error what a run was to hold.
+
+    Args:
+        estimate: Of the run.
+    """
+    from circuitgraph.errors import out_of_memory
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            rows = [(part.replace("_", " "), bytes_text(n)) for part, n in estimate.to_dict().items()]
+            print_table(("what the run was to hold", ">memory"), rows, to_stderr=True)
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +91,8 @@ class Job:
         """Refuse what could not be trained, before it is tried.
 
         Raises:
-            ConfigurationError: No training prompts, prompts that are too long, or answers that the objective
-                cannot compare.
+            ConfigurationError: No training prompts, prompts that are too long, answers that the objective cannot
+                compare, or more than memory holds.
         """
         from pruning.discovery import check_top_k
 
@@ -97,6 +119,7 @@ class Job:
             raise ConfigurationError(
                 f"objective 'logit-diff' needs wrong answers, which task {self.task.name} does not have; use kl"
             )
+        self.memory.require(_FREE if self.memory_bytes is None else "what --memory-gib lets it take")
 
     @property
     def splits(self) -> list[str]:
@@ -107,7 +130,7 @@ class Job:
     def memory(self) -> MemoryPlan:
         """What the run is expected to hold at its dearest moment, and how it is run so that it fits."""
         from circuitgraph.memory.available import available_bytes
-        from circuitgraph.memory.estimate import MemoryEstimate, estimate_memory
+        from circuitgraph.memory.estimate import estimate_memory
         from circuitgraph.memory.plan import plan_memory
         from pruning.lanes import lanes_for
 
@@ -117,7 +140,7 @@ class Job:
         device = self.compiled.device
         reached = self._reached()
 
-        def estimate(prompts_at_once: int, recompute: bool) -> MemoryEstimate:
+        def estimate(prompts_at_once: int, recompute: bool, cache_bytes: int) -> MemoryEstimate:
             return estimate_memory(
                 self.plan.shape,
                 self.plan.universe,
@@ -129,7 +152,7 @@ class Job:
                 share_reached=sum(reached[:prompts_at_once]) / (prompts_at_once * seq),
                 n_asked=max(len(asked) for asked in train.predict_positions),
                 n_prompts=len(train),
-                cache_bytes=self.cache_bytes,
+                cache_bytes=cache_bytes,
                 ablation=self.ablation,
                 recompute=recompute,
                 kernels=self.compiled.kernels,
@@ -139,9 +162,11 @@ class Job:
 
         limit, free = self.memory_bytes, available_bytes(str(device))
         if limit is None and free is not None:
-            held = estimate(1, False)
-            limit = free + held.weights + held.program  # these are loaded already
-        return plan_memory(estimate, batch_size=batch_size, seq=seq, limit_bytes=limit)
+            held = estimate(1, False, 0)
+            limit = int(free * _SAFE) + held.weights + held.program  # these are loaded already
+        return plan_memory(
+            estimate, batch_size=batch_size, seq=seq, limit_bytes=limit, cache_bytes=self.cache_bytes
+        )
 
     def _reached(self) -> list[float]:
         """How many tokens of each training prompt a difference from its counterfactual reaches, the most first."""
@@ -181,14 +206,16 @@ class Job:
             say(f"note: {note}")
 
     def _rows(self) -> list[tuple[str, str]]:
-        universe, recipe, memory = self.plan.universe, self.recipe, self.memory.estimate
+        universe, recipe, memory = self.plan.universe, self.recipe, self.memory
         dtype = str(self.compiled.dtype).removeprefix("torch.")
         counts = f"{universe.n_edges:,} edges, {universe.n_writers:,} writers, {universe.n_readers:,} readers"
         choices = f"embeddings {universe.embeddings}, kv_heads {universe.kv_heads}, qkv {universe.qkv}"
         sizes = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.task.splits.items())
         lengths = self.task.splits["train"].lengths
         steps = f"{recipe.steps:,} steps of {recipe.batch_size} prompts"
-        parts = f"{bytes_text(memory.weights)} weights, {bytes_text(memory.cache)} cache"
+        parts = memory.estimate.to_dict()
+        total = bytes_text(parts.pop("total"))
+        held = ", ".join(f"{bytes_text(n)} {part}" for part, n in parts.items())
         return [
             ("model", f"{self.plan.name} ({dtype}, {self.compiled.device}, {self.compiled.kernels} kernels)"),
             ("universe", f"{counts}; {choices}"),
@@ -199,13 +226,13 @@ class Job:
             ("recipe", f"{recipe.name}: {steps}, target sparsity {recipe.target_sparsity:g}, seed {self.seed}"),
             ("compared by", f"{self.objective}; cut edges carry: {self.ablation}"),
             ("frozen runs", self._frozen_runs()),
-            ("memory", f"about {bytes_text(memory.total)} at most (an estimate; {parts}); {self.memory.describe()}"),
+            ("memory", f"about {total} at most (an estimate: {held}); {memory.describe()}"),
         ]
 
     def _frozen_runs(self) -> str:
         """Where runs that never change are kept."""
         disk, top = self.disk_cache, self.teacher_top_k
-        held = f"up to {bytes_text(self.cache_bytes)} in memory, "
+        held = f"up to {bytes_text(self.memory.cache_bytes)} in memory, "
         held += f"{bytes_text(disk.budget_bytes)} in {disk.folder}" if disk is not None else "none on disk"
         return held + (f"; of the full model its {top:,} likeliest tokens and the rest as one" if top else "")
 
@@ -216,15 +243,8 @@ class Job:
             watch: Called after every step.
             n_random: Random circuits to compare with.
         """
-        from circuitgraph.errors import out_of_memory
-
-        try:
+        with telling_memory(self.memory.estimate):
             return self._run(watch, n_random=n_random)
-        except (RuntimeError, MemoryError) as error:
-            if out_of_memory(error):
-                rows = [(part.replace("_", " "), bytes_text(n)) for part, n in self.memory.estimate.to_dict().items()]
-                print_table(("what the run was to hold", ">memory"), rows, to_stderr=True)
-            raise
 
     def _run(self, watch: Callable[[StepRecord], None], *, n_random: int) -> Discovery:
         from pruning.discovery import discover
@@ -250,7 +270,7 @@ class Job:
             seed=self.seed,
             splits=self.splits,
             n_random=n_random,
-            cache_bytes=self.cache_bytes,
+            cache_bytes=self.memory.cache_bytes,
             disk_cache=self.disk_cache,
             teacher_top_k=self.teacher_top_k,
             micro_batch=self.memory.micro_batch,

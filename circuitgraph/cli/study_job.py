@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitgraph.cli.job import Job, about_model
+from circuitgraph.cli.job import Job, about_model, telling_memory
 from circuitgraph.cli.output import bytes_text, print_table, say
 from circuitgraph.cli.progress import watching
 from circuitgraph.cli.settings import ModelPlan, settle_objective
@@ -18,6 +18,7 @@ from circuitgraph.errors import ConfigurationError
 if TYPE_CHECKING:
     from circuitgraph.circuit import Circuit
     from circuitgraph.compile import CompiledModel
+    from circuitgraph.memory.plan import MemoryPlan
     from pruning.frozen_cache.disk import DiskCache
     from pruning.recipes import Recipe
     from pruning.regimes.study import Study
@@ -126,7 +127,7 @@ class StudyJob:
             rows.append((f"regime {name}", f"{task.name}: {sizes} prompts; {source}"))
         if self.trainings:
             steps = f"{recipe.steps:,} steps of {recipe.batch_size} prompts"
-            largest = max(self.trainings.values(), key=lambda job: job.memory.estimate.total).memory
+            largest = self._largest
             rows += [
                 ("recipe", f"{recipe.name}: {steps}, target sparsity {recipe.target_sparsity:g}"),
                 ("trainings", f"{len(self.trainings) * len(self.seeds)}; cut edges carry: {self.ablation}"),
@@ -136,6 +137,11 @@ class StudyJob:
         for name, task in self.tasks.items():
             for note in task.notes:
                 say(f"note ({name}): {note}")
+
+    @property
+    def _largest(self) -> MemoryPlan:
+        """The plan of the training that holds the most."""
+        return max((job.memory for job in self.trainings.values()), key=lambda plan: plan.estimate.total)
 
     def run(self, out: Path, *, overwrite: bool, n_random: int, threshold: float) -> Study:
         """Train what is not there, and measure.
@@ -150,7 +156,8 @@ class StudyJob:
 
         plans = [job.memory for job in self.trainings.values()]
         objectives = {name: job.objective for name, job in self.trainings.items()}
-        with watching_each(self.recipe.steps, objectives) as watch:
+        told = telling_memory(self._largest.estimate) if plans else contextlib.nullcontext()
+        with told, watching_each(self.recipe.steps, objectives) as watch:
             return run_regimes(
                 self.compiled,
                 self.tasks,
@@ -163,7 +170,7 @@ class StudyJob:
                 ablation=self.ablation,
                 n_random=n_random,
                 threshold=threshold,
-                cache_bytes=self.cache_bytes,
+                cache_bytes=min((plan.cache_bytes for plan in plans), default=self.cache_bytes),
                 disk_cache=self.disk_cache,
                 teacher_top_k=self.teacher_top_k,
                 micro_batch=min((plan.micro_batch for plan in plans), default=None),

@@ -11,7 +11,7 @@ from pruning.recipes import CONTROLS
 
 GPT2_RANDOM = "gpt2-random"
 SMOLLM2 = "smollm2-135m"
-STAGES = ("plain", "start", "middle", "trained_98", "trained_995", "evaluate_98", "evaluate_995")
+STAGES = ("plain", "forward", "start", "middle", "trained_98", "trained_995", "evaluate_98", "evaluate_995")
 SPARSITIES = {"98": 0.98, "995": 0.995}
 """What a trained run's tag means: the share of edges it cut."""
 

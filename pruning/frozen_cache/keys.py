@@ -31,7 +31,10 @@ FORMAT = 1
 """Raised whenever what a file holds changes its meaning."""
 
 _PIECE = 32 << 20
-_CODE = ("forward/**/*.py", "architectures/*.py", "tracr/model.py", "batch.py", "compile.py")
+_CODE = (
+    *(f"circuitgraph/{path}" for path in ("forward/**/*.py", "architectures/*.py", "tracr/model.py")),
+    *("circuitgraph/batch.py", "circuitgraph/compile.py", "pruning/top_teacher.py", "pruning/frozen_cache/rows.py"),
+)
 _NO_SETTINGS = frozenset(("training", "name_or_path"))
 
 
@@ -184,13 +187,13 @@ def device_text(device: torch.device) -> str:
 
 
 def code_digest() -> str:
-    """Hash of this library's code that runs models, so that a changed checkout makes its runs again.
+    """Hash of this library's code that makes runs and what is kept of them, so that a changed checkout makes them anew.
 
     Examples:
         >>> len(code_digest())
         32
     """
-    root = Path(circuitgraph.__file__).parent
+    root = Path(circuitgraph.__file__).parent.parent
     files = sorted(path for pattern in _CODE for path in root.glob(pattern))
     return _digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 

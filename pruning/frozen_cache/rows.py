@@ -86,6 +86,25 @@ class Rows:
             if axis is not None:
                 tensor.index_copy_(axis, index, rows.tensors[name].to(tensor.device))
 
+    @staticmethod
+    def joined(parts: Sequence[Rows]) -> Rows:
+        """Rows one after the other; one part is given back as it is.
+
+        Args:
+            parts: At least one, alike.
+        """
+        first, *others = parts
+        if not others:
+            return first
+        # In a part of one row a tensor that all rows share looks like one with a row each.
+        shared = {name for part in parts for name, axis in part.axes.items() if axis is None}
+        axes = {name: None if name in shared else axis for name, axis in first.axes.items()}
+        tensors = {
+            name: tensor if (axis := axes[name]) is None else torch.cat([part.tensors[name] for part in parts], axis)
+            for name, tensor in first.tensors.items()
+        }
+        return replace(first, tensors=tensors, axes=axes)
+
     def _map(self, change) -> Rows:
         return replace(self, tensors={name: change(tensor, self.axes[name]) for name, tensor in self.tensors.items()})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.kernels import SWITCH
 from circuitgraph.forward.plan import plan_step
 from circuitgraph.forward.stream_layout import overlapping
-from circuitgraph.memory.available import available_bytes
+from circuitgraph.memory import available
+from circuitgraph.memory.available import available_bytes, group_rooms
 from circuitgraph.memory.estimate import MemoryEstimate, estimate_memory
-from circuitgraph.memory.plan import MemoryPlan, plan_memory
+from circuitgraph.memory.plan import plan_memory
 from circuitgraph.models import load_config
 from circuitgraph.sizes import count_parameters
 from circuitgraph.universe import Universe
@@ -37,13 +39,14 @@ def _without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "0")
 
 
-def estimate(prompts: int, recompute: bool) -> MemoryEstimate:
-    """100 bytes of weights, and 10 a prompt, or 6 where MLPs are run again."""
-    return replace(NOTHING, weights=100, activations=prompts * (6 if recompute else 10))
+def estimate(prompts: int, recompute: bool, cache: int = 0) -> MemoryEstimate:
+    """100 bytes of weights, and 10 a prompt, or 6 where MLPs are run again; 40 are cached, and 3 more if not all."""
+    cached = {"cache": min(cache, 40), "filling": 3 if 0 < cache < 40 else 0}
+    return replace(NOTHING, weights=100, activations=prompts * (6 if recompute else 10), **cached)
 
 
 def decided(limit: int | None, *, batch_size: int = 16, seq: int = 200, **given) -> tuple[int, int, bool, bool]:
-    plan = plan_memory(estimate, batch_size=batch_size, seq=seq, limit_bytes=limit, **given)
+    plan = plan_memory(estimate, batch_size=batch_size, seq=seq, limit_bytes=limit, cache_bytes=0, **given)
     return plan.micro_batch, plan.accumulation, plan.recompute, plan.fits
 
 
@@ -78,9 +81,80 @@ def test_what_the_user_decided_stays() -> None:
 
 
 def test_a_plan_says_what_it_is() -> None:
-    plan = MemoryPlan(estimate=estimate(2, False), micro_batch=2, accumulation=8, recompute=False, limit_bytes=123)
+    plan = plan_memory(estimate, batch_size=16, seq=200, cache_bytes=0, limit_bytes=123)
     found = plan.to_dict()
     assert (found["total"], found["micro_batch"], found["accumulation"], found["fits"]) == (120, 2, 8, True)
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected", "held"),
+    [
+        (180, (4, False, 60), 180),  # 100 + 4 × 10 and all 40: a budget of more than that stays
+        (164, (4, True, 60), 164),
+        (163, (4, False, 20), 163),  # 140 and 23 are left for 20 and the 3 that a part takes more
+        (143, (4, False, 0), 140),  # 3 are left, and hold nothing
+        (139, (4, True, 12), 139),  # 124
+        (123, (2, False, 0), 120),
+        (105, (1, True, 0), 106),  # nothing fits
+    ],
+)
+def test_the_cache_gets_what_is_left_before_batches_get_small(
+    limit: int, expected: tuple[int, bool, int], held: int
+) -> None:
+    plan = plan_memory(estimate, batch_size=16, seq=200, cache_bytes=60, limit_bytes=limit)
+    assert (plan.micro_batch, plan.recompute, plan.cache_bytes, plan.estimate.total) == (*expected, held)
+    assert plan.fits == (limit >= held) and plan.to_dict()["cache_bytes"] == expected[2]
+    assert ("the cache gets 0.0 of 0.0 GiB" in plan.describe()) == (expected[2] < 60)
+
+
+def test_what_does_not_fit_is_refused_part_by_part() -> None:
+    def large(prompts: int, recompute: bool, cache: int) -> MemoryEstimate:
+        return replace(NOTHING, weights=3 << 30, activations=prompts << 30)
+
+    plan_memory(large, batch_size=2, seq=9, limit_bytes=4 << 30).require("free")
+    plan_memory(large, batch_size=2, seq=9, limit_bytes=None).require("free")
+    plan = plan_memory(large, batch_size=2, seq=9, limit_bytes=7 << 29)
+    with pytest.raises(ConfigurationError) as refused:
+        plan.require("what a test lets it take")
+    told = str(refused.value)
+    assert "4.000 GiB at its dearest moment with 1 prompt at once, and 3.500 GiB is what a test lets it take" in told
+    assert "\n  weights         3.000 GiB\n" in told and "\n  activations     1.000 GiB\n" in told
+    assert "take shorter prompts, bfloat16 or a smaller model" in told and "--memory-gib" in told
+
+
+class TestControlGroups:
+    """A folder as the kernel shows it: limit, use, and file caches, which can be taken back."""
+
+    def rooms(self, tmp_path: Path, lines: str) -> list[int]:
+        (tmp_path / "cgroup").write_text(lines)
+        return list(group_rooms(tmp_path / "cgroup", tmp_path / "fs"))
+
+    def group(self, folder: Path, names: tuple[str, str], limit: object, used: int, cached: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in zip(names, (limit, used), strict=True):
+            (folder / name).write_text(f"{value}\n")
+        (folder / "memory.stat").write_text(f"anon 5\n{cached}\n")
+
+    def test_version_2_and_the_groups_above(self, tmp_path: Path) -> None:
+        names = ("memory.max", "memory.current")
+        self.group(tmp_path / "fs" / "jobs" / "mine", names, "max", 500, "inactive_file 7")
+        self.group(tmp_path / "fs" / "jobs", names, 1000, 600, "inactive_file 50")
+        self.group(tmp_path / "fs", names, 2000, 3000, "inactive_file 9")
+        assert self.rooms(tmp_path, "0::/jobs/mine\n") == [450, 0]
+        assert self.rooms(tmp_path, "0::/elsewhere\n") == [0], "a container sees its own as the topmost"
+
+    def test_version_1(self, tmp_path: Path) -> None:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        self.group(tmp_path / "fs" / "memory" / "mine", names, 900, 300, "total_inactive_file 20")
+        assert self.rooms(tmp_path, "5:cpu:/mine\n4:memory:/mine\n0::/\n") == [620]
+
+    def test_none(self, tmp_path: Path) -> None:
+        assert self.rooms(tmp_path, "0::/\n") == []
+        assert list(group_rooms(tmp_path / "not there", tmp_path)) == []
+
+    def test_the_smallest_room_is_what_is_free(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(available, "group_rooms", lambda: iter([123, 1 << 60]))
+        assert available_bytes() in (123, None)
 
 
 def test_free_memory_is_told_or_unknown() -> None:

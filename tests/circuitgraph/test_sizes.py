@@ -31,13 +31,13 @@ def test_an_estimate_and_a_plan_hand_every_setting_on(tiny_gpt2) -> None:
         "seq": 7, "dtype": "bfloat16", "n_asked": 2, "n_prompts": 9, "cache_bytes": 12_345, "ablation": "zero",
     }  # fmt: skip
 
-    def plain(prompts: int, again: bool):
+    def plain(prompts: int, again: bool, cache_bytes: int = 12_345):
         about = {"n_parameters": sizes.n_parameters, "batch_size": prompts, "recompute": again}
-        return estimate_memory(sizes.shape, sizes.universe, **about, **settings)
+        return estimate_memory(sizes.shape, sizes.universe, **about, **settings | {"cache_bytes": cache_bytes})
 
     assert sizes.estimate(4, recompute=True, **settings) == plain(4, True) != sizes.estimate(4)
     for limit, given in ((None, {}), (plain(3, False).total, {}), (None, {"micro_batch": 2, "recompute": True})):
-        expected = plan_memory(plain, batch_size=64, seq=7, limit_bytes=limit, **given)
+        expected = plan_memory(plain, batch_size=64, seq=7, limit_bytes=limit, cache_bytes=12_345, **given)
         assert sizes.plan(64, limit_bytes=limit, **settings, **given) == expected
 
 

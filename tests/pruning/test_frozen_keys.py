@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import circuitgraph
+import pruning
 from circuitgraph.batch import TokenBatch
 from circuitgraph.compile import CompiledModel, compile_model
 from pruning.frozen_cache import keys
@@ -131,12 +132,19 @@ def test_threads_and_precision_are_part_of_a_device() -> None:
 
 def test_changed_code(monkeypatch, tmp_path) -> None:
     before = keys.code_digest()
-    root = tmp_path / "circuitgraph"
-    shutil.copytree(Path(circuitgraph.__file__).parent, root, ignore=shutil.ignore_patterns("weights", "__pycache__"))
-    monkeypatch.setattr(circuitgraph, "__file__", str(root / "__init__.py"))
+    left_out = shutil.ignore_patterns("weights", "data", "__pycache__")
+    for package in (circuitgraph, pruning):
+        source = Path(package.__file__).parent
+        shutil.copytree(source, tmp_path / source.name, ignore=left_out)
+    monkeypatch.setattr(circuitgraph, "__file__", str(tmp_path / "circuitgraph" / "__init__.py"))
     assert keys.code_digest() == before
-    for name in ("forward/reference.py", "architectures/llama.py", "tracr/model.py"):
-        with (root / name).open("a") as file:
+    for name in (
+        "circuitgraph/forward/reference.py", "circuitgraph/forward/kernels/cpu/reads.py",
+        "circuitgraph/architectures/llama.py", "circuitgraph/tracr/model.py", "pruning/top_teacher.py",
+        "pruning/frozen_cache/rows.py",
+    ):  # fmt: skip
+        assert (tmp_path / name).exists()
+        with (tmp_path / name).open("a") as file:
             file.write("# changed\n")
         assert keys.code_digest() != before, name
         before = keys.code_digest()

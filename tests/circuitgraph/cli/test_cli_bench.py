@@ -91,7 +91,7 @@ def test_conditions(quick, measured, gates, text_model):
 
 def test_without_memory(quick, measured):
     found = call(*quick, "--no-memory", "--json").json
-    assert measured == [] and set(found) == {"plain", "start", "middle", "conditions"}
+    assert measured == [] and set(found) == {"plain", "forward", "start", "middle", "conditions"}
     assert found["start"]["peak_bytes"] is None and found["start"]["memory_ratio"] is None
     assert found["conditions"]["memory"] == "not measured"
 

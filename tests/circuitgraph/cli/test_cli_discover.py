@@ -196,6 +196,7 @@ class TestRefusals:
             (("--steps", "0"), "at least 1"),
             (("--batch-size", "0"), "at least 1"),
             (("--seed", "-1"), "0 or more"),
+            (("--memory-gib", "0.01"), "0.010 GiB is what --memory-gib lets it take. It would hold:"),
             (("--train-size", "-1"), "--train-size"),
             (("--train-size", "5"), "takes no sizes"),
             (("--chat-template",), "chat template"),
@@ -219,6 +220,22 @@ class TestRefusals:
         )  # fmt: skip
         assert ended.code == 2
         assert "--train-size" in ended.err
+
+
+def test_out_of_memory_says_what_the_run_was_to_hold(tmp_path, monkeypatch):
+    given = {}
+
+    def runs_out(*_, **how):
+        given.update(how)
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
+
+    monkeypatch.setattr("pruning.discovery.discover", runs_out)
+    ended = call(*TRACR, "--out", tmp_path / "x", "--cache-gib", 0.5)
+    assert ended.code == 1
+    assert "what the run was to hold" in ended.err and "activations" in ended.err.split("what the run was to hold")[1]
+    assert "CUBLAS_STATUS_ALLOC_FAILED" in ended.err and "--dtype bfloat16" in ended.err
+    assert (given["cache_bytes"], given["micro_batch"], given["recompute"]) == (1 << 29, 32, False)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -79,6 +79,17 @@ def test_dry_run_writes_nothing(short, regimes, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_what_a_training_was_to_hold_is_told_where_memory_runs_out(short, regimes, tmp_path, monkeypatch):
+    def runs_out(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("pruning.regimes.study.run_regimes", runs_out)
+    ended = call(*short, *regimes, "--out", tmp_path / "x")
+    assert ended.code == 1 and "what the run was to hold" in ended.err
+    ended = call(*short, *regimes, "--out", tmp_path / "x", "--memory-gib", 0.01)
+    assert ended.code == 2 and "the run does not fit" in ended.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -180,6 +180,19 @@ def test_plain_takes_no_gradient_of_weights(compiled, monkeypatch):
     assert set(given) == {"inputs_embeds", "logits_to_keep", "use_cache"}, "no mask: nothing is padded"
 
 
+def test_forward_is_the_plain_models_without_gradients(compiled, monkeypatch):
+    bench = workbench_of(compiled)
+    seen: list[tuple[bool, dict[str, object]]] = []
+    monkeypatch.setattr(
+        type(bench.loaded.model), "forward", lambda self, **given: seen.append((torch.is_grad_enabled(), given))
+    )
+    assert bench.stage("forward").run() == 0
+    ((gradients, given),) = seen
+    assert not gradients and torch.is_grad_enabled()
+    assert given["logits_to_keep"].tolist() == [5] and given["use_cache"] is False
+    assert torch.equal(given["input_ids"], bench.stage("plain").batch.clean.input_ids)
+
+
 def test_a_loaded_model_asks_for_no_gradients(tmp_path, tiny_llama):
     from pruning.bench.models import load
     from tests.pruning.tiny_tokenizers import word_tokenizer
@@ -264,14 +277,14 @@ def test_evaluation_runs_the_circuit_without_gradients(compiled, frozen, monkeyp
 
 def test_stages_without_trained_gates_are_left_out(compiled, tmp_path):
     bench = workbench_of(compiled)
-    assert bench.names == ["plain", "start", "middle"]
+    assert bench.names == ["plain", "forward", "start", "middle"]
     assert set(bench.left_out) == {"trained_98", "evaluate_98", "trained_995", "evaluate_995"}
     assert "--trained-98 FILE" in bench.left_out["evaluate_98"]
     path = tmp_path / "gates.safetensors"
     log_alpha = torch.linspace(-5, 5, compiled.universe.n_edges)
     save_trained(path, log_alpha, {"recipe": "none"})
     bench = workbench_of(compiled, trained_995=str(path))
-    assert bench.names == ["plain", "start", "middle", "trained_995", "evaluate_995"]
+    assert bench.names == ["plain", "forward", "start", "middle", "trained_995", "evaluate_995"]
     stage = bench.stage("trained_995")
     assert isinstance(stage, StepStage)
     stage.prepare(0)

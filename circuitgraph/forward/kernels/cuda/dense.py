@@ -119,11 +119,12 @@ def mix_dense(
     row = out if base is None else base
     assert kind < 2 or (row.is_contiguous() and row.shape == out.shape[1:])
     n_columns = out[0].numel()
-    _mix_kernel[(triton.cdiv(n_columns, COLUMNS),)](
-        out, row, coefficients, rows, len(out), len(rows), n_columns, out.stride(0), rows.stride(0),
-        *coefficients.stride(), BASE=kind, TO=_padded(len(out)), SOURCES=SOURCES, COLUMNS=COLUMNS,
-        num_warps=4, num_stages=4,
-    )  # fmt: skip
+    with torch.cuda.device_of(out):
+        _mix_kernel[(triton.cdiv(n_columns, COLUMNS),)](
+            out, row, coefficients, rows, len(out), len(rows), n_columns, out.stride(0), rows.stride(0),
+            *coefficients.stride(), BASE=kind, TO=_padded(len(out)), SOURCES=SOURCES, COLUMNS=COLUMNS,
+            num_warps=4, num_stages=4,
+        )  # fmt: skip
 
 
 def dots_dense(
@@ -138,10 +139,11 @@ def dots_dense(
     n_columns = left[0].numel()
     n_chunks, sources = triton.cdiv(n_columns, CHUNK), min(64, _padded(len(right)))
     sums = torch.empty(n_chunks, len(left), len(right), dtype=torch.float32, device=left.device)
-    _dots_kernel[(n_chunks, triton.cdiv(len(right), sources))](
-        left, right, sums, len(left), len(right), n_columns, left.stride(0), right.stride(0),
-        TO=_padded(len(left)), FROM=sources, CHUNK=CHUNK, STEP=STEP, num_warps=4, num_stages=3,
-    )  # fmt: skip
+    with torch.cuda.device_of(left):
+        _dots_kernel[(n_chunks, triton.cdiv(len(right), sources))](
+            left, right, sums, len(left), len(right), n_columns, left.stride(0), right.stride(0),
+            TO=_padded(len(left)), FROM=sources, CHUNK=CHUNK, STEP=STEP, num_warps=4, num_stages=3,
+        )  # fmt: skip
     return sums.sum(0)
 
 

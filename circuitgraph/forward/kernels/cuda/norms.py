@@ -99,10 +99,11 @@ def norm_rows(
     n_rows = x.numel() // width
     means, scales = torch.empty(2, n_rows, dtype=torch.float32, device=x.device)
     if n_rows:
-        _norm_kernel[(n_rows,)](
-            x, weight, weight if bias is None else bias, out, means, scales, width, epsilon,
-            CENTRED=bias is not None, BLOCK=triton.next_power_of_2(width), num_warps=_warps(width),
-        )  # fmt: skip
+        with torch.cuda.device_of(x):
+            _norm_kernel[(n_rows,)](
+                x, weight, weight if bias is None else bias, out, means, scales, width, epsilon,
+                CENTRED=bias is not None, BLOCK=triton.next_power_of_2(width), num_warps=_warps(width),
+            )  # fmt: skip
     return means, scales
 
 
@@ -128,10 +129,11 @@ def norm_rows_back(
     width = x.shape[-1]
     n_rows = x.numel() // width
     if n_rows:
-        _back_kernel[(n_rows,)](
-            x, weight, gradient, out, *kept, width,
-            CENTRED=centred, BLOCK=triton.next_power_of_2(width), num_warps=_warps(width),
-        )  # fmt: skip
+        with torch.cuda.device_of(x):
+            _back_kernel[(n_rows,)](
+                x, weight, gradient, out, *kept, width,
+                CENTRED=centred, BLOCK=triton.next_power_of_2(width), num_warps=_warps(width),
+            )  # fmt: skip
 
 
 def _warps(width: int) -> int:
