@@ -107,7 +107,7 @@ def mix_onto(
         rows: The rows to mix.
         host: The same matrix on the host, which decides how to go about it.
     """
-    if _mixed_by_cpu_kernels(out, base, coefficients, rows):
+    if not len(out) or _mixed_by_cpu_kernels(out, base, coefficients, rows):
         return
     if base is not None:
         base = base.expand(out.shape[1:])

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from circuitgraph.batch import TokenBatch
 from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.gate_map import GateMap
 from circuitgraph.tracr import TracrConfig, TracrModel
+from circuitgraph.universe import Universe
+from tests.circuitgraph.universes import universes
 
 MakeModel = Callable[..., nn.Module]
 
@@ -29,6 +32,8 @@ CASES: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
     "tracr-both-ways": ("tracr", {"causal": False}, {"embeddings": "split"}),
     "tracr-causal": ("tracr", {"causal": True}, {}),
 }
+
+FAMILIES = ("gpt2", "llama", "tracr")
 
 
 class UncastRotary(nn.Module):
@@ -55,12 +60,14 @@ def give_biases(model: nn.Module, seed: int) -> None:
     model.config.attention_bias = model.config.mlp_bias = True
 
 
-def random_tracr(*, causal: bool, dtype: torch.dtype, n_layers: int = 2, seed: int = 0) -> TracrModel:
-    """A Tracr-shaped model with random weights; its heads are together wider than its stream."""
+def random_tracr(
+    *, causal: bool, dtype: torch.dtype, n_layers: int = 2, n_heads: int = 3, seed: int = 0
+) -> TracrModel:
+    """A Tracr-shaped model with random weights; two heads or more are together wider than its stream."""
     model = TracrModel(
         TracrConfig(
-            program="random", n_layers=n_layers, n_heads=3, d_head=5, d_model=8, d_mlp=12, n_positions=16, d_out=6,
-            output="categorical", tokens=tuple("abcdefghij"), bos_token="a", pad_token="b",
+            program="random", n_layers=n_layers, n_heads=n_heads, d_head=5, d_model=8, d_mlp=12, n_positions=16,
+            d_out=6, output="categorical", tokens=tuple("abcdefghij"), bos_token="a", pad_token="b",
             output_symbols=tuple("uvwxyz"), residual_labels=tuple("ABCDEFGH"), causal=causal,
         )
     ).to(dtype)  # fmt: skip
@@ -70,6 +77,49 @@ def random_tracr(*, causal: bool, dtype: torch.dtype, n_layers: int = 2, seed: i
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(noise / parameter.shape[-1] ** 0.5 if parameter.ndim == 2 else 0.2 * noise)
     return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallModel:
+    """A tiny model by its graph.
+
+    Attributes:
+        family: A family of `CASES`.
+        universe: All that its graph depends on; parallel blocks are made of sequential ones by `in_parallel`.
+        causal: Whether its attention is; only Tracr's may be otherwise.
+        seed: Of its weights.
+    """
+
+    family: str
+    universe: Universe
+    causal: bool
+    seed: int
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How it is made."""
+        universe = self.universe
+        sizes = {"n_layers": universe.n_layers, "n_heads": universe.n_heads, "seed": self.seed}
+        if self.family == "tracr":
+            return {**sizes, "causal": self.causal}
+        return sizes if self.family == "gpt2" else {**sizes, "n_kv_heads": universe.n_kv_heads}
+
+
+@st.composite
+def small_models(draw: st.DrawFn, family: str) -> SmallModel:
+    """Any layers, heads, groups of heads and choices that one of `FAMILIES` has."""
+    universe = replace(draw(universes()), family=family)
+    if family == "llama":
+        universe = replace(universe, embeddings="joint")
+        family = draw(st.sampled_from(["llama", "llama-biases"]))
+    else:
+        universe = replace(universe, n_kv_heads=universe.n_heads)
+    return SmallModel(
+        family=family,
+        universe=universe,
+        causal=draw(st.booleans()) if family == "tracr" else True,
+        seed=draw(st.integers(0, 10_000)),
+    )
 
 
 @dataclass(frozen=True)
@@ -96,6 +146,18 @@ class ModelMakers:
         """Compile a case of `CASES` without the parity gate, which has tests of its own."""
         family, defaults, choices = CASES[case]
         return compile_model(self.make(family, dtype=dtype, **{**defaults, **sizes}), verify=False, **choices)
+
+    def compile_small(self, small: SmallModel) -> CompiledModel:
+        """Compile a drawn model in float64."""
+        universe = small.universe
+        compiled = compile_model(
+            self.make(small.family, dtype=torch.float64, **small.sizes), verify=False,
+            embeddings=universe.embeddings, kv_heads=universe.kv_heads, qkv=universe.qkv,
+        )  # fmt: skip
+        if universe.block_order == "parallel":
+            compiled = in_parallel(compiled)
+        assert compiled.universe == universe
+        return compiled
 
 
 def in_parallel(compiled: CompiledModel) -> CompiledModel:

@@ -1,4 +1,4 @@
-"""Random situations for a masked pass, and both answers to each: the executor's and the definition's."""
+"""Random situations for a masked pass, random edits of its graph, and the executor's and the definition's answers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import networkx as nx
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -15,10 +17,12 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.compile import CompiledModel
 from circuitgraph.forward import fused_reads, kernels, mixing
 from circuitgraph.forward.reference import AblationValues
+from circuitgraph.universe import Universe
 from tests.circuitgraph import oracle_definition as oracle
+from tests.circuitgraph.extract.extract_cases import learnt_values
 from tests.circuitgraph.oracle_cases import asked_places, pair_of_batches, prompt_rows
 
-ABLATIONS = ("counterfactual", "zero", "mean", "mean-positional")
+ABLATIONS = ("counterfactual", "zero", "mean", "mean-positional", "optimal")
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,78 @@ def situations(draw: st.DrawFn, ablations: tuple[str, ...] = ABLATIONS) -> Situa
 
 
 @dataclass(frozen=True)
+class Edits:
+    """What is done to a graph.
+
+    Attributes:
+        removed: Share of removed edges.
+        frozen: Share of frozen ones, ties whole.
+        ties: Which edges share a gate: `none`, those of a `writer` or `reader`, or half of all, at `random` in eights.
+        seed: Of the draws.
+    """
+
+    removed: float
+    frozen: float
+    ties: str
+    seed: int
+
+    def made_to(self, universe: Universe) -> EditedEdges:
+        """The edits, edge by edge."""
+        rng = np.random.default_rng(self.seed)
+        alone = np.arange(universe.n_edges)
+        writers, readers = universe.endpoints(alone)
+        at_random = np.where(rng.random(len(alone)) < 0.5, rng.integers(0, min(8, len(alone)), len(alone)), alone)
+        mask = {"none": alone, "writer": writers, "reader": readers, "random": at_random}[self.ties]
+        return EditedEdges(
+            removed=rng.random(len(alone)) < self.removed,
+            frozen=(rng.random(len(alone)) < self.frozen)[mask],
+            mask=mask,
+        )
+
+
+def drawn_edits() -> st.SearchStrategy[Edits]:
+    """Any edits, none among them."""
+    shares = st.sampled_from([0.0, 0.1, 0.4])
+    ties = st.sampled_from(["none", "writer", "reader", "random", "random"])
+    return st.builds(Edits, removed=shares, frozen=shares, ties=ties, seed=st.integers(0, 10_000))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditedEdges:
+    """Edits, edge by edge, and what they mean: worked out here, without `GateMap`.
+
+    Attributes:
+        removed: Booleans `[edge]`.
+        frozen: Booleans `[edge]`.
+        mask: The number of the gate that each edge asks for `[edge]`.
+    """
+
+    removed: np.ndarray
+    frozen: np.ndarray
+    mask: np.ndarray
+
+    def edit(self, universe: Universe, graph: nx.DiGraph) -> nx.DiGraph:
+        """Edit a graph; returns it."""
+        for edge, (removed, frozen, mask) in enumerate(zip(self.removed, self.frozen, self.mask, strict=True)):
+            source, target = universe.edge_name(edge).split("->")
+            if removed:
+                graph.remove_edge(source, target)
+            else:
+                graph.edges[source, target].update(frozen=bool(frozen), mask=int(mask))
+        return graph
+
+    @property
+    def trained(self) -> list[int]:
+        """The masks that are left to train, in the order of their first edges."""
+        return list(dict.fromkeys(self.mask[~self.removed & ~self.frozen].tolist()))
+
+    def gates(self, of_mask: Tensor) -> Tensor:
+        """A gate an edge, given one a mask."""
+        removed, frozen, mask = (torch.from_numpy(part) for part in (self.removed, self.frozen, self.mask))
+        return of_mask[mask].masked_fill(frozen, 1.0).masked_fill(removed, 0.0)
+
+
+@dataclass(frozen=True)
 class BothWays:
     """A compiled model beside the definition, in one situation."""
 
@@ -107,6 +183,8 @@ class BothWays:
         """The executor's ablation values; means are over both batches."""
         if self.situation.ablation == "counterfactual":
             return self.compiled.run_with_values(self.batches[1])[1]
+        if self.situation.ablation == "optimal":
+            return learnt_values(self.compiled, self.situation.seed)
         return self.compiled.ablation_values(self.situation.ablation, self.batches)
 
     def definition_values(self) -> list[oracle.Said]:
@@ -118,8 +196,23 @@ class BothWays:
         if ablation == "zero":
             nothing = torch.zeros((), dtype=self.plain.layers[0].output_bias.dtype)
             return [dict.fromkeys(universe.writers, nothing)] * len(clean)
+        if ablation == "optimal":
+            return [self._constants(self.values())] * len(clean)
         prompts, per_position = clean + corrupted, ablation == "mean-positional"
         return [oracle.mean_said(self.plain, universe, prompts, per_position=per_position)] * len(clean)
+
+    def _constants(self, values: AblationValues) -> oracle.Said:
+        """Values that are the same everywhere, as the definition has them: of a head what it adds to the stream."""
+        dtype = self.plain.layers[0].output_bias.dtype
+        embeddings = [value[0, 0].to(dtype) for value in values.embeddings]
+        if self.compiled.universe.embeddings == "joint":
+            embeddings = [torch.stack(embeddings).sum(0)]
+        said: oracle.Said = dict(zip(self.compiled.universe.writers, embeddings, strict=False))
+        for number, layer in enumerate(self.plain.layers):
+            for head, output in enumerate(layer.outputs):
+                said[f"a{number}.h{head}"] = values.heads[number][head, 0, 0].to(dtype) @ output
+            said[f"m{number}"] = values.mlps[number][0, 0].to(dtype)
+        return said
 
     def executor(self, gates: Tensor, wanted: Tensor | None = None) -> Tensor:
         """The executor's logits at the asked positions."""

@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import example, given, settings
-from torch import nn
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.masked import MaskedPass
 from tests.circuitgraph import oracle_definition as oracle
-from tests.circuitgraph.oracle_cases import CASES, ModelMakers
-from tests.circuitgraph.situations import ABLATIONS, WAYS, BothWays, Situation, mix_by, situations
+from tests.circuitgraph.oracle_cases import CASES, FAMILIES, ModelMakers, SmallModel, small_models
+from tests.circuitgraph.situations import ABLATIONS, WAYS, BothWays, Edits, Situation, drawn_edits, mix_by, situations
 
 # Sums of a few dozen float64 terms, through two layers of norms: 1e-14 is seen, 1e-9 is asked.
 EXACT = 1e-9
@@ -28,6 +29,11 @@ def exact(request: pytest.FixtureRequest, tiny_gpt2: Callable[..., nn.Module], t
     return BothWays(compiled, oracle.plain_model(compiled.model), PLAIN)
 
 
+def check_logits(both: BothWays, gates: Tensor, same: Tensor) -> None:
+    """The executor's, and the definition's by the same gates come by in another way."""
+    torch.testing.assert_close(both.executor(gates), both.definition(same), atol=EXACT, rtol=EXACT)
+
+
 @given(situation=situations())
 @example(situation=replace(PLAIN, gates="zeros"))
 @example(situation=replace(PLAIN, gates="ones"))
@@ -35,10 +41,41 @@ def exact(request: pytest.FixtureRequest, tiny_gpt2: Callable[..., nn.Module], t
 @example(situation=replace(PLAIN, gates="single", side="right"))
 @example(situation=replace(PLAIN, gates="zeros", ablation="zero"))
 @example(situation=replace(PLAIN, gates="zeros", ablation="mean"))
+@example(situation=replace(PLAIN, gates="zeros", ablation="optimal"))
 @settings(max_examples=12, deadline=None, derandomize=True, database=None)
 def test_logits_equal_the_definition(exact: BothWays, situation: Situation) -> None:
     both = replace(exact, situation=situation)
-    torch.testing.assert_close(both.executor(both.gates), both.definition(both.gates), atol=EXACT, rtol=EXACT)
+    check_logits(both, both.gates, both.gates)
+
+
+def check_small_model(makers: ModelMakers, small: SmallModel, situation: Situation, edits: Edits) -> None:
+    """Its graph as it is, and edited."""
+    compiled = makers.compile_small(small)
+    both = BothWays(compiled, oracle.plain_model(compiled.model), situation)
+    check_logits(both, both.gates, both.gates)
+    edited = edits.made_to(compiled.universe)
+    gate_map = compiled.with_graph(edited.edit(compiled.universe, compiled.graph)).gate_map
+    gates = torch.from_numpy(gate_map.expand(both.gates[edited.trained].numpy()))
+    check_logits(both, gates, edited.gates(both.gates))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(data=st.data(), situation=situations(), edits=drawn_edits())
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+def test_any_small_model_and_graph(
+    family: str, tiny_gpt2, tiny_llama, data: st.DataObject, situation: Situation, edits: Edits
+) -> None:
+    check_small_model(ModelMakers(tiny_gpt2, tiny_llama), data.draw(small_models(family)), situation, edits)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", FAMILIES)
+@given(data=st.data(), situation=situations(), edits=drawn_edits())
+@settings(max_examples=250, deadline=None, database=None)
+def test_many_small_models_and_graphs(
+    family: str, tiny_gpt2, tiny_llama, data: st.DataObject, situation: Situation, edits: Edits
+) -> None:
+    check_small_model(ModelMakers(tiny_gpt2, tiny_llama), data.draw(small_models(family)), situation, edits)
 
 
 @pytest.mark.full
@@ -46,7 +83,7 @@ def test_logits_equal_the_definition(exact: BothWays, situation: Situation) -> N
 @settings(max_examples=300, deadline=None, database=None)
 def test_logits_equal_the_definition_in_many_situations(exact: BothWays, situation: Situation) -> None:
     both = replace(exact, situation=situation)
-    torch.testing.assert_close(both.executor(both.gates), both.definition(both.gates), atol=EXACT, rtol=EXACT)
+    check_logits(both, both.gates, both.gates)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)

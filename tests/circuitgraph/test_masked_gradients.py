@@ -9,13 +9,25 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.circuitgraph import oracle_definition as oracle
-from tests.circuitgraph.oracle_cases import CASES, ModelMakers, in_parallel
-from tests.circuitgraph.situations import ABLATIONS, WAYS, BothWays, Situation, mix_by, situations, without_kernels
+from tests.circuitgraph.oracle_cases import CASES, FAMILIES, ModelMakers, SmallModel, in_parallel, small_models
+from tests.circuitgraph.situations import (
+    ABLATIONS,
+    WAYS,
+    BothWays,
+    Edits,
+    Situation,
+    drawn_edits,
+    mix_by,
+    situations,
+    without_kernels,
+)
 
 PLAIN = Situation("mixture", 0.4, 0.5, "counterfactual", "left", (5, 3), 2, 3)
+EDITS = Edits(removed=0.2, frozen=0.2, ties="random", seed=4)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -44,9 +56,9 @@ def undecided(gates: Tensor) -> Tensor:
     return (gates > 0) & (gates < 1)
 
 
-def check_gradients(both: BothWays) -> None:
-    """Default `wanted`, all gates, and a random half of them."""
-    gates = both.gates
+def check_gradients(both: BothWays, gates: Tensor | None = None) -> None:
+    """Default `wanted`, all gates, and a random half of them; the gates are the situation's unless given."""
+    gates = both.gates if gates is None else gates
     logits, truth = both.gradients(both.definition, gates)
     half = torch.rand(len(gates), generator=torch.Generator().manual_seed(both.situation.seed)) < 0.5
     for wanted, expected in (
@@ -67,9 +79,100 @@ def check_gradients(both: BothWays) -> None:
 @example(situation=replace(PLAIN, gates="single", side="right"))
 @example(situation=replace(PLAIN, gates="zeros", ablation="zero"))
 @example(situation=replace(PLAIN, gates="ones", ablation="mean"))
+@example(situation=replace(PLAIN, ablation="optimal"))
 @settings(max_examples=6, deadline=None, derandomize=True, database=None)
 def test_gate_gradients_equal_the_definitions(exact: BothWays, situation: Situation) -> None:
     check_gradients(replace(exact, situation=situation))
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean"])
+def test_heads_of_two_layers_that_read_nothing(gpt2: BothWays, ablation: str) -> None:
+    """They say constants, so the later one's gradient has no earlier writer to be mixed onto."""
+    universe = gpt2.compiled.universe
+    gates = torch.zeros(universe.n_edges, dtype=torch.float64)
+    gates[[universe.edge_index(head, "logits") for head in ("a0.h0", "a1.h0")]] = 0.5
+    check_gradients(replace(gpt2, situation=replace(PLAIN, ablation=ablation)), gates)
+
+
+def hard_concrete(log_alpha: Tensor, noise: Tensor) -> Tensor:
+    """Gates by the formula, given the logits of uniform draws."""
+    return (torch.sigmoid((noise + log_alpha) * 1.5) * 1.2 - 0.1).clamp(0, 1)
+
+
+def draw_noise(n: int, seed: int) -> Tensor:
+    uniform = torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (1e-6 + (1 - 2e-6) * uniform).logit()
+
+
+def log_alpha_of(gates: Tensor, noise: Tensor) -> Tensor:
+    """Where hard-concrete gates come out as some gates; those exactly 0 or 1, well beyond."""
+    stretched = torch.where(gates <= 0, -0.05, torch.where(gates >= 1, 1.05, gates))
+    return ((stretched + 0.1) / 1.2).logit() / 1.5 - noise
+
+
+def check_log_alpha(both: BothWays, edits: Edits) -> None:
+    """Gradients in log_alpha, a number a gate, through an edited graph: by default, and with all gates asked for.
+
+    A gradient in a gate is the sum over the edges that it gates; removed and frozen edges give none.
+    """
+    universe, seed = both.compiled.universe, both.situation.seed
+    edited = edits.made_to(universe)
+    gate_map = both.compiled.with_graph(edited.edit(universe, both.compiled.graph)).gate_map
+    assert gate_map.n_parameters == len(edited.trained)
+    index = torch.from_numpy(gate_map.parameter_of_edge.astype(np.int64))
+    noise = draw_noise(universe.n_edges, seed)
+    log_alpha = log_alpha_of(both.gates, noise)
+
+    def by_map(log_alpha: Tensor) -> Tensor:
+        parameters = hard_concrete(log_alpha, noise)[edited.trained]
+        return torch.cat([parameters, parameters.new_tensor([1.0, 0.0])])[index]
+
+    logits, truth = both.gradients(lambda a: both.definition(edited.gates(hard_concrete(a, noise))), log_alpha)
+    for wanted in (None, torch.ones(universe.n_edges, dtype=torch.bool)):
+        ours, gradient = both.gradients(lambda a, wanted=wanted: both.executor(by_map(a), wanted), log_alpha)
+        torch.testing.assert_close(ours, logits, atol=1e-9, rtol=1e-9)
+        assert_exact(gradient, truth)
+
+
+@given(situation=situations(), edits=drawn_edits())
+@example(situation=PLAIN, edits=EDITS)
+@settings(max_examples=3, deadline=None, derandomize=True, database=None)
+def test_tied_frozen_and_removed_edges(exact: BothWays, situation: Situation, edits: Edits) -> None:
+    check_log_alpha(replace(exact, situation=situation), edits)
+
+
+@pytest.mark.full
+@given(situation=situations(), edits=drawn_edits())
+@settings(max_examples=200, deadline=None, database=None)
+def test_edited_graphs_in_many_situations(exact: BothWays, situation: Situation, edits: Edits) -> None:
+    check_log_alpha(replace(exact, situation=situation), edits)
+
+
+def check_small_model(makers: ModelMakers, small: SmallModel, situation: Situation, edits: Edits) -> None:
+    """Its graph as it is, and edited."""
+    compiled = makers.compile_small(small)
+    both = BothWays(compiled, oracle.plain_model(compiled.model), situation)
+    check_gradients(both)
+    check_log_alpha(both, edits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(data=st.data(), situation=situations(), edits=drawn_edits())
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+def test_any_small_model_and_graph(
+    family: str, tiny_gpt2, tiny_llama, data: st.DataObject, situation: Situation, edits: Edits
+) -> None:
+    check_small_model(ModelMakers(tiny_gpt2, tiny_llama), data.draw(small_models(family)), situation, edits)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", FAMILIES)
+@given(data=st.data(), situation=situations(), edits=drawn_edits())
+@settings(max_examples=250, deadline=None, database=None)
+def test_many_small_models_and_graphs(
+    family: str, tiny_gpt2, tiny_llama, data: st.DataObject, situation: Situation, edits: Edits
+) -> None:
+    check_small_model(ModelMakers(tiny_gpt2, tiny_llama), data.draw(small_models(family)), situation, edits)
 
 
 @given(situation=situations())
@@ -135,18 +238,12 @@ def test_float32_rounds_no_worse_than_autograd_does(case: str, ablation: str, ti
 def test_hard_concrete_gradients_are_exact_in_log_alpha(exact: BothWays) -> None:
     """Clamped samples have no gradient, so asking for the undecided gates alone loses nothing."""
     n = exact.compiled.universe.n_edges
-    generator = torch.Generator().manual_seed(5)
-    log_alpha = torch.randn(n, generator=generator, dtype=torch.float64).requires_grad_()
-    uniform = 1e-6 + (1 - 2e-6) * torch.rand(n, generator=generator, dtype=torch.float64)
-    noise = uniform.log() - (1 - uniform).log()
-
-    def sample() -> Tensor:
-        return (torch.sigmoid((noise + log_alpha) * 1.5) * 1.2 - 0.1).clamp(0, 1)
-
-    assert 0 < undecided(sample()).sum() < n
+    noise = draw_noise(n, seed=5)
+    log_alpha = torch.randn(n, generator=torch.Generator().manual_seed(5), dtype=torch.float64).requires_grad_()
+    assert 0 < undecided(hard_concrete(log_alpha, noise)).sum() < n
     grads = []
     for run in (exact.executor, exact.definition):
-        grads.append(torch.autograd.grad(run(sample()).square().sum(), log_alpha)[0])
+        grads.append(torch.autograd.grad(run(hard_concrete(log_alpha, noise)).square().sum(), log_alpha)[0])
     assert_exact(*grads)
 
 
@@ -174,40 +271,6 @@ def test_gates_composed_of_edges_and_writers(exact: BothWays) -> None:
     (by_default,) = torch.autograd.grad(exact.executor(composed).square().sum(), [edge_gates])
     both_undecided = undecided(edge_gates) & undecided(writer_gates[writers])
     assert_exact(by_default[both_undecided], truth[0][both_undecided])
-
-
-def test_tied_frozen_and_removed_edges(exact: BothWays) -> None:
-    """Gradients of an edited graph's parameters are sums over the edges that each one gates."""
-    universe = exact.compiled.universe
-    graph = exact.compiled.graph
-    edges = [universe.edge_name(edge).split("->") for edge in range(universe.n_edges)]
-    chance = torch.rand(universe.n_edges, generator=torch.Generator().manual_seed(4))
-    for edge, (source, target) in enumerate(edges):
-        if chance[edge] < 0.2:
-            graph.remove_edge(source, target)
-        elif chance[edge] < 0.4:
-            graph.edges[source, target]["frozen"] = True
-            graph.edges[source, target]["mask"] = edge
-        elif chance[edge] < 0.8:
-            graph.edges[source, target]["mask"] = int(100 * chance[edge]) % 8
-    for source, target, data in graph.edges(data=True):  # a tie is frozen whole or not at all
-        if data.get("frozen") and data["mask"] < 8:
-            graph.edges[source, target]["frozen"] = False
-    edited = exact.compiled.with_graph(graph)
-    gate_map = edited.gate_map
-    assert gate_map.n_removed and gate_map.n_frozen and gate_map.n_parameters < universe.n_edges
-    parameters = torch.linspace(0.05, 0.95, gate_map.n_parameters, dtype=torch.float64).requires_grad_()
-    index = torch.from_numpy(gate_map.parameter_of_edge.astype(np.int64))
-
-    def gates() -> Tensor:
-        return torch.cat([parameters, parameters.new_tensor([1.0, 0.0])])[index]
-
-    removed = [edge for edge in range(universe.n_edges) if chance[edge] < 0.2]
-    assert not gates()[removed].any()
-    both = replace(exact, compiled=edited)
-    ours = torch.autograd.grad(both.executor(gates()).square().sum(), parameters)[0]
-    truth = torch.autograd.grad(both.definition(gates()).square().sum(), parameters)[0]
-    assert_exact(ours, truth)
 
 
 def test_weights_take_no_gradient(gpt2: BothWays) -> None:

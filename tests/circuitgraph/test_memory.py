@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from circuitgraph.architectures import ModelShape, family_of
+from circuitgraph.cli.graph import count
 from circuitgraph.cli.job import Job
 from circuitgraph.cli.settings import ModelPlan
 from circuitgraph.compile import compile_model
@@ -354,7 +355,10 @@ class TestEstimate:
         found = estimate_memory(
             shape, universe, n_parameters=13_016_028_160, batch_size=16, seq=64, dtype="bfloat16", device="cuda"
         )
+        counts = count(universe)
+        plan = plan_memory(lambda *_: found, batch_size=16, seq=64, limit_bytes=None)
         assert time.process_time() - began < 1
+        assert counts["edges"]["total"] == 3_877_661 and plan.micro_batch == 16
         # 4,799 readers and 1,600 writers in 3,242 rows, as a pass with all gates open took on 2026-11-28; and 42
         # readers of 1,641 writers at the asked positions.
         assert found.stream == (3242 * 1024 + (42 + 1641) * 16) * 5120 * 2

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from circuitgraph import compile as compile_module
 from circuitgraph.compile import CompiledModel, compile_model
@@ -35,6 +36,7 @@ N = len(LENGTHS)
 PROMPTS = random_prompts(lengths=LENGTHS, n_asked=(1, 3, 2))
 ABLATIONS = ("counterfactual", "zero", "mean")
 LARGE = 1 << 30
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch leaves it out of its counts
 SMALL = 6_000
 
 
@@ -63,7 +65,7 @@ def disk(tmp_path) -> DiskCache:
 
 @pytest.fixture
 def calls(monkeypatch) -> Counter[str]:
-    """How often the model was run, plainly and masked."""
+    """How often the model was run, plainly and masked, and its heads' projections alone."""
     found: Counter[str] = Counter()
 
     def counted(module: object, name: str) -> None:
@@ -78,6 +80,7 @@ def calls(monkeypatch) -> Counter[str]:
     counted(reference, "reference_run")
     counted(compile_module, "reference_run")
     counted(compile_module, "masked_pass")
+    counted(compile_module, "read_again")
     return found
 
 
@@ -132,7 +135,7 @@ class TestBits:
         calls.clear()
         warm = runs_of(compiled, ablation=ablation, budget_bytes=budget, disk=disk)
         assert_all_same(drawn(warm), first)
-        assert not calls
+        assert calls == ({"read_again": len(first)} if warm.short else {})
         assert warm.filled == RunCounts(disk=N)
         for runs in (cold, warm):
             assert runs.drawn.computed == runs.kept().computed == 0
@@ -167,17 +170,31 @@ class TestBits:
 
 
 class TestNothingElseRuns:
-    @pytest.mark.parametrize("budget", [0, LARGE])
+    @pytest.mark.parametrize("budget", [0, SMALL, LARGE])
     def test_a_training_step(self, gpt2, disk, calls, budget):
-        runs_of(gpt2, disk=disk)
+        """But for what the short form leaves out of a run: the heads' projections, once a batch."""
+        runs_of(gpt2, disk=disk, budget_bytes=budget)
         recipe = recipe_named("quick").changed(steps=4, batch_size=2)
         calls.clear()
-        trainer = Trainer(gpt2, runs_of(gpt2, disk=disk, budget_bytes=budget), recipe, objective="kl", seed=0)
+        runs = runs_of(gpt2, disk=disk, budget_bytes=budget)
+        assert runs.short == (budget == SMALL)
+        trainer = Trainer(gpt2, runs, recipe, objective="kl", seed=0)
         assert calls["reference_run"] == 0, "nor the warm start"
         for step in range(4):
             calls.clear()
             trainer.step(step)
-            assert calls == {"masked_pass": 1}
+            assert calls == {"masked_pass": 1, **({"read_again": 1} if runs.short else {})}
+
+    @pytest.mark.parametrize("budget", [0, SMALL, LARGE])
+    def test_a_draw(self, gpt2, disk, budget):
+        """In short form, each token by four square matrices a layer, the heads' projections; otherwise no product."""
+        runs_of(gpt2, disk=disk, budget_bytes=budget)
+        warm = runs_of(gpt2, disk=disk, budget_bytes=budget)
+        shape, prompts = gpt2.shape, warm.by_length[5][:4]
+        with FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION: lambda *_, **__: 1}) as counted:
+            tensors(warm.batch(prompts).values)
+        projections = shape.n_layers * 4 * shape.d_model**2 * 5 * len(prompts)
+        assert counted.get_total_flops() == (2 * projections if budget == SMALL else 0)
 
     def test_without_a_cache_the_count_would_show_it(self, gpt2, calls):
         runs = runs_of(gpt2, budget_bytes=0)
