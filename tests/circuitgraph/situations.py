@@ -104,12 +104,13 @@ class Edits:
     seed: int
 
     def made_to(self, universe: Universe) -> EditedEdges:
-        """The edits, edge by edge."""
+        """The edits, edge by edge; which edge's mask a gate bears is drawn, too."""
         rng = np.random.default_rng(self.seed)
         alone = np.arange(universe.n_edges)
         writers, readers = universe.endpoints(alone)
         at_random = np.where(rng.random(len(alone)) < 0.5, rng.integers(0, min(8, len(alone)), len(alone)), alone)
-        mask = {"none": alone, "writer": writers, "reader": readers, "random": at_random}[self.ties]
+        tied = {"none": alone, "writer": writers, "reader": readers, "random": at_random}[self.ties]
+        mask = rng.permutation(alone)[tied]
         return EditedEdges(
             removed=rng.random(len(alone)) < self.removed,
             frozen=(rng.random(len(alone)) < self.frozen)[mask],

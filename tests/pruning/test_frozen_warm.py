@@ -36,8 +36,8 @@ N = len(LENGTHS)
 PROMPTS = random_prompts(lengths=LENGTHS, n_asked=(1, 3, 2))
 ABLATIONS = ("counterfactual", "zero", "mean")
 LARGE = 1 << 30
-CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch leaves it out of its counts
 SMALL = 6_000
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch leaves it out of its counts
 
 
 @pytest.fixture(autouse=True)
