@@ -61,7 +61,7 @@ def check_small_model(makers: ModelMakers, small: SmallModel, situation: Situati
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data(), situation=situations(), edits=drawn_edits())
-@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@settings(max_examples=10, deadline=None, derandomize=True, database=None)
 def test_any_small_model_and_graph(
     family: str, tiny_gpt2, tiny_llama, data: st.DataObject, situation: Situation, edits: Edits
 ) -> None:
