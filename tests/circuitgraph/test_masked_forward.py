@@ -59,6 +59,7 @@ def check_small_model(makers: ModelMakers, small: SmallModel, situation: Situati
     check_logits(both, gates, edited.gates(both.gates))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data(), situation=situations(), edits=drawn_edits())
 @settings(max_examples=10, deadline=None, derandomize=True, database=None)

@@ -156,6 +156,7 @@ def check_small_model(makers: ModelMakers, small: SmallModel, situation: Situati
     check_log_alpha(both, edits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data(), situation=situations(), edits=drawn_edits())
 @settings(max_examples=10, deadline=None, derandomize=True, database=None)
