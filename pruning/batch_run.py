@@ -125,10 +125,12 @@ class BatchRunner:
         Args:
             shares: All of the batch, at least one.
         """
+        sparse = all(int(share.gates.count_nonzero()) < _SPARSE_BELOW * len(share.gates) for share in shares)
+        lanes = _ONE_LANE if sparse else self._lanes
         while True:
-            at_once = self._sizes(shares)
+            at_once = [self._at_once(share) if sparse else self.micro_batch for share in shares]
             try:
-                return self._run(shares, at_once)
+                return self._run(shares, at_once, lanes)
             except (RuntimeError, MemoryError) as error:
                 tried = max(min(n, len(share.prompts)) for n, share in zip(at_once, shares, strict=True))
                 if not out_of_memory(error) or (tried == 1 and self.recompute):
@@ -151,16 +153,8 @@ class BatchRunner:
         self.compiled.free_buffers()
         self._say(f"memory ran out: {told}")
 
-    def _sizes(self, shares: Sequence[Share]) -> list[int]:
-        """How many prompts of each share run at once."""
-        if not _are_sparse(shares):
-            return [self.micro_batch] * len(shares)
-        most = self._most_sparse
-        return [self._at_once(share) if most is None else min(most, self._at_once(share)) for share in shares]
-
-    def _run(self, shares: Sequence[Share], at_once: Sequence[int]) -> BatchResult:
+    def _run(self, shares: Sequence[Share], at_once: Sequence[int], lanes: Lanes) -> BatchResult:
         n_prompts = sum(len(share.prompts) for share in shares)
-        lanes = _ONE_LANE if _are_sparse(shares) else self._lanes
         places = [
             (place, part)
             for place, share in enumerate(shares)
@@ -195,7 +189,8 @@ class BatchRunner:
         whole = {"writers": universe.n_writers, "readers": universe.n_readers}
         whole |= {"heads": shape.n_layers * shape.n_heads, "mlps": shape.n_layers}
         every = step_numbers(shape, **whole, **prompt)
-        return self.micro_batch * (every // few)
+        fit = self.micro_batch * (every // few)
+        return fit if self._most_sparse is None else min(fit, self._most_sparse)
 
     def _parts(self, prompts: np.ndarray, lanes: int, at_once: int) -> list[np.ndarray]:
         """What runs at once in one of some lanes."""
@@ -219,11 +214,6 @@ class BatchRunner:
         )  # fmt: skip
         loss = self.objective(ran.logits, batch.teacher, batch.pairs) * (len(part.prompts) / n_prompts)
         return torch.autograd.grad(loss, ran.gates)[0], loss.detach(), (ran.live_heads, ran.live_mlps)
-
-
-def _are_sparse(shares: Sequence[Share]) -> bool:
-    """Whether nearly all gates are 0."""
-    return all(int(share.gates.count_nonzero()) < _SPARSE_BELOW * len(share.gates) for share in shares)
 
 
 def _open(shares: Sequence[Share]) -> tuple[np.ndarray, Callable[[], np.ndarray]]:

@@ -335,9 +335,9 @@ class Workbench:
         Args:
             name: One of `names`.
         """
-        if name in ("plain", "forward"):
-            kind = PlainStage if name == "plain" else ForwardStage
-            return kind(self.loaded.model, self.prompts, self.compiled.device)
+        plain = {"plain": PlainStage, "forward": ForwardStage}.get(name)
+        if plain is not None:
+            return plain(self.loaded.model, self.prompts, self.compiled.device)
         compiled = self.compiled.with_own_buffers()
         kind, _, tag = name.partition("_")
         if kind == "evaluate":

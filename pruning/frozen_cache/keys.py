@@ -32,8 +32,13 @@ FORMAT = 1
 
 _PIECE = 32 << 20
 _CODE = (
-    *(f"circuitgraph/{path}" for path in ("forward/**/*.py", "architectures/*.py", "tracr/model.py")),
-    *("circuitgraph/batch.py", "circuitgraph/compile.py", "pruning/top_teacher.py", "pruning/frozen_cache/rows.py"),
+    "circuitgraph/forward/**/*.py",
+    "circuitgraph/architectures/*.py",
+    "circuitgraph/tracr/model.py",
+    "circuitgraph/batch.py",
+    "circuitgraph/compile.py",
+    "pruning/top_teacher.py",
+    "pruning/frozen_cache/rows.py",
 )
 _NO_SETTINGS = frozenset(("training", "name_or_path"))
 

@@ -8,14 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.masked import MaskedPass
 from tests.circuitgraph import oracle_definition as oracle
-from tests.circuitgraph.oracle_cases import CASES, FAMILIES, ModelMakers, SmallModel, small_models
-from tests.circuitgraph.situations import ABLATIONS, WAYS, BothWays, Edits, Situation, drawn_edits, mix_by, situations
+from tests.circuitgraph.oracle_cases import CASES, ModelMakers
+from tests.circuitgraph.situations import ABLATIONS, WAYS, BothWays, Edits, Situation, mix_by, situations
 
 # Sums of a few dozen float64 terms, through two layers of norms: 1e-14 is seen, 1e-9 is asked.
 EXACT = 1e-9
@@ -48,35 +47,13 @@ def test_logits_equal_the_definition(exact: BothWays, situation: Situation) -> N
     check_logits(both, both.gates, both.gates)
 
 
-def check_small_model(makers: ModelMakers, small: SmallModel, situation: Situation, edits: Edits) -> None:
-    """Its graph as it is, and edited."""
-    compiled = makers.compile_small(small)
-    both = BothWays(compiled, oracle.plain_model(compiled.model), situation)
-    check_logits(both, both.gates, both.gates)
+def check_edited_logits(both: BothWays, edits: Edits) -> None:
+    """Of an edited graph."""
+    compiled = both.compiled
     edited = edits.made_to(compiled.universe)
     gate_map = compiled.with_graph(edited.edit(compiled.universe, compiled.graph)).gate_map
     gates = torch.from_numpy(gate_map.expand(both.gates[edited.trained].numpy()))
     check_logits(both, gates, edited.gates(both.gates))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-@given(data=st.data(), situation=situations(), edits=drawn_edits())
-@settings(max_examples=10, deadline=None, derandomize=True, database=None)
-def test_any_small_model_and_graph(
-    family: str, tiny_gpt2, tiny_llama, data: st.DataObject, situation: Situation, edits: Edits
-) -> None:
-    check_small_model(ModelMakers(tiny_gpt2, tiny_llama), data.draw(small_models(family)), situation, edits)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("family", FAMILIES)
-@given(data=st.data(), situation=situations(), edits=drawn_edits())
-@settings(max_examples=250, deadline=None, database=None)
-def test_many_small_models_and_graphs(
-    family: str, tiny_gpt2, tiny_llama, data: st.DataObject, situation: Situation, edits: Edits
-) -> None:
-    check_small_model(ModelMakers(tiny_gpt2, tiny_llama), data.draw(small_models(family)), situation, edits)
 
 
 @pytest.mark.full

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.circuitgraph import oracle_definition as oracle
-from tests.circuitgraph.oracle_cases import CASES, FAMILIES, ModelMakers, SmallModel, in_parallel, small_models
+from tests.circuitgraph.oracle_cases import CASES, ModelMakers, in_parallel
 from tests.circuitgraph.situations import (
     ABLATIONS,
     WAYS,
@@ -146,34 +145,6 @@ def test_tied_frozen_and_removed_edges(exact: BothWays, situation: Situation, ed
 @settings(max_examples=200, deadline=None, database=None)
 def test_edited_graphs_in_many_situations(exact: BothWays, situation: Situation, edits: Edits) -> None:
     check_log_alpha(replace(exact, situation=situation), edits)
-
-
-def check_small_model(makers: ModelMakers, small: SmallModel, situation: Situation, edits: Edits) -> None:
-    """Its graph as it is, and edited."""
-    compiled = makers.compile_small(small)
-    both = BothWays(compiled, oracle.plain_model(compiled.model), situation)
-    check_gradients(both)
-    check_log_alpha(both, edits)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-@given(data=st.data(), situation=situations(), edits=drawn_edits())
-@settings(max_examples=10, deadline=None, derandomize=True, database=None)
-def test_any_small_model_and_graph(
-    family: str, tiny_gpt2, tiny_llama, data: st.DataObject, situation: Situation, edits: Edits
-) -> None:
-    check_small_model(ModelMakers(tiny_gpt2, tiny_llama), data.draw(small_models(family)), situation, edits)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("family", FAMILIES)
-@given(data=st.data(), situation=situations(), edits=drawn_edits())
-@settings(max_examples=250, deadline=None, database=None)
-def test_many_small_models_and_graphs(
-    family: str, tiny_gpt2, tiny_llama, data: st.DataObject, situation: Situation, edits: Edits
-) -> None:
-    check_small_model(ModelMakers(tiny_gpt2, tiny_llama), data.draw(small_models(family)), situation, edits)
 
 
 @given(situation=situations())
