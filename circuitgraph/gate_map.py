@@ -160,9 +160,7 @@ class GateMap:
         Returns:
             The sparsity.
         """
-        kept = (
-            float(np.dot(np.asarray(parameters, dtype=np.float64), self.edges_per_parameter)) + self.n_frozen
-        )
+        kept = float(np.dot(np.asarray(parameters, dtype=np.float64), self.edges_per_parameter)) + self.n_frozen
         return 1.0 - kept / self.universe.n_edges
 
     def check_target(self, target: float) -> None:
@@ -229,9 +227,7 @@ def _check_kind_of_graph(universe: Universe, graph: nx.DiGraph) -> None:
     declared = graph.graph.get("universe")
     if declared is not None and declared != universe.to_dict():
         difference = universe.first_difference(Universe.from_dict(declared))
-        raise GraphMismatchError(
-            f"the graph was built for another universe: {difference} (model against graph)"
-        )
+        raise GraphMismatchError(f"the graph was built for another universe: {difference} (model against graph)")
 
 
 def _check_nodes(universe: Universe, graph: nx.DiGraph) -> None:
@@ -255,9 +251,7 @@ def _check_structural_edges(universe: Universe, graph: nx.DiGraph) -> None:
             )
     for source, target in expected:
         if graph.has_edge(source, target) and "mask" in graph.edges[source, target]:
-            raise GraphEditError(
-                f"structural edge {source}->{target} was given a mask; it has no gate to train"
-            )
+            raise GraphEditError(f"structural edge {source}->{target} was given a mask; it has no gate to train")
     structural = set(expected)
     # What enters a head or an embedding; what enters a reader is checked as its masks are read.
     for name in universe.writers:
@@ -275,8 +269,7 @@ def _added_edge(universe: Universe, source: str, target: str) -> GraphEditError:
     except UnknownNameError as error:
         reason = str(error)
     return GraphEditError(
-        f"the graph has an added edge {source}->{target}: {reason}. "
-        "Edges can be removed, frozen or tied, not added"
+        f"the graph has an added edge {source}->{target}: {reason}. Edges can be removed, frozen or tied, not added"
     )
 
 

@@ -102,9 +102,7 @@ class Universe:
         for name in ("n_layers", "n_heads", "n_kv_heads"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigurationError(
-                    f"universe: {name} must be a whole number of at least 1; got {value!r}"
-                )
+                raise ConfigurationError(f"universe: {name} must be a whole number of at least 1; got {value!r}")
         if self.n_heads % self.n_kv_heads:
             raise ConfigurationError(
                 f"universe: n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})"
@@ -242,9 +240,7 @@ class Universe:
     @cached_property
     def writer_kinds(self) -> np.ndarray:
         """Kind of every writer, one of `WRITER_KINDS`, as strings `[writer]`."""
-        return np.array(
-            ["embedding"] * self.n_embeddings + (["head"] * self.n_heads + ["mlp"]) * self.n_layers
-        )
+        return np.array(["embedding"] * self.n_embeddings + (["head"] * self.n_heads + ["mlp"]) * self.n_layers)
 
     @cached_property
     def writer_layers(self) -> np.ndarray:
@@ -363,9 +359,7 @@ class Universe:
         return None
 
 
-_NODE = re.compile(
-    r"^(?:(?P<module>[am])(?P<layer>\d+))?(?:\.(?P<part>kv|h)(?P<head>\d+))?(?:<(?P<port>qkv|q|k|v)>)?$"
-)
+_NODE = re.compile(r"^(?:(?P<module>[am])(?P<layer>\d+))?(?:\.(?P<part>kv|h)(?P<head>\d+))?(?:<(?P<port>qkv|q|k|v)>)?$")
 
 
 def node_layer(name: str) -> int | None:

@@ -24,9 +24,7 @@ LIKELY = 1e-3
 """The probability of being open from which a gate counts as likely to be."""
 
 
-def sample_hard_concrete(
-    log_alpha: Float[Tensor, " gate"], generator: torch.Generator
-) -> Float[Tensor, " gate"]:
+def sample_hard_concrete(log_alpha: Float[Tensor, " gate"], generator: torch.Generator) -> Float[Tensor, " gate"]:
     """Draw gates.
 
     Args:
@@ -124,9 +122,7 @@ class Gates:
         codes = gate_map.parameter_of_edge.astype(np.int64)
         self._identity = gate_map.n_parameters == len(codes) and bool((codes == np.arange(len(codes))).all())
         # Removed (-1) and frozen (-2) edges look up a 0 and a 1 put behind the parameters.
-        lookup = np.where(
-            codes >= 0, codes, np.where(codes == -1, gate_map.n_parameters, gate_map.n_parameters + 1)
-        )
+        lookup = np.where(codes >= 0, codes, np.where(codes == -1, gate_map.n_parameters, gate_map.n_parameters + 1))
         self._lookup = torch.from_numpy(lookup)
         writers_of_edges, _ = gate_map.universe.endpoints(np.arange(len(codes))) if writers else (None, None)
         self._writer_of_edge = None if writers_of_edges is None else torch.from_numpy(writers_of_edges)

@@ -18,9 +18,7 @@ from circuitgraph.transfer import to_device, to_host
 from pruning.top_teacher import Teacher, TopTeacher, whole_vocabulary
 
 
-def per_prompt_mean(
-    values: Float[Tensor, " asked"], prompt: Int[Tensor, " asked"], n: int
-) -> Float[Tensor, " batch"]:
+def per_prompt_mean(values: Float[Tensor, " asked"], prompt: Int[Tensor, " asked"], n: int) -> Float[Tensor, " batch"]:
     """Mean over each prompt's asked positions.
 
     Args:
@@ -59,9 +57,7 @@ def kl_divergence(
     return (expected.exp() * (expected - log_softmax(logits))).sum(-1)
 
 
-def set_logit(
-    logits: Float[Tensor, "batch d_vocab"], ids: Int[Tensor, "batch choice"]
-) -> Float[Tensor, " batch"]:
+def set_logit(logits: Float[Tensor, "batch d_vocab"], ids: Int[Tensor, "batch choice"]) -> Float[Tensor, " batch"]:
     """Mean logit over each prompt's set of tokens (-1 is padding)."""
     real = ids >= 0
     chosen = logits.gather(-1, ids.clamp(min=0)) * real
@@ -113,9 +109,7 @@ def _logit_diff(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
 
 def _cross_entropy(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
     if batch.answer_ids is None:
-        raise ConfigurationError(
-            "objective 'cross-entropy' needs answer tokens; this task's answers are numbers"
-        )
+        raise ConfigurationError("objective 'cross-entropy' needs answer tokens; this task's answers are numbers")
     return _mean(-log_softmax(logits).gather(-1, batch.answer_ids[:, None])[:, 0], batch)
 
 

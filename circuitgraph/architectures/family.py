@@ -145,9 +145,7 @@ class BoundModel:
     rotate: Callable[[Tensor, Tensor, Rotary], tuple[Tensor, Tensor]] | None = None
 
 
-def any_ids(
-    config: Any, real: Int[Tensor, "batch seq"], generator: torch.Generator
-) -> Int[Tensor, "batch seq"]:
+def any_ids(config: Any, real: Int[Tensor, "batch seq"], generator: torch.Generator) -> Int[Tensor, "batch seq"]:
     """Draw any tokens of the vocabulary."""
     return torch.randint(0, int(config.vocab_size), real.shape, generator=generator)
 
@@ -192,9 +190,7 @@ class Family:
                     f"{self.name}: config field {field}={values[field]!r} is not supported; only {wanted!r} is"
                 )
         known = self.understood | self.harmless | _HARMLESS | set(self.required)
-        unknown = {
-            field: value for field, value in values.items() if field not in known and value is not None
-        }
+        unknown = {field: value for field, value in values.items() if field not in known and value is not None}
         # A config that is fully known need not have defaults; Tracr's has none.
         defaults = type(config)().to_dict() if unknown else {}
         for field, value in unknown.items():

@@ -31,9 +31,7 @@ def _block(block: nn.Module) -> BoundBlock:
     width, n_heads = attention.embed_dim, attention.num_heads
     matrix, bias = attention.c_attn.weight, attention.c_attn.bias
     query, key, value = (
-        Projection(
-            matrix[:, part * width : (part + 1) * width], bias[part * width : (part + 1) * width], n_heads
-        )
+        Projection(matrix[:, part * width : (part + 1) * width], bias[part * width : (part + 1) * width], n_heads)
         for part in range(3)
     )
     return BoundBlock(

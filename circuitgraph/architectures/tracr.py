@@ -66,9 +66,7 @@ def _bind(model: Any) -> BoundModel:
     )
 
 
-def _random_ids(
-    config: Any, real: Int[Tensor, "batch seq"], generator: torch.Generator
-) -> Int[Tensor, "batch seq"]:
+def _random_ids(config: Any, real: Int[Tensor, "batch seq"], generator: torch.Generator) -> Int[Tensor, "batch seq"]:
     """Draw prompts of the program: BOS, then its own tokens.
 
     On other prompts the compiled weights (100 and more) blow rounding up until the logits show it.
@@ -85,9 +83,7 @@ FAMILY = Family(
     model_classes=frozenset({"TracrModel"}),
     shape=_shape,
     bind=_bind,
-    understood=frozenset(
-        "n_layers n_heads d_head d_model d_mlp n_positions d_out output tokens causal".split()
-    ),
+    understood=frozenset("n_layers n_heads d_head d_model d_mlp n_positions d_out output tokens causal".split()),
     required={},
     harmless=frozenset("program bos_token pad_token output_symbols residual_labels".split()),
     random_ids=_random_ids,

@@ -42,9 +42,7 @@ def bench(
     ] = None,
     replay: Annotated[
         bool | None,
-        typer.Option(
-            "--replay/--no-replay", help="Record training steps and replay them.", show_default="on CUDA"
-        ),
+        typer.Option("--replay/--no-replay", help="Record training steps and replay them.", show_default="on CUDA"),
     ] = None,
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Run MLPs again on the way back: less memory.")

@@ -164,9 +164,7 @@ class Job:
         if limit is None and free is not None:
             held = estimate(1, False, 0)
             limit = int(free * _SAFE) + held.weights + held.program  # these are loaded already
-        return plan_memory(
-            estimate, batch_size=batch_size, seq=seq, limit_bytes=limit, cache_bytes=self.cache_bytes
-        )
+        return plan_memory(estimate, batch_size=batch_size, seq=seq, limit_bytes=limit, cache_bytes=self.cache_bytes)
 
     def _reached(self) -> list[float]:
         """How many tokens of each training prompt a difference from its counterfactual reaches, the most first."""

@@ -190,9 +190,7 @@ def fixed_pass(
     flags = fixed.open_edges
     tape = Tape(gates, flags, flags, Workspace(), fixed=True)
     logits = _Pass(bound, shape, universe, batch, values, fixed.plan, cells, tape, real, recompute).logits()
-    return MaskedPass(
-        logits=logits, live_heads=fixed.plan.live_heads, live_mlps=fixed.plan.live_mlps, gates=gates
-    )
+    return MaskedPass(logits=logits, live_heads=fixed.plan.live_heads, live_mlps=fixed.plan.live_mlps, gates=gates)
 
 
 class _Pass:

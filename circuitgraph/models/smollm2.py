@@ -208,9 +208,7 @@ def _convert(source: Path, folder: Path) -> None:
     try:
         with quiet_progress(), torch.random.fork_rng(devices=[]):
             tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(source.parent), gguf_file=source.name, dtype=torch.float32
-            )
+            model = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
     except ImportError as error:
         raise ModelNotFoundError(
             f"reading {source.name} needs the packages gguf and accelerate ({error}). Run: {INSTALL}"

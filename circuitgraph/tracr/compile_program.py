@@ -68,9 +68,7 @@ def compile_program(name: str) -> AssembledTransformerModel:
     )
 
 
-def convert(
-    assembled: AssembledTransformerModel, *, program: str
-) -> tuple[TracrConfig, dict[str, np.ndarray]]:
+def convert(assembled: AssembledTransformerModel, *, program: str) -> tuple[TracrConfig, dict[str, np.ndarray]]:
     """Turn Tracr's model into a config and the state dict of a `TracrModel`.
 
     Args:

@@ -85,9 +85,7 @@ def _read_checked(program: str, folder: Path) -> tuple[bytes, str, TracrConfig]:
         description = json.loads((folder / f"{program}.json").read_text(encoding="utf-8"))
         payload = (folder / f"{program}.safetensors").read_bytes()
     except FileNotFoundError as error:
-        raise ModelNotFoundError(
-            f"expected the packaged weights at {error.filename}, found nothing; {fix}"
-        ) from error
+        raise ModelNotFoundError(f"expected the packaged weights at {error.filename}, found nothing; {fix}") from error
     digest = hashlib.sha256(payload).hexdigest()
     if digest != description["sha256"]:
         raise ModelNotFoundError(

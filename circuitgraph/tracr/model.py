@@ -85,9 +85,7 @@ class TracrConfig:
 
     def to_dict(self) -> dict[str, object]:
         """Give every field in JSON's types."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> TracrConfig:

@@ -62,9 +62,7 @@ def _proportion_of_x(tokens: Sequence[str]) -> list[float]:
 _PROGRAMS = {
     program.name: program
     for program in (
-        TracrProgram(
-            name="reverse", values=(1, 2, 3), max_seq_len=5, output="categorical", outputs=_reversed_tokens
-        ),
+        TracrProgram(name="reverse", values=(1, 2, 3), max_seq_len=5, output="categorical", outputs=_reversed_tokens),
         TracrProgram(
             name="xproportion",
             values=("a", "b", "c", "x"),

@@ -60,9 +60,7 @@ def give_biases(model: nn.Module, seed: int) -> None:
     model.config.attention_bias = model.config.mlp_bias = True
 
 
-def random_tracr(
-    *, causal: bool, dtype: torch.dtype, n_layers: int = 2, n_heads: int = 3, seed: int = 0
-) -> TracrModel:
+def random_tracr(*, causal: bool, dtype: torch.dtype, n_layers: int = 2, n_heads: int = 3, seed: int = 0) -> TracrModel:
     """A Tracr-shaped model with random weights; two heads or more are together wider than its stream."""
     model = TracrModel(
         TracrConfig(

@@ -71,9 +71,7 @@ def test_the_input_is_left_alone_and_the_map_is_read_only() -> None:
 def test_removing_a_node_removes_its_edges() -> None:
     universe = Universe(family="llama", n_layers=2, n_heads=2, n_kv_heads=1)
     graph = build_graph(universe)
-    gone = {
-        m for u, v, m in graph.edges(data="mask") if m is not None and {u, v} & {"a0.h1", "a1.kv0<k>", "m1"}
-    }
+    gone = {m for u, v, m in graph.edges(data="mask") if m is not None and {u, v} & {"a0.h1", "a1.kv0<k>", "m1"}}
     graph.remove_nodes_from(["a0.h1", "a1.kv0<k>", "m1"])
     gates = GateMap.from_graph(universe, graph)
     assert set(np.flatnonzero(gates.parameter_of_edge == REMOVED)) == gone

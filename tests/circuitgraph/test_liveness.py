@@ -40,16 +40,10 @@ def test_effective_edges_lie_on_paths(case: Kept) -> None:
         assert found == expected["counterfactual" if ablation == "counterfactual" else "zero"], ablation
     assert np.array_equal(kept, before)
     # A reader that no kept edge enters may reach the logits all the same: its head does.
-    reaching = {
-        name for name, live in zip(universe.readers, readers_reaching(universe, kept), strict=True) if live
-    }
+    reaching = {name for name, live in zip(universe.readers, readers_reaching(universe, kept), strict=True) if live}
     assert reaching == before_logits.intersection(universe.readers)
-    reached = {
-        name for name, live in zip(universe.writers, writers_reached(universe, kept), strict=True) if live
-    }
-    assert reached == {
-        name for name in universe.writers if name in after_input and _writes(universe, graph, name)
-    }
+    reached = {name for name, live in zip(universe.writers, writers_reached(universe, kept), strict=True) if live}
+    assert reached == {name for name in universe.writers if name in after_input and _writes(universe, graph, name)}
 
 
 def _writes(universe: Universe, graph: nx.DiGraph, name: str) -> bool:

@@ -74,9 +74,7 @@ def test_kinds_and_layers_agree_with_the_names(universe: Universe) -> None:
     assert [node_kind(name) for name in universe.readers] == universe.reader_kinds.tolist()
     layers = [-1 if node_layer(name) is None else node_layer(name) for name in universe.writers]
     assert layers == universe.writer_layers.tolist()
-    layers = [
-        universe.n_layers if node_layer(name) is None else node_layer(name) for name in universe.readers
-    ]
+    layers = [universe.n_layers if node_layer(name) is None else node_layer(name) for name in universe.readers]
     assert layers == universe.reader_layers.tolist()
 
 

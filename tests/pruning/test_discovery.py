@@ -75,8 +75,11 @@ def test_provenance_says_where_the_circuit_came_from(found: Discovery, compiled:
         "tokenizer": "TracrTokenizer",
         "lanes": 1,
         "memory": {
-            "micro_batch": RECIPE.batch_size, "micro_batch_at_the_end": RECIPE.batch_size, "recompute": False,
-            "cache_bytes": 2 << 30, "short_runs": False,
+            "micro_batch": RECIPE.batch_size,
+            "micro_batch_at_the_end": RECIPE.batch_size,
+            "recompute": False,
+            "cache_bytes": 2 << 30,
+            "short_runs": False,
         },
         "cpu_kernels": compiled.uses_cpu_kernels,
         "task": "tracr-xproportion",

@@ -28,9 +28,7 @@ class Oracle:
     def __init__(self, name: str) -> None:
         self.program = get_program(name)
         self.config = json.loads((WEIGHTS / f"{name}.json").read_text())["config"]
-        self.weights = {
-            k: v.astype(np.float64) for k, v in load_file(WEIGHTS / f"{name}.safetensors").items()
-        }
+        self.weights = {k: v.astype(np.float64) for k, v in load_file(WEIGHTS / f"{name}.safetensors").items()}
         assert self.config["n_heads"] == 1 and not self.config["causal"]
 
     def edges(self) -> list[str]:

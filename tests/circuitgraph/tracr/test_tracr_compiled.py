@@ -34,9 +34,7 @@ def padded(oracle: Oracle, side: str) -> TokenBatch:
     mask = torch.from_numpy(np.concatenate(real))
     index = ((mask.cumsum(-1) > 1) & mask.bool()).flatten().nonzero()[:, 0]
     tokens = torch.from_numpy(np.concatenate(ids))
-    return TokenBatch(
-        input_ids=tokens, attention_mask=mask, predict_index=index, predict_prompt=index // width
-    )
+    return TokenBatch(input_ids=tokens, attention_mask=mask, predict_index=index, predict_prompt=index // width)
 
 
 def run(compiled: CompiledModel, batch: TokenBatch, cut: set[str]) -> np.ndarray:

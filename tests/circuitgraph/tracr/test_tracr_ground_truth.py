@@ -19,11 +19,7 @@ TOLERANCE = 1e-6  # BOS keeps a share of exp(-100 / sqrt(d_head)), up to 5.4e-7,
 
 
 def test_universe_has_the_published_number_of_edges(oracle: Oracle) -> None:
-    assert (
-        len(set(oracle.edges()))
-        == len(oracle.edges())
-        == {"reverse": 94, "xproportion": 32}[oracle.program.name]
-    )
+    assert len(set(oracle.edges())) == len(oracle.edges()) == {"reverse": 94, "xproportion": 32}[oracle.program.name]
 
 
 def test_every_prompt_is_tried(oracle: Oracle) -> None:

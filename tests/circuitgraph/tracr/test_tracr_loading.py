@@ -40,9 +40,7 @@ def test_xproportion_has_the_published_shape() -> None:
 @pytest.mark.parametrize("name", program_names())
 def test_every_program_is_shipped_and_its_revision_is_the_hash(name: str) -> None:
     loaded = load_tracr(f"tracr:{name}")
-    assert (
-        loaded.revision == hashlib.sha256((WEIGHTS_FOLDER / f"{name}.safetensors").read_bytes()).hexdigest()
-    )
+    assert loaded.revision == hashlib.sha256((WEIGHTS_FOLDER / f"{name}.safetensors").read_bytes()).hexdigest()
     assert loaded.tokenizer.program_tokens == get_program(name).tokens
     assert loaded.tokenizer.max_seq_len == get_program(name).max_seq_len
 
@@ -68,9 +66,7 @@ print(time.process_time() - start)
 
 
 def test_unknown_program_names_the_nearest() -> None:
-    with pytest.raises(
-        UnknownNameError, match="unknown Tracr program 'tracr:xproportions'.*'tracr:xproportion'"
-    ):
+    with pytest.raises(UnknownNameError, match="unknown Tracr program 'tracr:xproportions'.*'tracr:xproportion'"):
         load_tracr("tracr:xproportions")
 
 

@@ -60,12 +60,8 @@ def test_padding_changes_nothing(loaded: LoadedTracr) -> None:
     ids = loaded.tokenizer.encode_tokens(tokens)
     pad = loaded.tokenizer.pad_token_id
     alone = loaded.model(torch.tensor([ids])).logits[0]
-    left = loaded.model(
-        torch.tensor([[pad, pad, *ids]]), attention_mask=torch.tensor([[0, 0, 1, 1, 1]])
-    ).logits[0]
-    right = loaded.model(
-        torch.tensor([[*ids, pad, pad]]), attention_mask=torch.tensor([[1, 1, 1, 0, 0]])
-    ).logits[0]
+    left = loaded.model(torch.tensor([[pad, pad, *ids]]), attention_mask=torch.tensor([[0, 0, 1, 1, 1]])).logits[0]
+    right = loaded.model(torch.tensor([[*ids, pad, pad]]), attention_mask=torch.tensor([[1, 1, 1, 0, 0]])).logits[0]
     torch.testing.assert_close(left[2:], alone, atol=1e-6, rtol=0)
     torch.testing.assert_close(right[:3], alone, atol=1e-6, rtol=0)
 
@@ -79,9 +75,7 @@ def test_padding_changes_nothing(loaded: LoadedTracr) -> None:
         ("xproportion", "axx", [0, 3, 2, 1], [[2 / 3], [1], [1]]),
     ],
 )
-def test_given_position_ids_are_used(
-    name: str, prompt: str, positions: list[int], answers: list[list[float]]
-) -> None:
+def test_given_position_ids_are_used(name: str, prompt: str, positions: list[int], answers: list[list[float]]) -> None:
     loaded = load_tracr(name)
     ids = torch.tensor([loaded.tokenizer.encode_tokens(prompt)])
     logits = loaded.model(ids, position_ids=torch.tensor([positions])).logits

@@ -82,9 +82,7 @@ def test_threads_say_what_one_says(monkeypatch: pytest.MonkeyPatch) -> None:
     given_back = torch.randn(3, 7, 16, generator=draw)
     entries = Entries.of(matrix, np.dtype("float32"))
     takes = np.array([True, False, True])
-    mixed = reads.Mixed(
-        base=base, running=sums, takes_running=takes, entries=entries, matrix=None, deltas=deltas
-    )
+    mixed = reads.Mixed(base=base, running=sums, takes_running=takes, entries=entries, matrix=None, deltas=deltas)
     norm = reads.Norm(weight=weight, bias=None, epsilon=EPSILON, centred=False)
     found = []
     for n in (1, 3):
