@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +14,7 @@ import torch
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.memory.peak import peak_rss_bytes
 from pruning.cards import discovery_card, metrics_line
 from pruning.diagnose import diagnose
 from pruning.discretize import discretize, edges_to_keep
@@ -259,12 +258,6 @@ def _change_by_dropping(by_split: dict[str, dict[str, Any]]) -> dict[str, float]
 def _final_target(run: TrainingRun, recipe: Recipe) -> float:
     """The target that the gates were trained towards when training ended."""
     return run.records[-1].target if run.records else recipe.target_sparsity
-
-
-def peak_rss_bytes() -> int:
-    """The process's largest resident memory so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def library_versions() -> dict[str, str]:

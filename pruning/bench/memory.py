@@ -24,6 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from circuitgraph.memory.peak import peak_rss_bytes
 from pruning.bench.settings import BenchSettings
 from pruning.heap import hand_back
 
@@ -64,11 +65,11 @@ class CpuMeter:
 
     def now(self) -> int:
         """The resident set; where the system does not tell it, its peak so far."""
-        return _status("VmRSS") if _PAGE_STATUS.is_file() else _peak_of_process()
+        return _status("VmRSS") if _PAGE_STATUS.is_file() else (peak_rss_bytes() or 0)
 
     def peak(self) -> int:
         """The peak resident set."""
-        return _status("VmHWM") if self.resettable else _peak_of_process()
+        return _status("VmHWM") if self.resettable else (peak_rss_bytes() or 0)
 
     def forget(self) -> None:
         """Set the peak back to what is resident now, where the system can."""
@@ -117,13 +118,6 @@ def _status(field: str) -> int:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) << 10
     raise RuntimeError(f"{_PAGE_STATUS} does not tell {field}")
-
-
-def _peak_of_process() -> int:
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak << 10
 
 
 def settle() -> None:

@@ -75,10 +75,10 @@ def measure(
     from transformers import GPT2LMHeadModel, LlamaForCausalLM
 
     from circuitgraph.compile import compile_model
+    from circuitgraph.memory.peak import peak_rss_bytes
     from circuitgraph.sizes import model_sizes
     from pruning.bench.models import random_model
     from pruning.bench.prompts import random_prompts, share_reached
-    from pruning.discovery import peak_rss_bytes
     from pruning.frozen_runs import FrozenRuns
     from pruning.lanes import lanes_for
     from pruning.recipes import recipe_named
