@@ -8,6 +8,9 @@ does not count them. `networkx.node_link_graph(json.load(file))` equals `Circuit
 A file that we wrote (its provenance has `sparsity`) comes back with exactly its edges: if some of them
 dangle, somebody has edited it, and that is an error. In a file of another tool dangling edges are dropped by
 `Circuit.from_edges` and counted as raw.
+
+What a file says twice has to agree: the universe and the ablation, the counts, and what nodes and edges say of
+themselves. A key that comes twice in one object is refused, since JSON readers would keep either.
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ from typing import Any, NoReturn
 from circuitgraph.atomic_file import write_atomically
 from circuitgraph.circuit import ABLATIONS, Circuit
 from circuitgraph.errors import CircuitFormatError, CircuitGraphError
-from circuitgraph.graph import STRUCTURAL
+from circuitgraph.graph import STRUCTURAL, node_attributes
+from circuitgraph.strict_json import parse_strictly
 from circuitgraph.universe import Universe
 
 FORMAT_VERSION = 1
 # Ten times as many as the largest open models have, with readers for every query head.
 _MOST_PAIRS = 10**10
+_CONVERT = "`Circuit.from_edges` takes edges by name; docs/how-to/published-circuit.md reads other tools' files"
 _FIELDS = ("format_version", "directed", "multigraph", "graph", "nodes", "edges", "universe")
 
 
@@ -98,14 +103,16 @@ def read_circuit(path: Path) -> Circuit:
     """
     values = _parse(path)
     universe = _read_universe(path, values["universe"])
+    if values["graph"].get("universe", universe.to_dict()) != universe.to_dict():
+        _refuse(
+            path, "graph.universe", f"{values['graph']['universe']!r} is not the file's 'universe'; make them agree"
+        )
     nodes = _check_nodes(path, universe, values["nodes"])
     scores = _read_scores(path, universe, values["edges"], nodes)
     provenance = values.get("provenance", {})
     if not isinstance(provenance, dict):
         _refuse(path, "provenance", f"expected an object; got {type(provenance).__name__}")
-    ablation = provenance.get("ablation", values["graph"].get("ablation", "counterfactual"))
-    if ablation not in ABLATIONS:
-        _refuse(path, "provenance.ablation", f"expected one of {', '.join(ABLATIONS)}; got {ablation!r}")
+    ablation = _read_ablation(path, values["graph"], provenance)
     try:
         circuit = Circuit.from_edges(universe, scores, ablation=ablation, provenance=provenance)
     except CircuitGraphError as error:
@@ -113,18 +120,37 @@ def read_circuit(path: Path) -> Circuit:
     return _with_recorded_counts(path, circuit, provenance)
 
 
+def _read_ablation(path: Path, graph: dict[str, Any], provenance: dict[str, Any]) -> str:
+    """The ablation, which the graph's attributes and the provenance have to say alike."""
+    found = {
+        where: said["ablation"]
+        for where, said in (("provenance.ablation", provenance), ("graph.ablation", graph))
+        if "ablation" in said
+    }
+    for where, ablation in found.items():
+        if ablation not in ABLATIONS:
+            _refuse(path, where, f"expected one of {', '.join(ABLATIONS)}; got {ablation!r}")
+    if len(set(found.values())) > 1:
+        _refuse(
+            path,
+            "graph.ablation",
+            f"{found['graph.ablation']!r}, but provenance.ablation says "
+            f"{found['provenance.ablation']!r}; make them agree",
+        )
+    return next(iter(found.values()), "counterfactual")
+
+
 def _refuse(path: Path, where: str, problem: str) -> NoReturn:
     raise CircuitFormatError(f"{path}: {where}: {problem}")
 
 
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"it holds {text}, which JSON does not know")
-
-
 def _parse(path: Path) -> dict[str, Any]:
     values = _read_json(path)
+    if isinstance(values, list) and values and all(isinstance(row, list) and len(row) == 2 for row in values):
+        _refuse(path, "top level", f"a list of pairs, as Edge-Pruning's edges.json is, and no circuit file; {_CONVERT}")
     if not isinstance(values, dict):
         _refuse(path, "top level", f"expected an object with {', '.join(_FIELDS)}; got {type(values).__name__}")
+    _refuse_other_tools(path, values)
     _check_version(path, values)
     for name in _FIELDS:
         if name not in values:
@@ -139,7 +165,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        return parse_strictly(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CircuitFormatError(f"{path}: cannot be read: {error.strerror}; expected a circuit file") from error
     except json.JSONDecodeError as error:
@@ -173,6 +199,21 @@ def _read_universe(path: Path, values: dict[str, Any]) -> Universe:
     return universe
 
 
+def _refuse_other_tools(path: Path, values: dict[str, Any]) -> None:
+    """Name the tool whose file this is, where it is known by its fields."""
+    if "format_version" in values:
+        return
+    if {"cfg", "edges"} <= values.keys():
+        _refuse(path, "top level", f"a graph file of EAP-IG ('cfg' and 'edges'), and no circuit file; {_CONVERT}")
+    if {"nodes", "links"} <= values.keys() or {"nodes", "edges", "directed"} <= values.keys():
+        _refuse(
+            path,
+            "top level",
+            f"a node-link graph, as networkx and `circuitgraph export` write it, and no circuit "
+            f"file; load the circuit.json that it was made of. {_CONVERT}",
+        )
+
+
 def _check_version(path: Path, values: dict[str, Any]) -> None:
     version = values.get("format_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -186,7 +227,7 @@ def _check_version(path: Path, values: dict[str, Any]) -> None:
 
 
 def _check_nodes(path: Path, universe: Universe, rows: list[Any]) -> set[str]:
-    known = {*universe.writers, *universe.readers}
+    known = dict(node_attributes(universe))
     names: set[str] = set()
     for index, row in enumerate(rows):
         name = row.get("id") if isinstance(row, dict) else None
@@ -194,6 +235,9 @@ def _check_nodes(path: Path, universe: Universe, rows: list[Any]) -> set[str]:
             _refuse(path, f"nodes[{index}]", f"expected an object whose id is a node of the universe; got {row!r}")
         if name in names:
             _refuse(path, f"nodes[{index}]", f"{name} comes twice")
+        for field, right in known[name].items():
+            if row.get(field, right) != right:
+                _refuse(path, f"nodes[{index}].{field}", f"{name} has {field} {right!r}; the file says {row[field]!r}")
         names.add(name)
     return names
 
@@ -224,6 +268,7 @@ def _read_scores(
             _refuse(path, where, "the edge comes twice")
         if row["kind"] != kind_of.get(edge[1]):
             _refuse(path, where, f"expected kind {kind_of.get(edge[1], STRUCTURAL)!r}; got {row['kind']!r}")
+        _check_mask(path, universe, where, edge, row)
         score = row.get("score")
         if not isinstance(score, (int, float)) or isinstance(score, bool):
             _refuse(path, where, f"expected a number in 'score'; got {score!r}")
@@ -232,6 +277,16 @@ def _read_scores(
         except OverflowError:
             _refuse(path, where, "the number in 'score' is larger than any that can be kept")
     return scores
+
+
+def _check_mask(path: Path, universe: Universe, where: str, edge: tuple[str, str], row: dict[str, Any]) -> None:
+    """Refuse the index of another edge; an edge that the universe lacks is refused where edges are looked up."""
+    try:
+        index = universe.edge_index(*edge)
+    except CircuitGraphError:
+        return
+    if row.get("mask", index) != index:
+        _refuse(path, where, f"its mask is {index}; the file says {row['mask']!r}")
 
 
 def _with_recorded_counts(path: Path, circuit: Circuit, provenance: dict[str, Any]) -> Circuit:
@@ -249,13 +304,16 @@ def _with_recorded_counts(path: Path, circuit: Circuit, provenance: dict[str, An
             f"{circuit.ablation} ablation, so the file was edited; without 'sparsity' in its provenance it "
             "is read as another tool's, and they are dropped",
         )
-    for name, count in (("n_effective", len(circuit)), ("n_universe", circuit.universe.n_edges)):
-        if recorded.get(name) != count:
-            _refuse(
-                path,
-                f"provenance.sparsity.{name}",
-                f"recorded {recorded.get(name)!r}, the file holds {count}",
-            )
-    if recorded["n_raw"] < len(circuit):
-        _refuse(path, "provenance.sparsity.n_raw", f"{recorded['n_raw']} is fewer than the {len(circuit)} kept")
-    return replace(circuit, n_raw=recorded["n_raw"])
+    n_raw, n_universe = recorded["n_raw"], circuit.universe.n_edges
+    if isinstance(n_raw, bool) or not len(circuit) <= n_raw <= n_universe:
+        _refuse(
+            path,
+            "provenance.sparsity.n_raw",
+            f"recorded {n_raw!r}; expected a number from the {len(circuit)} edges kept to the universe's {n_universe}",
+        )
+    restored = replace(circuit, n_raw=n_raw)
+    for name, right in restored.sparsity.items():
+        wrong = recorded.get(name, right)
+        if not isinstance(wrong, (int, float)) or isinstance(wrong, bool) or abs(wrong - right) > 1e-12:
+            _refuse(path, f"provenance.sparsity.{name}", f"recorded {wrong!r}, the file's edges make it {right}")
+    return restored

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from circuitgraph.errors import ConfigurationError
+from circuitgraph.strict_json import refuse_deep
 
 # Written by the circuit itself, whatever the provenance that came in says.
 OWN_FIELDS = ("ablation", "sparsity")
@@ -22,13 +23,17 @@ def provenance_text(provenance: Mapping[str, object]) -> str:
         provenance: JSON values; numpy's are converted, NaN and infinity become null.
 
     Raises:
-        ConfigurationError: Something in it is no JSON value; the message says where.
+        ConfigurationError: Something in it is no JSON value (the message says where), or it is nested too deeply.
 
     Examples:
         >>> provenance_text({"seed": np.int64(3), "kl": float("nan"), "ablation": "zero"})
         '{"seed": 3, "kl": null}'
     """
     stored = {name: value for name, value in provenance.items() if name not in OWN_FIELDS}
+    try:
+        refuse_deep(stored)
+    except ValueError as error:
+        raise ConfigurationError(f"provenance: {error}") from None
     return json.dumps(_json_value(stored, "provenance"), allow_nan=False)
 
 

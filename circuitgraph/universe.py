@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.reader_names import unknown_reader
 
 BlockOrder = Literal["sequential", "parallel"]
 EDGE_KINDS = ("q", "k", "v", "qkv", "mlp", "logits")
@@ -280,7 +281,7 @@ class Universe:
         if source not in self._writer_index:
             raise UnknownNameError.of("writer", source, self.writers)
         if target not in self._reader_index:
-            raise UnknownNameError.of("reader", target, self.readers)
+            raise unknown_reader(target, self.readers, n_heads=self.n_heads, n_kv_heads=self.n_kv_heads)
         writer, reader = self._writer_index[source], self._reader_index[target]
         start, stop = self.reader_offsets[reader : reader + 2]
         if writer >= stop - start:

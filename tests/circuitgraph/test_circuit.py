@@ -231,6 +231,7 @@ def test_the_complement_inherits_what_it_takes_to_evaluate_it() -> None:
     ("arguments", "error", "message"),
     [
         ({"edges": ["a0.h9->m0"]}, UnknownNameError, "unknown writer 'a0.h9'; did you mean 'a0.h"),
+        ({"edges": ["input->a0.h3<k>"]}, UnknownNameError, "2 heads share one key reader, which is 'a0.kv1<k>' for"),
         ({"edges": ["m1->m0"]}, UnknownNameError, "no edge m1->m0: m0 reads before m1 writes"),
         ({"edges": ["m0"]}, UnknownNameError, "'m0' is no edge; expected a name such as"),
         ({"edges": "m0->m1"}, ConfigurationError, "got one name; pass"),
@@ -259,6 +260,9 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], messag
 def test_asking_for_an_edge_that_cannot_be_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean"):
         _ = "a0.h9->m0" in example()
+    each = Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
+    with pytest.raises(UnknownNameError, match=r"every head has a value reader of its own, such as 'a0.h1<v>'"):
+        each.edge_index("input", "a0.kv1<v>")
 
 
 # -------------------------------------------------------------------- files
@@ -343,17 +347,31 @@ def _set(*path: str | int, to: object) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _both_universes(name: str, to: object) -> Callable[[dict[str, Any]], None]:
+    def change(values: dict[str, Any]) -> None:
+        _set("universe", name, to=to)(values)
+        _set("graph", "universe", name, to=to)(values)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (_set("format_version", to=2), "format_version: version 2 is newer than 1, .*update circuitgraph"),
         (_set("format_version", to="1"), "format_version: expected 1; got '1'"),
-        (lambda v: v.pop("format_version"), "format_version: expected 1; got None"),
+        (_set("format_version", to=None), "format_version: expected 1; got None"),
+        (lambda v: v.pop("format_version"), "a node-link graph, .* load the circuit.json that it was made of"),
         (lambda v: v.pop("universe"), "universe: the field is missing"),
         (lambda v: v.pop("edges"), "edges: the field is missing"),
         (_set("nodes", to={}), "nodes: expected a list; got dict"),
         (_set("directed", to=False), "expected true and false"),
-        (_set("universe", "n_layers", to=1), "n_universe: recorded 82, the file holds 19"),
+        (_set("universe", "n_layers", to=1), "graph.universe: .* is not the file's 'universe'"),
+        (_both_universes("n_kv_heads", to=4), "nodes.1.: .* whose id is a node"),
+        (_set("graph", "ablation", to="zero"), "graph.ablation: 'zero', but provenance.ablation says 'counterfactual'"),
+        (_set("nodes", 1, "layer", to=1), r"nodes\[1\].layer: a0.kv1<v> has layer 0; the file says 1"),
+        (_set("nodes", 1, "kind", to="k"), r"nodes\[1\].kind: a0.kv1<v> has kind 'v'; the file says 'k'"),
+        (_set("edges", 0, "mask", to=0), r"edges\[0\] .*: its mask is \d+; the file says 0"),
         (_set("universe", "qkv", to="both"), "universe: .*qkv must be one of"),
         (_set("universe", "layers", to=1), "universe: unknown universe field 'layers'; did you mean"),
         (_set("universe", "family", to=["llama"]), r"universe: expected text in 'family'; got \['llama'\]"),
@@ -371,8 +389,20 @@ def _set(*path: str | int, to: object) -> Callable[[dict[str, Any]], None]:
         (lambda v: v["edges"].append(v["edges"][0]), "the edge comes twice"),
         (lambda v: v["nodes"].append(v["nodes"][0]), "input comes twice"),
         (lambda v: v["edges"].pop(0), r"3 of 3 edges lie on no path .* the file was edited"),
-        (_set("provenance", "sparsity", "n_raw", to=2), "n_raw: 2 is fewer than the 4 kept"),
-        (_set("provenance", "sparsity", "n_effective", to=5), "recorded 5, the file holds 4"),
+        (
+            _set("provenance", "sparsity", "n_raw", to=2),
+            "n_raw: recorded 2; expected a number from the 4 edges kept to .* 82",
+        ),
+        (
+            _set("provenance", "sparsity", "n_raw", to=10**9),
+            "n_raw: recorded 1000000000; expected .* to the universe's 82",
+        ),
+        (_set("provenance", "sparsity", "n_raw", to=True), "n_raw: recorded True"),
+        (_set("provenance", "sparsity", "n_effective", to=5), "recorded 5, the file's edges make it 4"),
+        (
+            _set("provenance", "sparsity", "effective", to=0.99),
+            "effective: recorded 0.99, the file's edges make it 0.95",
+        ),
         (_set("provenance", "sparsity", to=[]), "expected an object with n_raw"),
         (_set("provenance", "ablation", to="noise"), "provenance.ablation: expected one of"),
         (_set("provenance", to=[]), "provenance: expected an object; got list"),
@@ -404,6 +434,10 @@ def test_files_that_are_no_json(tmp_path: Path) -> None:
         b"": "line 1, column 1",
         b"[]": "top level: expected an object",
         b"\xff\xfe\x00": "byte 0: no text in UTF-8",
+        text.replace('"score": 1.5', '"score": 1.5, "score": 99.0').encode(): "the key 'score' comes twice",
+        text.replace('"seed": 3', '"seed": ' + 200 * "[" + 200 * "]").encode(): "nested deeper than 100",
+        b'[["embeds", "a0.h0.q"], ["a0.h0", "resid_post"]]': "a list of pairs, as Edge-Pruning's edges.json",
+        b'{"cfg": {"n_layers": 1}, "nodes": {}, "edges": {}}': "a graph file of EAP-IG",
         text.replace("1.5", "NaN").encode(): "holds NaN, which JSON does not know",
         b"[" * 100_000: "no JSON that can be read",
         text.replace("1.5", "1" + 5000 * "0").encode(): "no JSON that can be read",
@@ -414,6 +448,20 @@ def test_files_that_are_no_json(tmp_path: Path) -> None:
             Circuit.load(path)
     with pytest.raises(CircuitFormatError, match="No such file"):
         Circuit.load(tmp_path / "missing.json")
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    path = example().save(tmp_path / "c.json")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert Circuit.load(path) == example()
+
+
+def test_a_provenance_nested_too_deeply_is_refused_when_it_comes_in() -> None:
+    deep: list[Any] = []
+    for _ in range(900):
+        deep = [deep]
+    with pytest.raises(ConfigurationError, match="provenance: brackets are nested deeper than 100"):
+        Circuit.from_edges(LLAMA, LIVE, provenance={"deep": deep})
 
 
 def test_another_tools_file_loses_what_dangles(tmp_path: Path) -> None:
