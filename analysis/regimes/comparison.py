@@ -14,6 +14,7 @@ from analysis.regimes.differences import edge_differences, module_differences
 from analysis.regimes.overlaps import consensus_tests, pairwise_overlap, pairwise_tests, within_and_across
 from circuitgraph.atomic_file import write_atomically
 from circuitgraph.circuit import Circuit
+from circuitgraph.csv_text import csv_text
 from circuitgraph.errors import OutputError, RenderingError
 
 MAX_EDGES = 150
@@ -116,7 +117,7 @@ class RegimeComparison:
         folder = Path(folder)
         _make(folder, "tables", "figures", "drawings")
         for name, table in self.tables.items():
-            write_atomically(folder / "tables" / f"{name}.csv", table.to_csv(index=False))
+            write_atomically(folder / "tables" / f"{name}.csv", csv_text(table))
         if self.metrics is not None:
             write_atomically(folder / "tables" / "case_study.md", case_study_markdown(self.metrics) + "\n")
             write_atomically(folder / "tables" / "case_study.tex", case_study_latex(self.metrics) + "\n")

@@ -1,11 +1,14 @@
 """Where a command writes: results to standard output, everything said on the way to standard error.
 
-With `--json`, standard output carries JSON and nothing else, whatever the libraries print.
+With `--json`, standard output carries JSON and nothing else, whatever the libraries print. What programs read (JSON,
+CSV, LaTeX, Markdown) is UTF-8, whatever the terminal's encoding; tables for people show what the terminal cannot as
+codes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import re
@@ -14,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 _WIDTH_OF_A_PIPE = 120
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -55,12 +59,25 @@ def plain_values(value: Any) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON text for people and programs."""
-    return json.dumps(plain_values(value), indent=2, ensure_ascii=False, allow_nan=False)
+    r"""A value as JSON text for people and programs, which UTF-8 can hold whatever the value.
+
+    Examples:
+        >>> print(json_text("Zoë \ud83d"))
+        "Zoë \ud83d"
+    """
+    text = json.dumps(plain_values(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return _SURROGATE.sub(lambda half: f"\\u{ord(half.group()):04x}", text)
+
+
+def utf8_output() -> None:
+    """Write to standard output in UTF-8 from here on, for programs; half a surrogate pair is written as its code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def print_json(value: Any) -> None:
-    """Write a value to standard output as JSON."""
+    """Write a value to standard output as JSON, in UTF-8."""
+    utf8_output()
     print(json_text(value), flush=True)
 
 

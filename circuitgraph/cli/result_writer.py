@@ -39,12 +39,13 @@ def write_result(found: Discovery, folder: ResultFolder, *, command: str | None)
     from analysis.explorer import write_explorer
     from analysis.report import write_report
     from circuitgraph.atomic_file import write_atomically
+    from circuitgraph.csv_text import csv_text
 
     with folder.publishing() as place:
         found.circuit.save(place / "circuit.json")
         write_atomically(place / "metrics.json", json_text(found.metrics) + "\n")
-        write_atomically(place / "examples.csv", found.examples.to_csv(index=False))
-        write_atomically(place / "curve.csv", found.curve.to_csv(index=False))
+        write_atomically(place / "examples.csv", csv_text(found.examples))
+        write_atomically(place / "curve.csv", csv_text(found.curve))
         write_atomically(place / "gates.safetensors", gates_file(found.run.gates))
         undrawn = _draw(found.circuit, place)
         page = write_explorer(found.circuit, place / "circuit.html")

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitgraph.cli.output import figure, json_text, only_json, power_of_ten, print_table, say
+from circuitgraph.cli.output import figure, json_text, only_json, power_of_ten, print_table, say, utf8_output
+from circuitgraph.csv_text import csv_text
 from circuitgraph.errors import ConfigurationError, OutputError
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class TableFormat:
             if self.name == JSON:
                 print(json_text({**about, **{table.name: records(table.frame) for table in tables}}))
             elif self.name == CSV:
-                print(_one_frame(tables, csv).to_csv(index=False), end="")
+                print(csv_text(_one_frame(tables, csv)), end="")
             elif self.name == TEXT:
                 _print_all(tables, first)
             else:
@@ -146,6 +147,8 @@ class TableFormat:
         from circuitgraph.atomic_file import write_atomically
 
         if self.out is None:
+            if self.name != TEXT:
+                utf8_output()
             yield
             sys.stdout.flush()
             return

@@ -25,6 +25,7 @@ import pandas as pd
 
 from circuitgraph.atomic_file import write_atomically
 from circuitgraph.circuit import Circuit
+from circuitgraph.csv_text import csv_text
 from circuitgraph.errors import ConfigurationError, OutputError
 
 FORMAT_VERSION = 1
@@ -105,7 +106,7 @@ class StudyFolder:
 
     def write_faithfulness(self, table: pd.DataFrame) -> None:
         """Write the table of circuit × regime."""
-        write_atomically(self.path / "faithfulness.csv", table.to_csv(index=False))
+        write_atomically(self.path / "faithfulness.csv", csv_text(table))
 
     def write_circuit(
         self, regime: str, seed: int, circuit: Circuit, *, curve: pd.DataFrame, metrics: Mapping[str, Any]
@@ -116,7 +117,7 @@ class StudyFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{path.parent} cannot be made: {error.strerror or error}") from error
-        write_atomically(path.with_name("curve.csv"), curve.to_csv(index=False))
+        write_atomically(path.with_name("curve.csv"), csv_text(curve))
         write_atomically(path.with_name("metrics.json"), json.dumps(metrics, indent=2, default=float) + "\n")
         circuit.save(path)
 

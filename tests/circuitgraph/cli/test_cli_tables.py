@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -38,6 +41,18 @@ def sizes(saved: Path, *arguments: object) -> str:
     ended = call("sparsity", *(f"{name}={saved / 'a.json'}" for name in HOSTILE), *arguments)
     assert ended.code == 0, ended.err
     return ended.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["json", "csv", "latex", "markdown"])
+def test_what_programs_read_is_utf8_whatever_the_terminal_takes(saved, form):
+    name = "Zoë 本 ☃"
+    command = [sys.executable, "-m", "circuitgraph.cli", "sparsity", f"{name}={saved / 'a.json'}", f"--{form}"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)
+    text = done.stdout.decode("utf-8")
+    assert name in text
+    if form == "json":
+        assert json.loads(text)["circuits"][0]["name"] == name
 
 
 class TestHostileNames:
