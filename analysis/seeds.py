@@ -178,7 +178,8 @@ def stability_table(
         One row a measure, with the columns `measure` (str), `value`, `low`, `high` (Float64) and `note` (str: why
         something is missing, or empty). The measures are
 
-        - `mean_pairwise_iou`: the mean Jaccard index of all pairs;
+        - `mean_pairwise_iou`: the mean Jaccard index of all pairs, but those of two empty circuits, for which it is not
+          defined;
         - `chance_corrected`: the stability of Nogueira, Sechidis and Brown: 1 where all agree, 0 on average where each
           circuit is a random set of its size out of the whole universe;
         - `consensus_edges`: how many edges are in at least `threshold` of the circuits, dangling ones included;
@@ -221,9 +222,11 @@ def stability_table(
         rows.append((name, value, *jackknife(value, without, confidence)))
     agreed = _frequent(members, threshold)
     left = [_iou(agreed, _frequent(np.delete(members, one, axis=0), threshold)) for one in everyone]
+    known = [iou for iou in left if iou is not None]
+    note = "no interval" if known else "not defined: no edge is in enough of the circuits"
     rows.append(("consensus_edges", int(agreed.sum()), None, None, "a count"))
-    rows.append(("consensus_iou_without_one", float(np.mean(left)), None, None, "no interval"))
-    rows.append(("consensus_iou_without_one_worst", min(left), None, None, "no interval"))
+    rows.append(("consensus_iou_without_one", float(np.mean(known)) if known else None, None, None, note))
+    rows.append(("consensus_iou_without_one_worst", min(known, default=None), None, None, note))
     table = pd.DataFrame(rows, columns=["measure", "value", "low", "high", "note"])
     return table.astype({"value": "Float64", "low": "Float64", "high": "Float64"})
 
@@ -246,18 +249,21 @@ def _frequent(members: np.ndarray, threshold: float) -> np.ndarray:
     return _enough(members.sum(0), len(members), threshold)
 
 
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
+def _iou(one: np.ndarray, other: np.ndarray) -> float | None:
+    """The Jaccard index of two sets; None where both are empty."""
     union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else 1.0
+    return np.count_nonzero(one & other) / union if union else None
 
 
-def _mean_iou(members: np.ndarray) -> float:
+def _mean_iou(members: np.ndarray) -> float | None:
+    """The mean Jaccard index of the pairs for which it is defined; None if there is none."""
     counts = members.astype(np.float64)
     shared = counts @ counts.T
     sizes = counts.sum(1)
-    union = sizes[:, None] + sizes - shared
-    iou = np.where(union > 0, shared / np.maximum(union, 1), 1.0)
-    return float(iou[np.triu_indices(len(members), 1)].mean())
+    pairs = np.triu_indices(len(members), 1)
+    union = (sizes[:, None] + sizes - shared)[pairs]
+    defined = union > 0
+    return float((shared[pairs][defined] / union[defined]).mean()) if defined.any() else None
 
 
 def _chance_corrected(members: np.ndarray, n_edges: int) -> float | None:
@@ -294,7 +300,7 @@ def jackknife(
         (-0.484, 4.484)
     """
     if value is None:
-        return None, None, "not defined: all circuits are empty, or all are the whole universe"
+        return None, None, "not defined: the circuits are empty, or the whole universe"
     known = [left for left in without if left is not None]
     if len(known) < 3 or len(known) < len(without):
         return None, None, "an interval needs three circuits" if len(without) < 3 else "not defined without one circuit"

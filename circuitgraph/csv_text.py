@@ -50,10 +50,14 @@ def csv_text(frame: pd.DataFrame) -> str:
     }
     columns = [guarded.get(place, column) for place, (_, column) in enumerate(frame.items())]
     plain = pd.concat(columns, axis=1) if columns else frame
-    return plain.to_csv(index=False, header=[_guarded(str(name)) for name in frame.columns])
+    return plain.to_csv(index=False, header=[_no_formula(str(name)) for name in frame.columns])
 
 
 def _guarded(value: object) -> object:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str):
         return value
-    return f"'{value}" if value.startswith(_COMPUTED) or value in _MISSING else value
+    return f"'{value}" if value in _MISSING else _no_formula(value)
+
+
+def _no_formula(text: str) -> str:
+    return f"'{text}" if text.startswith(_COMPUTED) else text

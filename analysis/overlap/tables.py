@@ -55,7 +55,8 @@ def overlap_table(
         - `a_in_b`, `b_in_a` (float64): intersection / `n_a`, intersection / `n_b`;
         - `spearman`, `kendall` (Float64): rank correlation (tau-b) of the scores of the shared edges; missing for
           other levels and where it is not defined;
-        - `rank_note` (str): why it is missing, or empty.
+        - `rank_note` (str): why it is missing, or empty;
+        - `note` (str): what to know about the shares, such as that both sets are empty, or empty.
 
     Raises:
         GraphMismatchError: The circuits are of different universes or models.
@@ -124,7 +125,9 @@ def overlap_tests(
         - `p` (float64): the p-value, which can underflow to 0;
         - `log10_p` (float64): its decimal logarithm, which cannot;
         - `mid_p` (float64): the p-value with half of P(X = observed);
-        - `n_samples` (Int64): how many samples; missing where the null is computed.
+        - `n_samples` (Int64): how many samples; missing where the null is computed;
+        - `at_floor` (bool): whether `p` is the smallest that so many samples can give, so that the true one may be far
+          smaller.
 
     Raises:
         GraphMismatchError: The circuits are of different universes or models.
@@ -218,6 +221,7 @@ def _overlap_row(universe: Universe, a: Circuit, b: Circuit, level: str) -> dict
         "spearman": spearman,
         "kendall": kendall,
         "rank_note": note,
+        "note": "" if n_a and n_b else "both are empty" if not n_a and not n_b else "one is empty",
     }
 
 
@@ -260,4 +264,5 @@ def _test_columns(tails: Tails, alternative: str) -> dict[str, object]:
         "log10_p": tails.log10_p(alternative),
         "mid_p": tails.mid_p(alternative),
         "n_samples": tails.n_samples,
+        "at_floor": tails.at_floor(alternative),
     }

@@ -95,6 +95,13 @@ class Tails:
         """The p-value; 0 where it is below the smallest float, so prefer `log10_p`."""
         return math.exp(self._side(alternative, self.log_at_least, self.log_at_most))
 
+    def at_floor(self, alternative: str = "greater") -> bool:
+        """Whether the p-value is the smallest that so many samples can give: the true one may be far smaller."""
+        if self.n_samples is None:
+            return False
+        floor = -math.log(1 + self.n_samples) + (math.log(2) if alternative == "two-sided" else 0.0)
+        return self._side(alternative, self.log_at_least, self.log_at_most) <= min(floor, 0.0) + 1e-12
+
     def mid_p(self, alternative: str = "greater") -> float:
         """The p-value with only half of P(X = x): not conservative, but near uniform under the null model."""
         at_least, at_most = (

@@ -278,9 +278,9 @@ def _power(log10_p: float) -> str:
 
     Examples:
         >>> _power(-0.30103), _power(-700.0)
-        ('0.5', '10^-700')
+        ('0.5', '< 1e-300')
     """
-    return _p(10.0**log10_p) if log10_p > -300 else f"10^{log10_p:.0f}"
+    return _p(10.0**log10_p) if log10_p > -300 else "< 1e-300"
 
 
 def _pictures(folder: Path, names: list[str]) -> list[str]:

@@ -105,6 +105,7 @@ def compare(
         correction = _correction(correct)
         found = comparable_circuits(files, coarsen=coarsen, across_checkpoints=across_checkpoints)
         _warn_of_ablations(found)
+        _warn_of_empty(found)
         nulls = _nulls_by_level(level, null, found, wants_samples=samples is not None)
         sampling = {"n_samples": samples or _FEW_SAMPLES, "seed": seed}
         overlap = _overlap(found, list(nulls), across_checkpoints)
@@ -185,6 +186,14 @@ def _warn_of_ablations(circuits: Mapping[str, Circuit]) -> None:
         warn(f"the circuits were found under different ablations ({told})")
 
 
+def _warn_of_empty(circuits: Mapping[str, Circuit]) -> None:
+    from circuitgraph.cli.output import visible, warn
+
+    empty = [visible(name) for name, circuit in circuits.items() if not len(circuit)]
+    if empty:
+        warn(f"{', '.join(empty)}: without any edge; what it shares says nothing (two empty sets are equal)")
+
+
 # -------------------------------------------------------------------- tables
 
 
@@ -236,6 +245,7 @@ def _overlap_table(overlap: pd.DataFrame) -> ResultTable:
 
 
 def _test_table(tests: pd.DataFrame, correction: str | None) -> ResultTable:
+    from circuitgraph.cli.output import power_of_ten
     from circuitgraph.cli.tables import ResultTable
 
     shown = {
@@ -248,7 +258,15 @@ def _test_table(tests: pd.DataFrame, correction: str | None) -> ResultTable:
     title = f"Against chance (alternative: {alternative}"
     sampled = tests["n_samples"].dropna()
     title += f"; {_SAMPLED}: {sampled.iloc[0]:,} samples)" if len(sampled) else ")"
-    return ResultTable(name="tests", title=title, frame=tests, shown=shown)
+    if tests["at_floor"].any():
+        title += "; ≤: no sample reached what was observed, more samples may make p smaller"
+    people = tests.copy()
+    for name in (name for name in shown if name.startswith("log10_")):
+        people[name] = [
+            f"{'≤ ' if at_floor else ''}{power_of_ten(value)}"
+            for value, at_floor in zip(tests[name], tests["at_floor"], strict=True)
+        ]
+    return ResultTable(name="tests", title=title, frame=tests, shown=shown, for_people=people)
 
 
 def _changes(circuits: Mapping[str, Circuit]) -> list[ResultTable]:

@@ -118,14 +118,16 @@ def visible(text: str) -> str:
 
 
 def power_of_ten(log10: float) -> str:
-    """The number with this decimal logarithm, however small.
+    """The p-value with this decimal logarithm; below 1e-300, where figures mean nothing any more, that alone.
 
     Examples:
-        >>> power_of_ten(-0.30103), power_of_ten(-400.5), power_of_ten(0.0)
-        ('0.500', '3.2e-401', '1.000')
+        >>> power_of_ten(-0.30103), power_of_ten(-40.5), power_of_ten(-1234.0), power_of_ten(0.0)
+        ('0.500', '3.2e-41', '< 1e-300', '1.000')
     """
     if log10 >= -3:
         return figure(10.0**log10)
+    if log10 < -300:
+        return "< 1e-300"
     exponent = math.floor(log10)
     mantissa = f"{10 ** (log10 - exponent):.1f}"
     return f"1.0e{exponent + 1:03d}" if mantissa == "10.0" else f"{mantissa}e{exponent:03d}"

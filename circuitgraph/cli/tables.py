@@ -194,7 +194,7 @@ def _value(value: Any) -> Any:
 
 def _cell(value: Any, column: str) -> str:
     value = _value(value)
-    if column.startswith("log10_") and value is not None:
+    if column.startswith("log10_") and isinstance(value, float):
         return power_of_ten(value)
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -114,6 +114,15 @@ def test_values_that_are_a_matter_of_definition() -> None:
     stability = analysis.stability_table(PAIRS["both empty"]).set_index("measure")
     assert stability.loc["chance_corrected", "value"] is pd.NA
     assert "not defined" in str(stability.loc["chance_corrected", "note"])
+    # Four empty circuits agree on nothing, which is no agreement of 1 with an interval.
+    stability = analysis.stability_table([EMPTY] * 4).set_index("measure")
+    for measure in ("mean_pairwise_iou", "consensus_iou_without_one", "consensus_iou_without_one_worst"):
+        assert stability.loc[measure, ["value", "low", "high"]].isna().all()
+        assert "not defined" in str(stability.loc[measure, "note"])
+    # By hand: of six pairs one is of two empty circuits, one has IoU 1, four have 0.
+    stability = analysis.stability_table([EMPTY, EMPTY, SOME, SOME]).set_index("measure")
+    assert stability.loc["mean_pairwise_iou", "value"] == pytest.approx(1 / 5)
+    assert [both["note"], one["note"], pairs["both whole"]["note"]] == ["both are empty", "one is empty", ""]
 
 
 @pytest.mark.parametrize(

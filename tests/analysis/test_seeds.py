@@ -136,7 +136,7 @@ class TestStability:
         assert two["low"].isna().all() and (two["note"] != "").all()
         assert two["note"].iloc[0] == "an interval needs three circuits" and two["value"].notna().all()
         empty = stability_table([Circuit.from_edges(TINY, [])] * 3).set_index("measure")
-        assert empty.loc["mean_pairwise_iou", "value"] == 1 and empty.loc["consensus_edges", "value"] == 0
+        assert empty.loc["mean_pairwise_iou", "value"] is pd.NA and empty.loc["consensus_edges", "value"] == 0
         assert empty.loc["chance_corrected", "value"] is pd.NA
         assert empty.loc["chance_corrected", "note"].startswith("not defined")
         mixed = stability_table([Circuit.from_edges(TINY, n) for n in ([], [], ["input->logits"])]).set_index("measure")

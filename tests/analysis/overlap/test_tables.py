@@ -171,6 +171,8 @@ class TestOverlapTests:
         assert table.index.tolist() == list(NULLS)
         assert table["n_samples"].isna().tolist() == [True, True, False]
         sampled = table.loc["degree-preserving"]
+        assert table["at_floor"].tolist()[:2] == [False, False]
+        assert sampled["at_floor"] == (sampled["p"] == pytest.approx(1 / 50))
         assert sampled["n_samples"] == 49 and (sampled["p"] * 50) % 1 == pytest.approx(0, abs=1e-9)
         assert sampled["log10_p"] == pytest.approx(math.log10(sampled["p"]))
         # Hubs are shared by construction: degrees explain what the universe alone does not.
