@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from circuitgraph.circuit import Circuit
@@ -10,6 +10,8 @@ from pruning.recipes import Recipe
 from pruning.train import TrainingRun
 
 _LAST = 50
+_IN_VAIN = frozenset({"nothing-to-explain", "undefined-outputs"})
+"""Verdicts under which training was in vain, however it went."""
 
 
 def diagnose(
@@ -19,6 +21,7 @@ def diagnose(
     metrics: Mapping[str, Mapping[str, Any]] | None,
     *,
     objective: str = "kl",
+    verdicts: Collection[str] = (),
 ) -> list[str]:
     """Look for the usual troubles.
 
@@ -28,18 +31,21 @@ def diagnose(
         recipe: The settings.
         metrics: Validation metrics by role, if there are any.
         objective: What was trained; only a KL can be compared with the validation KL.
+        verdicts: Names of what the figures say against the run (see `pruning.verdicts`). Where there is nothing to
+            explain, or outputs are no numbers, no training helps, and no advice on it is given.
 
     Returns:
         A sentence for each trouble found; empty if there is none.
     """
     found = [run.stopped_by] if run.stopped_by else []
+    in_vain = not _IN_VAIN.isdisjoint(verdicts)
     if not len(circuit):
-        found.append(
-            "The circuit is empty: no path of kept edges leads from the input to the logits. "
-            "Lower --target-sparsity or raise --steps."
-        )
+        cure = "" if in_vain else " Lower --target-sparsity or raise --steps."
+        found.append(f"The circuit is empty: no path of kept edges leads from the input to the logits.{cure}")
     if not run.records:
         return [*found, "No step was taken, so the gates are as they began."]
+    if in_vain:
+        return found
     # In a short run the last steps reach back to where less was asked for, and say nothing about the end.
     last = [record for record in run.records[-_LAST:] if record.target == run.records[-1].target]
     found += _sparsity(last, recipe, run)

@@ -26,6 +26,7 @@ from pruning.objectives import TAKES_TOP_K, objective_named
 from pruning.recipes import Recipe, recipe_named
 from pruning.tasks import TaskData
 from pruning.train import StepRecord, Trainer, TrainingRun, train
+from pruning.verdicts import verdicts
 from pruning.versions import installed_version
 
 _LIBRARIES = ("transformer-circuitgraph", "torch", "transformers", "networkx", "numpy", "numba")
@@ -38,7 +39,8 @@ class Discovery:
     Attributes:
         circuit: The circuit, with its provenance.
         metrics: `sparsity`, `splits` (by split, role and metric), `seconds`, `peak_rss_bytes`, `frozen_runs`
-            (prompts by where their runs came from).
+            (prompts by where their runs came from), `verdicts` (what the figures say against the run, see
+            `pruning.verdicts`).
         examples: A row a test prompt.
         curve: A row a training step.
         diagnoses: What may be wrong, in words.
@@ -214,10 +216,12 @@ def discover(
         "hardware": hardware(compiled.device),
     }
     first = by_split.get("validation") or next(iter(by_split.values()), None)
-    diagnoses = diagnose(run, circuit, recipe, first, objective=objective)
+    judged = verdicts(metrics)
+    against = {one["name"] for one in judged if one["severity"] == "wrong"}
+    diagnoses = diagnose(run, circuit, recipe, first, objective=objective, verdicts=against)
     return Discovery(
         circuit=circuit.with_provenance(provenance),
-        metrics={**metrics, "diagnoses": diagnoses},
+        metrics={**metrics, "diagnoses": diagnoses, "verdicts": judged},
         examples=examples,
         curve=pd.DataFrame([asdict(record) for record in run.records]),
         diagnoses=tuple(diagnoses),

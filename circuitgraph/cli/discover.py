@@ -10,6 +10,7 @@ import typer
 from circuitgraph.cli import options
 from circuitgraph.cli.failures import FAILURE, INTERRUPTED, Interrupted
 from circuitgraph.cli.figures import print_metrics
+from circuitgraph.cli.findings import print_findings
 from circuitgraph.cli.invocation import command_line
 from circuitgraph.cli.job import Job
 from circuitgraph.cli.settings import (
@@ -178,6 +179,7 @@ def _show(found: Discovery, path: Path, *, as_json: bool) -> None:
     )
     for split, figures in found.metrics["splits"].items():
         print_metrics(split, figures)
+    print_findings(found.metrics["verdicts"])
     print(f"Written to {path}; begin with {path / 'report.md'}")
 
 

@@ -38,6 +38,7 @@ def evaluate(
     """
     from circuitgraph.circuit import Circuit
     from circuitgraph.cli.figures import print_metrics
+    from circuitgraph.cli.findings import print_findings
     from circuitgraph.cli.found_circuit import load_found_circuit
     from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.cli.settings import ablation_of_circuit
@@ -55,6 +56,7 @@ def evaluate(
         for note in data.notes:
             say(f"note: {note}")
         from pruning.evaluation import evaluate as measure
+        from pruning.verdicts import verdicts
 
         say(f"evaluating on {len(pairs):,} {split} prompts")
         evaluation = measure(
@@ -67,6 +69,7 @@ def evaluate(
             batch_size=batch_size,
             ablation=cut,
         )
+        judged = verdicts({"sparsity": found.circuit.sparsity, "splits": {split: evaluation.metrics}})
     if as_json:
         print_json(
             {
@@ -78,6 +81,7 @@ def evaluate(
                 "found_with_ablation": found.circuit.ablation,
                 "sparsity": found.circuit.sparsity,
                 "metrics": evaluation.metrics,
+                "verdicts": judged,
             }
         )
         return
@@ -86,3 +90,4 @@ def evaluate(
     if cut != found.circuit.ablation:
         print(f"measured under {cut} ablation; found, and its dangling edges dropped, under {found.circuit.ablation}")
     print_metrics(f"{data.name} {split}", evaluation.metrics)
+    print_findings(judged)

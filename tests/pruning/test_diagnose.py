@@ -106,3 +106,11 @@ def test_an_early_end_comes_first() -> None:
 
 def test_no_step_at_all() -> None:
     assert "No step was taken" in found(run_of(n=0, stopped_by="interrupted by the user after 0 steps"))
+
+
+def test_no_advice_on_training_where_there_is_nothing_to_explain() -> None:
+    empty = Circuit.from_edges(UNIVERSE, [])
+    run = run_of(sparsity=0.5, undecided=100)
+    assert "Lower --target-sparsity" in found(run, empty)
+    (said,) = diagnose(run, empty, RECIPE, None, verdicts={"nothing-to-explain"})
+    assert said == "The circuit is empty: no path of kept edges leads from the input to the logits."

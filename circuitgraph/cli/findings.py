@@ -1,0 +1,30 @@
+"""What a check found, as lines of a terminal."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+
+from circuitgraph.cli.output import visible
+
+_WIDEST = 100
+
+
+def print_findings(findings: Iterable[Mapping[str, str]], *, to_stderr: bool = False) -> None:
+    """Print each finding after its severity, wrapped.
+
+    Args:
+        findings: With `severity` and `text`, as verdicts have them.
+        to_stderr: Whether they belong to what is said on the way.
+
+    Examples:
+        >>> print_findings([{"severity": "doubt", "name": "few-prompts", "text": "8 test prompts are few."}])
+        Doubt (few-prompts): 8 test prompts are few.
+    """
+    width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)
+    for finding in findings:
+        told = visible(f"{finding['severity'].capitalize()} ({finding['name']}): {finding['text']}")
+        lines = textwrap.wrap(told, width, subsequent_indent="    ", break_on_hyphens=False)
+        print("\n".join(lines), file=sys.stderr if to_stderr else sys.stdout, flush=True)
