@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-full lint docs setup clean
+.PHONY: demo test test-fast test-changed test-full lint docs setup clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,11 @@ test: lint
 
 test-fast: $(STAMP)
 	$(PYTEST) -m "not slow and not full"
+
+# The tests of the rooms that a change touches: since SINCE, by default what is not committed, else the last commit.
+test-changed: $(STAMP)
+	@files="$$($(BIN)/python -m tests.changed $(SINCE))" && if [ -n "$$files" ]; then set -x; $(PYTEST) -m "not full" $$files; \
+		else echo "no test is concerned"; fi
 
 # The long ones: targets over several seeds and sparsities. Run before a release.
 test-full: lint

@@ -121,7 +121,8 @@ class Recipe:
         if self.settle_steps and self.control == "budget":
             raise ConfigurationError("control='budget' holds the sparsity to the end; settle_steps must be 0")
         if not 0 < self.target_sparsity <= 2:
-            raise ConfigurationError(f"target sparsity must be in (0, 2]; got {self.target_sparsity}")
+            percent = f"; did you mean {self.target_sparsity / 100:g}?" if 2 < self.target_sparsity <= 100 else ""
+            raise ConfigurationError(f"target sparsity must be in (0, 2]; got {self.target_sparsity:g}{percent}")
         if self.tolerance <= 0:
             raise ConfigurationError(f"tolerance must be positive; got {self.tolerance}")
         if self.learning_rate <= 0:

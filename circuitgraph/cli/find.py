@@ -35,7 +35,7 @@ def find(
 ) -> None:
     """Find edges by name: `*`, `?`, `{3..7}`, `{q,k}` and `!` in names, `->`, `<-` and `**` between them.
 
-    docs/structure.md explains the queries. Loads no model.
+    docs/how-to/structure.md explains the queries. Loads no model.
     """
     from circuitgraph.cli.circuit_files import about_circuits, load_circuits, named_files
     from circuitgraph.cli.output import say

@@ -62,6 +62,17 @@ def test_links_within_the_repository_lead_somewhere(name):
     assert [link for link in local if not (ROOT / link).exists()] == []
 
 
+def test_pages_that_the_code_names_are_there():
+    named = {
+        (path.relative_to(ROOT).as_posix(), page)
+        for package in ("circuitgraph", "pruning", "analysis")
+        for path in (ROOT / package).rglob("*.py")
+        for page in re.findall(r"docs/[\w./-]+?\.md", path.read_text())
+    }
+    assert len(named) > 10
+    assert sorted((path, page) for path, page in named if not (ROOT / page).exists()) == []
+
+
 def test_the_citation_names_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == __version__

@@ -81,6 +81,7 @@ LAGRANGIAN = Recipe(name="a", steps=100, ramp_steps=80, warmup_steps=10, learnin
         ({"target_sparsity": 0.0}, r"\(0, 2\]"),
         ({"target_sparsity": -0.1}, r"\(0, 2\]"),
         ({"target_sparsity": 2.01}, r"\(0, 2\]"),
+        ({"target_sparsity": 97}, r"\(0, 2\]; got 97; did you mean 0.97\?"),
         ({"target_sparsity": math.nan}, r"\(0, 2\]"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"start_sparsity": 1.0}, "start_sparsity"),
