@@ -86,12 +86,20 @@ class TrainingError(CircuitGraphError):
     """Training that could not go on; the last good state was kept."""
 
 
+class NotFiniteError(TrainingError, ValueError):
+    """NaN or infinite outputs or gradients before anything was learnt: there is nothing to train towards."""
+
+
 class RenderingError(CircuitGraphError):
     """No Graphviz was found, or it failed."""
 
 
 class CacheWarning(UserWarning):
     """A cache that could not be read or written; what it would have given is computed instead."""
+
+
+class UndefinedWarning(UserWarning):
+    """Prompts that were left out of a measure because of NaN or infinite logits."""
 
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")

@@ -151,6 +151,19 @@ class GateMap:
             )
         return np.append(parameters, np.array([1, 0], dtype=parameters.dtype))[self.parameter_of_edge]
 
+    def settled(self, kept: np.ndarray) -> np.ndarray:
+        """A set of kept edges as the edited graph has it: removed edges are never kept, frozen ones always.
+
+        Args:
+            kept: One boolean per edge of the universe `[edge]`.
+
+        Returns:
+            A new array where the graph was edited, else the given one.
+        """
+        if not self.n_removed and not self.n_frozen:
+            return kept
+        return (kept & (self.parameter_of_edge != REMOVED)) | (self.parameter_of_edge == FROZEN)
+
     def sparsity(self, parameters: np.ndarray) -> float:
         """`1 - Σ_e z(e) / |universe|`: every edge counts, tied or not, removed ones as 0, frozen ones as 1.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from circuitgraph.circuit import Circuit
+from circuitgraph.gate_map import FROZEN, REMOVED, GateMap
 from circuitgraph.liveness import effective_edges, readers_reaching, writers_reached
 from circuitgraph.universe import Universe
 
@@ -30,12 +31,14 @@ def layer_pairs(universe: Universe, edges: np.ndarray) -> np.ndarray:
     return (universe.writer_layers[writers] + 1) * (universe.n_layers + 1) + universe.reader_layers[readers]
 
 
-def random_circuit(circuit: Circuit, *, seed: int) -> Circuit:
+def random_circuit(circuit: Circuit, *, seed: int, gate_map: GateMap | None = None) -> Circuit:
     """A random circuit with as many edges between each pair of layers.
 
     Args:
         circuit: What to imitate.
         seed: Which one.
+        gate_map: Of the edited graph that the circuit was found in, if it was edited: removed edges are never drawn,
+            and the frozen edges of the circuit are the random circuit's as well.
 
     Returns:
         The random circuit. Where a pair of layers cannot be filled without dangling edges, it has fewer;
@@ -44,14 +47,17 @@ def random_circuit(circuit: Circuit, *, seed: int) -> Circuit:
     universe, rng = circuit.universe, np.random.default_rng(seed)
     pairs = layer_pairs(universe, np.arange(universe.n_edges))
     asked = np.bincount(pairs[circuit.edge_ids], minlength=int(pairs.max()) + 1)
-    occupied = np.flatnonzero(asked[pairs])
+    codes = np.zeros(universe.n_edges) if gate_map is None else gate_map.parameter_of_edge
+    occupied = np.flatnonzero((asked[pairs] > 0) & (codes != REMOVED))
     by_pair = np.split(
         occupied[np.argsort(pairs[occupied], kind="stable")], np.cumsum(np.bincount(pairs[occupied]))[:-1]
     )
     members = {int(pairs[group[0]]): group for group in by_pair if len(group)}
+    frozen = circuit.mask & (codes == FROZEN)
     kept = np.zeros(universe.n_edges, dtype=bool)
     best = kept.copy()
     for _ in range(_ROUNDS):
+        kept |= frozen
         _fill(universe, kept, members, asked, pairs, rng)
         kept = effective_edges(universe, kept, circuit.ablation)
         if kept.sum() > best.sum():

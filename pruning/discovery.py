@@ -254,7 +254,7 @@ def check_top_k(teacher_top_k: int | None, objective: str, d_vocab: int) -> None
 def _change_by_dropping(by_split: dict[str, dict[str, Any]]) -> dict[str, float]:
     """How much dropping dangling edges changed the KL: nothing but rounding, or something is wrong."""
     for found in by_split.values():
-        if found["circuit"].get("kl") is not None:
+        if found["circuit"].get("kl") is not None and found["raw"].get("kl") is not None:
             return {"kl_effective_minus_raw": found["circuit"]["kl"] - found["raw"]["kl"]}
     return {}
 

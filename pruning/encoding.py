@@ -230,7 +230,7 @@ def _padded(
     """Stack sets of tokens of different sizes, padded with -1."""
     if column is None:
         return None
-    rows = np.full((len(chosen), max(len(column[index]) for index in chosen)), -1, dtype=np.int64)
+    rows = np.full((len(chosen), max(1, *(len(column[index]) for index in chosen))), -1, dtype=np.int64)
     for row, index in enumerate(chosen):
         rows[row, : len(column[index])] = column[index]
     return to_device(rows, device)

@@ -1,36 +1,35 @@
 """How faithful a circuit is: its outputs next to the full model's, and next to what chance would give.
 
-Definitions. KL is KL(full ‖ circuit) in nats over the full vocabulary, averaged over a prompt's answer
-tokens, then over prompts. *Accuracy*: the right answers are more probable than the wrong ones where a task
-has wrong answers, otherwise the most probable token is a right one, at every answer token; for numeric
-outputs, within 0.05 of the right number. *Exact match*: the most probable token of the full vocabulary is
-the full model's, at every answer token; for numeric outputs, within 0.05 of the full model's. Agreement is
-exact match among the prompts that the full model gets right, and among those that it gets wrong.
+What is measured of each prompt is in `pruning.scores`, how prompts are summed up in `pruning.summary`, and how sure a
+mean is in `pruning.intervals`.
+
+Roles, each a set of kept edges: the `circuit`; the `full` model, which is the model as it was loaded, whatever was
+edited; `empty` (no edge); the `complement` (all edges but the circuit's); `random` (the mean of random circuits of that
+size); `raw` (the circuit with its dangling edges).
+
+Where the model's graph was edited (`CompiledModel.with_graph`), removed edges are kept in no role but `full`, and
+frozen ones in every role, `empty` and `complement` as well; `edited` is then the most that a circuit of that graph
+could keep, all edges that were not removed. So what removing edges costs is the KL of `edited`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from circuitgraph.batch import PairBatch
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
+from circuitgraph.liveness import effective_edges
 from pruning.baselines import random_circuit
 from pruning.cards import evaluation_card, metrics_line
 from pruning.encoding import EncodedPairs
-from pruning.frozen_runs import FrozenBatch, FrozenRuns
-from pruning.objectives import first_asked, kl_divergence, log_softmax, logit_difference, per_prompt_mean
-from pruning.portions import Portions
-
-NEAR = 0.05
+from pruning.measured import Measured, measure_prompts
+from pruning.summary import difference_to, summary, summary_of_random, warn_of_undefined
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -38,11 +37,12 @@ class Evaluation:
     """Figures for a circuit and for what it is compared with.
 
     Attributes:
-        metrics: By role (`circuit`, `full`, `empty`, `complement`, `random`), then by metric.
-        examples: A row a prompt, for the circuit and the full model.
+        metrics: By role, then by metric, see `evaluate`.
+        examples: A row per prompt, for the circuit and the full model; a cell is missing where a prompt has no such
+            value, as without a wrong answer it has no `logit_diff`.
     """
 
-    metrics: dict[str, dict[str, float | int | None]]
+    metrics: dict[str, dict[str, Any]]
     examples: pd.DataFrame
 
     @property
@@ -57,65 +57,40 @@ class Evaluation:
         return evaluation_card(self)
 
 
-def metrics_table(metrics: Mapping[str, Mapping[str, float | int | None]]) -> pd.DataFrame:
+def metrics_table(metrics: Mapping[str, Mapping[str, Any]], *, intervals: bool = False) -> pd.DataFrame:
     """Metrics by role as a table to look at.
 
     Args:
         metrics: By role, then by metric, as in `Evaluation.metrics`.
+        intervals: Whether each metric's bounds are there as well, as `METRIC_low` and `METRIC_high`.
 
     Returns:
-        A row a role, in the order given, a column a metric (float64), NaN where a role lacks it.
+        A row per role, in the order given, a column per metric (float64), NaN where a role lacks it.
 
     Examples:
         >>> table = metrics_table({"circuit": {"kl": 0.25}, "random": {"kl": 3.0, "kl_sd": None}})
         >>> table["kl"].to_dict()
         {'circuit': 0.25, 'random': 3.0}
     """
-    return pd.DataFrame.from_dict(dict(metrics), orient="index").astype(float)
+    rows = {role: flat_row(row, intervals=intervals) for role, row in metrics.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").astype(float)
 
 
-def score_prompts(logits: Tensor, teacher: Tensor, batch: PairBatch) -> dict[str, Tensor]:
-    """Measure a batch of outputs.
+def flat_row(row: Mapping[str, Any], *, intervals: bool = False) -> dict[str, float | int | None]:
+    """A role's metrics without what lies inside them: differences, and intervals unless they are asked for.
 
     Args:
-        logits: The circuit's, at the asked positions `[asked d_vocab]`.
-        teacher: The full model's.
-        batch: The prompts.
+        row: A role's metrics.
+        intervals: Whether to add `METRIC_low` and `METRIC_high`, None where there is no interval.
 
-    Returns:
-        One value a prompt for each metric: `kl` or `mse`, `accuracy`, `exact_match`, and `logit_diff` where
-        the task has wrong answers.
+    Examples:
+        >>> flat_row({"kl": 0.25, "intervals": {"kl": [0.125, 0.5]}}, intervals=True)
+        {'kl': 0.25, 'kl_low': 0.125, 'kl_high': 0.5}
     """
-    prompt, n = batch.clean.predict_prompt, batch.clean.input_ids.shape[0]
-
-    def everywhere(right: Tensor) -> Tensor:
-        return per_prompt_mean(right.double(), prompt, n) == 1
-
-    if batch.answer_values is not None:
-        error = (logits - teacher)[:, 0].double()
-        return {
-            "mse": per_prompt_mean(error.pow(2), prompt, n),
-            "accuracy": everywhere((logits[:, 0] - batch.answer_values).abs() <= NEAR),
-            "exact_match": everywhere(error.abs() <= NEAR),
-        }
-    scores = {
-        "kl": per_prompt_mean(kl_divergence(logits, teacher).double(), prompt, n),
-        "exact_match": everywhere(logits.argmax(-1) == teacher.argmax(-1)),
-    }
-    if batch.correct_ids is not None and batch.wrong_ids is not None:
-        first = log_softmax(logits[first_asked(batch)])
-        scores["accuracy"] = _set_log_probability(first, batch.correct_ids) > _set_log_probability(
-            first, batch.wrong_ids
-        )
-        scores["logit_diff"] = logit_difference(logits, batch).double()
-    elif batch.answer_ids is not None:
-        scores["accuracy"] = everywhere(logits.argmax(-1) == batch.answer_ids)
-    return scores
-
-
-def _set_log_probability(log_probabilities: Tensor, ids: Tensor) -> Tensor:
-    chosen = log_probabilities.gather(-1, ids.clamp(min=0)).masked_fill(ids < 0, -torch.inf)
-    return chosen.logsumexp(-1)
+    found = {name: value for name, value in row.items() if not isinstance(value, Mapping)}
+    for name, bounds in row.get("intervals", {}).items() if intervals else ():
+        found[f"{name}_low"], found[f"{name}_high"] = bounds or (None, None)
+    return found
 
 
 def evaluate(
@@ -144,39 +119,78 @@ def evaluate(
         raw_edges: Flat indices of the edges kept before dangling ones were dropped, to be measured as role `raw`.
 
     Returns:
-        Metrics by role, and a row a prompt.
+        Metrics by role, and a row per prompt. A role has `n` (prompts), `n_edges` (kept, dangling ones not counted; of
+        `random` the mean, with `n_edges_min`, `n_edges_max` and the mean shortfall `n_missing`), `n_undefined` (prompts
+        with NaN or infinite logits, left out of every mean), the means of `pruning.scores`, with `n_METRIC` where fewer
+        prompts have it than `n`, `intervals` (`METRIC: [low, high]`, 95 %, a bootstrap over prompts; None of fewer than
+        two), and, but for the circuit, `difference` (`METRIC: {mean, low, high}`, the circuit minus that role, paired
+        by prompt).
 
     Raises:
-        GraphMismatchError: The circuit is of another universe.
+        GraphMismatchError: The circuit is of another universe, or not of the model's edited graph.
         ConfigurationError: No prompts.
+
+    Warns:
+        UndefinedWarning: Prompts were left out because of NaN or infinite logits.
     """
     if not len(pairs):
         raise ConfigurationError("there is nothing to evaluate on: the split has no prompts")
     require_universe(compiled, circuit)
-    masks: dict[str, np.ndarray] = {
-        "circuit": circuit.mask,
-        "empty": np.zeros_like(circuit.mask),
-        "complement": ~circuit.mask,
-    }
-    if raw_edges is not None:
-        masks["raw"] = np.zeros_like(circuit.mask)
-        masks["raw"][raw_edges] = True
-    for index in range(n_random):
-        masks[f"random {index}"] = random_circuit(circuit, seed=seed + index).mask
-    measured = _measure(
+    require_edits(compiled, circuit)
+    ablation = ablation or circuit.ablation
+    masks = _masks(compiled, circuit, raw_edges)
+    randoms = [random_circuit(circuit, seed=seed + index, gate_map=compiled.gate_map) for index in range(n_random)]
+    measured = measure_prompts(
         compiled,
-        masks,
+        {**masks, **{f"random {index}": one.mask for index, one in enumerate(randoms)}},
         pairs,
-        ablation=ablation or circuit.ablation,
+        ablation=ablation,
         ablation_data=ablation_data,
         batch_size=batch_size,
     )
-    columns = measured.columns
-    metrics = {role: _summary(columns[role], columns["full"]) for role in columns if not role.startswith("random")}
+    columns = {role: measured.columns[role] for role in ("full", *masks)}
+    metrics = {role: summary(scores, columns["full"]) for role, scores in columns.items()}
+    for role, mask in masks.items():
+        metrics[role]["n_edges"] = _n_edges(compiled, mask, ablation)
+    metrics["full"]["n_edges"] = compiled.universe.n_edges
     if n_random:
-        randoms = [_summary(columns[f"random {i}"], columns["full"]) for i in range(n_random)]
-        metrics["random"] = _mean_and_spread(randoms)
+        found, columns["random"] = summary_of_random(
+            [measured.columns[f"random {index}"] for index in range(n_random)], columns["full"]
+        )
+        metrics["random"] = {**found, **_sizes_of(compiled, randoms, ablation)}
+    for role, scores in columns.items():
+        if role != "circuit":
+            metrics[role]["difference"] = difference_to(columns["circuit"], scores)
+    warn_of_undefined(metrics, columns, pairs.texts)
     return Evaluation(metrics=metrics, examples=_examples(measured, pairs, compiled))
+
+
+def _masks(compiled: CompiledModel, circuit: Circuit, raw_edges: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The edges that each role keeps, as the graph was edited; without the full model and random circuits."""
+    gate_map = compiled.gate_map
+    masks = {"circuit": circuit.mask, "empty": np.zeros_like(circuit.mask), "complement": ~circuit.mask}
+    if gate_map.n_removed:
+        masks["edited"] = np.ones_like(circuit.mask)
+    if raw_edges is not None:
+        masks["raw"] = np.zeros_like(circuit.mask)
+        masks["raw"][raw_edges] = True
+    return {role: gate_map.settled(mask) for role, mask in masks.items()}
+
+
+def _n_edges(compiled: CompiledModel, mask: np.ndarray, ablation: str) -> int:
+    """How many edges a set keeps when it is run, dangling ones not counted."""
+    return int(effective_edges(compiled.universe, compiled.gate_map.settled(mask), ablation).sum())
+
+
+def _sizes_of(compiled: CompiledModel, randoms: list[Circuit], ablation: str) -> dict[str, float | int]:
+    sizes = [_n_edges(compiled, one.mask, ablation) for one in randoms]
+    missing = [one.provenance.get("missing", 0) for one in randoms]
+    return {
+        "n_edges": float(np.mean(sizes)),
+        "n_edges_min": min(sizes),
+        "n_edges_max": max(sizes),
+        "n_missing": float(np.mean(missing)),
+    }
 
 
 def require_universe(compiled: CompiledModel, circuit: Circuit, name: str = "the circuit's universe") -> None:
@@ -198,6 +212,40 @@ def require_universe(compiled: CompiledModel, circuit: Circuit, name: str = "the
         )
 
 
+def require_edits(compiled: CompiledModel, circuit: Circuit, name: str = "the circuit") -> None:
+    """Refuse a circuit that the model's edited graph cannot be.
+
+    Args:
+        compiled: The model.
+        circuit: The circuit, of the model's universe.
+        name: What the message calls it.
+
+    Raises:
+        GraphMismatchError: It keeps edges that were removed from the graph, or cuts frozen ones that would not dangle.
+    """
+    settled = compiled.gate_map.settled(circuit.mask)
+    if settled is circuit.mask or np.array_equal(settled, circuit.mask):
+        return
+    removed = np.flatnonzero(circuit.mask & ~settled)
+    if len(removed):
+        raise GraphMismatchError(
+            f"{name} keeps {len(removed)} edges that were removed from the model's graph "
+            f"({_first_names(circuit, removed)}); measure it with the model that it was found with, or cut them first, "
+            "with circuit.without(...)"
+        )
+    frozen = np.flatnonzero(effective_edges(compiled.universe, settled, circuit.ablation) & ~circuit.mask)
+    if len(frozen):
+        raise GraphMismatchError(
+            f"{name} cuts {len(frozen)} edges that the model's graph keeps frozen ({_first_names(circuit, frozen)}); "
+            "measure it with the model that it was found with, or measure its mask, which is run with them"
+        )
+
+
+def _first_names(circuit: Circuit, edges: np.ndarray) -> str:
+    names = [circuit.universe.edge_name(int(edge)) for edge in edges[:3]]
+    return ", ".join(names) + (" …" if len(edges) > 3 else "")
+
+
 def evaluate_masks(
     compiled: CompiledModel,
     masks: Mapping[str, Circuit | np.ndarray],
@@ -207,24 +255,28 @@ def evaluate_masks(
     ablation_data: EncodedPairs | None = None,
     batch_size: int = 16,
     tick: Callable[[int, int], None] | None = None,
-) -> dict[str, dict[str, float | int | None]]:
+    intervals: bool = True,
+) -> dict[str, dict[str, Any]]:
     """Measure many circuits, or sets of kept edges, on the same prompts; what never changes is run once for all.
 
     Args:
         compiled: The model.
         masks: By name, a circuit, or one boolean an edge of the universe, true where kept `[edge]`; the name `full`
-            is taken. Circuits have lost their dangling edges; a mask is run as it is.
+            is taken. Circuits have lost their dangling edges; a mask is run as it is, but for edges that were removed
+            from the model's graph, which are never kept, and frozen ones, which always are.
         pairs: The prompts, at least one.
         ablation: What cut edges carry; by default what the circuits were found with.
         ablation_data: The prompts that means are taken over; `pairs` by default.
         batch_size: Prompts a batch; halved when memory runs out.
         tick: Called with the number of prompts done and of all, after every batch.
+        intervals: Whether to bootstrap.
 
     Returns:
-        Metrics by name, those of the full model as `full`; `metrics_table` makes them a table.
+        Metrics by name as of `evaluate`, without differences; those of the full model as `full`. `metrics_table` makes
+        them a table.
 
     Raises:
-        GraphMismatchError: A circuit is of another universe.
+        GraphMismatchError: A circuit is of another universe, or not of the model's edited graph.
         ConfigurationError: No prompts, a mask that is not one boolean an edge, the name `full`, or no ablation where
             the circuits have none in common.
 
@@ -241,16 +293,23 @@ def evaluate_masks(
     """
     if not len(pairs):
         raise ConfigurationError("there is nothing to evaluate on: the split has no prompts")
-    columns = _measure(
+    kept = {name: _mask_of(compiled, name, one) for name, one in masks.items()}
+    ablation = ablation or _common_ablation(masks)
+    columns = measure_prompts(
         compiled,
-        {name: _mask_of(compiled, name, one) for name, one in masks.items()},
+        kept,
         pairs,
-        ablation=ablation or _common_ablation(masks),
+        ablation=ablation,
         ablation_data=ablation_data,
         batch_size=batch_size,
         tick=tick,
     ).columns
-    return {name: _summary(scores, columns["full"]) for name, scores in columns.items()}
+    found = {name: summary(scores, columns["full"], intervals=intervals) for name, scores in columns.items()}
+    for name, mask in kept.items():
+        found[name]["n_edges"] = _n_edges(compiled, mask, ablation)
+    found["full"]["n_edges"] = compiled.universe.n_edges
+    warn_of_undefined(found, columns, pairs.texts)
+    return found
 
 
 def _mask_of(compiled: CompiledModel, name: str, one: Circuit | np.ndarray) -> np.ndarray:
@@ -259,6 +318,7 @@ def _mask_of(compiled: CompiledModel, name: str, one: Circuit | np.ndarray) -> n
         raise ConfigurationError("the name 'full' is that of the whole model, which is measured in any case")
     if isinstance(one, Circuit):
         require_universe(compiled, one, f"the universe of {name!r}")
+        require_edits(compiled, one, repr(name))
         return one.mask
     n_edges = compiled.universe.n_edges
     if one.dtype != np.bool_ or one.shape != (n_edges,):
@@ -278,137 +338,17 @@ def _common_ablation(masks: Mapping[str, Circuit | np.ndarray]) -> str:
     return found.pop()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Measured:
-    """Prompts by what sets of kept edges, and the full model, say of them.
-
-    Attributes:
-        columns: One value a prompt, by set and metric, in the order of the prompts.
-        scores: The same as it was collected, with the most probable tokens.
-        places: Where each prompt is in what was collected.
-    """
-
-    columns: dict[str, dict[str, np.ndarray]]
-    scores: dict[str, _Collected]
-    places: np.ndarray
-
-
-def _measure(
-    compiled: CompiledModel,
-    masks: Mapping[str, np.ndarray],
-    pairs: EncodedPairs,
-    *,
-    ablation: str,
-    ablation_data: EncodedPairs | None,
-    batch_size: int,
-    tick: Callable[[int, int], None] | None = None,
-) -> _Measured:
-    runs = FrozenRuns(
-        compiled, pairs, ablation=ablation, budget_bytes=0, batch_size=batch_size, ablation_data=ablation_data
-    )
-    scores = {role: _Collected() for role in ("full", *masks)}
-    order: list[np.ndarray] = []
-    portions = Portions(compiled, batch_size)
-
-    def measured(prompts: np.ndarray) -> dict[str, _Scored]:
-        frozen = runs.batch(prompts)
-        found = {"full": _Scored.of(frozen.teacher_logits, frozen)}
-        for role, mask in masks.items():
-            gates = torch.from_numpy(mask).float()
-            ran = compiled.masked(gates, frozen.pairs.clean, frozen.values, ablation=ablation)
-            found[role] = _Scored.of(ran.logits, frozen)
-        return found
-
-    with torch.no_grad():
-        for chunk in batches_by_length(runs.by_length, batch_size):
-            order.append(chunk)
-            for found in portions.run(measured, chunk):
-                for role, scored in found.items():
-                    scores[role].add(scored)
-            if tick is not None:
-                tick(sum(map(len, order)), len(pairs))
-    places = np.argsort(np.concatenate(order))
-    columns = {role: collected.columns(places) for role, collected in scores.items()}
-    return _Measured(columns=columns, scores=scores, places=places)
-
-
-def batches_by_length(by_length: Mapping[int, np.ndarray], batch_size: int) -> list[np.ndarray]:
-    """All prompts once, in batches of one length each."""
-    return [
-        members[start : start + batch_size]
-        for members in by_length.values()
-        for start in range(0, len(members), batch_size)
-    ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Scored:
-    """One value a prompt by metric, and the most probable first token (or the number) of each; on the host."""
-
-    values: dict[str, Tensor]
-    top: Tensor
-
-    @staticmethod
-    def of(logits: Tensor, frozen: FrozenBatch) -> _Scored:
-        scores = score_prompts(logits, frozen.teacher_logits, frozen.pairs)
-        first = logits[first_asked(frozen.pairs)]
-        return _Scored(
-            values={name: values.double().cpu() for name, values in scores.items()},
-            top=(first.argmax(-1) if first.shape[-1] > 1 else first[:, 0]).cpu(),
-        )
-
-
-class _Collected:
-    """Scores of one role, batch after batch."""
-
-    def __init__(self) -> None:
-        self._parts: dict[str, list[Tensor]] = {}
-        self.top: list[Tensor] = []
-
-    def add(self, scored: _Scored) -> None:
-        for name, values in scored.values.items():
-            self._parts.setdefault(name, []).append(values)
-        self.top.append(scored.top)
-
-    def columns(self, places: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: torch.cat(parts).numpy()[places] for name, parts in self._parts.items()}
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
-def _summary(columns: Mapping[str, np.ndarray], full: Mapping[str, np.ndarray]) -> dict[str, float | int | None]:
-    found: dict[str, float | int | None] = {"n": len(columns["exact_match"])}
-    found.update({name: _mean(values) for name, values in columns.items()})
-    if "accuracy" in full:
-        right = full["accuracy"] == 1
-        found["n_full_right"] = int(right.sum())
-        found["agreement_full_right"] = _mean(columns["exact_match"][right])
-        found["agreement_full_wrong"] = _mean(columns["exact_match"][~right])
-    return found
-
-
-def _mean_and_spread(randoms: Sequence[Mapping[str, Any]]) -> dict[str, float | int | None]:
-    found: dict[str, float | int | None] = {"n": randoms[0]["n"], "n_circuits": len(randoms)}
-    for name in randoms[0]:
-        if name in ("n", "n_full_right"):
-            continue
-        values = [row[name] for row in randoms if row[name] is not None]
-        found[name] = float(np.mean(values)) if values else None
-        found[f"{name}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return found
-
-
-def _examples(measured: _Measured, pairs: EncodedPairs, compiled: CompiledModel) -> pd.DataFrame:
+def _examples(measured: Measured, pairs: EncodedPairs, compiled: CompiledModel) -> pd.DataFrame:
     columns = measured.columns
 
     def tops(role: str) -> list[object]:
-        values = torch.cat(measured.scores[role].top).numpy()[measured.places]
+        values, missing = measured.tops[role], np.isnan(columns[role]["exact_match"])
         decode = getattr(compiled.tokenizer, "decode", None)
         if values.dtype.kind == "f" or decode is None:
-            return values.tolist()
-        return [decode([int(token)]) for token in values]
+            told = values.tolist()
+        else:
+            told = [decode([int(token)]) for token in values]
+        return [None if gone else one for one, gone in zip(told, missing, strict=True)]
 
     frame: dict[str, object] = {"prompt": list(pairs.texts) if pairs.texts else [""] * len(pairs)}
     frame["corrupted"] = list(pairs.corrupted_texts) if pairs.corrupted_texts else [""] * len(pairs)

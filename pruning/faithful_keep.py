@@ -49,7 +49,7 @@ def keep_faithful(
         for place, edges in enumerate(kept):
             masks[str(place)] = np.zeros(compiled.universe.n_edges, dtype=bool)
             masks[str(place)][edges] = True
-        found = evaluate_masks(compiled, masks, pairs, ablation=ablation, batch_size=at_once)
+        found = evaluate_masks(compiled, masks, pairs, ablation=ablation, batch_size=at_once, intervals=False)
         return [float(found[place][metric] or 0.0) for place in masks]
 
     edges, scores = discretize(gates, keep=fewest_enough(gates, losses_of, tolerance=tolerance))

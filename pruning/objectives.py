@@ -6,6 +6,7 @@ Every objective averages over a prompt's asked positions, then over prompts.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from circuitgraph.batch import PairBatch
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.transfer import to_device, to_host
 from pruning.top_teacher import Teacher, TopTeacher, whole_vocabulary
+
+if TYPE_CHECKING:
+    from pruning.encoding import EncodedPairs
 
 
 def per_prompt_mean(values: Float[Tensor, " asked"], prompt: Int[Tensor, " asked"], n: int) -> Float[Tensor, " batch"]:
@@ -45,35 +49,94 @@ def log_softmax(logits: Float[Tensor, "asked d_vocab"]) -> Float[Tensor, "asked 
 
 
 def kl_divergence(
-    logits: Float[Tensor, "asked d_vocab"], teacher: Float[Tensor, "asked d_vocab"]
+    logits: Float[Tensor, "asked d_vocab"],
+    teacher: Float[Tensor, "asked d_vocab"],
+    *,
+    accumulate: torch.dtype | None = None,
 ) -> Float[Tensor, " asked"]:
     """KL(teacher ‖ circuit) in nats over the full vocabulary.
 
     Args:
         logits: The circuit's logits.
         teacher: The full model's logits.
+        accumulate: The number format that the vocabulary is added up in; by default that of the log-probabilities.
     """
     expected = log_softmax(teacher)
-    return (expected.exp() * (expected - log_softmax(logits))).sum(-1)
+    return (expected.exp() * (expected - log_softmax(logits))).sum(-1, dtype=accumulate)
 
 
 def set_logit(logits: Float[Tensor, "batch d_vocab"], ids: Int[Tensor, "batch choice"]) -> Float[Tensor, " batch"]:
-    """Mean logit over each prompt's set of tokens (-1 is padding)."""
+    """Mean logit over each prompt's set of tokens (-1 is padding); NaN where a set is empty."""
     real = ids >= 0
-    chosen = logits.gather(-1, ids.clamp(min=0)) * real
-    return chosen.sum(-1) / real.sum(-1).clamp(min=1)
+    chosen = logits.gather(-1, ids.clamp(min=0)).masked_fill(~real, 0.0)
+    return chosen.sum(-1) / real.sum(-1)
+
+
+def right_tokens(batch: PairBatch) -> Int[Tensor, "batch right"] | None:
+    """Right tokens at each prompt's first asked position, padded with -1; None where no answers are known.
+
+    They are those that the prompt lists, or the answer's own first token where it lists none.
+    """
+    own = None if batch.answer_ids is None else batch.answer_ids[first_asked(batch)][:, None]
+    if batch.correct_ids is None or own is None:
+        return own if batch.correct_ids is None else batch.correct_ids
+    listed = (batch.correct_ids >= 0).any(-1, keepdim=True)
+    return torch.cat([batch.correct_ids, own.masked_fill(listed, -1)], -1)
 
 
 def logit_difference(logits: Float[Tensor, "asked d_vocab"], batch: PairBatch) -> Float[Tensor, " batch"]:
     """Mean logit of the right tokens minus that of the wrong ones, at each prompt's first asked position.
 
+    Returns:
+        NaN for a prompt that has no wrong answers.
+
     Raises:
-        ConfigurationError: The prompts have no wrong answers.
+        ConfigurationError: No prompt has wrong answers, or no answers are known.
     """
-    if batch.correct_ids is None or batch.wrong_ids is None:
+    right = right_tokens(batch)
+    if right is None or batch.wrong_ids is None:
         raise ConfigurationError("a logit difference needs wrong answers, which these prompts do not have")
     first = logits[first_asked(batch)].float()
-    return set_logit(first, batch.correct_ids) - set_logit(first, batch.wrong_ids)
+    return set_logit(first, right) - set_logit(first, batch.wrong_ids)
+
+
+def check_objective(objective: str, pairs: EncodedPairs, what: str = "the training data") -> None:
+    """Refuse prompts that an objective cannot compare, before any work.
+
+    Args:
+        objective: Its name.
+        pairs: The prompts to train on.
+        what: What the message calls them.
+
+    Raises:
+        ConfigurationError: Answers are numbers where tokens are compared, or the other way round, or `logit-diff` is
+            asked for and prompts have no wrong answers.
+        UnknownNameError: No such objective.
+    """
+    objective_named(objective)
+    numeric = pairs.answer_values is not None
+    if numeric != (objective in ("mse", "position-kl")):
+        fit = "mse or position-kl" if numeric else "kl, kl-top1, logit-diff or cross-entropy"
+        raise ConfigurationError(
+            f"objective {objective!r} does not fit {what}, whose answers are {'numbers' if numeric else 'tokens'}; "
+            f"use {fit}"
+        )
+    if objective != "logit-diff":
+        return
+    sets = pairs.wrong_ids or [()] * len(pairs)
+    without = [index for index, ids in enumerate(sets) if not len(ids)]
+    if len(without) == len(pairs):
+        raise ConfigurationError(
+            f"objective 'logit-diff' needs wrong answers, which {what} does not have; use kl, or give each line a "
+            "'wrong_answer'"
+        )
+    if without:
+        first = ", ".join(f"{i} ({pairs.texts[i]!r})" if pairs.texts else str(i) for i in without[:3])
+        raise ConfigurationError(
+            f"objective 'logit-diff' needs wrong answers, and {len(without)} of {len(pairs)} prompts of {what} have "
+            f"none: prompts {first}{' …' if len(without) > 3 else ''} (counted from 0). Give each line a "
+            "'wrong_answer', leave these lines out, or use kl"
+        )
 
 
 Objective = Callable[[Tensor, Teacher, PairBatch], Tensor]

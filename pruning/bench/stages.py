@@ -32,11 +32,11 @@ from pruning.bench.settings import SPARSITIES, STAGES, BenchSettings
 from pruning.bench.trained import TrainedGates, read_trained, why_none
 from pruning.budget import expected_gate
 from pruning.discretize import discretize, edges_to_keep
-from pruning.evaluation import score_prompts
 from pruning.frozen_runs import FrozenRuns
 from pruning.gates import EPSILON, Gates
 from pruning.lanes import lanes_for
 from pruning.recipes import Recipe
+from pruning.scores import score_prompts
 from pruning.train import Trainer
 
 START, MIDDLE_SPREAD = 10.0, 2.0

@@ -11,7 +11,7 @@ import pandas as pd
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError
-from pruning.evaluation import evaluate_masks
+from pruning.evaluation import evaluate_masks, flat_row
 from pruning.regimes.derived import (
     CONSENSUS,
     Member,
@@ -26,6 +26,7 @@ from pruning.tasks import TaskData
 Tick = Callable[[str, int, int], None]
 _FIRST = ["role", "of", "seed", "draw", "regime", "split", "n_edges", "n_raw", "n_universe", "n"]
 _LAST = ["digest"]
+_COUNTS = ("n_full_right", "n_undefined")
 
 
 def evaluate_regimes(
@@ -67,9 +68,10 @@ def evaluate_regimes(
         - `seed` (str): the seed, or `consensus`; empty for `full` and `empty`;
         - `draw` (Int64): of a random circuit; else missing;
         - `regime`, `split` (str), `n` (int64): on which prompts, and how many;
-        - `n_edges`, `n_raw`, `n_universe` (int64): edges, before dangling ones were dropped, and in all;
+        - `n_edges`, `n_raw`, `n_universe` (int64): edges, before dangling ones were dropped, and in all; of an edited
+          graph as it was run, with frozen edges and without removed ones;
         - metrics (float64), as in `pruning.evaluate`: `kl` or `mse`, `accuracy`, `logit_diff`, `exact_match` and so
-          on;
+          on, and the bounds of each, `kl_low`, `kl_high`, … (95 %, over prompts);
         - `digest` (str): of the circuit; empty for `full` and `empty`.
 
     Raises:
@@ -97,9 +99,10 @@ def evaluate_regimes(
         n_edges = compiled.universe.n_edges
         for role, size in (("full", n_edges), ("empty", 0)):
             about = {"role": role, "of": "", "seed": "", "n_edges": size, "n_raw": size, "digest": ""}
-            rows.append({**about, "regime": regime, "split": split, **found[role]})
+            rows.append({**about, "regime": regime, "split": split, **flat_row(found[role], intervals=True)})
         for place, member in enumerate(members):
-            rows.append({**_about(member), "regime": regime, "split": split, **found[f"member {place}"]})
+            row = flat_row(found[f"member {place}"], intervals=True)
+            rows.append({**_about(member), "regime": regime, "split": split, **row})
     return _table(rows, compiled.universe.n_edges)
 
 
@@ -153,5 +156,5 @@ def _table(rows: list[dict[str, object]], n_universe: int) -> pd.DataFrame:
         table["draw"] = None
     table["n_universe"] = n_universe
     metrics = [name for name in table.columns if name not in (*_FIRST, *_LAST)]
-    numbers = dict.fromkeys((name for name in metrics if name != "n_full_right"), "float64")
+    numbers = dict.fromkeys((name for name in metrics if name not in _COUNTS), "float64")
     return table.reindex(columns=[*_FIRST, *metrics, *_LAST]).astype({"draw": "Int64", **numbers})

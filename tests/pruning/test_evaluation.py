@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from math import e, log
 
@@ -13,10 +14,13 @@ from torch import Tensor
 from circuitgraph.batch import PairBatch, TokenBatch
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel, compile_model
-from circuitgraph.errors import ConfigurationError, GraphMismatchError
+from circuitgraph.errors import ConfigurationError, GraphMismatchError, UndefinedWarning
 from circuitgraph.models import load_model
+from pruning.baselines import random_circuit
 from pruning.encoding import EncodedPairs
-from pruning.evaluation import evaluate, evaluate_masks, score_prompts
+from pruning.evaluation import evaluate, evaluate_masks, flat_row, metrics_table
+from pruning.intervals import intervals_of
+from pruning.scores import score_prompts
 from pruning.tasks import load_task
 from tests.pruning.small_prompts import GlobalRandomState, random_prompts
 
@@ -37,6 +41,11 @@ def circuit_of(compiled: CompiledModel, share: float, *, seed: int = 0, ablation
 def hugging_face(compiled: CompiledModel, ids: np.ndarray) -> Tensor:
     with torch.no_grad():
         return compiled.model(torch.from_numpy(ids)[None]).logits[0]
+
+
+def figures(row: dict) -> dict[str, float | int | None]:
+    """Means alone: without sizes, intervals and differences."""
+    return {name: value for name, value in flat_row(row).items() if not name.startswith("n_edges")}
 
 
 def plain_kl(teacher: Tensor, other: Tensor) -> float:
@@ -93,6 +102,68 @@ def test_accuracy_by_sets_adds_their_probabilities_up() -> None:
     assert scores["logit_diff"].tolist() == pytest.approx([log(2 / 3), log(1.9), log(2.1)], abs=1e-6)
 
 
+def test_each_prompt_is_measured_by_the_answers_that_it_has() -> None:
+    """Of three prompts the second has no wrong answer: the whole vocabulary is what its right one is chosen among."""
+    pairs = batch(
+        [0, 1, 2],
+        answer_ids=torch.tensor([0, 0, 0]),
+        correct_ids=torch.tensor([[0], [0], [0]]),
+        wrong_ids=torch.tensor([[1], [-1], [1]]),
+    )
+    logits = torch.tensor([[2.0, 1.0, 5.0], [2.0, 1.0, 5.0], [0.5, 1.0, 0.0]])
+    scores = score_prompts(logits, logits, pairs)
+    # 2 > 1; token 2 is the most probable, not 0; 0.5 < 1.
+    assert scores["accuracy"].tolist() == [1, 0, 0]
+    assert scores["logit_diff"].tolist() == pytest.approx([1.0, math.nan, -0.5], nan_ok=True)
+    none = replace(pairs, wrong_ids=torch.full((3, 1), -1))
+    assert score_prompts(logits, logits, none)["accuracy"].tolist() == [0, 0, 0]
+    assert score_prompts(logits, logits, none)["logit_diff"].isnan().all()
+
+
+def test_any_of_several_right_answers_counts_without_a_wrong_one() -> None:
+    # Asked at two, one and one positions; the top tokens are 0 1 | 2 | 1.
+    right = torch.tensor([[0, -1], [1, 2], [0, 2]])
+    pairs = batch(PROMPT, answer_ids=torch.tensor([0, 1, 1, 0]), correct_ids=right)
+    assert score_prompts(LOGITS, TEACHER, pairs)["accuracy"].tolist() == [1, 1, 0]
+    # The first prompt: of the answer itself every token has to be right, of another one the first is known alone.
+    pairs = batch(PROMPT, answer_ids=torch.tensor([0, 2, 1, 0]), correct_ids=right)
+    assert score_prompts(LOGITS, TEACHER, pairs)["accuracy"].tolist() == [0, 1, 0]
+    pairs = batch(PROMPT, answer_ids=torch.tensor([2, 2, 1, 0]), correct_ids=torch.tensor([[2, 0], [1, 2], [0, 2]]))
+    assert score_prompts(LOGITS, TEACHER, pairs)["accuracy"].tolist() == [1, 1, 0]
+    # Lists in memory may leave the answer out, or be empty; the answer is right all the same.
+    pairs = batch(PROMPT, answer_ids=torch.tensor([0, 1, 2, 1]), correct_ids=torch.tensor([[-1], [0], [-1]]))
+    assert score_prompts(LOGITS, TEACHER, pairs)["accuracy"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("whose", ["circuit", "full"])
+def test_outputs_that_are_no_numbers_agree_with_nothing(bad: float, whose: str) -> None:
+    broken = LOGITS.clone()
+    broken[1, 2] = bad  # the first prompt's second position
+    logits, teacher = (broken, LOGITS) if whose == "circuit" else (LOGITS, broken)
+    answers = {"answer_ids": torch.tensor([0, 1, 2, 1]), "wrong_ids": torch.tensor([[1], [0], [0]])}
+    for name, values in score_prompts(logits, teacher, batch(PROMPT, **answers)).items():
+        assert values.isnan().tolist() == [True, False, False], name
+    numbers = batch([0, 1], answer_values=torch.tensor([0.5, 0.5]))
+    said = torch.tensor([[bad], [0.5]]), torch.tensor([[0.5], [0.5]])
+    found = score_prompts(*(said if whose == "circuit" else said[::-1]), numbers)
+    assert {name: values.isnan().tolist() for name, values in found.items()} == {
+        name: [True, False] for name in ("mse", "accuracy", "exact_match")
+    }
+
+
+def test_a_kl_is_never_below_zero() -> None:
+    """Rounding alone took it to −1e-7 here: 2,000 prompts whose outputs are the same but for the last bits."""
+    teacher = torch.randn(2000, 300, generator=torch.Generator().manual_seed(0)) * 3
+    logits = teacher + 1e-6 * torch.randn(2000, 300, generator=torch.Generator().manual_seed(1))
+    scores = score_prompts(logits, teacher, batch(list(range(2000))))
+    exact = (teacher.double().softmax(-1) * (teacher.double().log_softmax(-1) - logits.double().log_softmax(-1))).sum(
+        -1
+    )
+    assert float(scores["kl"].min()) >= 0
+    assert float((scores["kl"] - exact).abs().max()) < 2e-6
+
+
 def test_kl_is_a_mean_over_a_prompts_tokens() -> None:
     teacher = torch.tensor([[0.5, 0.5], [0.25, 0.75], [0.5, 0.5]], dtype=torch.float64).log() + 2
     circuit = torch.tensor([[0.25, 0.75], [0.25, 0.75], [1 / e, 1 - 1 / e]], dtype=torch.float64).log()
@@ -121,7 +192,7 @@ def test_the_full_model_and_a_circuit_of_everything(compiled: CompiledModel) -> 
     assert found["full"]["kl"] == 0 and found["full"]["exact_match"] == 1
     assert abs(found["circuit"]["kl"]) < 1e-5 and found["circuit"]["exact_match"] == 1
     assert found["circuit"]["logit_diff"] == pytest.approx(found["full"]["logit_diff"], abs=1e-4)
-    assert found["complement"] == found["empty"]
+    assert figures(found["complement"]) == figures(found["empty"])
     assert set(found) == {"circuit", "full", "empty", "complement"}
     assert all(row["n"] == 8 for row in found.values())
 
@@ -200,7 +271,7 @@ def test_the_complement_keeps_what_the_circuit_cuts(compiled: CompiledModel, abl
     circuit = circuit_of(compiled, 0.6, ablation=ablation)
     ours = evaluate(compiled, circuit, pairs, n_random=0).metrics["complement"]
     alone = evaluate(compiled, circuit.complement(), pairs, n_random=0).metrics["circuit"]
-    assert ours == pytest.approx(alone, abs=1e-5)
+    assert figures(ours) == pytest.approx(figures(alone), abs=1e-5)
     assert ours["kl"] > 1e-3
 
 
@@ -227,7 +298,7 @@ def test_the_table_has_every_metric_of_every_role_as_a_number(compiled: Compiled
     found = evaluate(compiled, circuit_of(compiled, 0.5), random_prompts(lengths=LENGTHS), n_random=1)
     table = found.table
     assert list(table.index) == list(found.metrics)
-    assert set(table.columns) == {name for row in found.metrics.values() for name in row}
+    assert set(table.columns) == {name for row in found.metrics.values() for name in flat_row(row)}
     assert (table.dtypes == np.float64).all()
     for role, row in found.metrics.items():
         for name in table.columns:
@@ -241,7 +312,7 @@ def test_batches_do_not_matter(compiled: CompiledModel) -> None:
     one, all_ = (evaluate(compiled, circuit, pairs, n_random=1, batch_size=size) for size in (1, 64))
     assert one.examples["kl"].tolist() == pytest.approx(all_.examples["kl"].tolist(), abs=1e-5)
     for role, row in one.metrics.items():
-        assert row == pytest.approx(all_.metrics[role], abs=1e-5)
+        assert figures(row) == pytest.approx(figures(all_.metrics[role]), abs=1e-5)
 
 
 def test_a_circuit_of_another_universe(tiny_gpt2, compiled: CompiledModel) -> None:
@@ -262,9 +333,177 @@ def test_the_edges_before_dropping_on_request(compiled: CompiledModel) -> None:
     circuit = Circuit.from_edges(compiled.universe, raw)
     assert 0 < len(circuit) < len(raw)
     found = evaluate(compiled, circuit, pairs, n_random=0, raw_edges=raw).metrics
-    assert found["raw"] == pytest.approx(found["circuit"], abs=1e-5)
+    assert figures(found["raw"]) == pytest.approx(figures(found["circuit"]), abs=1e-5)
     wrong = evaluate(compiled, circuit, pairs, n_random=0, raw_edges=raw[:5]).metrics
     assert wrong["raw"]["kl"] != pytest.approx(found["circuit"]["kl"], abs=1e-3)
+
+
+# ---------------------------------------------------------------- prompts of both kinds
+
+
+def test_prompts_without_wrong_answers_among_others(compiled: CompiledModel) -> None:
+    """Each role's means against plain runs: three prompts of eight have a wrong answer."""
+    pairs = random_prompts(lengths=LENGTHS, wrong=True)
+    has_wrong = np.array([True, False, False, True, False, False, True, False])
+    wrong = tuple(ids if given else ids[:0] for ids, given in zip(pairs.wrong_ids, has_wrong, strict=True))
+    answers = tuple(ids[:1] for ids in pairs.correct_ids)
+    # Two of those without a wrong answer are right of themselves, one of them by its second right answer.
+    tops = [hugging_face(compiled, ids)[-1].argmax()[None].numpy() for ids in pairs.clean_ids]
+    correct = list(pairs.correct_ids)
+    answers = (*answers[:1], tops[1], *answers[2:])
+    correct[1], correct[2] = tops[1], np.append(answers[2], tops[2])
+    pairs = replace(pairs, answer_ids=answers, correct_ids=tuple(correct), wrong_ids=wrong)
+    found = evaluate(compiled, circuit_of(compiled, 0.5), pairs, n_random=1)
+    for role, sides in {"full": pairs.clean_ids, "empty": pairs.corrupted_ids}.items():
+        right, differences = [], []
+        for i, ids in enumerate(sides):
+            logits = hugging_face(compiled, ids)[-1].double()
+            if has_wrong[i]:
+                right.append(logits.exp()[correct[i]].sum() > logits.exp()[wrong[i]].sum())
+                differences.append(logits[correct[i]].mean() - logits[wrong[i]].mean())
+            else:
+                right.append(int(logits.argmax()) in correct[i])
+        row = found.metrics[role]
+        assert row["accuracy"] == pytest.approx(np.mean(right))
+        assert row["logit_diff"] == pytest.approx(float(np.mean(differences)), abs=1e-5)
+        assert row["n_logit_diff"] == 3 and "n_accuracy" not in row and row["n_undefined"] == 0
+    assert found.metrics["full"]["accuracy"] >= 2 / 8
+    assert all(found.metrics[role]["n_logit_diff"] == 3 for role in ("circuit", "complement", "random"))
+    for name in ("logit_diff", "full_logit_diff"):
+        assert found.examples[name].notna().tolist() == has_wrong.tolist()
+    assert found.examples["accuracy"].notna().all()
+
+
+# ---------------------------------------------------------------- outputs that are no numbers
+
+
+@pytest.fixture
+def broken(tiny_gpt2) -> CompiledModel:
+    """A model that says NaN of every prompt with token 7, whose embedding is NaN."""
+    model = tiny_gpt2(seed=2)
+    with torch.no_grad():
+        model.transformer.wte.weight[7, 0] = torch.nan
+        model.lm_head.weight = torch.nn.Parameter(model.transformer.wte.weight.nan_to_num().clone())
+    return compile_model(model, verify=False)
+
+
+def test_prompts_of_a_broken_token_are_named_counted_and_left_out(broken: CompiledModel) -> None:
+    pairs = random_prompts(lengths=[3, 3, 3, 3], wrong=True)
+    clean, corrupted = ([np.where(ids == 7, 8, ids) for ids in side] for side in (pairs.clean_ids, pairs.corrupted_ids))
+    clean[1][0] = 7  # the model itself says nothing of prompt 1
+    corrupted[3][0] = 7  # nothing is said of prompt 3 by what carries its counterfactual
+    pairs = replace(pairs, clean_ids=tuple(clean), corrupted_ids=tuple(corrupted))
+    with pytest.warns(UndefinedWarning, match=r"full on 1 of 4 prompts.*Prompts: 1 \('prompt 1'\), 3 \('prompt 3'\)"):
+        found = evaluate(broken, Circuit.from_edges(broken.universe, []), pairs, n_random=1)
+    assert [found.metrics[role]["n_undefined"] for role in ("full", "circuit", "empty", "random")] == [1, 2, 2, 2]
+    whole = evaluate(broken, Circuit.from_edges(broken.universe, []), pairs.subset([0, 2]), n_random=0).metrics
+    assert figures(found.metrics["circuit"])["kl"] == pytest.approx(whole["circuit"]["kl"], abs=1e-5)
+    assert found.metrics["circuit"]["n_accuracy"] == 2
+    shown = found.examples
+    for name in ("kl", "exact_match", "accuracy", "logit_diff", "circuit_top"):
+        assert shown[name].isna().tolist() == [False, True, False, True], name
+    assert shown["full_top"].isna().tolist() == [False, True, False, False]
+
+
+def test_a_model_of_nothing_but_nan_agrees_with_nothing(tiny_gpt2) -> None:
+    model = tiny_gpt2(seed=2)
+    with torch.no_grad():
+        model.transformer.wte.weight.fill_(torch.nan)
+    compiled = compile_model(model, verify=False)
+    with pytest.warns(UndefinedWarning, match="full on 8 of 8 prompts"):
+        found = evaluate(compiled, circuit_of(compiled, 0.5), random_prompts(lengths=LENGTHS), n_random=1)
+    for row in found.metrics.values():
+        assert row["n_undefined"] == 8 and row["exact_match"] is row["kl"] is row["accuracy"] is None
+        assert row["agreement_full_right"] is None and set(row["intervals"].values()) == {None}
+    assert found.examples["circuit_top"].isna().all()
+
+
+# ---------------------------------------------------------------- edited graphs
+
+
+@pytest.mark.parametrize("ablation", ["counterfactual", "zero"])
+def test_roles_keep_what_the_edited_graph_has(compiled: CompiledModel, ablation: str) -> None:
+    """Removed edges are kept nowhere, frozen ones everywhere; each role against a run of gates made by hand."""
+    pairs, universe = random_prompts(lengths=LENGTHS), compiled.universe
+    graph = compiled.graph
+    graph.remove_nodes_from(["m1"])
+    graph.edges["input", "m0"]["frozen"] = graph.edges["m0", "logits"]["frozen"] = True
+    edited = compiled.with_graph(graph)
+    names = [universe.edge_name(edge) for edge in range(universe.n_edges)]
+    removed = np.array(["m1" in name.split("->") for name in names])
+    frozen = np.array([name in ("input->m0", "m0->logits") for name in names])
+    kept = (np.random.default_rng(0).random(universe.n_edges) < 0.5) & ~removed | frozen
+    circuit = Circuit.from_edges(universe, kept, ablation=ablation)
+    found = evaluate(edited, circuit, pairs, n_random=2).metrics
+    masks = {
+        "circuit": circuit.mask,
+        "empty": frozen,
+        "complement": ~circuit.mask & ~removed | frozen,
+        "edited": ~removed,
+    }
+    # The unedited model runs these gates as they are.
+    plain = evaluate_masks(compiled, masks, pairs, ablation=ablation)
+    for role in masks:
+        assert found[role]["kl"] == pytest.approx(plain[role]["kl"], abs=1e-7), role
+    assert found["full"]["kl"] == 0 and found["edited"]["kl"] > 1e-4
+    whole = evaluate_masks(compiled, {"all": ~circuit.mask}, pairs, ablation=ablation)["all"]["kl"]
+    assert abs(whole - found["complement"]["kl"]) > 1e-5, "the case must tell something"
+    assert (found["empty"]["n_edges"], found["full"]["n_edges"]) == (2, universe.n_edges)
+    assert found["circuit"]["n_edges"] == len(circuit)
+    # Any mask is run as the edited graph has it.
+    assert evaluate_masks(edited, {"all": ~circuit.mask}, pairs, ablation=ablation)["all"]["kl"] == pytest.approx(
+        found["complement"]["kl"], abs=1e-7
+    )
+    for seed in range(5):
+        drawn = random_circuit(circuit, seed=seed, gate_map=edited.gate_map).mask
+        assert not (drawn & removed).any()
+
+
+def test_a_circuit_that_the_edited_graph_cannot_be(compiled: CompiledModel) -> None:
+    pairs, universe = random_prompts(lengths=[3, 3]), compiled.universe
+    graph = compiled.graph
+    graph.remove_edge("m0", "logits")
+    with pytest.raises(GraphMismatchError, match=r"keeps 1 edges that were removed .*\(m0->logits\)"):
+        evaluate(compiled.with_graph(graph), Circuit.from_edges(universe, np.arange(universe.n_edges)), pairs)
+    graph = compiled.graph
+    graph.edges["m0", "logits"]["frozen"] = True
+    lacks = Circuit.from_edges(universe, ["input->m0", "m0->m1", "m1->logits"])
+    with pytest.raises(GraphMismatchError, match=r"'one' cuts 1 edges that .* frozen \(m0->logits\)"):
+        evaluate_masks(compiled.with_graph(graph), {"one": lacks}, pairs)
+    dangles = Circuit.from_edges(universe, ["input->logits"])  # a frozen edge that dangles changes nothing
+    assert evaluate(compiled.with_graph(graph), dangles, pairs, n_random=0).metrics["circuit"]["n_edges"] == 1
+
+
+# ---------------------------------------------------------------- intervals
+
+
+def test_differences_to_every_role_are_paired_by_prompt(compiled: CompiledModel) -> None:
+    pairs = random_prompts(lengths=LENGTHS, wrong=True)
+    circuit = circuit_of(compiled, 0.6)
+    found = evaluate(compiled, circuit, pairs, n_random=2)
+    ours = found.examples["kl"].to_numpy()
+    nothing = evaluate(compiled, Circuit.from_edges(compiled.universe, []), pairs, n_random=0).examples["kl"].to_numpy()
+    assert found.metrics["circuit"]["intervals"]["kl"] == pytest.approx(intervals_of({"kl": ours})["kl"], abs=1e-6)
+    apart = found.metrics["empty"]["difference"]["kl"]
+    assert apart["mean"] == pytest.approx((ours - nothing).mean(), abs=1e-6)
+    assert [apart["low"], apart["high"]] == pytest.approx(intervals_of({"kl": ours - nothing})["kl"], abs=1e-6)
+    assert "difference" not in found.metrics["circuit"]
+    assert set(found.metrics["random"]["difference"]) == {"kl", "exact_match", "accuracy", "logit_diff"}
+    for row in found.metrics.values():
+        for name, bounds in row["intervals"].items():
+            if bounds is not None:
+                assert bounds[0] - 1e-9 <= row[name] <= bounds[1] + 1e-9, name
+    # They hang on the prompts alone, not on the seed of the random circuits.
+    other = evaluate(compiled, circuit, pairs, n_random=0, seed=5).metrics["circuit"]["intervals"]
+    assert other == found.metrics["circuit"]["intervals"]
+
+
+def test_a_single_prompt_has_no_interval(compiled: CompiledModel) -> None:
+    found = evaluate(compiled, circuit_of(compiled, 0.6), random_prompts(lengths=[4]), n_random=1).metrics
+    assert found["circuit"]["intervals"]["kl"] is None
+    assert found["empty"]["difference"]["kl"]["low"] is None and found["empty"]["difference"]["kl"]["mean"] is not None
+    table = metrics_table(found, intervals=True)
+    assert np.isnan(table.loc["circuit", "kl_low"]) and (table.dtypes == np.float64).all()
 
 
 # ---------------------------------------------------------------- numeric outputs
@@ -282,8 +521,8 @@ def test_numeric_outputs(xproportion: tuple[CompiledModel, EncodedPairs]) -> Non
     truth = ["tok->m0", "pos->a1.h0<q>", "pos->a1.h0<k>", "m0->a1.h0<v>", "a1.h0->logits"]
     circuit = Circuit.from_edges(compiled.universe, truth, ablation="zero")
     found = evaluate(compiled, circuit, pairs, n_random=2)
-    assert found.metrics["full"] == {
-        "n": len(pairs), "mse": 0, "accuracy": 1, "exact_match": 1,
+    assert figures(found.metrics["full"]) == {
+        "n": len(pairs), "n_undefined": 0, "mse": 0, "accuracy": 1, "exact_match": 1,
         "n_full_right": len(pairs), "agreement_full_right": 1, "agreement_full_wrong": None,
     }  # fmt: skip
     assert found.metrics["circuit"]["mse"] < 1e-10 and found.metrics["circuit"]["exact_match"] == 1
@@ -305,7 +544,7 @@ def test_circuits_are_measured_as_their_masks_are(compiled) -> None:
     found = evaluate_masks(compiled, {"one": one, "other": other, "mask": one.mask}, pairs)
     assert found["one"] == found["mask"] != found["other"]
     assert found["one"]["kl"] == evaluate(compiled, one, pairs, n_random=0).metrics["circuit"]["kl"]
-    assert evaluate_masks(compiled, {"one": one}, pairs, ablation="counterfactual")["one"] != found["one"]
+    assert evaluate_masks(compiled, {"one": one}, pairs, ablation="counterfactual")["one"]["kl"] != found["one"]["kl"]
 
 
 def test_masks_that_cannot_be_measured_together_are_refused(compiled) -> None:

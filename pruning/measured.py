@@ -1,0 +1,136 @@
+"""Sets of kept edges run on prompts: what each says of every prompt, next to the full model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitgraph.compile import CompiledModel
+from pruning.encoding import EncodedPairs
+from pruning.frozen_runs import FrozenBatch, FrozenRuns
+from pruning.objectives import first_asked
+from pruning.portions import Portions
+from pruning.scores import score_prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What sets of kept edges, and the full model, say of prompts.
+
+    Attributes:
+        columns: By set, then by measure, one value per prompt `[prompt]`, float64, in the order of the prompts; NaN
+            where a prompt has none. The full model is the set `full`.
+        tops: By set, the most probable first token of each prompt, or its first number `[prompt]`.
+    """
+
+    columns: dict[str, dict[str, np.ndarray]]
+    tops: dict[str, np.ndarray]
+
+
+def measure_prompts(
+    compiled: CompiledModel,
+    masks: Mapping[str, np.ndarray],
+    pairs: EncodedPairs,
+    *,
+    ablation: str,
+    ablation_data: EncodedPairs | None = None,
+    batch_size: int = 16,
+    tick: Callable[[int, int], None] | None = None,
+) -> Measured:
+    """Run sets of kept edges, and the full model, on prompts; what never changes is run once for all.
+
+    Args:
+        compiled: The model. Of a set that is run, edges that were removed from its graph are never kept and frozen
+            ones always, see `GateMap.settled`.
+        masks: By name, one boolean per edge of the universe, true where kept `[edge]`.
+        pairs: The prompts, at least one.
+        ablation: What cut edges carry.
+        ablation_data: The prompts that means are taken over; `pairs` by default.
+        batch_size: Prompts run at once; halved when memory runs out.
+        tick: Called with the number of prompts done and of all, after every batch.
+
+    Returns:
+        One value per prompt for each set and measure of `pruning.scores`.
+    """
+    runs = FrozenRuns(
+        compiled, pairs, ablation=ablation, budget_bytes=0, batch_size=batch_size, ablation_data=ablation_data
+    )
+    gates = {name: torch.from_numpy(compiled.gate_map.settled(mask)).float() for name, mask in masks.items()}
+    collected = {name: _Collected() for name in ("full", *masks)}
+    order: list[np.ndarray] = []
+    portions = Portions(compiled, batch_size)
+
+    def measured(prompts: np.ndarray) -> dict[str, _Scored]:
+        frozen = runs.batch(prompts)
+        found = {"full": _Scored.of(frozen.teacher_logits, frozen)}
+        for name, kept in gates.items():
+            ran = compiled.masked(kept, frozen.pairs.clean, frozen.values, ablation=ablation)
+            found[name] = _Scored.of(ran.logits, frozen)
+        return found
+
+    with torch.no_grad():
+        for chunk in batches_by_length(runs.by_length, batch_size):
+            order.append(chunk)
+            for found in portions.run(measured, chunk):
+                for name, scored in found.items():
+                    collected[name].add(scored)
+            if tick is not None:
+                tick(sum(map(len, order)), len(pairs))
+    places = np.argsort(np.concatenate(order))
+    return Measured(
+        columns={name: one.columns(places) for name, one in collected.items()},
+        tops={name: torch.cat(one.top).numpy()[places] for name, one in collected.items()},
+    )
+
+
+def batches_by_length(by_length: Mapping[int, np.ndarray], batch_size: int) -> list[np.ndarray]:
+    """All prompts once, in batches of one length each."""
+    return [
+        members[start : start + batch_size]
+        for members in by_length.values()
+        for start in range(0, len(members), batch_size)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """One value per prompt by measure, and the most probable first token (or the number) of each; on the host."""
+
+    values: dict[str, Tensor]
+    top: Tensor
+
+    @staticmethod
+    def of(logits: Tensor, frozen: FrozenBatch) -> _Scored:
+        scores = score_prompts(logits, frozen.teacher_logits, frozen.pairs)
+        first = logits[first_asked(frozen.pairs)]
+        return _Scored(
+            values={name: values.cpu() for name, values in scores.items()},
+            top=(first.argmax(-1) if first.shape[-1] > 1 else first[:, 0]).cpu(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Collected:
+    """Scores of one set, batch after batch; a batch may lack a measure that another has."""
+
+    scored: list[_Scored] = field(default_factory=list)
+
+    def add(self, scored: _Scored) -> None:
+        self.scored.append(scored)
+
+    @property
+    def top(self) -> list[Tensor]:
+        return [one.top for one in self.scored]
+
+    def columns(self, places: np.ndarray) -> dict[str, np.ndarray]:
+        names = dict.fromkeys(name for one in self.scored for name in one.values)
+        return {
+            name: torch.cat(
+                [one.values.get(name, torch.full(one.top.shape, torch.nan).double()) for one in self.scored]
+            ).numpy()[places]
+            for name in names
+        }
