@@ -15,7 +15,11 @@ How a pair becomes tokens:
    last position.
 
 With a chat template the prompt is the user's message, and the answer, without leading spaces, begins the
-assistant's.
+assistant's. What comes before the prompt is `pruning.encoder`'s.
+
+What tokens alone can tell of a data set lies beside them, as plain data: which pairs differ at all (`differs`), how
+much the tokenizer did not know (`unknown`), which answers look wrongly spaced (`spacing`), the largest ids and the
+greatest length.
 """
 
 from __future__ import annotations
@@ -32,12 +36,13 @@ import torch
 from circuitgraph.batch import PairBatch, TokenBatch
 from circuitgraph.errors import ConfigurationError, PromptFormatError
 from circuitgraph.transfer import to_device
+from pruning.encoded_rows import EncodedRow, encode_rows, remarks
+from pruning.encoder import PromptEncoder
 from pruning.pairs import PromptPair
+from pruning.spacing import Respelling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +61,17 @@ class EncodedPairs:
         groups: Each prompt's group; empty means none has one.
         corrupted_texts: Each counterfactual before the answer; empty if it has no text.
         notes: What was left out while encoding, and why; not part of the hash.
+        sources: Where each prompt came from, such as a file's line; empty, or "" for a prompt, where that is not
+            known.
+        prompt_lengths: How many of `clean_ids` come before the answer; empty if the prompts are no text with an
+            answer.
+        unknown: How many unknown tokens, and characters that the tokenizer drops, are in each prompt's sides and
+            answers; empty if not counted.
+        spacing: For each prompt, the answer as it was probably meant where its spaces look wrong, else None; empty
+            if not looked for.
 
     Raises:
-        PromptFormatError: Arrays that do not fit together.
+        PromptFormatError: Arrays that do not fit together, or numbers that can be no token's.
     """
 
     clean_ids: tuple[np.ndarray, ...]
@@ -72,6 +85,10 @@ class EncodedPairs:
     groups: tuple[str | None, ...] = ()
     corrupted_texts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    prompt_lengths: tuple[int, ...] = ()
+    unknown: tuple[int, ...] = ()
+    spacing: tuple[Respelling | None, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that all columns have the same number of prompts and each prompt's arrays fit."""
@@ -81,10 +98,12 @@ class EncodedPairs:
                 raise PromptFormatError(f"{name} has {len(column)} entries for {len(self)} prompts")
         for index in range(len(self)):
             self._check_prompt(index)
-        for name in ("texts", "groups", "corrupted_texts"):
+        for name in _REMARKS:
             column = getattr(self, name)
             if column and len(column) != len(self):
                 raise PromptFormatError(f"{name} has {len(column)} entries for {len(self)} prompts")
+        for name in _COLUMNS:
+            _check_numbers(name, getattr(self, name))
         if not self.groups:
             object.__setattr__(self, "groups", (None,) * len(self))
 
@@ -116,6 +135,46 @@ class EncodedPairs:
     def lengths(self) -> np.ndarray:
         """Each prompt's number of tokens, int64."""
         return np.array([len(ids) for ids in self.clean_ids], dtype=np.int64)
+
+    @property
+    def longest(self) -> int:
+        """The greatest number of tokens, 0 where there is no prompt."""
+        return int(self.lengths.max(initial=0))
+
+    @cached_property
+    def differs(self) -> np.ndarray:
+        """Whether each prompt's two sides differ in any token, bool; where not, the counterfactual changes nothing."""
+        sides = zip(self.clean_ids, self.corrupted_ids, strict=True)
+        return np.array([not np.array_equal(clean, corrupted) for clean, corrupted in sides], dtype=bool)
+
+    @cached_property
+    def highest_input_ids(self) -> np.ndarray:
+        """The largest id that each prompt reads, on either side, int64; a model must have an embedding for it."""
+        return _highest([self.clean_ids, self.corrupted_ids], len(self))
+
+    @cached_property
+    def highest_output_ids(self) -> np.ndarray:
+        """The largest id among each prompt's answers, right and wrong, int64; -1 where the outputs are numbers."""
+        return _highest([self.answer_ids, self.correct_ids, self.wrong_ids], len(self))
+
+    @cached_property
+    def prompt_keys(self) -> tuple[bytes, ...]:
+        """What tells prompts apart: the clean tokens before the answer, or, where the prompts are no text, all."""
+        if self.prompt_lengths:
+            cut = zip(self.clean_ids, self.prompt_lengths, strict=True)
+            return tuple(np.asarray(ids[:length], dtype=np.int64).tobytes() for ids, length in cut)
+        asked = zip(self.clean_ids, self.predict_positions, strict=True)
+        return tuple(np.concatenate([[len(ids)], ids, at]).astype(np.int64).tobytes() for ids, at in asked)
+
+    def where(self, index: int) -> str:
+        """Say which prompt is meant, for messages: its file and line, else its text, else its number.
+
+        Args:
+            index: A prompt's number.
+        """
+        if self.sources and self.sources[index]:
+            return self.sources[index]
+        return f"prompt {self.texts[index]!r}" if self.texts else f"prompt {index}"
 
     @cached_property
     def data_hash(self) -> str:
@@ -213,6 +272,30 @@ _COLUMNS = (
     "correct_ids",
     "wrong_ids",
 )
+_REMARKS = ("texts", "groups", "corrupted_texts", "sources", "prompt_lengths", "unknown", "spacing")
+
+
+def _check_numbers(name: str, column: tuple[np.ndarray, ...] | None) -> None:
+    """Refuse ids that are no whole numbers from 0, and answers that are no numbers."""
+    if not column:
+        return
+    numbers = np.concatenate([np.asarray(array) for array in column])
+    if name == "answer_values":
+        if not np.isfinite(numbers).all():
+            raise PromptFormatError("answer_values holds NaN or infinity; every asked position needs a number")
+    elif numbers.size and not np.issubdtype(numbers.dtype, np.integer):
+        raise PromptFormatError(f"{name} must hold whole numbers, got {numbers.dtype}")
+    elif numbers.size and numbers.min() < 0:
+        raise PromptFormatError(f"{name} holds {numbers.min()}; ids and positions are 0 or more")
+
+
+def _highest(columns: list[tuple[np.ndarray, ...] | None], n_prompts: int) -> np.ndarray:
+    """The largest number of each prompt over several columns, -1 where there is none."""
+    given = [column for column in columns if column is not None]
+    return np.array(
+        [max((int(column[at].max(initial=-1)) for column in given), default=-1) for at in range(n_prompts)],
+        dtype=np.int64,
+    )
 
 
 def _joined(
@@ -234,97 +317,6 @@ def _padded(
     for row, index in enumerate(chosen):
         rows[row, : len(column[index])] = column[index]
     return to_device(rows, device)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptEncoder:
-    """How text becomes tokens: tokenizer, chat template, and what is put before the prompt.
-
-    Attributes:
-        tokenizer: A Hugging Face tokenizer.
-        chat_template: Whether the prompt is wrapped as a user's message with the generation prompt.
-        bos: What stands before the prompt: `auto` is what the tokenizer itself puts there (with a chat
-            template: what the template writes), `yes` its BOS token, `no` nothing. With a chat template
-            `no` adds nothing to it but takes nothing away.
-
-    Raises:
-        ConfigurationError: An unknown `bos`, or one or a template that the tokenizer does not have.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    chat_template: bool = False
-    bos: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Check that the tokenizer has what is asked for."""
-        if self.bos not in ("auto", "yes", "no"):
-            raise ConfigurationError(f"bos must be 'auto', 'yes' or 'no', got {self.bos!r}")
-        if self.bos == "yes" and self.tokenizer.bos_token_id is None:
-            raise ConfigurationError("bos='yes', but this tokenizer has no BOS token; use bos='auto' or 'no'")
-        if self.chat_template and not self.tokenizer.chat_template:
-            raise ConfigurationError("chat_template=True, but this tokenizer has none; use chat_template=False")
-
-    @cached_property
-    def bos_ids(self) -> Ids:
-        """The ids put before every prompt (`yes` and a chat template: unless the prompt begins with them)."""
-        if self.bos == "yes":
-            return (int(self.tokenizer.bos_token_id),)  # pyright: ignore[reportArgumentType]
-        if self.bos == "no" or self.chat_template:
-            return ()
-        plain = self._tokenize(["a"])["a"]
-        full = tuple(self.tokenizer("a", add_special_tokens=True)["input_ids"])
-        for start in range(len(full) - len(plain) + 1):
-            if full[start : start + len(plain)] == plain:
-                return full[:start]
-        raise ConfigurationError("cannot tell what this tokenizer puts before a prompt; say bos='yes' or 'no'")
-
-    def prompt_text(self, prompt: str) -> str:
-        """Give the text that is tokenised for a prompt: without final spaces, in the template if asked."""
-        if not self.chat_template:
-            return prompt.rstrip(" ")
-        message = [{"role": "user", "content": prompt.rstrip(" ")}]
-        text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        assert isinstance(text, str)
-        return text
-
-    def answer_text(self, answer: str, prompt: str) -> str:
-        """Give an answer's text as it follows `prompt_text(prompt)`."""
-        if self.chat_template:
-            return answer.lstrip(" ")
-        return prompt[len(prompt.rstrip(" ")) :] + answer
-
-    def ids(self, texts: Iterable[str]) -> dict[str, Ids]:
-        """Tokenise texts as they follow the BOS ids, which are put in front.
-
-        Args:
-            texts: Texts made by `prompt_text`, with or without an answer.
-
-        Returns:
-            Each text's ids.
-        """
-        plain = self._tokenize(list(dict.fromkeys(texts)))
-        front = self.bos_ids
-        doubled = self.chat_template and bool(front)
-        return {text: ids if doubled and ids[: len(front)] == front else front + ids for text, ids in plain.items()}
-
-    def _tokenize(self, texts: list[str]) -> dict[str, Ids]:
-        """Tokenise without special tokens."""
-        if not texts:
-            return {}
-        encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return {text: tuple(ids) for text, ids in zip(texts, encoded, strict=True)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedRow:
-    """One pair's ids."""
-
-    pair: PromptPair
-    clean: Ids
-    corrupted: Ids
-    answer: Ids
-    correct: Ids
-    wrong: Ids
 
 
 def encode_pairs(
@@ -359,117 +351,11 @@ def encode_pairs(
     listed = list(pairs)
     if not listed:
         raise PromptFormatError("no prompt pairs to encode")
-    rows, problems, left_out = encode_rows(listed, encoder)
+    rows, problems = encode_rows(listed, encoder)
     if problems and (align == "error" or not rows):
         more = f" (and {len(problems) - 1} more pairs)" if len(problems) > 1 else ""
         raise PromptFormatError(problems[0] + more)
-    notes = [f"dropped: {problem}" for problem in problems]
-    if left_out:
-        notes.append(
-            f"{left_out} alternative answers left out of their sets: the tokenizer merges them with the prompt"
-        )
-    return columns(rows, tuple(notes))
-
-
-def encode_rows(pairs: Sequence[PromptPair], encoder: PromptEncoder) -> tuple[list[EncodedRow], list[str], int]:
-    """Tokenise pairs in one go and tell the usable from the others.
-
-    Args:
-        pairs: The pairs.
-        encoder: How text becomes tokens.
-
-    Returns:
-        The usable pairs' ids, in order; a message for each of the others; how many alternatives were left
-        out of their sets.
-    """
-    texts: list[str] = []
-    for pair in pairs:
-        texts += _texts(pair, encoder)
-    ids = encoder.ids(texts)
-    rows: list[EncodedRow] = []
-    problems: list[str] = []
-    left_out = 0
-    for index, pair in enumerate(pairs):
-        try:
-            row, skipped = _row(pair, encoder, ids)
-        except PromptFormatError as error:
-            problems.append(str(error) if pair.source else f"pair {index}, {error}")
-        else:
-            rows.append(row)
-            left_out += skipped
-    return rows, problems, left_out
-
-
-def _texts(pair: PromptPair, encoder: PromptEncoder) -> list[str]:
-    """List every text whose ids a pair needs: both prompts, both with the answer, the alternatives."""
-    clean, corrupted = encoder.prompt_text(pair.clean), encoder.prompt_text(pair.corrupted)
-    answer = encoder.answer_text(pair.answer, pair.clean)
-    others = (*pair.correct_answers, *pair.all_wrong)
-    joint = [clean + encoder.answer_text(other, pair.clean) for other in others]
-    return [clean, corrupted, clean + answer, corrupted + answer, *joint]
-
-
-def _row(pair: PromptPair, encoder: PromptEncoder, ids: dict[str, Ids]) -> tuple[EncodedRow, int]:
-    """Check one pair and put its ids together; also count the alternatives left out."""
-    clean_text, corrupted_text, clean_joint, corrupted_joint, *others = _texts(pair, encoder)
-    clean, corrupted = ids[clean_text], ids[corrupted_text]
-    if len(clean) != len(corrupted):
-        raise pair.error(
-            f"the clean side has {len(clean)} tokens and the corrupted side {len(corrupted)}; "
-            'give both the same number, or leave such pairs out, with options={"align": "drop"} or '
-            "--task-option align=drop"
-        )
-    answer = continuation(clean, ids[clean_joint])
-    if not answer:
-        raise pair.error(
-            f"the tokenizer merges the answer {pair.answer!r} with the prompt's end, so the answer "
-            "has no tokens of its own; let the answer start at a word's beginning"
-        )
-    if continuation(corrupted, ids[corrupted_joint]) != answer:
-        raise pair.error(
-            f"after the corrupted prompt the answer {pair.answer!r} has other tokens than after the clean "
-            "one; end both sides with the same characters"
-        )
-    n_right = len(pair.correct_answers)
-    firsts = [continuation(clean, ids[text])[:1] for text in others]
-    correct = _set(firsts[:n_right]) if n_right else answer[:1]
-    wrong = _set(firsts[n_right:])
-    _check_sets(pair, correct, wrong)
-    row = EncodedRow(pair=pair, clean=clean, corrupted=corrupted, answer=answer, correct=correct, wrong=wrong)
-    return row, firsts.count(())
-
-
-def continuation(prompt: Ids, joint: Ids) -> Ids:
-    """Give the tokens that a text adds to its beginning's.
-
-    Args:
-        prompt: The beginning's ids.
-        joint: The whole text's ids.
-
-    Returns:
-        What follows; nothing if the tokenizer merged across the boundary.
-
-    Examples:
-        >>> continuation((5, 7), (5, 7, 9)), continuation((5, 7), (5, 8))
-        ((9,), ())
-    """
-    return joint[len(prompt) :] if joint[: len(prompt)] == prompt else ()
-
-
-def _set(firsts: list[Ids]) -> Ids:
-    """Join first tokens into a set without repetition, in order."""
-    return tuple(dict.fromkeys(token for first in firsts for token in first))
-
-
-def _check_sets(pair: PromptPair, correct: Ids, wrong: Ids) -> None:
-    """Refuse sets of right and wrong first tokens that are empty or overlap."""
-    if (pair.correct_answers and not correct) or (pair.all_wrong and not wrong):
-        raise pair.error("no alternative answer has tokens of its own after this prompt; use others")
-    if set(correct) & set(wrong):
-        raise pair.error(
-            "a right and a wrong answer begin with the same token, so their first logits cannot be compared; "
-            "use another wrong answer"
-        )
+    return columns(rows, (*(f"dropped: {problem}" for problem in problems), *remarks(rows)))
 
 
 def columns(rows: list[EncodedRow], notes: tuple[str, ...]) -> EncodedPairs:
@@ -489,4 +375,8 @@ def columns(rows: list[EncodedRow], notes: tuple[str, ...]) -> EncodedPairs:
         groups=tuple(row.pair.group for row in rows),
         corrupted_texts=tuple(row.pair.corrupted for row in rows),
         notes=notes,
+        sources=tuple(row.pair.source for row in rows),
+        prompt_lengths=tuple(len(row.clean) for row in rows),
+        unknown=tuple(row.unknown for row in rows),
+        spacing=tuple(row.spacing for row in rows),
     )

@@ -116,7 +116,7 @@ def _encoder(found: FoundCircuit) -> Callable[[str], list[int]]:
             return tokenizer.encode_tokens(tokens[1:] if tokens[:1] == [tokenizer.bos_token] else tokens)
 
         return encode_program
-    from pruning.encoding import PromptEncoder
+    from pruning.encoder import PromptEncoder
 
     made = found.task_options
     encoder = PromptEncoder(

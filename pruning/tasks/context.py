@@ -12,7 +12,8 @@ import numpy as np
 
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.tracr.tokenizer import TracrTokenizer
-from pruning.encoding import PromptEncoder, encode_rows
+from pruning.encoded_rows import encode_rows
+from pruning.encoder import PromptEncoder
 from pruning.pairs import PromptPair
 
 TRIED_IN_VAIN = 2_000
@@ -32,7 +33,7 @@ class TaskContext:
         sizes_given: Whether the user asked for these sizes.
         options: The task's own options, defaults filled in.
         chat_template: Whether prompts are wrapped as a user's message.
-        bos: What stands before a prompt, see `pruning.encoding.PromptEncoder`.
+        bos: What stands before a prompt, see `pruning.encoder.PromptEncoder`.
         notes: What was dropped and why, in order; `note` adds to it.
     """
 
@@ -123,7 +124,7 @@ class TaskContext:
     def fit(self, pairs: Sequence[PromptPair]) -> list[bool]:
         """Say of each pair whether it can be encoded."""
         marked = [replace(pair, source=str(index)) for index, pair in enumerate(pairs)]
-        rows, _, _ = encode_rows(marked, self.encoder)
+        rows, _ = encode_rows(marked, self.encoder)
         good = {row.pair.source for row in rows}
         return [str(index) in good for index in range(len(pairs))]
 

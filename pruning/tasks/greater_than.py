@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from circuitgraph.errors import ConfigurationError
-from pruning.encoding import continuation
+from pruning.encoded_rows import continuation
 from pruning.pairs import PromptPair
 from pruning.tasks.context import TaskContext
 from pruning.tasks.registry import register_task

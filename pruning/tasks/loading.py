@@ -13,7 +13,9 @@ import numpy as np
 from circuitgraph.errors import ConfigurationError, PromptFormatError, UnknownNameError
 from circuitgraph.tracr.tokenizer import TracrTokenizer
 from pruning.cards import task_card
-from pruning.encoding import EncodedPairs, EncodedRow, columns, encode_rows
+from pruning.encoded_rows import EncodedRow, encode_rows, remarks
+from pruning.encoder import Ids
+from pruning.encoding import EncodedPairs, columns
 from pruning.pairs import SPLITS, PromptPair, refuse_shared_prompts
 from pruning.tasks.context import TRIED_IN_VAIN, TaskContext
 from pruning.tasks.registry import Task, get_task, task_names
@@ -201,25 +203,36 @@ def deal(pairs: Iterable[PromptPair], context: TaskContext) -> dict[str, Encoded
     rows: dict[str, list[EncodedRow]] = {split: [] for split in SPLITS}
     wanted = sum(context.sizes.values())
     problems: list[str] = []
-    left_out = in_vain = 0
+    seen: set[Ids] = set()
+    in_vain = n_again = 0
     stream = _distinct(pairs)
     while missing := wanted - sum(map(len, rows.values())):
         chunk = list(islice(stream, max(missing, 64)))
         if not chunk or in_vain >= TRIED_IN_VAIN:
             raise _too_few(context, rows, problems)
-        good, bad, skipped = encode_rows(chunk, context.encoder)
-        in_vain = 0 if good else in_vain + len(chunk)
+        good, bad = encode_rows(chunk, context.encoder)
         problems += bad
-        left_out += skipped
-        for row in good:
+        fresh = [row for row in good if _is_new(row.clean, seen)]
+        n_again += len(good) - len(fresh)
+        in_vain = 0 if fresh else in_vain + len(chunk)
+        for row in fresh:
             split = _split_of(row.pair, context.sizes, rows)
             if split is not None:
                 rows[split].append(row)
     if problems:
         context.note(f"{len(problems)} generated pairs did not fit this tokenizer; first: {problems[0]}")
-    if left_out:
-        context.note(f"{left_out} alternative answers that the tokenizer merges with the prompt were left out")
+    if n_again:
+        context.note(f"{n_again} generated prompts have the same tokens as another in other words, and were left out")
+    for remark in remarks([row for split in SPLITS for row in rows[split]]):
+        context.note(remark)
     return {split: columns(rows[split], ()) for split in SPLITS}
+
+
+def _is_new(prompt: Ids, seen: set[Ids]) -> bool:
+    """Say whether a prompt's tokens come for the first time, and remember them."""
+    before = len(seen)
+    seen.add(prompt)
+    return len(seen) > before
 
 
 def _distinct(pairs: Iterable[PromptPair]) -> Iterator[PromptPair]:
