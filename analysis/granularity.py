@@ -30,7 +30,7 @@ def coarsen(circuit: Circuit, universe: Universe, *, scores: str = "max") -> Cir
     Args:
         circuit: The circuit of the finer universe.
         universe: The coarser one, or the circuit's own.
-        scores: How the scores of edges that become one are joined: `max` takes the one of largest size with
+        scores: How the scores of edges that become one are joined: `max` takes that of the strongest with
             its sign (the positive of two equal ones), `sum` adds them up.
 
     Returns:
@@ -66,7 +66,7 @@ def coarsen(circuit: Circuit, universe: Universe, *, scores: str = "max") -> Cir
         "scores": scores,
         "parent_universe": circuit.universe.to_dict(),
     }
-    joined = _join(circuit.scores, place, len(edges), scores)
+    joined = _join(circuit.scores, circuit.strengths, place, len(edges), scores)
     return Circuit.from_edges(universe, edges, scores=joined, ablation=circuit.ablation, provenance=provenance)
 
 
@@ -148,10 +148,10 @@ def _coarse_readers(finer: Universe, coarser: Universe) -> np.ndarray:
     return np.append((starts[:, None] + layer).ravel(), coarser.n_readers - 1)
 
 
-def _join(scores: np.ndarray, place: np.ndarray, n_edges: int, how: str) -> np.ndarray:
+def _join(scores: np.ndarray, strengths: np.ndarray, place: np.ndarray, n_edges: int, how: str) -> np.ndarray:
     if how == "sum":
         return np.bincount(place, weights=scores, minlength=n_edges)
-    # Of several assignments the last stays: the largest, and of two equally large ones the positive.
-    joined, order = np.zeros(n_edges), np.lexsort((scores, abs(scores)))
+    # Of several assignments the last stays: the strongest, and of two equally strong ones the positive.
+    joined, order = np.zeros(n_edges), np.lexsort((scores, strengths))
     joined[place[order]] = scores[order]
     return joined

@@ -32,9 +32,9 @@ _PROVENANCE = ("model", "revision", "task", "recipe", "seed", "operation", "quer
 def write_graph(graph: Circuit | nx.DiGraph, path: str | Path, *, structural: bool = True) -> Path:
     """Write a circuit, or a graph such as `coarse_graph` makes, for another program.
 
-    Nodes have `label`, `kind` and `layer`; edges `score`, `kind`, `mask` and `weight`, which is |score|, and
-    1e-9 where that is 0, because Gephi leaves out edges of weight 0. Structural edges have no weight, which
-    programs read as 1. What a graph's nodes and edges have else is written along.
+    Nodes have `label`, `kind` and `layer`; edges `score`, `kind`, `mask` and `weight`: a circuit's `strengths`
+    (|score| for any other graph), and 1e-9 where that is 0, because Gephi leaves out edges of weight 0. Structural
+    edges have no weight, which programs read as 1. What a graph's nodes and edges have else is written along.
 
     Args:
         graph: The circuit or graph. Attributes of other types than text, numbers and booleans become JSON text;
@@ -77,6 +77,8 @@ def write_graph(graph: Circuit | nx.DiGraph, path: str | Path, *, structural: bo
 def _with_provenance(circuit: Circuit) -> nx.DiGraph:
     """The circuit's graph, which also says what the circuit is of."""
     graph, provenance = circuit.graph, circuit.provenance
+    for edge, strength in zip(circuit.edges, circuit.strengths.tolist(), strict=True):
+        graph.edges[edge]["weight"] = max(strength, _LEAST_WEIGHT)
     told = {name: provenance[name] for name in _PROVENANCE if provenance.get(name) is not None}
     if isinstance(told.get("recipe"), Mapping):
         told["recipe"] = told["recipe"].get("name")

@@ -159,7 +159,7 @@ def consensus(
         ids[kept],
         scores=counts[kept] / len(parents),
         ablation=ablation,
-        provenance={**parentage("consensus", parents), "threshold": threshold},
+        provenance={**parentage("consensus", parents), "threshold": threshold, "score_meaning": "share of circuits"},
     )
 
 

@@ -125,8 +125,8 @@ def score_concentration(circuits: Circuits, *, top: Sequence[int] = (1, 10, 100,
 
     Returns:
         One row a circuit and a number, with the columns `circuit` (str), `top` and `n_edges` (int64),
-        `total_score` (float64), the sum of the absolute scores, and `share` (Float64), the part of it that the
-        `top` edges of the largest absolute score hold: 1 where the circuit has no more edges than that, and
+        `total_score` (float64), the sum of the strengths (|score|, see `Circuit.strengths`), and `share`
+        (Float64), the part of it that the `top` strongest edges hold: 1 where the circuit has no more edges, and
         missing where `total_score` is 0.
 
     Raises:
@@ -143,7 +143,7 @@ def score_concentration(circuits: Circuits, *, top: Sequence[int] = (1, 10, 100,
             raise ConfigurationError(f"top: expected numbers of edges of at least 1; got {number}")
     rows = []
     for name, circuit in named_circuits(circuits).items():
-        cumulative = np.cumsum(np.sort(np.abs(circuit.scores))[::-1])
+        cumulative = np.cumsum(np.sort(circuit.strengths)[::-1])
         total = float(cumulative[-1]) if len(cumulative) else 0.0
         for number in top:
             share = float(cumulative[min(number, len(circuit)) - 1]) / total if total else None

@@ -21,6 +21,7 @@ from circuitgraph.edge_input import Edges, index_of_edge, read_edges
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.liveness import effective_edges
 from circuitgraph.provenance import provenance_text
+from circuitgraph.strength import score_meaning, strengths_of
 from circuitgraph.universe import Universe
 
 if TYPE_CHECKING:
@@ -148,6 +149,20 @@ class Circuit:
         mask = np.zeros(self.universe.n_edges, dtype=bool)
         mask[self.edge_ids] = True
         return mask
+
+    @cached_property
+    def score_meaning(self) -> str:
+        """What the scores are: `log-alpha` of trained gates, or what the provenance calls them; see `strength`."""
+        return score_meaning(json.loads(self.provenance_json))
+
+    @cached_property
+    def strengths(self) -> np.ndarray:
+        """How strong each kept edge is `[kept]`, never below 0: what "the strongest edges" means everywhere.
+
+        |score|; for trained gates, whose score of −8 is an edge that was nearly cut, log(1 + exp(score)). See
+        `circuitgraph.strength`.
+        """
+        return strengths_of(self.scores, self.score_meaning)
 
     @cached_property
     def edges(self) -> tuple[tuple[str, str], ...]:
@@ -288,12 +303,14 @@ class Circuit:
         cut, _ = read_edges(self.universe, edges, None)
         return self._part("without", ~np.isin(self.edge_ids, cut))
 
-    def top(self, n: int, *, by: str = "score") -> Circuit:
-        """The edges with the highest scores, less those that dangle without the others.
+    def top(self, n: int, *, by: str = "strength") -> Circuit:
+        """The strongest edges, less those that dangle without the others.
 
         Args:
             n: How many, before dangling ones are dropped; all if there are not more.
-            by: `score`, or `size` for |score|, where a large negative score counts as much.
+            by: `strength`: what every table and drawing goes by, |score| unless the scores are trained gates', where
+                it is the score itself. `size`: |score| in any case. `signed`: the score in any case, where a large
+                negative one is the weakest.
 
         Returns:
             The circuit, with this one's scores and ablation. Its provenance names this circuit as its parent.
@@ -305,14 +322,14 @@ class Circuit:
         Examples:
             >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
             >>> circuit = Circuit.from_edges(universe, {"input->m0": 2.0, "m0->logits": 1.5, "input->logits": -3.0})
-            >>> list(circuit.top(2)), list(circuit.top(1, by="size"))
-            (['input->m0', 'm0->logits'], ['input->logits'])
+            >>> list(circuit.top(1)), list(circuit.top(2, by="signed"))
+            (['input->logits'], ['input->m0', 'm0->logits'])
         """
-        if by not in ("score", "size"):
-            raise UnknownNameError.of("by", by, ("score", "size"))
+        if by not in ("strength", "size", "signed"):
+            raise UnknownNameError.of("by", by, ("strength", "size", "signed"))
         if n < 0:
             raise ConfigurationError(f"n must be 0 or more; got {n}")
-        values = self.scores if by == "score" else np.abs(self.scores)
+        values = {"strength": self.strengths, "size": np.abs(self.scores), "signed": self.scores}[by]
         stays = np.zeros(len(self), dtype=bool)
         stays[np.argsort(-values, kind="stable")[:n]] = True
         return self._part("top", stays)

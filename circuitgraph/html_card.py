@@ -129,7 +129,7 @@ def _sizes(circuit: Circuit) -> str:
 
 
 def _strongest(circuit: Circuit) -> str:
-    places = np.argsort(-np.abs(circuit.scores), kind="stable")[:N_EDGES].tolist()
+    places = np.argsort(-circuit.strengths, kind="stable")[:N_EDGES].tolist()
     if not places:
         return ""
     rows = [("->".join(circuit.edges[at]), circuit.kinds[at], f"{circuit.scores[at]:.4g}") for at in places]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from circuitgraph.strength import score_meaning
+
 if TYPE_CHECKING:
     from circuitgraph.circuit import Circuit
 
@@ -30,6 +32,8 @@ def parentage(operation: str, parents: Sequence[Circuit]) -> dict[str, Any]:
         circuit of their own: model, revision, task, options and hash of its data, and so on.
     """
     provenances = [parent.provenance for parent in parents]
+    meanings = {score_meaning(provenance) for provenance in provenances}
+    meaning = meanings.pop() if len(meanings) == 1 else ""
     common = {
         field: provenances[0][field]
         for field in _INHERITED
@@ -43,6 +47,7 @@ def parentage(operation: str, parents: Sequence[Circuit]) -> dict[str, Any]:
         told.append({"digest": parent.digest, "n_edges": len(parent), **facts})
     return {
         **common,
+        **({"score_meaning": meaning} if meaning else {}),
         "method": "set-algebra",
         "operation": operation,
         "parents": [parent.digest for parent in parents],

@@ -207,6 +207,7 @@ def discover(
         "teacher_top_k": teacher_top_k,
         "recipe": recipe.to_dict(),
         "method": "edge-pruning",
+        "score_meaning": "log-alpha",
         "seed": seed,
         "steps_taken": len(run.records),
         "edits": compiled.gate_map.edits,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,9 +17,19 @@ class Drawing:
 
     Attributes:
         dot: The graph in DOT.
+        n_drawn: How many edges it shows.
+        n_edges: How many there are.
+        note: What did not fit the width that was asked for; empty where everything did.
     """
 
     dot: str
+    n_drawn: int = 0
+    n_edges: int = 0
+    note: str = ""
+
+    def noted(self, note: str) -> Drawing:
+        """The same drawing with a note."""
+        return replace(self, note=note)
 
     @cached_property
     def svg(self) -> str:

@@ -1,4 +1,4 @@
-"""A circuit as DOT text: layers as ranks, the input at the bottom and the logits at the top.
+"""A circuit as DOT text: layers as ranks, heads in order, the input at the bottom and the logits at the top.
 
 Edges end at the head, MLP or logits that they feed. A key and value reader that several drawn heads share
 (grouped attention) is a small node of its own below them; structural edges are otherwise not drawn.
@@ -7,23 +7,61 @@ Edges end at the head, MLP or logits that they feed. A key and value reader that
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
+
+import numpy as np
 
 from analysis.drawing.caption import facts, title
-from analysis.drawing.escaping import html_text, quoted
+from analysis.drawing.diagram import Drawing
+from analysis.drawing.effects import effect_of
+from analysis.drawing.escaping import html_text, quoted, xml_text
 from analysis.drawing.selection import strongest_edges
-from analysis.drawing.style import EDGE_STYLES, FAINT, FONT, INK, NODE_STYLES, line_widths
+from analysis.drawing.style import (
+    EDGE_STYLES,
+    FAINT,
+    FONT,
+    FONT_SIZE,
+    INK,
+    NODE_STYLES,
+    SMALL_FONT_SIZE,
+    SOFT,
+    TITLE_SIZE,
+    line_widths,
+)
 from circuitgraph.circuit import Circuit
+from circuitgraph.strength import strength_name
 from circuitgraph.universe import Universe, node_kind, node_layer
 
+# Above this many edges the layout looks for a good order of the nodes less long.
+_HASTY = 300
+# Inches: captions are broken at the width of a page's text unless a width is given.
+_USUAL_WIDTH = 5.5
+_SHAPES = {
+    "head": "oval a3.h7: head 7 of layer 3, heads in order from left to right",
+    "mlp": "violet box m3: MLP of layer 3",
+    "embedding": "grey box: input or logits",
+    "group": "small kv box: a key and value shared by a group of heads",
+}
 
-def circuit_to_dot(circuit: Circuit, *, max_edges: int = 150) -> str:
+
+def circuit_to_dot(
+    circuit: Circuit,
+    *,
+    max_edges: int = 150,
+    effects: Mapping[str, Mapping[str, Any]] | None = None,
+    width: float | None = None,
+) -> str:
     """Write a circuit as DOT.
 
     Args:
         circuit: The circuit.
         max_edges: Above this many edges only the strongest are drawn, and the drawing says so.
+        effects: What cutting each edge alone costs, from `analysis.drawing.effects.read_effects`: edges are chosen
+            by it and as wide as it is large, in place of the score.
+        width: At most so many inches wide; what is wider is scaled down, with its text.
 
     Returns:
         DOT text.
@@ -34,20 +72,60 @@ def circuit_to_dot(circuit: Circuit, *, max_edges: int = 150) -> str:
         >>> '"input" -> "m0"' in dot
         True
     """
-    places = strongest_edges(circuit, max_edges)
+    return circuit_drawing(circuit, max_edges=max_edges, effects=effects, width=width).dot
+
+
+def circuit_drawing(
+    circuit: Circuit,
+    *,
+    max_edges: int,
+    effects: Mapping[str, Mapping[str, Any]] | None = None,
+    width: float | None = None,
+) -> Drawing:
+    """A circuit's drawing, which knows how many edges it shows; arguments as in `circuit_to_dot`."""
+    costs = None if effects is None else _costs(circuit, effects)
+    strengths = circuit.strengths if costs is None else np.nan_to_num(costs).clip(min=0)
+    places = strongest_edges(circuit, max_edges, strengths=strengths)
     edges = [circuit.edges[place] for place in places]
     kinds = [circuit.kinds[place] for place in places]
-    scores = circuit.scores[places]
     writers = {source for source, _ in edges}
     ends = {reader: end_of(circuit.universe, reader, writers) for _, reader in edges}
     drawn = writers | set(ends.values())
-    has_groups = any(heads_of_group(circuit.universe, name) for name in drawn)
-    lines = ["digraph circuit {", *page_settings(), _legend(circuit, kinds, abs(scores).tolist(), has_groups)]
+    shown = strengths[places]
+    keys = [_width_key(circuit, shown, None if costs is None else costs[places])]
+    lines = ["digraph circuit {", *page_settings(len(places), width), _legend(circuit, kinds, drawn, keys, width)]
     lines += node_rows(circuit.universe, {"": drawn})
-    for (source, reader), kind, score, width in zip(edges, kinds, scores, line_widths(scores), strict=True):
-        lines.append(_edge(source, reader, ends[reader], kind, float(score), float(width)))
+    for place, (source, reader), kind, thick in zip(places, edges, kinds, line_widths(shown), strict=True):
+        told = f"{scores_text(circuit, place)}{'' if costs is None else _cost_text(costs[place])}"
+        lines.append(_edge(source, reader, ends[reader], kind, told, float(thick)))
     lines += group_lines(circuit.universe, drawn)
-    return "\n".join([*lines, "}", ""])
+    return Drawing(dot="\n".join([*lines, "}", ""]), n_drawn=len(places), n_edges=len(circuit))
+
+
+def scores_text(circuit: Circuit, place: int) -> str:
+    """An edge's score, as a tooltip has it."""
+    return f"{circuit.scores[place]:.4g}"
+
+
+def _costs(circuit: Circuit, effects: Mapping[str, Mapping[str, Any]]) -> np.ndarray:
+    """The rise in KL when each edge alone is cut from the circuit `[kept]`, NaN where it was not measured."""
+    costs = [effect_of(effects.get(name)) for name in circuit]
+    return np.array([np.nan if cost is None else cost for cost in costs], dtype=np.float64)
+
+
+def _cost_text(cost: float) -> str:
+    return "; effect not measured" if np.isnan(cost) else f"; cut alone: KL {cost:+.4g}"
+
+
+def _width_key(circuit: Circuit, shown: np.ndarray, costs: np.ndarray | None) -> str:
+    """What the widths of lines say."""
+    if costs is not None:
+        n = int(np.isfinite(costs).sum())
+        rest = f" ({n:,} of {len(costs):,} drawn edges measured, the others thinnest)" if n < len(costs) else ""
+        return f"the wider, the more KL rises when that edge alone is cut from the circuit{rest}"
+    if len(set(shown.tolist())) > 1:
+        return f"the wider, the larger the {strength_name(circuit.score_meaning)}"
+    return ""
 
 
 def end_of(universe: Universe, reader: str, writers: set[str]) -> str:
@@ -123,14 +201,21 @@ def node_rows(universe: Universe, panels: Mapping[str, set[str]], *, declare: bo
         lines.append("  { rank=same;")
         lines.append(
             f'    {quoted(anchors[-1])} [shape=plaintext, style="", label={quoted(text)}, '
-            f'fontcolor="{FAINT}", fontsize=10, width=0.6, height=0.2, margin=0];'
+            f'fontcolor="{INK}", fontsize={SMALL_FONT_SIZE}, width=0.42, height=0.1, margin=0];'
         )
         members = sorted(rows[layer, part], key=lambda one: (one[0], len(one[1]), one[1]))
         lines += [
             f"    {node_line(name, prefix) if declare else quoted(prefix + name) + ';'}" for prefix, name in members
         ]
+        lines += _in_order([*([("", anchors[-1])] if declare else []), *members], len(panels) == 1)
         lines.append("  }")
     return lines + [f"  {quoted(a)} -> {quoted(b)} [style=invis, weight=1000];" for a, b in pairwise(anchors)]
+
+
+def _in_order(members: Sequence[tuple[str, str]], is_one_panel: bool) -> list[str]:
+    """An invisible line from each to the next keeps heads in the order of their numbers, in each panel."""
+    pairs = [(a, b) for a, b in pairwise(members) if is_one_panel or a[0] == b[0]]
+    return [f"    {quoted(a[0] + a[1])} -> {quoted(b[0] + b[1])} [style=invis];" for a, b in pairs]
 
 
 def group_lines(universe: Universe, nodes: set[str], prefix: str = "") -> list[str]:
@@ -162,7 +247,8 @@ def node_line(name: str, place: str = "") -> str:
         label = quoted(name.partition(".")[2])
         return (
             f'{identity} [label={label}, tooltip={quoted(name)}, shape=box, style="rounded,filled", '
-            f'fillcolor="#F7F7F7", color="{FAINT}", fontsize=9, width=0.35, height=0.2, margin="0.04,0.02"];'
+            f'fillcolor="#F7F7F7", color="{FAINT}", fontsize={SMALL_FONT_SIZE}, width=0.2, height=0.13, '
+            f'margin="0.02,0.01"];'
         )
     style = NODE_STYLES[node_kind(name)]
     return (
@@ -171,9 +257,9 @@ def node_line(name: str, place: str = "") -> str:
     )
 
 
-def _edge(source: str, reader: str, end: str, kind: str, score: float, width: float) -> str:
+def _edge(source: str, reader: str, end: str, kind: str, told: str, width: float) -> str:
     style = EDGE_STYLES[kind]
-    tooltip = quoted(f"{source}->{reader}  {score:.4g}")
+    tooltip = quoted(f"{source}->{reader}  {told}")
     return (
         f'  {quoted(source)} -> {quoted(end)} [color="{style.color}", style={style.line}, '
         f"arrowhead={style.arrow}, penwidth={width + style.extra_width:.2f}, tooltip={tooltip}];"
@@ -183,42 +269,100 @@ def _edge(source: str, reader: str, end: str, kind: str, score: float, width: fl
 # -------------------------------------------------------------------- page and legend
 
 
-def page_settings() -> list[str]:
-    """How the page, nodes and edges look unless they say otherwise."""
-    node = 'style=filled, penwidth=1, height=0.3, width=0.5, margin="0.06,0.03"'
+def page_settings(n_edges: int = 0, width: float | None = None) -> list[str]:
+    """How the page, nodes and edges look unless they say otherwise.
+
+    Args:
+        n_edges: How many edges there are; for many, the layout is sought less long.
+        width: At most so many inches wide.
+    """
+    node = 'style=filled, penwidth=0.7, height=0.17, width=0.3, margin="0.03,0.015"'
+    hasty = " nslimit=1; nslimit1=1; mclimit=0.3;" if n_edges > _HASTY else ""
+    size = f' size="{width:g},1000";' if width else ""
     return [
-        "  rankdir=BT; nodesep=0.14; ranksep=0.38; splines=true; outputorder=edgesfirst; remincross=true;",
-        f'  bgcolor=white; pad=0.2; fontname="{FONT}"; fontcolor="{INK}"; labelloc=t; labeljust=c;',
-        f'  node [fontname="{FONT}", fontsize=11, fontcolor="{INK}", {node}];',
-        f'  edge [fontname="{FONT}", arrowsize=0.55];',
+        f"  rankdir=BT; nodesep=0.05; ranksep=0.2; splines=true; outputorder=edgesfirst; remincross=true;{hasty}{size}",
+        "  bgcolor=white; pad=0.05; labelloc=t; labeljust=c;",
+        f'  fontname="{FONT}"; fontcolor="{INK}"; fontsize={FONT_SIZE};',
+        f'  node [fontname="{FONT}", fontsize={FONT_SIZE}, fontcolor="{INK}", {node}];',
+        f'  edge [fontname="{FONT}", arrowsize=0.4];',
     ]
 
 
-def _legend(circuit: Circuit, kinds: list[str], scores: list[float], has_groups: bool) -> str:
-    """The graph's label, which Graphviz keeps clear of the drawing: caption, and a sample of each line."""
-    rows = [f'<B><FONT POINT-SIZE="14">{html_text(title(circuit))}</FONT></B>']
-    rows += [html_text(line, 200) for line in facts(circuit, len(kinds))]
-    samples = "".join(_sample(kind) for kind in EDGE_STYLES if kind in kinds)
-    if samples:
-        rows.append(f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="6"><TR>{samples}</TR></TABLE>')
-    keys = ["the wider, the larger |score|"] if len(set(scores)) > 1 else []
-    keys += ["kv: a key and value shared by a group of heads"] if has_groups else []
-    if keys:
-        rows.append(f'<FONT COLOR="{FAINT}">{html_text("; ".join(keys))}</FONT>')
+def _legend(circuit: Circuit, kinds: list[str], drawn: set[str], keys: list[str], width: float | None) -> str:
+    """The graph's label, which Graphviz keeps clear of the drawing: caption, samples of lines, and shapes."""
+    rows = [
+        f'<B><FONT POINT-SIZE="{TITLE_SIZE}">{row}</FONT></B>' for row in wrapped([title(circuit)], width, TITLE_SIZE)
+    ]
+    rows += wrapped(facts(circuit, len(kinds)), width)
+    rows += sample_rows({_sample_text(kind): _sample(kind) for kind in EDGE_STYLES if kind in kinds}, width)
+    rows += shape_rows(circuit.universe, drawn, keys, width)
     return page_label(rows)
+
+
+def wrapped(lines: Sequence[str], width: float | None, size: float = FONT_SIZE) -> list[str]:
+    """Lines of plain text as rows of a label, broken where they are wider than the page.
+
+    Args:
+        lines: Plain text.
+        width: Of the page, in inches; by default that of a page's text.
+        size: Of the letters, in points, half as wide as high.
+    """
+    limit = max(20, int(72 * (width or _USUAL_WIDTH) / (0.52 * size)))
+    return [html_text(part, limit + 1) for line in lines for part in textwrap.wrap(xml_text(line), limit)]
+
+
+def sample_rows(samples: Mapping[str, str], width: float | None) -> list[str]:
+    """Samples of lines side by side, as many to a row as there is room for.
+
+    Args:
+        samples: Cells of a table, by their text.
+        width: Of the page, in inches.
+    """
+    rows: list[list[str]] = []
+    room = used = 72 * (width or _USUAL_WIDTH)
+    for text, cell in samples.items():
+        needed = 0.6 * FONT_SIZE * len(text) + 12
+        if used + needed > room:
+            rows.append([])
+            used = 0.0
+        rows[-1].append(cell)
+        used += needed
+    return [f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="4"><TR>{"".join(cells)}</TR></TABLE>' for cells in rows]
+
+
+def shape_rows(universe: Universe, drawn: set[str], keys: Sequence[str], width: float | None) -> list[str]:
+    """What shapes and widths say, in small print.
+
+    Args:
+        universe: The universe.
+        drawn: Names of the nodes drawn.
+        keys: What else there is to say.
+        width: Of the page, in inches.
+    """
+    shapes = [text for kind, text in _SHAPES.items() if any(_kind_of(universe, name) == kind for name in drawn)]
+    told = "; ".join([*shapes, *filter(None, keys)])
+    return [f'<FONT COLOR="{SOFT}">{row}</FONT>' for row in wrapped([told] if told else [], width)]
+
+
+def _kind_of(universe: Universe, name: str) -> str:
+    return "group" if heads_of_group(universe, name) else node_kind(name)
 
 
 def page_label(rows: Sequence[str]) -> str:
     """The graph's label: rows of HTML, one below the other; without any, no label."""
     table = "".join(f"<TR><TD>{row}</TD></TR>" for row in rows)
     return (
-        f'  label=<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="2">{table}</TABLE>>;' if rows else ""
+        f'  label=<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="1">{table}</TABLE>>;' if rows else ""
     )
+
+
+def _sample_text(kind: str) -> str:
+    return f"{EDGE_STYLES[kind].glyph} {EDGE_STYLES[kind].label}".strip()
 
 
 def _sample(kind: str) -> str:
     style = EDGE_STYLES[kind]
     return (
-        f'<TD SIDES="B" BORDER="2" STYLE="{style.line}" COLOR="{style.color}" WIDTH="60">'
-        f'<FONT COLOR="{style.color}">{f"{style.glyph} {style.label}".strip()}</FONT></TD>'
+        f'<TD SIDES="B" BORDER="1" STYLE="{style.line}" COLOR="{style.color}">'
+        f'<FONT COLOR="{style.color}">{_sample_text(kind)}</FONT></TD>'
     )

@@ -1,7 +1,8 @@
 """Several circuits in one drawing: edges coloured by which circuits keep them, in one picture or side by side.
 
-1. The strongest edges of the union are chosen, joined to the input and the logits (`selection`).
-2. Each is of one class: kept by all circuits, by one alone, or, of three or more circuits, by some.
+1. Each edge of the union is of one class: kept by all circuits, by one alone, or, of three or more, by some.
+2. The strongest of each class are chosen, joined to the input and the logits (`selection`). A circuit's scores count
+   as shares of its largest, and classes take turns, so that the weaker circuit's own edges are drawn as well.
 3. One picture shows all of them; side by side there is a panel for each class, with layers on common rows.
 
 Colours are those of `style`, and lines differ too, so that classes are told apart in grey.
@@ -19,10 +20,22 @@ import numpy as np
 from analysis.algebra import union
 from analysis.comparable import named_circuits, require_comparable
 from analysis.drawing.diagram import Drawing
-from analysis.drawing.dot import end_of, group_lines, heads_of_group, node_line, node_rows, page_label, page_settings
+from analysis.drawing.dot import (
+    end_of,
+    group_lines,
+    heads_of_group,
+    node_line,
+    node_rows,
+    page_label,
+    page_settings,
+    sample_rows,
+    shape_rows,
+    wrapped,
+)
 from analysis.drawing.escaping import html_text, quoted
-from analysis.drawing.selection import strongest_edges
-from analysis.drawing.style import EDGE_STYLES, FAINT, line_widths
+from analysis.drawing.fit import fit, inches, say
+from analysis.drawing.selection import kept_by, shared_strengths, strongest_edges
+from analysis.drawing.style import EDGE_STYLES, FAINT, TITLE_SIZE, line_widths
 from circuitgraph.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
 
@@ -61,15 +74,18 @@ def membership_to_dot(
     side_by_side: bool = False,
     title: str = "",
     across_checkpoints: bool = False,
+    width: float | None = None,
 ) -> str:
     """Write several circuits as one drawing in DOT.
 
     Args:
         circuits: Two to five circuits of one universe, by name.
-        max_edges: Above this many edges in the union only the strongest are drawn, and the drawing says so.
+        max_edges: Above this many edges in the union only the strongest of each class are drawn, and the drawing
+            says so.
         side_by_side: A panel for each class of edges instead of one picture.
         title: Above the drawing.
         across_checkpoints: Allow other weights or another model of the same universe.
+        width: At most so many inches wide; what is wider is scaled down, with its text.
 
     Returns:
         DOT text.
@@ -86,22 +102,36 @@ def membership_to_dot(
         >>> "shared by all: 1 edge" in dot, "only a: 2 edges" in dot, "only b" in dot
         (True, True, False)
     """
+    whole, named = _together(circuits, across_checkpoints)
+    return _drawing(whole, named, max_edges, side_by_side, title, width).dot
+
+
+def _together(circuits: Mapping[str, Circuit], across_checkpoints: bool) -> tuple[Circuit, Mapping[str, Circuit]]:
+    """The union, and the circuits with their names."""
     named = named_circuits(circuits, at_least=2)
     require_comparable(named, across_checkpoints=across_checkpoints)
     if len(named) > len(_OWN):
         raise ConfigurationError(f"a drawing tells at most {len(_OWN)} circuits apart; got {len(named)}")
     ablation = next(iter(named.values())).ablation
-    whole = union(*named.values(), ablation=ablation, across_checkpoints=across_checkpoints)
-    chosen = strongest_edges(whole, max_edges)
+    return union(*named.values(), ablation=ablation, across_checkpoints=across_checkpoints), named
+
+
+def _drawing(
+    whole: Circuit, named: Mapping[str, Circuit], most: int, side_by_side: bool, title: str, width: float | None
+) -> Drawing:
+    circuits = list(named.values())
+    strengths = shared_strengths(whole, circuits)
+    chosen = strongest_edges(whole, most, strengths=strengths, classes=kept_by(whole, circuits))
     classes = [one for one in _classes(whole, named, chosen) if one.n_edges]
-    lines = ["digraph circuits {", *page_settings(), "  newrank=true; compound=true;"]
-    lines.append(_legend(title, whole, classes, len(chosen)))
+    thick = dict(zip(chosen, line_widths(strengths[chosen]).tolist(), strict=True))
+    lines = ["digraph circuits {", *page_settings(len(chosen), width), "  newrank=true; compound=true;"]
+    lines.append(_legend(title, whole, classes, strengths[chosen], width))
     if side_by_side:
-        shown = [one for one in classes if one.places]
-        lines += _panels(whole, shown)
+        lines += _panels(whole, [one for one in classes if one.places], thick)
     else:
-        lines += _overlay(whole, classes)
-    return "\n".join([*lines, "}", ""])
+        lines += _overlay(whole, classes, thick)
+    dot_text = "\n".join([*lines, "}", ""])
+    return Drawing(dot=dot_text, n_drawn=len(chosen), n_edges=len(whole))
 
 
 @overload
@@ -109,39 +139,44 @@ def draw_membership(
     circuits: Mapping[str, Circuit],
     path: None = None,
     *,
-    max_edges: int = 150,
+    max_edges: int | None = None,
     side_by_side: bool = False,
     title: str = "",
     across_checkpoints: bool = False,
+    width: str | float | None = None,
 ) -> Drawing: ...
 @overload
 def draw_membership(
     circuits: Mapping[str, Circuit],
     path: str | Path,
     *,
-    max_edges: int = 150,
+    max_edges: int | None = None,
     side_by_side: bool = False,
     title: str = "",
     across_checkpoints: bool = False,
+    width: str | float | None = None,
 ) -> Path: ...
 def draw_membership(
     circuits: Mapping[str, Circuit],
     path: str | Path | None = None,
     *,
-    max_edges: int = 150,
+    max_edges: int | None = None,
     side_by_side: bool = False,
     title: str = "",
     across_checkpoints: bool = False,
+    width: str | float | None = None,
 ) -> Drawing | Path:
     """Draw several circuits, their edges coloured by which of them keep them, for a notebook or into a file.
 
     Args:
         circuits: Two to five circuits of one universe, by name.
         path: Where to; the suffix says what: `.dot`, `.pdf`, `.svg` or `.png`.
-        max_edges: Above this many edges in the union only the strongest are drawn, and the drawing says so.
+        max_edges: Above this many edges in the union only the strongest of each class are drawn, and the drawing
+            says so.
         side_by_side: A panel for each class of edges instead of one picture.
         title: Above the drawing.
         across_checkpoints: Allow other weights or another model of the same universe.
+        width: At most so wide, as in `analysis.drawing.draw`.
 
     Returns:
         The path; without one a drawing, which a notebook shows and which has `.dot`, `.svg` and `.save(path)`.
@@ -161,11 +196,14 @@ def draw_membership(
         >>> "only one: 2 edges" in drawing.dot
         True
     """
-    dot_text = membership_to_dot(
-        circuits, max_edges=max_edges, side_by_side=side_by_side, title=title, across_checkpoints=across_checkpoints
-    )
-    drawing = Drawing(dot=dot_text)
-    return drawing if path is None else drawing.save(path)
+    wide = None if width is None else inches(width)
+    whole, named = _together(circuits, across_checkpoints)
+
+    def make(most: int) -> Drawing:
+        return _drawing(whole, named, most, side_by_side, title, wide)
+
+    drawing = make(max_edges or 150) if wide is None else fit(make, wide, usual=150, wanted=max_edges)
+    return drawing if path is None else say(drawing).save(path)
 
 
 def _classes(whole: Circuit, circuits: Mapping[str, Circuit], chosen: list[int]) -> list[EdgeClass]:
@@ -186,21 +224,18 @@ def _classes(whole: Circuit, circuits: Mapping[str, Circuit], chosen: list[int])
 # -------------------------------------------------------------------- pictures
 
 
-def _overlay(whole: Circuit, classes: list[EdgeClass]) -> list[str]:
+def _overlay(whole: Circuit, classes: list[EdgeClass], widths: Mapping[int, float]) -> list[str]:
     places = sorted(place for one in classes for place in one.places)
     look = {place: one for one in classes for place in one.places}
     nodes = _nodes(whole, places)
     lines = node_rows(whole.universe, {"": nodes})
-    widths = dict(zip(places, line_widths(whole.scores[places]).tolist(), strict=True))
     lines += [_edge(whole, place, look[place], widths[place], "", nodes) for place in places]
     return lines + group_lines(whole.universe, nodes, "")
 
 
-def _panels(whole: Circuit, classes: list[EdgeClass]) -> list[str]:
+def _panels(whole: Circuit, classes: list[EdgeClass], widths: Mapping[int, float]) -> list[str]:
     """A cluster for each class; the rows of layers run through all of them."""
     lines, panels = [], {}
-    places = sorted(place for one in classes for place in one.places)
-    widths = dict(zip(places, line_widths(whole.scores[places]).tolist(), strict=True))
     for number, one in enumerate(classes):
         prefix = f"panel {number}/"
         nodes = _nodes(whole, one.places)
@@ -244,23 +279,27 @@ def _edges_text(one: EdgeClass) -> str:
     return f"{drawn}{one.n_edges:,} edge{'s' * (one.n_edges != 1)}"
 
 
-def _legend(title: str, whole: Circuit, classes: list[EdgeClass], n_drawn: int) -> str:
+def _legend(title: str, whole: Circuit, classes: list[EdgeClass], shown: np.ndarray, width: float | None) -> str:
     """The graph's label: title, what is drawn, and a sample of each class's line."""
-    rows = [f'<B><FONT POINT-SIZE="14">{html_text(title)}</FONT></B>'] if title else []
-    if n_drawn < len(whole):
-        rows.append(html_text(f"{n_drawn:,} of {len(whole):,} edges drawn (strongest, joined to input and logits)"))
-    samples = "".join(
-        f'<TD SIDES="B" BORDER="2" STYLE="{one.line}" COLOR="{one.color}"><FONT COLOR="{one.color}">'
+    rows = [f'<B><FONT POINT-SIZE="{TITLE_SIZE}">{row}</FONT></B>' for row in wrapped([title] if title else [], width)]
+    if len(shown) < len(whole):
+        told = (
+            f"{len(shown):,} of {len(whole):,} edges drawn (the strongest of each colour, joined to input and logits)"
+        )
+        rows += wrapped([told], width)
+    samples = {
+        f"{one.title}: {_edges_text(one)}": f'<TD SIDES="B" BORDER="1" STYLE="{one.line}" COLOR="{one.color}">'
+        f'<FONT COLOR="{one.color}">'
         f"{html_text(f'{one.title}: {_edges_text(one)}', 2 * _LONGEST)}</FONT></TD>"
         for one in classes
-    )
-    if samples:
-        rows.append(f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="6"><TR>{samples}</TR></TABLE>')
+    }
+    rows += sample_rows(samples, width)
     arrows = "; ".join(
         f"{EDGE_STYLES[kind].glyph} {EDGE_STYLES[kind].label}" for kind in ("q", "k", "v") if kind in whole.kinds
     )
     keys = [f"arrows: {arrows}"] if arrows else []
-    keys += ["the wider, the larger |score|"] if np.ptp(whole.scores) > 0 else []
-    if keys:
-        rows.append(f'<FONT COLOR="{FAINT}">{html_text("; ".join(keys), 200)}</FONT>')
+    if len(set(shown.tolist())) > 1:
+        keys.append("the wider, the larger the score as a share of its circuit's largest")
+    nodes = {end.partition("<")[0] for one in classes for place in one.places for end in whole.edges[place]}
+    rows += shape_rows(whole.universe, nodes, keys, width)
     return page_label(rows)

@@ -1,7 +1,7 @@
 """How nodes and edges look: the Okabe-Ito colours, told apart by line style as well, for print and everybody.
 
 A query, key or value edge is known by its colour, by its line and by its arrow head, so that a drawing
-survives a grey printer. Widths follow the absolute score.
+survives a grey printer. Widths follow the strength of an edge, or what cutting it costs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,14 @@ import numpy as np
 
 FONT = "Helvetica"
 INK = "#222222"
+SOFT = "#595959"
 FAINT = "#8a8a8a"
-MIN_WIDTH = 0.8
-MAX_WIDTH = 3.6
+# Points, as printed where nothing is scaled down.
+TITLE_SIZE = 8.5
+FONT_SIZE = 7
+SMALL_FONT_SIZE = 7
+MIN_WIDTH = 0.5
+MAX_WIDTH = 2.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +71,20 @@ NODE_STYLES = {
 }
 
 
-def line_widths(scores: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Line widths in points: from `MIN_WIDTH` at score 0 to `MAX_WIDTH` at the largest absolute score.
+def line_widths(strengths: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Line widths in points: from `MIN_WIDTH` at 0 to `MAX_WIDTH` at the largest.
 
     Args:
-        scores: Scores of the edges to draw `[edge]`.
+        strengths: Strengths or effects of the edges to draw, not below 0 `[edge]`.
 
     Returns:
-        Widths `[edge]`; all in between where all scores have the same size, so that width says nothing.
+        Widths `[edge]`; all in between where all are the same, so that width says nothing.
 
     Examples:
-        >>> line_widths([0.0, -2.0, 1.0]).round(2).tolist()
-        [0.8, 3.6, 2.2]
+        >>> line_widths([0.0, 2.0, 1.0]).round(2).tolist()
+        [0.5, 2.4, 1.45]
     """
-    sizes = np.abs(np.asarray(scores, dtype=np.float64))
+    sizes = np.asarray(strengths, dtype=np.float64)
     if sizes.size == 0 or np.ptp(sizes) <= 1e-12 * sizes.max():
-        return np.full(sizes.shape, 1.4)
+        return np.full(sizes.shape, 1.0)
     return MIN_WIDTH + (MAX_WIDTH - MIN_WIDTH) * sizes / sizes.max()

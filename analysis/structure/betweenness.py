@@ -88,6 +88,8 @@ def betweenness(circuit: Circuit, *, length: str = "inverse", between: str = "mo
 def _inputs(circuit: Circuit, length: str) -> tuple[list[str], list[_Inputs]]:
     """Nodes in the order of the computation, each with its predecessors and how far they are."""
     graph = circuit.graph
+    for edge, strength in zip(circuit.edges, circuit.strengths.tolist(), strict=True):
+        graph.edges[edge]["strength"] = strength
     place = {name: index for index, name in enumerate(graph)}
     inputs = []
     for name in graph:
@@ -103,7 +105,7 @@ def _length(values: dict[str, object], length: str) -> float:
     if length == "hops":
         return 1.0
     with np.errstate(divide="ignore", over="ignore"):
-        return float(1 / np.abs(np.float64(values["score"])))  # type: ignore[arg-type]
+        return float(1 / np.float64(values["strength"]))  # type: ignore[arg-type]
 
 
 def _chunks(sources: list[int]) -> Iterator[np.ndarray]:

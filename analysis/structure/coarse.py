@@ -64,7 +64,7 @@ def coarse_graph(circuit: Circuit, by: Grouping = "module") -> nx.DiGraph:
     columns = (pairs.writers.tolist(), pairs.readers.tolist(), pairs.places.tolist())
     ends = dict.fromkeys((groups[start], groups[stop], place) for start, stop, place in zip(*columns, strict=True))
     for start, stop, place in ends:
-        _add_edge(graph, (start, stop), circuit.kinds[place], abs(float(circuit.scores[place])))
+        _add_edge(graph, (start, stop), circuit.kinds[place], float(circuit.strengths[place]))
     n_universe = _edges_between(universe, groups, list(graph.edges))
     for edge, values in graph.edges.items():
         values["kinds"] = ",".join(kind for kind in EDGE_KINDS if kind in values["kinds"])

@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.structure.modules import module_edges, module_names
 from circuitgraph.circuit import Circuit
+from circuitgraph.strength import strengths_of
 from circuitgraph.universe import node_layer
 
 COMPOSITION_COLUMNS = (
@@ -25,7 +26,7 @@ def composition(circuit: Circuit) -> pd.DataFrame:
         circuit: The circuit.
 
     Returns:
-        A row a pair of heads and kind, the largest |score| first: `source`, `target` (heads), `kind` (`q`,
+        A row a pair of heads and kind, the strongest edge first: `source`, `target` (heads), `kind` (`q`,
         `k`, `v`, or `qkv` where the universe keeps them joint), `source_layer`, `target_layer`, `score`,
         `edge` (its name) and `n_sharing`: how many heads of the circuit share the reader, and so the edge.
         Count edges by distinct `edge`. Without head-to-head edges: no rows.
@@ -56,7 +57,8 @@ def composition(circuit: Circuit) -> pd.DataFrame:
         if names[writer] in heads and names[module] in heads
     ]
     table = pd.DataFrame(rows, columns=list(COMPOSITION_COLUMNS))
-    return table.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)
+    strengths = strengths_of(table["score"].to_numpy(dtype=np.float64), circuit.score_meaning)
+    return table.iloc[np.argsort(-strengths, kind="stable")].reset_index(drop=True)
 
 
 def composition_counts(circuit: Circuit) -> pd.DataFrame:
@@ -91,7 +93,7 @@ def composition_counts(circuit: Circuit) -> pd.DataFrame:
                 "n_edges": len(once),
                 "n_universe": n_universe,
                 "share": len(once) / max(n_universe, 1),
-                "score": float(np.abs(once["score"].to_numpy(dtype=np.float64)).sum()),
+                "score": float(strengths_of(once["score"].to_numpy(dtype=np.float64), circuit.score_meaning).sum()),
                 "n_sources": len(set(chosen["source"])),
                 "n_targets": len(set(chosen["target"])),
             }

@@ -73,7 +73,8 @@ def minimum_edge_cut(circuit: Circuit, *, by: str = "count", sources: Names = No
     starts, stops = find_ends(circuit, sources, targets)
     part = graph_between(circuit.graph, starts, stops)
     kept = {(u, v): values for u, v, values in part.edges(data=True) if values["kind"] != STRUCTURAL}
-    scores = _whole_numbers({edge: abs(values["score"]) for edge, values in kept.items()})
+    strengths = dict(zip(circuit.edges, circuit.strengths.tolist(), strict=True))
+    scores = _whole_numbers({edge: strengths[edge] for edge in kept})
     if by == "count":
         factor = sum(scores.values()) + 1
         capacity = {edge: factor + score for edge, score in scores.items()}

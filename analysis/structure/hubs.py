@@ -48,7 +48,7 @@ def hubs(circuit: Circuit, *, by: str = "degree") -> pd.DataFrame:
         n_in, n_out = possible_degrees(circuit.universe, name)
         row = dict.fromkeys(HUB_COLUMNS, 0) | {"in_score": 0.0, "out_score": 0.0}
         rows[name] = row | {"node": name, "kind": kind, "layer": layer, "in_possible": n_in, "out_possible": n_out}
-    sizes = abs(circuit.scores).tolist()
+    sizes = circuit.strengths.tolist()
     for place, (writer, _) in enumerate(circuit.edges):
         rows[writer]["out_degree"] += 1
         rows[writer]["out_score"] += sizes[place]

@@ -86,8 +86,12 @@ def strongest_paths(
     """
     if not isinstance(k, int) or isinstance(k, bool) or k < 1:
         raise ConfigurationError(f"k, the number of paths, must be a whole number of at least 1; got {k!r}")
-    strength = make_strength(by, circuit.scores.tolist())
+    values = (circuit.scores if by == "lowest" else circuit.strengths).tolist()
+    strength = make_strength(by, values)
     graph, starts, stops = _part(circuit, sources, targets, through)
+    for edge, value in zip(circuit.edges, values, strict=True):
+        if graph.has_edge(*edge):
+            graph.edges[edge]["value"] = value
     ways = _best_ways(graph, starts, strength, k)
     best = heapq.merge(*(ways[name] for name in stops), key=lambda way: way.rank)
     rows = [_row(graph, way, rank, strength) for rank, way in enumerate(islice(best, k), 1)]
@@ -193,8 +197,8 @@ def _best_ways(graph: nx.DiGraph, sources: list[str], strength: Strength, k: int
 
 
 def _longer(way: _Way, node: str, values: dict[str, object], strength: Strength) -> _Way:
-    score = values.get("score")
-    rank = way.rank if score is None else strength.extend(way.rank, float(score))  # type: ignore[arg-type]
+    value = values.get("value")
+    rank = way.rank if value is None else strength.extend(way.rank, float(value))  # type: ignore[arg-type]
     return _Way(rank, node, way)
 
 
@@ -210,14 +214,15 @@ def _counts(graph: nx.DiGraph, ends: list[str], *, backwards: bool = False) -> d
 def _row(graph: nx.DiGraph, way: _Way, rank: int, strength: Strength) -> dict[str, object]:
     nodes = way.nodes
     edges = [(u, v, graph.edges[u, v]) for u, v in pairwise(nodes)]
-    scores = {f"{u}->{v}": values["score"] for u, v, values in edges if values["kind"] != STRUCTURAL}
-    negative = sum(score < 0 for score in scores.values())
+    kept = {f"{u}->{v}": values for u, v, values in edges if values["kind"] != STRUCTURAL}
+    scores = [values["score"] for values in kept.values()]
+    worth = {name: strength.of_edge(values["value"]) for name, values in kept.items()}
     return {
         "rank": rank,
         "path": path_text(nodes),
-        "strength": strength.of_path(list(scores.values())),
+        "strength": strength.of_path([values["value"] for values in kept.values()]),
         "n_edges": len(scores),
-        "weakest_edge": min(scores, key=lambda edge: strength.of_edge(scores[edge])),
-        "sign": 0 if 0 in scores.values() else (-1) ** negative,
+        "weakest_edge": min(worth, key=lambda edge: worth[edge]),
+        "sign": 0 if 0 in scores else (-1) ** sum(score < 0 for score in scores),
         "nodes": tuple(nodes),
     }

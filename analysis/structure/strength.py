@@ -1,11 +1,11 @@
 """What makes a path strong: three measures by name, since there is no one way to score a chain.
 
-- `weakest`: a path is as strong as its weakest edge, by |score|; among equals the next weakest decides, and
-  so on. It depends on the order of the scores alone, so that it holds for gate logits, attributions and
-  frequencies alike.
+- `weakest`: a path is as strong as its weakest edge, by `Circuit.strengths` (|score|, but for trained gates);
+  among equals the next weakest decides, and so on. It depends on the order of the strengths alone, so that it
+  holds for gate logits, attributions and frequencies alike.
 - `lowest`: the same by the score itself, a negative score being weaker than 0. It fits the gate scores
   that `pruning.discover` leaves, where a low score means that an edge was nearly cut.
-- `product`: the product of |score| / (largest |score| of the circuit), that is the sum of the logarithms.
+- `product`: the product of strength / (largest strength of the circuit), that is the sum of the logarithms.
   It fits scores that multiply along a path, and prefers short paths. A path with a score of 0 has strength
   0; among those, fewer zeros are stronger.
 

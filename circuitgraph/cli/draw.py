@@ -1,7 +1,8 @@
-"""`circuitgraph draw`: a saved circuit as a picture, or one or two as a page to explore."""
+"""`circuitgraph draw`: one or two saved circuits as a picture, or as a page to explore."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +11,10 @@ import typer
 from circuitgraph.cli import options
 
 if TYPE_CHECKING:
+    from analysis.drawing import Drawing
     from circuitgraph.circuit import Circuit
 
-_PICTURE_EDGES = 150
+_WIDTHS_BY = ("score", "effect")
 
 
 def draw(
@@ -31,7 +33,7 @@ def draw(
         Path | None,
         typer.Argument(
             metavar="[OTHER]",
-            help="A second circuit of the same universe; .html shows both, what they share and what only one has.",
+            help="A second circuit of the same universe: what both share and what only one has, by colour.",
             show_default=False,
         ),
     ] = None,
@@ -39,31 +41,58 @@ def draw(
         int | None,
         typer.Option(
             min=1,
-            help="Above this many edges, only the strongest are drawn.",
-            show_default="150; .html: 5,000",
+            help="Above this many edges, only the strongest are drawn; of two circuits, the strongest of each colour.",
+            show_default="150, or as many as fit --width; .html: 5,000",
         ),
     ] = None,
+    width: Annotated[
+        str | None,
+        typer.Option(
+            help="For a paper: at most so wide, with letters of 6 pt or more, such as 5.5in, 8.4cm or 240pt.",
+            show_default=False,
+        ),
+    ] = None,
+    width_by: Annotated[
+        str,
+        typer.Option(
+            metavar="[score|effect]",
+            help="What makes a line wide: the trained score, or how much KL rises when that edge alone is cut from the "
+            "circuit, from the metrics.json beside the circuit.",
+        ),
+    ] = "score",
     across_checkpoints: Annotated[
         bool,
         typer.Option("--across-checkpoints", help="Allow two circuits of different weights or models."),
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Draw a circuit, or write a page to explore one or two. Loads no model."""
+    """Draw one circuit or two, or write a page to explore them. Loads no model."""
     from circuitgraph.circuit import Circuit
     from circuitgraph.cli.output import only_json, print_json
-    from circuitgraph.errors import ConfigurationError
+    from circuitgraph.errors import ConfigurationError, UnknownNameError
 
     is_page = out.suffix.lower() == ".html"
     with only_json(as_json):
-        if other is not None and not is_page:
-            raise ConfigurationError(f"two circuits go into an .html page only; --out is {out.name}")
+        if width_by not in _WIDTHS_BY:
+            raise UnknownNameError.of("--width-by", width_by, _WIDTHS_BY)
+        if is_page and width is not None:
+            raise ConfigurationError(f"--width is for pictures; --out is {out.name}, a page as wide as its window")
+        if width_by == "effect" and (is_page or other is not None):
+            raise ConfigurationError(
+                "--width-by effect is for the picture of one circuit; a page has a choice of widths of its own"
+            )
         paths = [circuit] if other is None else [circuit, other]
         named = dict(zip(file_names(paths), map(Circuit.load, paths), strict=True))
         if is_page:
-            n_edges, n_drawn = _write_page(named, out, max_edges, across_checkpoints)
+            n_edges, n_drawn = _write_page(named, paths, out, max_edges, across_checkpoints)
         else:
-            n_edges, n_drawn = _draw_picture(named.popitem()[1], out, max_edges or _PICTURE_EDGES)
+            drawing = _drawing(
+                named, out, max_edges, width, across_checkpoints, circuit if width_by == "effect" else None
+            )
+            n_edges, n_drawn = drawing.n_edges, drawing.n_drawn
+            drawing.save(out)
+            if drawing.note:
+                print(drawing.note, file=sys.stderr)
     if as_json:
         print_json({"out": str(out), "n_edges": n_edges, "n_drawn": n_drawn})
         return
@@ -88,7 +117,9 @@ def file_names(paths: list[Path]) -> list[str]:
     return [name + " (again)" * (name in names[:place]) for place, name in enumerate(names)]
 
 
-def _write_page(named: dict[str, Circuit], out: Path, max_edges: int | None, across: bool) -> tuple[int, int]:
+def _write_page(
+    named: dict[str, Circuit], paths: list[Path], out: Path, max_edges: int | None, across: bool
+) -> tuple[int, int]:
     """Write the page; how many edges the circuits have together, and how many of them are in it."""
     import numpy as np
 
@@ -102,15 +133,25 @@ def _write_page(named: dict[str, Circuit], out: Path, max_edges: int | None, acr
     return n_edges, len(contents["edges"]["kind"])
 
 
-def _draw_picture(circuit: Circuit, out: Path, max_edges: int) -> tuple[int, int]:
-    """Draw the picture; how many edges the circuit has, and how many of them are in it."""
+def _drawing(
+    named: dict[str, Circuit],
+    out: Path,
+    max_edges: int | None,
+    width: str | None,
+    across: bool,
+    effects_of: Path | None,
+) -> Drawing:
+    """The drawing of one circuit or two, not laid out yet; `effects_of` is the circuit file beside its effects."""
     from analysis.drawing import draw as draw_circuit
+    from analysis.drawing.membership import draw_membership
     from analysis.drawing.render import FORMATS
-    from analysis.drawing.selection import strongest_edges
     from circuitgraph.errors import UnknownNameError
 
     known = [f".{name}" for name in ("html", "dot", *FORMATS)]
     if out.suffix.lower() not in known:
         raise UnknownNameError.of("drawing format", out.suffix, known)
-    draw_circuit(circuit, out, max_edges=max_edges)
-    return len(circuit), len(strongest_edges(circuit, max_edges))
+    if len(named) > 1:
+        title = " and ".join(named)
+        return draw_membership(named, max_edges=max_edges, width=width, title=title, across_checkpoints=across)
+    effects = None if effects_of is None else effects_of.parent / "metrics.json"
+    return draw_circuit(next(iter(named.values())), max_edges=max_edges, width=width, effects=effects)

@@ -185,7 +185,7 @@ def test_a_circuit_less_some_edges_is_that_of_the_others(case: Kept) -> None:
         assert np.array_equal(part.scores, wanted.scores)
         assert (part.ablation, part.n_raw) == ("zero", len(left))
     assert circuit.without([]) == circuit
-    for by, key in (("score", lambda score: score), ("size", abs)):
+    for by, key in (("signed", lambda score: score), ("size", abs), ("strength", abs)):
         best = sorted(by_name, key=lambda name: key(by_name[name]), reverse=True)[:5]  # noqa: B023
         assert circuit.top(5, by=by) == Circuit.from_edges(case.universe, best, ablation="zero")
     assert circuit.top(len(circuit) + 3) == circuit

@@ -87,6 +87,7 @@ def test_provenance_says_where_the_circuit_came_from(found: Discovery, compiled:
         "ablation": "zero",
         "objective": "mse",
         "method": "edge-pruning",
+        "score_meaning": "log-alpha",
         "recipe": RECIPE.to_dict(),
         "seed": 3,
         "steps_taken": 25,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -209,8 +210,9 @@ class TestDraw:
         assert ".pdf" in call("draw", text_result / "circuit.json", "--out", tmp_path / "c.pdff").err
         assert call("draw", text_result / "circuit.json", "--out", tmp_path / "none" / "c.dot").code == 2
         assert call("draw", text_result / "circuit.json", "--out", tmp_path / "c.dot", "--max-edges", 0).code == 2
-        two = call("draw", text_result / "circuit.json", text_result / "circuit.json", "--out", tmp_path / "c.svg")
-        assert two.code == 2 and ".html" in two.err
+        for wrong in (("--width", "7ft"), ("--width-by", "efect"), ("--width-by", "effect", "--out", "c.html")):
+            ended = call("draw", text_result / "circuit.json", "--out", tmp_path / "c.dot", *wrong)
+            assert ended.code == 2 and wrong[0][2:7] in ended.err, wrong
         assert ".html" in call("draw", text_result / "circuit.json", "--out", tmp_path / "c.htlm").err
         assert list(tmp_path.iterdir()) == []
 
@@ -222,6 +224,15 @@ class TestDraw:
         assert ended.json["n_edges"] == n_edges > 20 >= ended.json["n_drawn"] > 0
         held = (tmp_path / "c.html").read_text()
         assert held.startswith("<!doctype html>") and f'"n_edges":{n_edges},"n_in_page":{ended.json["n_drawn"]}' in held
+
+    def test_two_circuits_in_a_column_of_a_paper(self, text_result, tmp_path):
+        file = text_result / "circuit.json"
+        ended = call("draw", file, file, "--out", tmp_path / "c.svg", "--width", "3.3in", "--json")
+        assert ended.code == 0 and ended.json["n_drawn"] > 0, ended.err
+        drawn = (tmp_path / "c.svg").read_text()
+        assert "shared by all" in drawn
+        width = re.search(r'<svg width="([\d.]+)pt"', drawn)
+        assert width and float(width[1]) <= 3.3 * 72 + 1
 
     def test_it_says_what_was_left_out(self, text_result, tmp_path):
         said = call("draw", text_result / "circuit.json", "--out", tmp_path / "c.dot", "--max-edges", 20).out
