@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from circuitgraph.compile import CompiledModel
     from circuitgraph.extract import ExtractedCircuit
-    from circuitgraph.forward.reference import AblationValues
+    from circuitgraph.forward.ablation_values import AblationValues
     from circuitgraph.models import LoadedModel
 
 ABLATIONS = ("counterfactual", "zero", "mean", "mean-positional", "optimal")
@@ -354,7 +354,6 @@ class Circuit:
         self,
         model: CompiledModel | LoadedModel | nn.Module,
         *,
-        ablation: str | None = None,
         values: AblationValues | None = None,
         verify: bool = True,
     ) -> ExtractedCircuit:
@@ -362,9 +361,8 @@ class Circuit:
 
         Args:
             model: The model it is of, compiled with the circuit's choices or not compiled.
-            ablation: What cut edges carry: `zero`, `mean`, `mean-positional` or `optimal`; by default what
-                the circuit was found with.
-            values: Their values, from `CompiledModel.ablation_values`. Zero ablation needs none.
+            values: What cut edges carry, from `CompiledModel.ablation_values`; they know of which ablation they are. A
+                circuit that was found under zero ablation needs none.
             verify: Compare the module with the masked run on a few random prompts.
 
         Returns:
@@ -386,7 +384,7 @@ class Circuit:
         """
         from circuitgraph.extract import extract_circuit
 
-        return extract_circuit(self, model, ablation=ablation, values=values, verify=verify)
+        return extract_circuit(self, model, values=values, verify=verify)
 
     # ---------------------------------------------------------------- files
 

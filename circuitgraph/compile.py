@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from circuitgraph.architectures import Family, ModelShape, family_of
 from circuitgraph.architectures.family import BoundModel, frozen_view, weights_fingerprint
 from circuitgraph.batch import TokenBatch
-from circuitgraph.circuit import ABLATIONS
 from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.frozen_linear import choose_kernels, use_onednn
 from circuitgraph.forward.kernels import cpu_kernels
 from circuitgraph.forward.masked import FixedPlan, MaskedPass, fixed_pass, masked_pass
-from circuitgraph.forward.reference import AblationValues, mean_values, read_again, reference_run, zero_values
+from circuitgraph.forward.reference import mean_values, read_again, reference_run, zero_values
 from circuitgraph.forward.workspace import Workspace
 from circuitgraph.gate_map import GateMap
 from circuitgraph.graph import build_graph
@@ -258,7 +258,6 @@ class CompiledModel:
         batch: TokenBatch,
         values: AblationValues,
         *,
-        ablation: str = "counterfactual",
         wanted: Bool[Tensor, " edge"] | None = None,
         recompute: bool = False,
     ) -> MaskedPass:
@@ -267,8 +266,8 @@ class CompiledModel:
         Args:
             gates: One gate an edge of the universe; 1 keeps it, 0 ablates it.
             batch: Prompts.
-            values: What ablated writers say: `run_with_values(corrupted)[1]`, or `ablation_values`.
-            ablation: Which of the two, by name.
+            values: What ablated writers say: `run_with_values(corrupted)[1]`, or `ablation_values`. They know of which
+                kind they are.
             wanted: Gates whose gradient is wanted; by default those strictly between 0 and 1.
             recompute: Run MLPs once more in the backward pass instead of keeping what is inside them: less
                 memory, more time, the same numbers.
@@ -277,11 +276,8 @@ class CompiledModel:
             Logits at the asked positions, and how much of the model ran.
 
         Raises:
-            ConfigurationError: The gates are not one an edge.
-            UnknownNameError: No such ablation.
+            ConfigurationError: The gates are not one an edge, or the values are of another model or of other prompts.
         """
-        if ablation not in ABLATIONS:
-            raise UnknownNameError.of("ablation", ablation, ABLATIONS)
         if gates.shape != (self.universe.n_edges,):
             raise ConfigurationError(
                 f"gates must have one entry for each of the universe's {self.universe.n_edges:,} edges; "
@@ -289,7 +285,7 @@ class CompiledModel:
             )
         return masked_pass(
             self.bound, self.shape, self.universe, gates, batch, values,
-            ablation=ablation, wanted=wanted, workspace=self._workspace, recompute=recompute,
+            wanted=wanted, workspace=self._workspace, recompute=recompute,
         )  # fmt: skip
 
     def masked_by_plan(

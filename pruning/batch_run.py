@@ -208,10 +208,7 @@ class BatchRunner:
             return ran.gradient * share, ran.objective * share, (ran.live_heads, ran.live_mlps)
         gates = part.gates.detach().requires_grad_()
         batch = self.frozen.batch(part.prompts)
-        ran = self.compiled.masked(
-            gates, batch.pairs.clean, batch.values,
-            ablation=self.frozen.ablation, wanted=part.wanted, recompute=self.recompute,
-        )  # fmt: skip
+        ran = self.compiled.masked(gates, batch.pairs.clean, batch.values, wanted=part.wanted, recompute=self.recompute)
         loss = self.objective(ran.logits, batch.teacher, batch.pairs) * (len(part.prompts) / n_prompts)
         return torch.autograd.grad(loss, ran.gates)[0], loss.detach(), (ran.live_heads, ran.live_mlps)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from circuitgraph.batch import PairBatch
-from circuitgraph.forward.reference import AblationValues
+from circuitgraph.forward.ablation_values import AblationValues
 from pruning.top_teacher import Teacher, whole_vocabulary
 
 

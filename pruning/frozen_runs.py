@@ -26,7 +26,7 @@ import torch
 from circuitgraph.batch import TokenBatch
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.forward.reference import AblationValues
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.memory.numbers import values_a_token
 from pruning.batch_order import BatchOrder
 from pruning.encoding import EncodedPairs
@@ -322,8 +322,9 @@ class FrozenRuns:
             values = self.compiled.whole_values(values_of_rows(rows["values"]))
         pairs = self.pairs.batch(prompts, device=self.compiled.device)
         if values.input_ids is not None:
-            # The same ids, where they are looked at.
-            values = replace(values, input_ids=pairs.corrupted.to_look_at.input_ids)
+            # The same tokens, where they are looked at.
+            prompts = pairs.corrupted.to_look_at
+            values = replace(values, input_ids=prompts.input_ids, attention_mask=prompts.attention_mask)
         return FrozenBatch(pairs=pairs, teacher=teacher_of_rows(rows["teacher"]), values=values)
 
     def group(self, length: int) -> KeptGroup | None:

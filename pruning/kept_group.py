@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuitgraph.batch import PairBatch, TokenBatch
 from circuitgraph.compile import CompiledModel
-from circuitgraph.forward.reference import AblationValues
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.transfer import to_device
 from pruning.encoding import EncodedPairs
 from pruning.frozen_batch import FrozenBatch

@@ -68,7 +68,7 @@ def measure_prompts(
         frozen = runs.batch(prompts)
         found = {"full": _Scored.of(frozen.teacher_logits, frozen)}
         for name, kept in gates.items():
-            ran = compiled.masked(kept, frozen.pairs.clean, frozen.values, ablation=ablation)
+            ran = compiled.masked(kept, frozen.pairs.clean, frozen.values)
             found[name] = _Scored.of(ran.logits, frozen)
         return found
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from circuitgraph.batch import TokenBatch
     from circuitgraph.cli.found_circuit import FoundCircuit
     from circuitgraph.extract import ExtractedCircuit, SpeedUp
-    from circuitgraph.forward.reference import AblationValues
+    from circuitgraph.forward.ablation_values import AblationValues
     from pruning.encoding import EncodedPairs
 
 
@@ -55,7 +55,7 @@ def extract(
         ablation = settle_ablation(found.circuit, ablation)
         pairs = _prompts(found, task)
         values = _values(found, ablation, pairs, batch_size)
-        extracted = found.circuit.extract(found.compiled, ablation=ablation, values=values, verify=not no_verify)
+        extracted = found.circuit.extract(found.compiled, values=values, verify=not no_verify)
         batch = _batch(found, pairs, batch_size)
         difference = largest_difference(extracted, found.circuit, found.compiled, batch, values)
         say(f"timing {repeats} turns on {batch.input_ids.shape[0]} prompts")

@@ -151,7 +151,7 @@ def _positions(found: FoundCircuit, pairs: EncodedPairs, top: int) -> list[dict[
     frozen = runs.batch(np.array([0]))
     gates = torch.from_numpy(found.circuit.mask).float()
     with torch.no_grad():
-        ours = compiled.masked(gates, frozen.pairs.clean, frozen.values, ablation=ablation).logits
+        ours = compiled.masked(gates, frozen.pairs.clean, frozen.values).logits
         kl = kl_divergence(ours, frozen.teacher_logits).tolist() if ours.shape[-1] > 1 else [None] * len(ours)
     return [
         {

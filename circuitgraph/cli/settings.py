@@ -157,7 +157,7 @@ def settle_ablation(chosen: str | None, recipe: Recipe, model: ModelPlan) -> str
     Raises:
         UnknownNameError: No such ablation.
     """
-    from circuitgraph.compile import ABLATIONS
+    from circuitgraph.circuit import ABLATIONS
 
     ablation = chosen or recipe.ablation or ("zero" if model.is_tracr else "counterfactual")
     if ablation not in ABLATIONS:

@@ -14,7 +14,7 @@ from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.errors import ConfigurationError, GraphMismatchError, ParityError, UnknownNameError
 from circuitgraph.extract.folding import fold
 from circuitgraph.extract.module import ExtractedCircuit, Origin
-from circuitgraph.forward.reference import AblationValues
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.models import LoadedModel
 from circuitgraph.parity import TOLERANCE
 
@@ -26,7 +26,6 @@ def extract_circuit(
     circuit: Circuit,
     model: CompiledModel | LoadedModel | nn.Module,
     *,
-    ablation: str | None = None,
     values: AblationValues | None = None,
     verify: bool = True,
 ) -> ExtractedCircuit:
@@ -35,21 +34,19 @@ def extract_circuit(
     Args:
         circuit: The circuit.
         model: The model it is of, compiled with the circuit's choices or not compiled.
-        ablation: What cut edges carry; by default what the circuit was found with.
-        values: Their values, the same for every prompt: `compiled.ablation_values(ablation, batches)`. Zero
-            ablation needs none.
+        values: What cut edges carry, the same for every prompt: `compiled.ablation_values(ablation, batches)`; they
+            know of which ablation they are. A circuit that was found under zero ablation needs none.
         verify: Compare the result with the masked run on a few random prompts.
 
     Returns:
         The module, in evaluation mode, on the model's device.
 
     Raises:
-        UnknownNameError: No such ablation.
         GraphMismatchError: The model has another graph than the circuit.
         ConfigurationError: Counterfactual ablation, or values that are missing or differ from prompt to prompt.
         ParityError: The module does not say what the masked run says.
     """
-    ablation = settle_ablation(circuit, ablation)
+    ablation = settle_ablation(circuit, None if values is None else values.ablation)
     compiled = _compiled(circuit, model).with_kernels("plain")  # its modules are copied into the new one
     if values is None:
         values = _zeros_or_refuse(compiled, ablation)
@@ -71,7 +68,7 @@ def settle_ablation(circuit: Circuit, ablation: str | None) -> str:
 
     Args:
         circuit: The circuit.
-        ablation: What was asked for; by default what the circuit was found with.
+        ablation: What was asked for, or what the values are of; by default what the circuit was found with.
 
     Raises:
         UnknownNameError: No such ablation.
@@ -87,8 +84,8 @@ def settle_ablation(circuit: Circuit, ablation: str | None) -> str:
         f"the circuit {found} counterfactual ablation, where cut edges carry what they say on another prompt, so "
         f"nothing constant can stand for them. Ablations that work: {', '.join(CONSTANT_ABLATIONS)}. Under another "
         "ablation the same edges are another circuit, so look at it first: "
-        'pruning.evaluate(compiled, circuit, pairs, ablation="mean"); then name it: '
-        'circuit.extract(compiled, ablation="mean", values=compiled.ablation_values("mean", batches)), or '
+        'pruning.evaluate(compiled, circuit, pairs, ablation="mean"); then pass its values: '
+        'circuit.extract(compiled, values=compiled.ablation_values("mean", batches)), or '
         "circuitgraph extract --ablation mean"
     )
 
@@ -144,7 +141,11 @@ def _on(values: AblationValues, compiled: CompiledModel) -> AblationValues:
             raise ConfigurationError(f"values: expected {count} tensors of {name}; got {len(group)}")
         moved[name] = tuple(tensor.detach().to(compiled.device) for tensor in group)
     return AblationValues(
-        embeddings=moved["embeddings"], heads=moved["heads"], attention=moved["attention"], mlps=moved["mlps"]
+        ablation=values.ablation,
+        embeddings=moved["embeddings"],
+        heads=moved["heads"],
+        attention=moved["attention"],
+        mlps=moved["mlps"],
     )
 
 
@@ -203,7 +204,7 @@ def largest_difference(
     wide = torch.float64 if compiled.dtype == torch.float64 else torch.float32
     gates = torch.from_numpy(circuit.mask).to(compiled.device, wide)
     with torch.no_grad():
-        theirs = compiled.masked(gates, batch, values, ablation=extracted.ablation).logits.double()
+        theirs = compiled.masked(gates, batch, values).logits.double()
         ours = extracted(batch.input_ids, batch.attention_mask, at=batch.predict_index).double()
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6))
 

@@ -35,7 +35,7 @@ from circuitgraph.extract.layout import (
     ProjectionLayout,
     ReadLayout,
 )
-from circuitgraph.forward.reference import AblationValues
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.universe import ReaderBlock, Universe
 
 

@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.attention import attend
 from circuitgraph.forward.cells import Cells, CellSets
 from circuitgraph.forward.head_products import pick
 from circuitgraph.forward.passing import Share
-from circuitgraph.forward.reference import AblationValues
 from circuitgraph.transfer import to_device
 from circuitgraph.universe import Universe
 

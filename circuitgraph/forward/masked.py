@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
 from circuitgraph.batch import TokenBatch
+from circuitgraph.errors import ConfigurationError
+from circuitgraph.forward.ablation_values import AblationValues, check_fits, check_layer, check_same_prompts
 from circuitgraph.forward.attention import attention_mask
 from circuitgraph.forward.cells import Cells, CellSets, cell_sets
 from circuitgraph.forward.head_products import pick
@@ -20,7 +22,7 @@ from circuitgraph.forward.heads import AskedGrid, LayerHeads, among, asked_grid
 from circuitgraph.forward.passing import begin, read, read_projected, write_heads, write_mlp
 from circuitgraph.forward.plan import StepPlan, covering_edges, plan_step
 from circuitgraph.forward.prefix_sums import PrefixSums
-from circuitgraph.forward.reference import AblationValues, embed
+from circuitgraph.forward.reference import embed
 from circuitgraph.forward.stream import Stream, Tape
 from circuitgraph.forward.workspace import Workspace
 from circuitgraph.liveness import effective_edges
@@ -54,7 +56,6 @@ def masked_pass(
     batch: TokenBatch,
     values: AblationValues,
     *,
-    ablation: str,
     wanted: Bool[Tensor, " edge"] | None = None,
     workspace: Workspace | None = None,
     recompute: bool = False,
@@ -68,8 +69,7 @@ def masked_pass(
         gates: 1 keeps an edge, 0 ablates it; its gradient is that of the gates in `wanted`, 0 elsewhere. Where they
             lie on the host, as `wanted` then should, and the batch came from there, no value is read from a device.
         batch: Prompts.
-        values: What ablated writers say.
-        ablation: Where they come from; under `counterfactual` a node without live inputs is skipped.
+        values: What ablated writers say; where they are those of a run, a node without live inputs is skipped.
         wanted: Gates whose gradient is wanted; by default those strictly between 0 and 1, if `gates`
             requires a gradient.
         workspace: Keeps large buffers from one step to the next.
@@ -77,16 +77,19 @@ def masked_pass(
 
     Returns:
         The logits, and how much of the model ran.
+
+    Raises:
+        ConfigurationError: The values are of another model or of other prompts.
     """
     wants = torch.is_grad_enabled() and gates.requires_grad
-    counterfactual = ablation == "counterfactual"
     prompts = batch.to_look_at
-    other_ids = values.input_ids if counterfactual else None
-    gates_host, wanted_given, real, asked, ids, other_ids = to_host(
-        gates, wanted if wants else None, prompts.attention_mask, prompts.predict_index, prompts.input_ids, other_ids
-    )
+    gates_host, wanted_given, real, asked, ids, other_ids, other_real = to_host(
+        gates, wanted if wants else None, prompts.attention_mask, prompts.predict_index, prompts.input_ids,
+        values.input_ids, values.attention_mask,
+    )  # fmt: skip
     assert gates_host is not None and real is not None and asked is not None
     gates_host, real = gates_host.astype(np.float64), real.astype(bool)
+    check_same_prompts(values, real.shape, other_real, real)
     differs = None if other_ids is None else ids != other_ids
     if not wants:
         wanted_host = np.zeros(gates_host.shape, dtype=bool)
@@ -97,8 +100,8 @@ def masked_pass(
     cells = cell_sets(batch, causal=shape.causal, real=real, asked=asked, differs=differs)
     plan = plan_step(
         universe, (gates_host != 0) | wanted_host, wanted_host,
-        constant_when_dead=not counterfactual,
-        run_dead_readers=not (counterfactual and values.query),
+        constant_when_dead=not values.per_prompt,
+        run_dead_readers=not values.query,
         local=cells.local is not None,
     )  # fmt: skip
     gates = to_device(gates, batch.input_ids.device)
@@ -175,15 +178,24 @@ def fixed_pass(
         gates: On the device; see `FixedPlan.missed` for which the plan is right.
         batch: Prompts of one length, without padding, which knows what it was on the host.
         values: What ablated writers say.
-        fixed: The plan.
+        fixed: The plan, for values of this kind.
         first_differing: No prompt differs from its counterfactual before this position.
         recompute: See `masked_pass`.
 
     Returns:
         The logits; the gradient in `gates` is that of `fixed.open_edges`.
+
+    Raises:
+        ConfigurationError: The plan is for another ablation than the values are of, or they are of another model or
+            of other prompts.
     """
+    if fixed.ablation != values.ablation:
+        raise ConfigurationError(
+            f"the plan is for {fixed.ablation} ablation, the values are of kind {values.ablation!r}; make another plan"
+        )
     prompts = batch.to_look_at
     real, asked = prompts.attention_mask.numpy().astype(bool), prompts.predict_index.numpy()
+    check_same_prompts(values, real.shape)
     differs = np.zeros_like(real)
     differs[:, first_differing] = True
     cells = cell_sets(batch, causal=shape.causal, real=real, asked=asked, differs=differs, tell_local=False)
@@ -245,6 +257,7 @@ class _Pass:
     def _embeddings(self, said: tuple[Tensor, ...]) -> Tensor:
         """Store the embeddings' deltas; returns the ablated residual stream."""
         ablated = tuple(self.values.embeddings)
+        check_fits(self.values, ablated, said, n_layers=self.shape.n_layers, padded=not self.real.all())
         deltas = [ours - theirs for ours, theirs in zip(said, ablated, strict=True)]
         if self.universe.embeddings == "joint":
             deltas = [sum(deltas[1:], deltas[0])]
@@ -271,7 +284,9 @@ class _Pass:
             said = checkpoint(block.mlp, normed, use_reentrant=False, preserve_rng_state=False)[0]
         else:
             said = block.mlp(normed)[0]
-        return said - self.cells[level].of(self.values.mlps[layer])
+        ablated = self.values.mlps[layer]
+        check_layer(ablated, (self.shape.d_model,), layer, "MLP")
+        return said - self.cells[level].of(ablated)
 
     def _write_mlp(self, layer: int, delta: Tensor) -> None:
         level = self.plan.mlps[layer]
@@ -297,6 +312,7 @@ class _Pass:
                 layer_heads.take(shares, said, self.cells[name])
         running = np.sort(np.concatenate(list(by_level.values())))
         gathered, said_ablated = {}, self.values.heads[layer]
+        check_layer(said_ablated, (self.shape.n_heads, self.shape.d_head), layer, "heads")
         for name, heads in by_level.items():
             mixed = layer_heads.gather(
                 heads, all_heads=running, mask=self.mask, rotary=self.rotary,

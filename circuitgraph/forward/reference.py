@@ -7,8 +7,8 @@ prompts) and the means; zero ablation needs none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -17,80 +17,8 @@ from torch import Tensor
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Projection
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.attention import attend, attention_mask
-
-
-@dataclass(frozen=True, kw_only=True)
-class AblationValues:
-    """What every writer says when it is ablated.
-
-    Shapes end in `[… batch seq width]`; axes of size 1 broadcast (means, zeros). A sequence of layers may copy a layer
-    when it is asked for, so ask once.
-
-    Attributes:
-        embeddings: A tensor an embedding of the model, `[batch seq d_model]`.
-        heads: A tensor a layer, `[head batch seq d_head]`, before the output projection.
-        attention: A tensor a layer, `[batch seq d_model]`: all heads through the output projection, with bias.
-        mlps: A tensor a layer, `[batch seq d_model]`.
-        query: What each head asks with in the ablated run, a tensor a layer, `[head batch seq d_head]`, before
-            rotation; empty where the values are not those of one run.
-        key: Its keys, `[kv_head batch seq d_head]`.
-        value: Its values, `[kv_head batch seq d_head]`.
-        input_ids: The tokens of the ablated run `[batch seq]`, or None.
-    """
-
-    embeddings: Sequence[Tensor]
-    heads: Sequence[Tensor]
-    attention: Sequence[Tensor]
-    mlps: Sequence[Tensor]
-    query: Sequence[Tensor] = ()
-    key: Sequence[Tensor] = ()
-    value: Sequence[Tensor] = ()
-    input_ids: Tensor | None = None
-
-    def _map(self, change: Callable[[Tensor, int], Tensor]) -> AblationValues:
-        """Change every tensor; `change` is given the tensor and its batch axis."""
-        changed = {name: tuple(change(value, axis) for value in getattr(self, name)) for name, axis in _BATCH_AXIS}
-        ids = None if self.input_ids is None else change(self.input_ids, 0)
-        return AblationValues(**changed, input_ids=ids)
-
-    def select(self, index: Tensor) -> AblationValues:
-        """The values of some examples.
-
-        Args:
-            index: Positions along the batch axis.
-        """
-        return self._map(lambda value, axis: value if value.shape[axis] == 1 else value.index_select(axis, index))
-
-    @staticmethod
-    def join(parts: Sequence[AblationValues]) -> AblationValues:
-        """Put the values of several batches of equal length one after the other."""
-        joined = {
-            name: tuple(torch.cat(layer, axis) for layer in zip(*(getattr(part, name) for part in parts), strict=True))
-            for name, axis in _BATCH_AXIS
-        }
-        ids = [part.input_ids for part in parts if part.input_ids is not None]
-        return AblationValues(**joined, input_ids=torch.cat(ids) if ids else None)
-
-    def only_said(self) -> AblationValues:
-        """Without what `read_again` can fill in: less than half the memory."""
-        return replace(self, attention=(), query=(), key=(), value=())
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All of them."""
-        found = tuple(value for name, _ in _BATCH_AXIS for value in getattr(self, name))
-        return found if self.input_ids is None else (*found, self.input_ids)
-
-    @property
-    def n_bytes(self) -> int:
-        """Memory held."""
-        return sum(value.numel() * value.element_size() for value in self.tensors)
-
-
-_BATCH_AXIS = (
-    ("embeddings", 0), ("heads", 1), ("attention", 0), ("mlps", 0), ("query", 1), ("key", 1), ("value", 1),
-)  # fmt: skip
 
 
 def project(x: Float[Tensor, "batch seq d_model"], projection: Projection) -> Float[Tensor, "head batch seq d_head"]:
@@ -173,8 +101,9 @@ def reference_run(
         return logits, None
     query, key, value = zip(*reads, strict=True)
     values = AblationValues(
-        embeddings=embeddings, heads=tuple(heads), attention=tuple(attention), mlps=tuple(mlps),
-        query=query, key=key, value=value, input_ids=batch.input_ids,
+        ablation="counterfactual", embeddings=embeddings, heads=tuple(heads), attention=tuple(attention),
+        mlps=tuple(mlps), query=query, key=key, value=value,
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask,
     )  # fmt: skip
     return logits, values
 
@@ -185,19 +114,21 @@ def read_again(bound: BoundModel, values: AblationValues) -> AblationValues:
 
     Args:
         bound: The model's weights.
-        values: One run's.
+        values: One run's, or constants.
 
     Returns:
-        The values of the whole run; what was filled in can differ from it in the last bits.
+        The values of the whole run; what was filled in can differ from it in the last bits. Constants get no queries,
+        keys and values: they are those of no run.
     """
     values = replace(values, heads=tuple(values.heads), mlps=tuple(values.mlps), embeddings=tuple(values.embeddings))
     residual = sum(values.embeddings[1:], values.embeddings[0])
     attention, reads = [], []
     for block, mixed, mlp in zip(bound.blocks, values.heads, values.mlps, strict=True):
-        reads.append([part.contiguous() for part in _heads_read(block, residual)])
+        if values.per_prompt:
+            reads.append([part.contiguous() for part in _heads_read(block, residual)])
         attention.append(_heads_say(block, mixed))
         residual = residual + attention[-1] + mlp
-    query, key, value = zip(*reads, strict=True)
+    query, key, value = zip(*reads, strict=True) if reads else ((), (), ())
     return replace(values, attention=tuple(attention), query=query, key=key, value=value)
 
 
@@ -216,6 +147,7 @@ def zero_values(bound: BoundModel, shape: ModelShape, like: Tensor) -> AblationV
     n_embeddings = 2 if shape.learned_positions else 1
     biases = [block.output_bias for block in bound.blocks]
     return AblationValues(
+        ablation="zero",
         embeddings=tuple(zeros(1, 1, shape.d_model) for _ in range(n_embeddings)),
         heads=tuple(zeros(shape.n_heads, 1, 1, shape.d_head) for _ in bound.blocks),
         attention=tuple(zeros(1, 1, shape.d_model) if b is None else b[None, None] for b in biases),
@@ -240,6 +172,7 @@ def mean_values(
     Raises:
         ConfigurationError: No data, or means per position over prompts of unequal length.
     """
+    ablation = "mean-positional" if per_position else "mean"
     total: AblationValues | None = None
     count = 0.0
     dtype = None
@@ -253,19 +186,12 @@ def mean_values(
         _, values = reference_run(bound, shape, batch)
         assert values is not None
         dtype = values.mlps[0].dtype
-        values = replace(values, query=(), key=(), value=(), input_ids=None)
+        values = values.constant(ablation)
         weight = real.to(torch.float64)[..., None]
         axes = (-3,) if per_position else (-3, -2)
-        part = values._map(lambda value, _: (value.double() * weight).sum(axes, keepdim=True))  # noqa: B023
-        total = part if total is None else _add(total, part)
+        part = values.changed(lambda value, _: (value.double() * weight).sum(axes, keepdim=True))  # noqa: B023
+        total = part if total is None else total.plus(part)
         count += float(real.shape[0] if per_position else real.sum())
     if total is None or count == 0:
         raise ConfigurationError("mean ablation needs at least one prompt to average over; got none")
-    return total._map(lambda value, _: (value / count).to(dtype))
-
-
-def _add(a: AblationValues, b: AblationValues) -> AblationValues:
-    parts = {
-        name: tuple(x + y for x, y in zip(getattr(a, name), getattr(b, name), strict=True)) for name, _ in _BATCH_AXIS
-    }
-    return AblationValues(**parts)  # type: ignore[arg-type]
+    return total.changed(lambda value, _: (value / count).to(dtype))

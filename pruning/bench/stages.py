@@ -247,7 +247,7 @@ class EvaluateStage:
     def run(self) -> int:
         """Draw the batch, run the circuit, score it."""
         batch = self.frozen.batch(np.arange(len(self.frozen.pairs)))
-        ran = self.compiled.masked(self.gates, batch.pairs.clean, batch.values, ablation=self.frozen.ablation)
+        ran = self.compiled.masked(self.gates, batch.pairs.clean, batch.values)
         score_prompts(ran.logits, batch.teacher_logits, batch.pairs)
         return 0
 

@@ -27,7 +27,7 @@ from circuitgraph._version import __version__
 from circuitgraph.batch import TokenBatch
 from circuitgraph.compile import CompiledModel
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever what a file holds changes its meaning."""
 
 _PIECE = 32 << 20

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuitgraph.forward.reference import AblationValues
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.transfer import to_device
 from pruning.top_teacher import Teacher, TopTeacher
 
-Form = Mapping[str, int | None]
+Form = Mapping[str, int | str | None]
 _TENSOR = -1
 
 
@@ -29,7 +29,7 @@ class Rows:
         tensors: By name.
         axes: The axis along which each tensor's rows run; None where all rows share the tensor.
         form: How the tensors make up a dataclass: None for a field that is None, the length of a tuple,
-            -1 for a tensor by itself; empty where there is no dataclass.
+            -1 for a tensor by itself, a word for itself; empty where there is no dataclass.
     """
 
     tensors: Mapping[str, Tensor]
@@ -177,11 +177,14 @@ def rows_of_values(values: AblationValues, n_prompts: int) -> Rows:
         axes[id(value)] = axis
         return value
 
-    values._map(note)
-    form: dict[str, int | None] = {}
+    values.changed(note)
+    form: dict[str, int | str | None] = {}
     tensors: dict[str, Tensor] = {}
     for part in fields(values):
         held = getattr(values, part.name)
+        if isinstance(held, str):
+            form[part.name] = held
+            continue
         form[part.name] = None if held is None else _TENSOR if isinstance(held, Tensor) else len(held)
         for place, tensor in enumerate([held] if isinstance(held, Tensor) else held or ()):
             if tensor is not None:
@@ -195,8 +198,8 @@ def values_of_rows(rows: Rows) -> AblationValues:
     """Put ablation values together again; tensors of rows that were taken are copied when they are asked for."""
     made: dict[str, object] = {}
     for name, length in rows.form.items():
-        if length is None:
-            made[name] = None
+        if length is None or isinstance(length, str):
+            made[name] = length
         elif length == _TENSOR:
             made[name] = rows.tensors[f"{name}.0"]
         else:

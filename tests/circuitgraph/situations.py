@@ -217,8 +217,7 @@ class BothWays:
 
     def executor(self, gates: Tensor, wanted: Tensor | None = None) -> Tensor:
         """The executor's logits at the asked positions."""
-        clean, ablation = self.batches[0], self.situation.ablation
-        return self.compiled.masked(gates, clean, self.values(), ablation=ablation, wanted=wanted).logits
+        return self.compiled.masked(gates, self.batches[0], self.values(), wanted=wanted).logits
 
     def definition(self, gates: Tensor) -> Tensor:
         """The definition's."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from circuitgraph.batch import TokenBatch
-from circuitgraph.compile import CompiledModel
+from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.forward.reference import AblationValues
+from circuitgraph.forward.ablation_values import AblationValues
+from circuitgraph.forward.masked import FixedPlan
 from tests.circuitgraph.oracle_cases import CASES, ModelMakers, pair_of_batches
 from tests.circuitgraph.oracle_hooks import call, landmarks, said_by
 
@@ -142,7 +144,8 @@ def all_tensors(values: AblationValues) -> list[Tensor]:
     found: list[Tensor] = []
     for field in fields(values):
         value = getattr(values, field.name)
-        found += [value] if isinstance(value, Tensor) else list(value or ())
+        if not isinstance(value, str):
+            found += [value] if isinstance(value, Tensor) else list(value or ())
     return found
 
 
@@ -169,5 +172,75 @@ def test_select_of_constants_leaves_them(gpt2: CompiledModel) -> None:
 def test_bytes_are_counted(gpt2: CompiledModel) -> None:
     _, values = gpt2.run_with_values(batches(gpt2)[0])
     # 3 prompts of 5 tokens, width 12, 8 bytes: 2 embeddings, in each of 2 layers heads, attention and MLP, and the
-    # heads' queries, keys and values; and a token's number.
-    assert values.n_bytes == 3 * 5 * 8 * (12 * (2 + 2 * 6) + 1)
+    # heads' queries, keys and values; and a token's number and whether it is one.
+    assert values.n_bytes == 3 * 5 * 8 * (12 * (2 + 2 * 6) + 2)
+
+
+def test_values_know_their_kind(gpt2: CompiledModel) -> None:
+    batch, _ = batches(gpt2, "none")
+    run = gpt2.run_with_values(batch)[1]
+    assert (run.ablation, run.per_prompt) == ("counterfactual", True)
+    for ablation in ("zero", "mean", "mean-positional"):
+        values = gpt2.ablation_values(ablation, [batch])
+        assert (values.ablation, values.per_prompt) == (ablation, False)
+        assert values.select(torch.tensor([0])).ablation == values.only_said().ablation == ablation
+    with pytest.raises(UnknownNameError, match="did you mean 'counterfactual'"):
+        replace(run, ablation="counterfactuals")
+    with pytest.raises(ConfigurationError, match="kind 'mean' are the same for every prompt"):
+        replace(run, ablation="mean")
+    with pytest.raises(ConfigurationError, match="of one kind to join; got counterfactual, zero"):
+        AblationValues.join([run, gpt2.ablation_values("zero")])
+
+
+def test_constants_filled_in_again_have_no_run(gpt2: CompiledModel) -> None:
+    means = gpt2.ablation_values("mean", batches(gpt2))
+    again = gpt2.whole_values(means.only_said())
+    assert not again.query and not again.key and not again.value
+    for whole, filled in zip(means.attention, again.attention, strict=True):
+        expect(whole, filled)
+
+
+def refused(compiled: CompiledModel, batch: TokenBatch, values: AblationValues, said: str) -> None:
+    gates = torch.ones(compiled.universe.n_edges, dtype=torch.float64)
+    with pytest.raises(ConfigurationError, match=said):
+        compiled.masked(gates, batch, values)
+
+
+def test_values_of_other_prompts_are_refused(gpt2: CompiledModel) -> None:
+    """Of fewer prompts, of longer ones, padded elsewhere; constants per position of another length, or padded."""
+    clean, corrupted = batches(gpt2)
+    values = gpt2.run_with_values(corrupted)[1]
+    refused(gpt2, clean, values.select(torch.tensor([0, 1])), "a run on 2 prompts of 5 tokens, the batch has 3 prompts")
+    longer = pair_of_batches(lengths=[6, 2, 3], side="left", n_asked=1, n_tokens=29, seed=6)[1]
+    refused(gpt2, clean, gpt2.run_with_values(longer)[1], "3 prompts of 6 tokens, the batch has 3 prompts of 5 tokens")
+    refused(gpt2, batches(gpt2, "right")[0], values, "prompt 1 of the batch has tokens where")
+    refused(gpt2, clean, replace(values, input_ids=None, attention_mask=None).select(torch.tensor([0, 1])), "2 prompts")
+    positional = gpt2.ablation_values("mean-positional", [batches(gpt2, "none")[0]])
+    refused(gpt2, clean, positional, "for 4 tokens, the batch has 5; 'mean' ablation fits")
+    padded = pair_of_batches(lengths=[4, 3], side="left", n_asked=1, n_tokens=29, seed=6)[0]
+    refused(gpt2, padded, positional, "one value per position, counted from the first token")
+
+
+def test_values_of_another_model_are_refused(gpt2: CompiledModel, tiny_gpt2, tiny_llama) -> None:
+    makers, (clean, corrupted) = ModelMakers(tiny_gpt2, tiny_llama), batches(gpt2)
+
+    def values(**sizes: object) -> AblationValues:
+        model = tiny_gpt2(**{"dtype": torch.float64, **sizes})
+        return CompiledModel.run_with_values(compile_model(model, verify=False), corrupted)[1]
+
+    refused(gpt2, clean, values(dtype=torch.float32), "expected number format torch.float64, as the model has")
+    refused(gpt2, clean, values(n_heads=2), "expected width 12, as the model has; got 8")
+    refused(gpt2, clean, values(n_layers=3), "they have 3 layers, the model has 2")
+    refused(gpt2, clean, values(n_heads=4, d_head=3), r"layer 0's heads have the sizes \(4, 3\), expected \(3, 4\)")
+    llama = makers.compile("llama-gqa", dtype=torch.float64)
+    refused(llama, clean, gpt2.run_with_values(corrupted)[1], r"2 embedding\(s\), the model has 1")
+    on_meta = replace(values(), embeddings=tuple(value.to("meta") for value in values().embeddings))
+    refused(gpt2, clean, on_meta, "expected device cpu, as the model has; got meta")
+
+
+def test_a_plan_for_another_ablation_is_refused(gpt2: CompiledModel) -> None:
+    n_edges, clean = gpt2.universe.n_edges, batches(gpt2, "none")[0]
+    plan = FixedPlan.of(gpt2.universe, np.ones(n_edges, dtype=bool), ablation="counterfactual")
+    gates = torch.ones(n_edges, dtype=torch.float64)
+    with pytest.raises(ConfigurationError, match="plan is for counterfactual ablation, the values are of kind 'zero'"):
+        gpt2.masked_by_plan(gates, clean, gpt2.ablation_values("zero"), plan)

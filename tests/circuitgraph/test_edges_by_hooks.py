@@ -69,7 +69,7 @@ def test_cutting_one_edge_equals_hooking_its_reader(compiled: CompiledModel, abl
         gate = (0.0, 0.3)[number % 2]
         gates = torch.ones(universe.n_edges, dtype=torch.float64)
         gates[edge] = gate
-        ours = compiled.masked(gates, clean, values, ablation=ablation).logits
+        ours = compiled.masked(gates, clean, values).logits
         ablated = said_by(model, writer, corrupted) if ablation == "counterfactual" else torch.zeros(())
         theirs = cut_edge(model, writer, reader, clean, ablated, gate)
         # float64 sums in another order; 1e-13 is seen.

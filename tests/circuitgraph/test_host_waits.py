@@ -42,7 +42,7 @@ class Both:
         gates = self.gates.clone().requires_grad_()
         clean, corrupted = self.batches
         values = self.values(self.host, clean, corrupted)
-        ran = self.host.masked(gates, clean, values, ablation=self.ablation, wanted=self.wanted)
+        ran = self.host.masked(gates, clean, values, wanted=self.wanted)
         return ran.logits.detach(), torch.autograd.grad(ran.logits.sum(), gates)[0]
 
     def on_device(self, *, known: bool) -> tuple[Tensor, Tensor]:
@@ -52,13 +52,14 @@ class Both:
         gates, wanted = self.gates.clone(), self.wanted
         if known and values.input_ids is not None:
             assert corrupted.on_host is not None
-            values = replace(values, input_ids=corrupted.on_host.input_ids)
+            host = corrupted.on_host
+            values = replace(values, input_ids=host.input_ids, attention_mask=host.attention_mask)
         if not known:
             gates, wanted = self.device.send(gates), self.device.send(wanted)
             clean = replace(clean)  # which does not take what is known of it along
         gates.requires_grad_()
         self.device.waits.clear()
-        ran = self.there.masked(gates, clean, values, ablation=self.ablation, wanted=wanted)
+        ran = self.there.masked(gates, clean, values, wanted=wanted)
         gradient = torch.autograd.grad(ran.logits.sum(), ran.gates)[0]
         assert isinstance(ran.logits, Elsewhere) and isinstance(gradient, Elsewhere)
         return ran.logits.held, gradient.held

@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from torch import Tensor, nn
 
-from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.masked import MaskedPass
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.oracle_cases import CASES, ModelMakers
@@ -136,7 +136,7 @@ def test_nothing_is_recorded_without_gradients(exact: BothWays) -> None:
 
 
 def run_kept(both: BothWays, gates: torch.Tensor) -> MaskedPass:
-    return both.compiled.masked(gates, both.batches[0], both.values(), ablation=both.situation.ablation)
+    return both.compiled.masked(gates, both.batches[0], both.values())
 
 
 def test_an_empty_circuit_runs_nothing_and_a_full_one_runs_everything(exact: BothWays) -> None:
@@ -151,11 +151,3 @@ def test_an_empty_circuit_runs_nothing_and_a_full_one_runs_everything(exact: Bot
 def test_gates_of_another_length_are_refused(exact: BothWays) -> None:
     with pytest.raises(ConfigurationError, match="one entry for each"):
         exact.executor(exact.gates[:-1])
-
-
-def test_an_unknown_ablation_is_refused(tiny_gpt2, tiny_llama) -> None:
-    compiled = ModelMakers(tiny_gpt2, tiny_llama).compile("gpt2", dtype=torch.float64)
-    exact = BothWays(compiled, oracle.plain_model(compiled.model), PLAIN)
-    clean, _ = exact.batches
-    with pytest.raises(UnknownNameError, match="counterfactual"):
-        exact.compiled.masked(exact.gates, clean, exact.values(), ablation="counterfactuals")

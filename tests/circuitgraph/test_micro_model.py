@@ -83,7 +83,7 @@ def compiled() -> CompiledModel:
 def run(compiled: CompiledModel, gates: torch.Tensor, ablation: str) -> torch.Tensor:
     counterfactual = compiled.run_with_values(prompt(CORRUPTED))[1]
     values = compiled.ablation_values("zero") if ablation == "zero" else counterfactual
-    return compiled.masked(gates, prompt(CLEAN), values, ablation=ablation).logits
+    return compiled.masked(gates, prompt(CLEAN), values).logits
 
 
 def expect(logits: torch.Tensor, expected: object) -> None:

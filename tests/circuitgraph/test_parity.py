@@ -135,7 +135,7 @@ def test_sums_are_kept_in_float32_when_the_model_is_bfloat16(tiny_gpt2) -> None:
         model.lm_head.weight = torch.nn.Parameter(unembed)
     values = compiled.ablation_values("zero")
     gates = torch.ones(compiled.universe.n_edges)
-    logits = compiled.masked(gates, batch, values, ablation="zero").logits
+    logits = compiled.masked(gates, batch, values).logits
     # Left are the heads, which see constant embeddings: their values' biases, through the output projection.
     attention = model.transformer.h[0].attn
     normed = model.transformer.h[0].ln_1.bias.double()

@@ -28,7 +28,10 @@ def leaves(values: AblationValues) -> list[torch.Tensor]:
     found = []
     for part in fields(values):
         held = getattr(values, part.name)
-        found += [] if held is None else [held] if isinstance(held, torch.Tensor) else list(held)
+        if isinstance(held, torch.Tensor):
+            found.append(held)
+        elif held is not None and not isinstance(held, str):
+            found += list(held)
     return found
 
 
@@ -36,6 +39,7 @@ def assert_same(a: AblationValues, b: AblationValues) -> None:
     for part in fields(a):
         one, other = getattr(a, part.name), getattr(b, part.name)
         assert type(one) is type(other), part.name
+        assert not isinstance(one, str) or one == other
         assert not isinstance(one, tuple) or len(one) == len(other)
     for x, y in zip(leaves(a), leaves(b), strict=True):
         assert x.dtype == y.dtype and x.shape == y.shape and torch.equal(x, y)
@@ -79,7 +83,11 @@ def test_what_all_prompts_share_is_kept_once(values) -> None:
     d_model = values.mlps[0].shape[-1]
     shared = torch.arange(5.0 * d_model).view(1, 5, d_model)
     mixed = AblationValues(
-        embeddings=(shared,), heads=values.heads, attention=values.attention, mlps=(shared, values.mlps[1])
+        ablation="counterfactual",
+        embeddings=(shared,),
+        heads=values.heads,
+        attention=values.attention,
+        mlps=(shared, values.mlps[1]),
     )
     rows = rows_of_values(mixed, 6)
     assert rows.shared_bytes == 2 * shared.numel() * 4
@@ -109,7 +117,7 @@ def test_fields_of_a_later_version(monkeypatch) -> None:
         keys: tuple[torch.Tensor | None, ...] | None = None
         scale: torch.Tensor | None = None
 
-        def _map(self, change):
+        def changed(self, change):
             return Later(
                 mlps=tuple(change(value, 1) for value in self.mlps),
                 keys=None if self.keys is None else tuple(None if k is None else change(k, 0) for k in self.keys),

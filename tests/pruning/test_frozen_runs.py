@@ -37,7 +37,8 @@ def tensors(values: AblationValues) -> list[torch.Tensor]:
     found = []
     for part in fields(values):
         held = getattr(values, part.name)
-        found += [] if held is None else [held] if isinstance(held, torch.Tensor) else list(held)
+        if not isinstance(held, str):
+            found += [] if held is None else [held] if isinstance(held, torch.Tensor) else list(held)
     assert len(found) >= 1 + 3 * len(values.mlps)
     return found
 

@@ -53,13 +53,11 @@ class PlainlyRun(CompiledModel):
         held = {part.name: getattr(compiled, part.name) for part in fields(CompiledModel)}
         return PlainlyRun(**held, plain=oracle.plain_model(compiled.model))
 
-    def masked(
-        self, gates: Tensor, batch: TokenBatch, values: AblationValues, *, ablation: str = "counterfactual", **_: object
-    ) -> MaskedPass:
+    def masked(self, gates: Tensor, batch: TokenBatch, values: AblationValues, **_: object) -> MaskedPass:
         """The definition's logits at the asked positions."""
         assert bool(batch.attention_mask.all())
         universe, plain, z = self.universe, self.plain, gates.double()
-        if ablation == "zero":
+        if values.ablation == "zero":
             nothing = torch.zeros((), dtype=torch.float64)
             said = dict.fromkeys(universe.writers, nothing)
             logits = vmap(lambda ids: oracle.run(plain, universe, z, ids, said)[0])(batch.input_ids)

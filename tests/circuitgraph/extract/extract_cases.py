@@ -41,6 +41,7 @@ def learnt_values(compiled: CompiledModel, seed: int) -> AblationValues:
     heads = tuple(noise(values) for values in zero.heads)
     blocks = compiled.bound.blocks
     return AblationValues(
+        ablation="optimal",
         embeddings=tuple(noise(values) for values in zero.embeddings),
         heads=heads,
         attention=tuple(
@@ -83,7 +84,7 @@ class Bench:
         """The masked run's logits at all real tokens `[asked d_vocab]`."""
         gates = torch.from_numpy(circuit.mask).double()
         with torch.no_grad():
-            return self.compiled.masked(gates, self.batch, values, ablation=circuit.ablation).logits
+            return self.compiled.masked(gates, self.batch, values).logits
 
     def extracted(self, circuit: Circuit, values: AblationValues) -> ExtractedCircuit:
         return circuit.extract(self.compiled, values=values, verify=False)

@@ -23,21 +23,23 @@ def compiled(tiny_gpt2) -> CompiledModel:
 @pytest.mark.parametrize("asked", [None, "counterfactual"])
 def test_counterfactuals_are_no_constants(compiled: CompiledModel, asked: str | None) -> None:
     found = "counterfactual" if asked is None else "mean"
-    circuit = circuit_of(compiled, 0.5, 0, found)
+    circuit, values = circuit_of(compiled, 0.5, 0, found), None
+    if asked is not None:
+        values = compiled.run_with_values(Bench(compiled).batch)[1]
     with pytest.raises(ConfigurationError) as caught:
-        circuit.extract(compiled, ablation=asked, values=compiled.ablation_values("zero"))
+        circuit.extract(compiled, values=values)
     said = str(caught.value)
     assert "zero, mean, mean-positional, optimal" in said
     assert 'pruning.evaluate(compiled, circuit, pairs, ablation="mean")' in said
-    assert 'circuit.extract(compiled, ablation="mean", values=' in said
+    assert 'circuit.extract(compiled, values=compiled.ablation_values("mean", batches))' in said
 
 
 def test_a_counterfactual_circuit_under_another_ablation(compiled: CompiledModel) -> None:
     bench = Bench(compiled)
     circuit, values = circuit_of(compiled, 0.5, 0, "counterfactual"), bench.values("mean")
-    module = circuit.extract(compiled, ablation="mean", values=values)
+    module = circuit.extract(compiled, values=values)
     assert module.ablation == "mean"
-    wanted = bench.masked(replace(circuit, ablation="mean"), values)
+    wanted = bench.masked(circuit, values)
     with torch.no_grad():
         torch.testing.assert_close(bench.everywhere(module), wanted, atol=1e-4, rtol=1e-4)
 
@@ -55,7 +57,7 @@ def test_values_that_are_missing(compiled: CompiledModel, ablation: str, said: s
 def test_values_that_do_not_fit(compiled: CompiledModel) -> None:
     circuit, bench = circuit_of(compiled, 0.5, 0, "mean"), Bench(compiled, side="none")
     values = bench.values("mean")
-    prompts = compiled.run_with_values(bench.batch)[1]
+    prompts = compiled.run_with_values(bench.batch)[1].constant("mean")
     with pytest.raises(ConfigurationError, match="3 prompts, so they differ from prompt to prompt"):
         circuit.extract(compiled, values=prompts)
     with pytest.raises(ConfigurationError, match=r"mlps must have the shape \[1, seq or 1, 12\]; got \[12\]"):
@@ -68,9 +70,8 @@ def test_values_that_do_not_fit(compiled: CompiledModel) -> None:
 
 
 def test_names_and_graphs(compiled: CompiledModel) -> None:
-    circuit = circuit_of(compiled, 0.5, 0, "zero")
     with pytest.raises(UnknownNameError, match="did you mean 'mean'"):
-        circuit.extract(compiled, ablation="meen")
+        compiled.ablation_values("zero").constant("meen")
     other = Universe(family="gpt2", n_layers=2, n_heads=3, n_kv_heads=3, qkv="joint")
     stranger = Circuit.from_edges(other, ["input->logits"], ablation="zero")
     with pytest.raises(GraphMismatchError, match="qkv: 'joint' against 'split'"):

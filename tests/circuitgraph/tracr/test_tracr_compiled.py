@@ -45,7 +45,7 @@ def run(compiled: CompiledModel, batch: TokenBatch, cut: set[str]) -> np.ndarray
         gates[compiled.universe.edge_index(*edge.split("->"))] = 0
     with torch.no_grad():
         values = compiled.ablation_values("zero")
-        return compiled.masked(gates, batch, values, ablation="zero").logits.double().numpy()
+        return compiled.masked(gates, batch, values).logits.double().numpy()
 
 
 def flat(outputs: list[np.ndarray]) -> np.ndarray:
