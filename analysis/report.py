@@ -65,6 +65,8 @@ def write_report(
     curve_picture: str | Path | None = None,
     curve: pd.DataFrame | str | Path | None = None,
     diagnoses: Sequence[str] = (),
+    missing: Mapping[str, str] | None = None,
+    again: str | None = None,
     top: int = 15,
 ) -> Path:
     """Write the report.
@@ -80,6 +82,8 @@ def write_report(
         curve_picture: The curve's picture.
         curve: The curve, or its CSV file, of which a few rows are shown.
         diagnoses: What went wrong or looks doubtful, one text each.
+        missing: Why a part of the result is not there, by part.
+        again: The command that makes what is missing.
         top: How many heads and edges to list.
 
     Returns:
@@ -91,6 +95,7 @@ def write_report(
     path = Path(path)
     sections = [
         _heading(circuit, metrics),
+        _missing(missing or {}, again),
         _asked(circuit, command),
         _diagnoses(diagnoses),
         _size(circuit),
@@ -125,6 +130,15 @@ def _heading(circuit: Circuit, metrics: Mapping[str, Any]) -> str:
             text += f" On the {split} split{n}: {', '.join(told)}."
             break
     return f"# Circuit of {plain(model)}" + (f" for {plain(task)}" if task else "") + f"\n\n{text}"
+
+
+def _missing(missing: Mapping[str, str], again: str | None) -> str:
+    """Which parts of the result are not there, and how to come by them."""
+    if not missing:
+        return ""
+    rows = "\n".join(f"- **{plain(part)}**: {plain(reason)}" for part, reason in missing.items())
+    how = f"\n\nThis makes them:\n\n{code(again)}" if again else ""
+    return f"## What is missing\n\n{rows}{how}"
 
 
 def _asked(circuit: Circuit, command: str | None) -> str:

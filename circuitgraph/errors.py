@@ -94,6 +94,10 @@ class RenderingError(CircuitGraphError):
     """No Graphviz was found, or it failed."""
 
 
+class IncompleteResultWarning(UserWarning):
+    """Parts of a result that could not be made or were left out; the circuit is there."""
+
+
 class CacheWarning(UserWarning):
     """A cache that could not be read or written; what it would have given is computed instead."""
 

@@ -1,35 +1,46 @@
-"""The main job in one call: train gates, keep edges, measure the circuit, and say where it came from."""
+"""The main job in one call: train gates, keep edges, measure the circuit, and say where it came from.
+
+1. check: what cannot work is refused before any work (`check_run`);
+2. train: frozen runs, then the gates (`train_gates`);
+3. keep: which edges the circuit has (`keep_edges`); with `out`, gates and circuit are on disk from here on;
+4. later parts, each of which may fail or be left out alone (`pruning.parts`): the evaluation of each split.
+
+Every part that is added to a result goes into the fourth stage, as a part with a name.
+"""
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
-from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.csv_text import csv_text
+from circuitgraph.errors import IncompleteResultWarning, UnknownNameError
 from circuitgraph.memory.peak import peak_rss_bytes
+from circuitgraph.stopping import Stop, stopping
 from pruning.cards import discovery_card, metrics_line
 from pruning.diagnose import diagnose
-from pruning.discretize import discretize, edges_to_keep
-from pruning.evaluation import evaluate, metrics_table
-from pruning.faithful_keep import keep_faithful
+from pruning.evaluation import metrics_table
 from pruning.frozen_cache.disk import DiskCache
-from pruning.frozen_runs import FrozenRuns
-from pruning.objectives import TAKES_TOP_K, objective_named
+from pruning.measuring import Measuring, measured_parts
+from pruning.parts import Parts
 from pruning.recipes import Recipe, recipe_named
+from pruning.result_folder import CURVE, GATES, ResultFolder, gates_file, report_command
+from pruning.run_settings import RunSettings
+from pruning.stages import Kept, Trained, check_run, keep_edges, provenance_of, train_gates
 from pruning.tasks import TaskData
-from pruning.train import StepRecord, Trainer, TrainingRun, train
+from pruning.train import StepRecord, TrainingRun
 from pruning.verdicts import verdicts
-from pruning.versions import installed_version
 
-_LIBRARIES = ("transformer-circuitgraph", "torch", "transformers", "networkx", "numpy", "numba")
+EVALUATED = ("validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -45,6 +56,8 @@ class Discovery:
         curve: A row a training step.
         diagnoses: What may be wrong, in words.
         run: The training run with its gates.
+        missing: Why a part of the result is not there, by part, such as `evaluation:test`; empty where all are.
+        errors: What was raised, by part, of those that failed.
     """
 
     circuit: Circuit
@@ -53,6 +66,8 @@ class Discovery:
     curve: pd.DataFrame
     diagnoses: tuple[str, ...]
     run: TrainingRun
+    missing: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, Exception] = field(default_factory=dict)
 
     def table(self, split: str = "test") -> pd.DataFrame:
         """The metrics of a split as a table, see `pruning.metrics_table`.
@@ -62,13 +77,14 @@ class Discovery:
         """
         by_split = self.metrics["splits"]
         if split not in by_split:
-            raise UnknownNameError.of("evaluated split", split, by_split)
+            raise UnknownNameError.of("evaluated split", split, by_split, self.missing.get(f"evaluation:{split}", ""))
         return metrics_table(by_split[split])
 
     def __repr__(self) -> str:
         by_split = self.metrics["splits"]
         told = "".join(f"; {split}: {metrics_line(by_role)}" for split, by_role in by_split.items())
-        return f"<Discovery of {self.circuit!r}{told}>"
+        missing = f"; missing: {', '.join(self.missing)}" if self.missing else ""
+        return f"<Discovery of {self.circuit!r}{told}{missing}>"
 
     def _repr_html_(self) -> str:
         return discovery_card(self)
@@ -82,7 +98,7 @@ def discover(
     objective: str | None = None,
     ablation: str | None = None,
     seed: int = 0,
-    splits: Sequence[str] = ("validation", "test"),
+    splits: Sequence[str] | None = None,
     n_random: int = 10,
     cache_bytes: int = 2 << 30,
     disk_cache: DiskCache | None = None,
@@ -91,10 +107,16 @@ def discover(
     recompute: bool = False,
     lanes: int | None = None,
     replay: bool | None = None,
+    out: str | Path | ResultFolder | None = None,
+    overwrite: bool = False,
     watch: Callable[[StepRecord], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Discovery:
     """Find the circuit that a model uses for a task.
+
+    Once the gates are trained nothing of them is lost: what fails after that is left out, is in `missing` of what is
+    given back, and is warned of. Ctrl-C, SIGTERM and SIGHUP end the stage that runs and keep what there is; training
+    ends with the circuit learnt so far, which is not evaluated then. Asked a second time, the call ends at once.
 
     Args:
         compiled: The model.
@@ -103,7 +125,7 @@ def discover(
         objective: What is compared; by default the recipe's, else the task's own.
         ablation: What cut edges carry; by default the recipe's, else counterfactual.
         seed: Of everything random.
-        splits: Splits to evaluate on.
+        splits: Splits to evaluate on; by default validation and test, where they have prompts.
         n_random: Random circuits to compare with.
         cache_bytes: Memory for runs that never change.
         disk_cache: A folder for those that memory cannot hold, and for the next run; None keeps nothing on disk.
@@ -114,6 +136,10 @@ def discover(
         lanes: Parts of a batch that run side by side in training; by default as many as pay (see `pruning.lanes`).
         replay: Whether training steps are recorded and replayed where that pays; by default on CUDA (see
             `pruning.replay`).
+        out: A folder to keep the result in, as `circuitgraph discover --out` does: gates and circuit before anything
+            is evaluated, then the measures. `circuitgraph report` adds its pictures and its report. None keeps nothing
+            on disk.
+        overwrite: Whether an older result there may be replaced; it stays until the new circuit is safe.
         watch: Called after every step.
         say: Called with a line at the start of each stage.
 
@@ -122,159 +148,162 @@ def discover(
 
     Raises:
         ConfigurationError: Settings that cannot work together.
+        OutputError: `out` is there already, is reserved by another run, or cannot be made.
+        KeyboardInterrupt: It was stopped before training began, or a second time.
+
+    Warns:
+        IncompleteResultWarning: Parts are missing.
     """
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    objective = objective or recipe.objective or task.objective
-    ablation = ablation or recipe.ablation or "counterfactual"
-    say = say or (lambda line: None)
-    objective_named(objective)
-    check_top_k(teacher_top_k, objective, compiled.shape.d_vocab)
-    compiled.gate_map.check_target(recipe.target_sparsity)
-    if not len(task.splits["train"]):
-        raise ConfigurationError(f"task {task.name}: the train split is empty; there is nothing to learn from")
-    began = time.perf_counter()
-    say(f"keeping what never changes of {len(task.splits['train']):,} training prompts")
-    frozen = FrozenRuns(
-        compiled,
-        task.splits["train"],
-        ablation=ablation,
-        budget_bytes=cache_bytes,
-        disk=disk_cache,
+    settings = RunSettings(
+        recipe=recipe,
+        objective=objective or recipe.objective or task.objective,
+        ablation=ablation or recipe.ablation or "counterfactual",
+        seed=seed,
+        splits=tuple(splits) if splits is not None else evaluated_splits(task),
+        n_random=n_random,
+        cache_bytes=cache_bytes,
+        disk_cache=disk_cache,
         teacher_top_k=teacher_top_k,
+        micro_batch=micro_batch,
+        recompute=recompute,
+        lanes=lanes,
+        replay=replay,
     )
-    say(f"frozen runs: {frozen.describe()}")
-    trainer = Trainer(
-        compiled, frozen, recipe, objective=objective, seed=seed,
-        micro_batch=micro_batch, recompute=recompute, lanes=lanes, replay=replay, say=say,
-    )  # fmt: skip
-    runner = trainer.runner
-    lanes, replay, at_once = runner.lanes, runner.replays, runner.micro_batch
-    beside = f", {lanes} parts of a batch side by side" if lanes > 1 else ""
-    say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name}){beside}")
-    run = train(trainer, watch)
-    trained = time.perf_counter() - began
-    drawn = frozen.counts()
-    held = {
-        "micro_batch": at_once, "micro_batch_at_the_end": runner.micro_batch, "recompute": runner.recompute,
-        "cache_bytes": cache_bytes, "short_runs": frozen.short,
-    }  # fmt: skip
-    say(f"prompts drawn in training: {frozen.drawn}")
-    del trainer, runner, frozen  # the evaluation needs the memory
-    if recipe.keep in ("faithful", "minimal"):
-        say("looking for the fewest edges that are enough")
-        edges, scores = keep_faithful(
-            compiled, run.gates, task.splits["train"],
-            ablation=ablation, tolerance=recipe.tolerance, minimal=recipe.keep == "minimal",
-        )  # fmt: skip
-    else:
-        keep = edges_to_keep(run.gates, rule=recipe.keep, target_sparsity=_final_target(run, recipe))
-        edges, scores = discretize(run.gates, keep=keep)
-    circuit = Circuit.from_edges(compiled.universe, edges, scores=scores, ablation=ablation)
-    by_split, examples = {}, pd.DataFrame()
-    for split in splits:
-        say(f"evaluating on {len(task.splits[split])} {split} prompts")
-        found = evaluate(
-            compiled,
-            circuit,
-            task.splits[split],
-            ablation_data=task.splits["train"],
-            n_random=n_random,
-            seed=seed,
-            raw_edges=edges,
-        )
-        by_split[split], examples = found.metrics, found.examples
-    metrics = {
-        "sparsity": {**circuit.sparsity, **_change_by_dropping(by_split)},
-        "splits": by_split,
-        "seconds": time.perf_counter() - began,
-        "training_seconds": trained,
-        "peak_rss_bytes": peak_rss_bytes(),
-        "frozen_runs": drawn,
-    }
-    provenance = {
-        **compiled.identity,
-        "tokenizer": type(compiled.tokenizer).__name__,
-        "dtype": str(compiled.dtype).removeprefix("torch."),
-        "kernels": compiled.kernels,
-        "cpu_kernels": compiled.uses_cpu_kernels,
-        "lanes": lanes,
-        "replay": replay,
-        "memory": held,
-        "task": task.name,
-        "task_options": dict(task.provenance),
-        "data_hash": task.data_hash,
-        "objective": objective,
-        "teacher_top_k": teacher_top_k,
-        "recipe": recipe.to_dict(),
-        "method": "edge-pruning",
-        "score_meaning": "log-alpha",
-        "seed": seed,
-        "steps_taken": len(run.records),
-        "edits": compiled.gate_map.edits,
-        "metrics": by_split,
-        "seconds": metrics["seconds"],
-        "versions": library_versions(),
-        "hardware": hardware(compiled.device),
-    }
-    first = by_split.get("validation") or next(iter(by_split.values()), None)
-    judged = verdicts(metrics)
-    against = {one["name"] for one in judged if one["severity"] == "wrong"}
-    diagnoses = diagnose(run, circuit, recipe, first, objective=objective, verdicts=against)
-    return Discovery(
-        circuit=circuit.with_provenance(provenance),
-        metrics={**metrics, "diagnoses": diagnoses, "verdicts": judged},
-        examples=examples,
-        curve=pd.DataFrame([asdict(record) for record in run.records]),
-        diagnoses=tuple(diagnoses),
-        run=run,
-    )
+    check_run(compiled, task, settings)
+    with stopping() as stop, _opened(out, overwrite) as folder, stop.held():
+        found = run_stages(compiled, task, settings, folder=folder, watch=watch, say=say, stop=stop)
+    if found.missing and not isinstance(out, ResultFolder):
+        warnings.warn(_incomplete(found, folder), IncompleteResultWarning, stacklevel=2)
+    return found
 
 
-def check_top_k(teacher_top_k: int | None, objective: str, d_vocab: int) -> None:
-    """Refuse a cut vocabulary where the objective needs all of it.
+def evaluated_splits(task: TaskData) -> tuple[str, ...]:
+    """The splits that a circuit is evaluated on by default: validation and test, where they have prompts."""
+    return tuple(split for split in EVALUATED if len(task.splits.get(split, ())))
+
+
+def run_stages(
+    compiled: CompiledModel,
+    task: TaskData,
+    settings: RunSettings,
+    *,
+    folder: ResultFolder | None,
+    watch: Callable[[StepRecord], None] | None,
+    say: Callable[[str], None] | None,
+    stop: Stop,
+) -> Discovery:
+    """Train, keep, and make the later parts, each kept before the next begins.
 
     Args:
-        teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps all.
-        objective: What is compared.
-        d_vocab: Size of the vocabulary.
-
-    Raises:
-        ConfigurationError: The objective needs the whole vocabulary.
-
-    Examples:
-        >>> check_top_k(64, "kl", 50257)
-        >>> check_top_k(64, "mse", 1)
+        compiled: The model.
+        task: The prompts.
+        settings: The settings, checked.
+        folder: Where the result is kept, or None.
+        watch: Called after every step.
+        say: Called with a line at the start of each stage.
+        stop: Who asked the run to stop.
     """
-    if teacher_top_k is not None and teacher_top_k < d_vocab and objective not in TAKES_TOP_K:
-        raise ConfigurationError(
-            f"objective {objective!r} needs the full model's whole vocabulary, and teacher_top_k={teacher_top_k} "
-            f"keeps its likeliest tokens alone; leave it out, or use {' or '.join(TAKES_TOP_K)}"
+    say = say or (lambda line: None)
+    began = time.perf_counter()
+    trained = train_gates(compiled, task, settings, watch=watch, say=say, stop=stop)
+    parts = Parts(stop, ("gates", "circuit", *measured_parts(settings.splits), "verdicts"))
+    if not trained.run.records:
+        folder = None  # of gates as they began nothing is kept
+    curve = pd.DataFrame([asdict(record) for record in trained.run.records])
+    parts.attempt("gates", lambda: _keep_gates(folder, trained, curve), cheap=True)
+    kept = keep_edges(compiled, task, settings, trained.run, say=say, stop=stop)
+    measuring = Measuring(
+        compiled=compiled,
+        task=task,
+        circuit=kept.circuit,
+        raw_edges=kept.raw_edges,
+        n_random=settings.n_random,
+        seed=settings.seed,
+        provenance=provenance_of(compiled, task, settings, trained),
+        metrics=_first_metrics(trained, kept),
+        folder=folder,
+    )
+
+    def judge() -> None:
+        measuring.metrics |= _judged(settings, trained, kept, measuring.metrics)
+
+    parts.attempt("verdicts", judge, cheap=True)
+    parts.attempt("circuit", lambda: _keep_circuit(measuring), cheap=True)
+    measuring.keep_state(parts, evaluation=_how_evaluated(settings, kept))
+    measuring.run(parts, say)
+    measuring.metrics |= {"seconds": time.perf_counter() - began, "peak_rss_bytes": peak_rss_bytes()}
+    parts.attempt("verdicts", judge, cheap=True)
+    measuring.provenance["seconds"] = measuring.metrics["seconds"]
+    parts.attempt("circuit", measuring.keep, cheap=True)
+    measuring.keep_state(parts, stopped_by=stop.name or None)
+    return Discovery(
+        circuit=measuring.described(),
+        metrics=measuring.metrics,
+        examples=measuring.examples,
+        curve=curve,
+        diagnoses=tuple(measuring.metrics["diagnoses"]),
+        run=trained.run,
+        missing=parts.missing,
+        errors=parts.errors,
+    )
+
+
+def _opened(out: str | Path | ResultFolder | None, overwrite: bool) -> AbstractContextManager[ResultFolder | None]:
+    """The folder of a result; one that is opened already is left open."""
+    if out is None or isinstance(out, ResultFolder):
+        return nullcontext(out)
+    return ResultFolder.opened(out, overwrite=overwrite)
+
+
+def _keep_gates(folder: ResultFolder | None, trained: Trained, curve: pd.DataFrame) -> None:
+    if folder is not None:
+        folder.write(GATES, gates_file(trained.run.gates))
+        folder.write(CURVE, csv_text(curve))
+
+
+def _keep_circuit(measuring: Measuring) -> None:
+    measuring.keep()
+    if measuring.folder is not None:
+        measuring.folder.settle()
+
+
+def _first_metrics(trained: Trained, kept: Kept) -> dict[str, Any]:
+    """What is known before anything is evaluated."""
+    return {
+        "sparsity": dict(kept.circuit.sparsity),
+        "splits": {},
+        "seconds": trained.seconds,
+        "training_seconds": trained.seconds,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "frozen_runs": trained.frozen_runs,
+        "diagnoses": [trained.run.stopped_by] if trained.run.stopped_by else [],
+        "verdicts": [],
+    }
+
+
+def _judged(settings: RunSettings, trained: Trained, kept: Kept, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What training and figures say against the run: `diagnoses` and `verdicts`."""
+    by_split, judged = metrics["splits"], verdicts(metrics)
+    first = by_split.get("validation") or next(iter(by_split.values()), None)
+    against = {one["name"] for one in judged if one["severity"] == "wrong"}
+    found = diagnose(trained.run, kept.circuit, settings.recipe, first, objective=settings.objective, verdicts=against)
+    return {"diagnoses": [*found, *([kept.trouble] if kept.trouble else [])], "verdicts": judged}
+
+
+def _how_evaluated(settings: RunSettings, kept: Kept) -> dict[str, Any]:
+    """What it takes to evaluate again as was asked: for `state.json`."""
+    dangling = sorted(set(kept.raw_edges.tolist()) - set(kept.circuit.edge_ids.tolist()))
+    names = [kept.circuit.universe.edge_name(edge) for edge in dangling]
+    return {"splits": list(settings.splits), "n_random": settings.n_random, "dangling_edges": names}
+
+
+def _incomplete(found: Discovery, folder: ResultFolder | None) -> str:
+    """Which parts are missing and how to come by them."""
+    parts = "; ".join(f"{part}: {reason}" for part, reason in found.missing.items())
+    if folder is None:
+        return (
+            f"parts of the result are missing ({parts}). Circuit and gates are in what is given back; "
+            "pruning.evaluate(compiled, found.circuit, task.split('test')) measures it"
         )
-
-
-def _change_by_dropping(by_split: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """How much dropping dangling edges changed the KL: nothing but rounding, or something is wrong."""
-    for found in by_split.values():
-        if found["circuit"].get("kl") is not None and found["raw"].get("kl") is not None:
-            return {"kl_effective_minus_raw": found["circuit"]["kl"] - found["raw"]["kl"]}
-    return {}
-
-
-def _final_target(run: TrainingRun, recipe: Recipe) -> float:
-    """The target that the gates were trained towards when training ended."""
-    return run.records[-1].target if run.records else recipe.target_sparsity
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what the result depends on."""
-    libraries = {name: installed_version(name) or "not installed" for name in _LIBRARIES}
-    return {"python": platform.python_version(), **libraries}
-
-
-def hardware(device: torch.device) -> dict[str, str | int]:
-    """What it ran on."""
-    found: dict[str, str | int] = {"device": str(device), "threads": torch.get_num_threads()}
-    found["cpu"] = platform.processor() or platform.machine()
-    if device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
+    return f"parts of the result in {folder.path} are missing ({parts}). `{report_command(folder.path)}` makes them"

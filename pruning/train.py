@@ -24,6 +24,7 @@ from torch import Tensor
 
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import TrainingError
+from circuitgraph.stopping import Stop
 from circuitgraph.transfer import to_host
 from pruning.attribution import GatePath, gate_importance
 from pruning.batch_run import BatchResult, BatchRunner, Share
@@ -32,6 +33,7 @@ from pruning.frozen_runs import BatchOrder, FrozenRuns
 from pruning.gates import Gates, GateSample
 from pruning.lanes import lanes_for
 from pruning.objectives import objective_named
+from pruning.parts import why
 from pruning.recipes import Recipe
 from pruning.schedule import rate_at, target_at
 from pruning.threads import threads
@@ -331,29 +333,39 @@ def _mean(numbers: Sequence[Tensor]) -> Tensor:
 Watch = Callable[[StepRecord], None]
 
 
-def train(trainer: Trainer, watch: Watch | None = None) -> TrainingRun:
+def train(trainer: Trainer, watch: Watch | None = None, stop: Stop | None = None) -> TrainingRun:
     """Run all steps.
 
     Args:
         trainer: A fresh trainer.
         watch: Called after every step, e.g. by a progress bar.
+        stop: Who asks the run to stop.
 
     Returns:
-        The trained gates and the curve. Ctrl-C and a NaN stop it early and keep the last good state.
+        The trained gates and the curve. A request to stop, a NaN and any error after the first step end it early and
+        keep the last good state.
     """
     records: list[StepRecord] = []
     stopped_by = ""
     interrupted = False
+    stop = stop or Stop()
     try:
-        for index in range(trainer.recipe.steps):
-            record = trainer.step(index)
-            records.append(record)
-            if watch is not None:
-                watch(record)
-    except KeyboardInterrupt:
-        interrupted, stopped_by = True, f"interrupted by the user after {len(records)} steps"
+        with stop.open():
+            for index in range(trainer.recipe.steps):
+                record = trainer.step(index)
+                records.append(record)
+                if watch is not None:
+                    watch(record)
+    except KeyboardInterrupt as error:
+        stop.note(error)
+        by = "the user" if stop.name == "SIGINT" else stop.name
+        interrupted, stopped_by = True, f"interrupted by {by} after {len(records)} steps"
     except TrainingError as error:
         stopped_by = str(error)
+    except Exception as error:
+        if not records:
+            raise
+        stopped_by = f"after {len(records)} steps: {why(error)}"
     if trainer.recipe.control == "budget" and records:
         trainer._hold_budget(records[-1].target)
     return TrainingRun(gates=trainer.gates, records=tuple(records), interrupted=interrupted, stopped_by=stopped_by)

@@ -24,6 +24,7 @@ from circuitgraph.cli.paths import paths
 from circuitgraph.cli.run import run
 from circuitgraph.cli.sparsity import sparsity
 from circuitgraph.cli.study import study
+from circuitgraph.stopping import Stopped
 
 
 class _Commands(TyperGroup):
@@ -32,8 +33,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted from None
+        except KeyboardInterrupt as error:
+            raise Interrupted(error.name if isinstance(error, Stopped) else "SIGINT") from None
 
 
 app = typer.Typer(

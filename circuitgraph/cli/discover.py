@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from circuitgraph.cli import options
-from circuitgraph.cli.failures import FAILURE, INTERRUPTED, Interrupted
+from circuitgraph.cli.failures import FAILURE
 from circuitgraph.cli.figures import print_metrics
 from circuitgraph.cli.findings import print_findings
 from circuitgraph.cli.invocation import command_line
@@ -25,11 +25,12 @@ from circuitgraph.cli.settings import (
     task_options,
 )
 from circuitgraph.errors import TrainingError
+from circuitgraph.stopping import exit_code
 
 if TYPE_CHECKING:
-    from circuitgraph.cli.result_folder import ResultFolder
     from circuitgraph.models import LoadedModel
     from pruning.discovery import Discovery
+    from pruning.result_folder import ResultFolder
     from pruning.tasks import TaskData
 
 
@@ -74,10 +75,10 @@ def discover(
     """
     from circuitgraph.cli.cache import disk_cache
     from circuitgraph.cli.output import only_json, print_json, say
-    from circuitgraph.cli.result_folder import ResultFolder
     from circuitgraph.cli.result_writer import result_bytes
+    from pruning.result_folder import ResultFolder, require_room
 
-    with only_json(as_json):
+    with only_json(as_json), ResultFolder.opened(out, overwrite=overwrite) as folder:
         settled = settle_recipe(
             recipe, model=model, steps=steps, target_sparsity=target_sparsity, batch_size=batch_size
         )
@@ -87,8 +88,9 @@ def discover(
         chosen = GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
         plan = plan_model(model, chosen.over(choices_of(settled)))
         cut = settle_ablation(ablation, settled, plan)
-        n_bytes = result_bytes(plan.universe, settled.steps)
-        folder = ResultFolder.check(out, overwrite=overwrite, n_bytes=n_bytes)
+        require_room(folder.path, result_bytes(plan.universe, settled.steps))
+        if folder.note:
+            say(f"note: {folder.note}")
         say(f"loading {model}")
         loaded = plan.load(dtype=dtype, device=device)
         job = Job(
@@ -106,30 +108,35 @@ def discover(
         )
         job.check()
         job.show()
+        if not dry_run:
+            found, missing, ended_by = _run(job, folder, n_random=n_random)
     if dry_run:
         if as_json:
             print_json(job.to_dict())
         say("dry run: nothing was trained or written")
         return
-    _run(job, folder, n_random=n_random, as_json=as_json)
+    _show(found, missing, folder.path, as_json=as_json)
+    _end(found, missing, ended_by, folder.path)
 
 
-def _run(job: Job, folder: ResultFolder, *, n_random: int, as_json: bool) -> None:
-    """Train, evaluate, write and show."""
+def _run(job: Job, folder: ResultFolder, *, n_random: int) -> tuple[Discovery, dict[str, str], str]:
+    """Train, evaluate and write; also gives what is missing and why, and the signal that ended the run early."""
     from circuitgraph.cli.cache import told_as_notes
-    from circuitgraph.cli.output import only_json, warn
+    from circuitgraph.cli.output import warn
     from circuitgraph.cli.progress import watching
-    from circuitgraph.cli.result_writer import write_result
+    from circuitgraph.cli.result_writer import SHOWN, ended_at_once, tell_missing, write_shown
+    from circuitgraph.stopping import stopping
 
-    with only_json(as_json):
+    folder.command, folder.later = command_line(), SHOWN
+    with stopping() as stop, ended_at_once(folder), stop.held():
         with told_as_notes(), watching(job.recipe.steps, job.objective) as watch:
-            found = job.run(watch, n_random=n_random)
+            found = job.run(watch, n_random=n_random, folder=folder)
         _check_learnt(found)
-        unwritten = write_result(found, folder, command=command_line())
-    for text in (*found.diagnoses, *unwritten):
-        warn(text)
-    _show(found, folder.path, as_json=as_json)
-    _end(found, folder.path)
+        for text in found.diagnoses:
+            warn(text)
+        parts = write_shown(folder, found.circuit, found.metrics, found.curve, missing=found.missing)
+    tell_missing(folder, parts.missing, {**found.errors, **parts.errors})
+    return found, parts.missing, stop.name if parts.missing or found.run.interrupted else ""
 
 
 def _prompts(
@@ -152,25 +159,27 @@ def _check_learnt(found: Discovery) -> None:
     """Keep nothing of a run that ended before its first step.
 
     Raises:
-        Interrupted: The user stopped it.
+        KeyboardInterrupt: The user stopped it.
         TrainingError: The first step failed.
     """
     if found.run.records:
         return
     if found.run.interrupted:
-        raise Interrupted
+        raise KeyboardInterrupt
     raise TrainingError(found.run.stopped_by or "no step was taken")
 
 
-def _show(found: Discovery, path: Path, *, as_json: bool) -> None:
+def _show(found: Discovery, missing: dict[str, str], path: Path, *, as_json: bool) -> None:
     """Print the result."""
     from circuitgraph.cli.output import print_json
+    from pruning.result_folder import report_command
 
     circuit, run = found.circuit, found.run
     if as_json:
         ended = {"steps_taken": len(run.records), "interrupted": run.interrupted, "stopped_by": run.stopped_by}
-        files = sorted(file.name for file in path.iterdir())
-        print_json({"out": str(path), "files": files, **ended, **found.metrics})
+        lacking = {"missing": missing, "again": report_command(path) if missing else None}
+        files = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+        print_json({"out": str(path), "files": files, **ended, **lacking, **found.metrics})
         return
     counts = circuit.sparsity
     print(
@@ -180,17 +189,22 @@ def _show(found: Discovery, path: Path, *, as_json: bool) -> None:
     for split, figures in found.metrics["splits"].items():
         print_metrics(split, figures)
     print_findings(found.metrics["verdicts"])
-    print(f"Written to {path}; begin with {path / 'report.md'}")
+    if "report" not in missing:
+        print(f"Written to {path}; begin with {path / 'report.md'}")
 
 
-def _end(found: Discovery, path: Path) -> None:
-    """Leave with the exit code of a run that did not take all its steps."""
+def _end(found: Discovery, missing: dict[str, str], ended_by: str, path: Path) -> None:
+    """Leave with the exit code of a run that did not do all that was asked."""
     from circuitgraph.cli.output import say
+    from circuitgraph.cli.result_writer import is_loss
 
     n_steps = len(found.run.records)
-    if found.run.interrupted:
-        say(f"Interrupted after {n_steps:,} steps: what was learnt by then is in {path}")
-        raise typer.Exit(INTERRUPTED)
+    if ended_by:
+        when = f" after {n_steps:,} steps" if found.run.interrupted else ""
+        say(f"Interrupted{when}: what was learnt by then is in {path}")
+        raise typer.Exit(exit_code(ended_by))
     if found.run.stopped_by:
         say(f"Error: training stopped after {n_steps:,} steps: the last good state is in {path}")
+        raise typer.Exit(FAILURE)
+    if is_loss(missing):
         raise typer.Exit(FAILURE)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from circuitgraph.errors import CircuitGraphError, out_of_memory
+from circuitgraph.stopping import exit_code
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 DEBUG_VARIABLE = "CIRCUITGRAPH_DEBUG"
@@ -19,7 +20,16 @@ _LOWER = (
 
 
 class Interrupted(Exception):
-    """Ctrl-C where nothing could be kept."""
+    """A command that Ctrl-C or a signal ended.
+
+    Args:
+        name: The signal.
+        there: What there is of the command's work.
+    """
+
+    def __init__(self, name: str = "SIGINT", there: str = "nothing was written") -> None:
+        super().__init__(there)
+        self.name = name
 
 
 def report(error: Exception, arguments: Sequence[str]) -> int:
@@ -33,8 +43,9 @@ def report(error: Exception, arguments: Sequence[str]) -> int:
         The exit code.
     """
     if isinstance(error, Interrupted):
-        print("Interrupted; nothing was written.", file=sys.stderr)
-        return INTERRUPTED
+        by = "" if error.name == "SIGINT" else f" by {error.name}"
+        print(f"Interrupted{by}; {error}.", file=sys.stderr)
+        return exit_code(error.name)
     debugging = bool(os.environ.get(DEBUG_VARIABLE)) or "--debug" in arguments
     if debugging:
         traceback.print_exception(error)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pruning.discovery import Discovery
     from pruning.frozen_cache.disk import DiskCache
     from pruning.recipes import Recipe
+    from pruning.result_folder import ResultFolder
     from pruning.tasks import TaskData
     from pruning.train import StepRecord
 
@@ -94,7 +95,7 @@ class Job:
             ConfigurationError: No training prompts, prompts that are too long, answers that the objective cannot
                 compare, or more than memory holds.
         """
-        from pruning.discovery import check_top_k
+        from pruning.stages import check_top_k
 
         train = self.task.splits.get("train")
         if train is None or not len(train):
@@ -234,30 +235,19 @@ class Job:
         held += f"{bytes_text(disk.budget_bytes)} in {disk.folder}" if disk is not None else "none on disk"
         return held + (f"; of the full model its {top:,} likeliest tokens and the rest as one" if top else "")
 
-    def run(self, watch: Callable[[StepRecord], None], *, n_random: int) -> Discovery:
+    def run(self, watch: Callable[[StepRecord], None], *, n_random: int, folder: ResultFolder) -> Discovery:
         """Train, keep and evaluate.
 
         Args:
             watch: Called after every step.
             n_random: Random circuits to compare with.
+            folder: Where the result is kept.
         """
         with telling_memory(self.memory.estimate):
-            return self._run(watch, n_random=n_random)
+            return self._run(watch, n_random=n_random, folder=folder)
 
-    def _run(self, watch: Callable[[StepRecord], None], *, n_random: int) -> Discovery:
+    def _run(self, watch: Callable[[StepRecord], None], *, n_random: int, folder: ResultFolder) -> Discovery:
         from pruning.discovery import discover
-
-        taken = 0
-
-        def count(record: StepRecord) -> None:
-            nonlocal taken
-            taken = record.step + 1
-            watch(record)
-
-        def tell(line: str) -> None:
-            # What is said between the first step and the last is said because training has ended early.
-            ended = f" (training ended after {taken:,} steps; Ctrl-C again, and nothing is written)"
-            say(line + (ended if 0 < taken < self.recipe.steps else ""))
 
         return discover(
             self.compiled,
@@ -273,6 +263,7 @@ class Job:
             teacher_top_k=self.teacher_top_k,
             micro_batch=self.memory.micro_batch,
             recompute=self.memory.recompute,
-            watch=count,
-            say=tell,
+            out=folder,
+            watch=watch,
+            say=say,
         )

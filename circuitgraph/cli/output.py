@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from circuitgraph.plain_json import json_text
+
 _WIDTH_OF_A_PIPE = 120
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -39,34 +39,6 @@ def only_json(wanted: bool) -> Iterator[None]:
         return
     with contextlib.redirect_stdout(sys.stderr):
         yield
-
-
-def plain_values(value: Any) -> Any:
-    """A value in JSON's types: NaN and infinity become null, numpy's numbers Python's.
-
-    Examples:
-        >>> plain_values({"kl": float("nan"), "n": (1, 2)})
-        {'kl': None, 'n': [1, 2]}
-    """
-    if isinstance(value, Mapping):
-        return {str(name): plain_values(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_values(item) for item in value]
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
-def json_text(value: Any) -> str:
-    r"""A value as JSON text for people and programs, which UTF-8 can hold whatever the value.
-
-    Examples:
-        >>> print(json_text("Zoë \ud83d"))
-        "Zoë \ud83d"
-    """
-    text = json.dumps(plain_values(value), indent=2, ensure_ascii=False, allow_nan=False)
-    return _SURROGATE.sub(lambda half: f"\\u{ord(half.group()):04x}", text)
 
 
 def utf8_output() -> None:

@@ -1,19 +1,35 @@
-"""The files of a result: circuit, figures, tables, pictures, report, gates."""
+"""What a result shows: its curve, drawings, explorer and report. Each is made by itself, and may be missing alone."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import contextlib
+import os
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from circuitgraph.cli.output import json_text
-from circuitgraph.cli.result_folder import ResultFolder
+from circuitgraph.cli.failures import DEBUG_VARIABLE, Interrupted
+from circuitgraph.cli.output import say, warn
+from circuitgraph.errors import RenderingError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from circuitgraph.circuit import Circuit
     from circuitgraph.universe import Universe
-    from pruning.discovery import Discovery
-    from pruning.gates import Gates
+    from pruning.parts import Parts
+    from pruning.result_folder import ResultFolder
 
+FILES_OF = {
+    "curve": ("curve.png",),
+    "drawings": ("circuit.dot", "circuit.pdf", "circuit.svg"),
+    "explorer": ("circuit.html",),
+    "report": ("report.md",),
+}
+"""What is shown of a result, by part, in the order in which it is made; the report is last, and links the others."""
+SHOWN = tuple(FILES_OF)
+PICTURES = ("curve", "drawings")
+"""Parts without which nothing is lost."""
 _FIXED_BYTES = 16 << 20
 
 
@@ -22,73 +38,162 @@ def result_bytes(universe: Universe, steps: int) -> int:
     return _FIXED_BYTES + 20 * universe.n_edges + 150 * steps
 
 
-def write_result(found: Discovery, folder: ResultFolder, *, command: str | None) -> list[str]:
-    """Write a result folder, whole or not at all.
+def write_shown(
+    folder: ResultFolder,
+    circuit: Circuit,
+    metrics: Mapping[str, Any],
+    curve: pd.DataFrame,
+    *,
+    missing: Mapping[str, str],
+    wanted: tuple[str, ...] = SHOWN,
+) -> Parts:
+    """Make what is shown of a result.
 
     Args:
-        found: What was discovered.
         folder: Where to.
-        command: The command line, for the report.
+        circuit: The circuit, with its provenance.
+        metrics: As in `metrics.json`.
+        curve: A row a step.
+        missing: Why other parts are missing, for the report and the state.
+        wanted: The parts to make.
 
     Returns:
-        What could not be drawn, and why; everything else is there.
+        What is missing now, of all parts.
 
     Raises:
-        OutputError: The folder cannot be written.
+        KeyboardInterrupt: The run was asked to stop a second time.
     """
-    from analysis.explorer import write_explorer
-    from analysis.report import write_report
-    from circuitgraph.atomic_file import write_atomically
-    from circuitgraph.csv_text import csv_text
+    from circuitgraph.stopping import stopping
+    from pruning.parts import Parts, why
 
-    with folder.publishing() as place:
-        found.circuit.save(place / "circuit.json")
-        write_atomically(place / "metrics.json", json_text(found.metrics) + "\n")
-        write_atomically(place / "examples.csv", csv_text(found.examples))
-        write_atomically(place / "curve.csv", csv_text(found.curve))
-        write_atomically(place / "gates.safetensors", gates_file(found.run.gates))
-        undrawn = _draw(found.circuit, place)
-        page = write_explorer(found.circuit, place / "circuit.html")
-        curve_picture = None
-        if len(found.curve):
-            from analysis.figures.style import save_figure
-            from analysis.figures.training import training_figure
-
-            curve_picture = save_figure(training_figure(found.curve), place / "curve.png", dpi=150)
-        picture = place / "circuit.svg"
-        write_report(
-            place / "report.md",
-            found.circuit,
-            found.metrics,
-            command=command,
-            picture=picture if picture.exists() else None,
-            explorer=page,
-            curve_picture=curve_picture,
-            curve=found.curve,
-            diagnoses=found.diagnoses,
-        )
-    return undrawn
+    with stopping() as stop, stop.held():
+        parts = Parts(stop, wanted)
+        parts.missing = {**missing, **parts.missing}
+        makers: dict[str, Callable[[], None]] = {
+            "curve": lambda: _draw_curve(folder, curve),
+            "drawings": lambda: _draw(folder, circuit),
+            "explorer": lambda: _explorer(folder, circuit),
+        }
+        for part in [part for part in makers if part in wanted]:
+            parts.attempt(part, makers[part], cheap=part != "drawings")
+        if "report" in wanted:
+            reported = {part: reason for part, reason in parts.missing.items() if part != "report"}
+            parts.attempt("report", lambda: _report(folder, circuit, metrics, curve, reported), cheap=True)
+        folder.later = ()
+        try:
+            folder.write_state(parts.missing, stopped_by=stop.name or None)
+        except Exception as error:  # noqa: BLE001 - as of the other parts
+            parts.errors["state"], parts.missing["state"] = error, why(error)
+    return parts
 
 
-def _draw(circuit: Circuit, place: Path) -> list[str]:
-    """Draw the circuit in each format; says once why not, where Graphviz is missing."""
+def _draw_curve(folder: ResultFolder, curve: pd.DataFrame) -> None:
+    if len(curve):
+        from analysis.figures.style import save_figure
+        from analysis.figures.training import training_figure
+
+        save_figure(training_figure(curve), folder.place / "curve.png", dpi=150)
+
+
+def _draw(folder: ResultFolder, circuit: Circuit) -> None:
+    """Draw the circuit in each format.
+
+    Raises:
+        RenderingError: Only the text for Graphviz was written.
+    """
     from analysis.drawing import draw
-    from circuitgraph.errors import RenderingError
 
-    draw(circuit, place / "circuit.dot")
+    draw(circuit, folder.place / "circuit.dot")
     try:
         for name in ("circuit.pdf", "circuit.svg"):
-            draw(circuit, place / name)
+            draw(circuit, folder.place / name)
     except RenderingError as error:
-        return [f"circuit.pdf was not drawn, only circuit.dot: {error}"]
-    return []
+        raise RenderingError(f"only circuit.dot was drawn: {error}") from error
 
 
-def gates_file(gates: Gates) -> bytes:
-    """Trained gates as safetensors: `log_alpha`, and `writer_log_alpha` where writers have gates."""
-    from safetensors.torch import save
+def _explorer(folder: ResultFolder, circuit: Circuit) -> None:
+    from analysis.explorer import write_explorer
 
-    tensors = {"log_alpha": gates.log_alpha}
-    if gates.writer_log_alpha is not None:
-        tensors["writer_log_alpha"] = gates.writer_log_alpha
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    write_explorer(circuit, folder.place / "circuit.html")
+
+
+def _report(
+    folder: ResultFolder,
+    circuit: Circuit,
+    metrics: Mapping[str, Any],
+    curve: pd.DataFrame,
+    missing: Mapping[str, str],
+) -> None:
+    from analysis.report import write_report
+    from pruning.result_folder import report_command
+
+    def there(name: str) -> Any:
+        return folder.place / name if name in folder else None
+
+    write_report(
+        folder.place / "report.md",
+        circuit,
+        metrics,
+        command=folder.command,
+        picture=there("circuit.svg"),
+        explorer=there("circuit.html"),
+        curve_picture=there("curve.png"),
+        curve=curve,
+        diagnoses=metrics.get("diagnoses", ()),
+        missing=missing,
+        again=report_command(folder.path) if missing else None,
+    )
+
+
+def tell_missing(folder: ResultFolder, missing: Mapping[str, str], errors: Mapping[str, Exception]) -> None:
+    """Warn of each part that is missing, and say what makes them.
+
+    Args:
+        folder: The result's.
+        missing: Why, by part.
+        errors: What was raised, by part; shown with `--debug`.
+    """
+    from pruning.result_folder import report_command
+
+    for part, reason in missing.items():
+        if os.environ.get(DEBUG_VARIABLE) and part in errors:
+            traceback.print_exception(errors[part])
+        warn(f"{part} is missing: {reason}")
+    if missing:
+        say(f"`{report_command(folder.path)}` makes what is missing")
+
+
+def is_loss(missing: Mapping[str, str]) -> bool:
+    """Whether more is missing than a picture.
+
+    Examples:
+        >>> is_loss({"drawings": "no Graphviz"}), is_loss({"evaluation:test": "out of memory"})
+        (False, True)
+    """
+    return any(part not in PICTURES for part in missing)
+
+
+@contextlib.contextmanager
+def ended_at_once(folder: ResultFolder) -> Iterator[None]:
+    """Where a run is ended at once, say what is there of it.
+
+    Args:
+        folder: The result's.
+
+    Raises:
+        Interrupted: It was.
+    """
+    from circuitgraph.stopping import Stopped
+    from pruning.result_folder import CIRCUIT, GATES, report_command
+
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        name = error.name if isinstance(error, Stopped) else "SIGINT"
+        if CIRCUIT in folder:
+            there = f"gates and circuit are in {folder.path}; `{report_command(folder.path)}` makes the rest"
+        elif GATES in folder:
+            there = f"the trained gates are in {folder.place}, and nothing else"
+        else:
+            there = "nothing was written"
+        raise Interrupted(name, there) from None

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitgraph.cli.output import figure, json_text, only_json, power_of_ten, print_table, say, utf8_output
+from circuitgraph.cli.output import figure, only_json, power_of_ten, print_table, say, utf8_output
 from circuitgraph.csv_text import csv_text
 from circuitgraph.errors import ConfigurationError, OutputError
+from circuitgraph.plain_json import json_text
 
 if TYPE_CHECKING:
     import pandas as pd

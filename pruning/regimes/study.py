@@ -12,7 +12,6 @@ import pandas as pd
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError, OutputError, UnknownNameError
-from pruning.discovery import check_top_k, hardware, library_versions
 from pruning.frozen_cache.disk import DiskCache
 from pruning.objectives import objective_named
 from pruning.recipes import Recipe, recipe_named
@@ -20,6 +19,7 @@ from pruning.regimes.alignment import require_aligned
 from pruning.regimes.faithfulness import Tick, evaluate_regimes
 from pruning.regimes.folder import StudyFolder, require_file_names
 from pruning.regimes.training import Training, Watch, kept_circuits, require_universes, train_regimes
+from pruning.stages import check_top_k, hardware, library_versions
 from pruning.tasks import TaskData, load_task, task_names
 
 Regime = str | Path | TaskData

@@ -18,7 +18,7 @@ from tests.circuitgraph.cli.conftest import TRACR, call
 
 FILES = {
     "circuit.json", "metrics.json", "examples.csv", "curve.csv", "curve.png", "circuit.dot", "circuit.pdf",
-    "circuit.svg", "circuit.html", "gates.safetensors", "report.md",
+    "circuit.svg", "circuit.html", "gates.safetensors", "report.md", "state.json",
 }  # fmt: skip
 
 
@@ -266,7 +266,7 @@ class TestFolder:
         def refuse(*_, **__):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(Path, "mkdir", refuse)
+        monkeypatch.setattr(Path, "open", refuse)
         ended = call(*TRACR, "--out", tmp_path / "x")
         assert ended.code == 2
         assert "Permission denied" in ended.err
@@ -298,7 +298,7 @@ class TestFolder:
         assert [path.name for path in tmp_path.iterdir()] == ["x"]
         Circuit.load(tmp_path / "x" / "circuit.json")
 
-    def test_a_failure_while_writing_leaves_the_older_result(self, text_run, tmp_path, monkeypatch):
+    def test_a_failure_while_writing_leaves_the_rest(self, text_run, tmp_path, monkeypatch):
         (tmp_path / "x").mkdir()
         (tmp_path / "x" / "circuit.json").write_text("old")
 
@@ -307,9 +307,24 @@ class TestFolder:
 
         monkeypatch.setattr("analysis.report.write_report", full)
         ended = call(*text_run, "--out", tmp_path / "x", "--overwrite")
-        assert ended.code == 2
-        assert "No space left" in ended.err
+        assert ended.code == 1
+        assert "Warning: report is missing: cannot write report.md: No space left" in ended.err
+        assert f"`circuitgraph report {tmp_path / 'x'}` makes what is missing" in ended.err
         assert [path.name for path in tmp_path.iterdir()] == ["x"]
+        assert {path.name for path in (tmp_path / "x").iterdir()} == FILES - {"report.md"}
+        Circuit.load(tmp_path / "x" / "circuit.json")
+
+    def test_a_failure_before_the_circuit_leaves_the_older_result(self, text_run, tmp_path, monkeypatch):
+        (tmp_path / "x").mkdir()
+        (tmp_path / "x" / "circuit.json").write_text("old")
+
+        def full(*_, **__):
+            raise OutputError("cannot write: No space left on device")
+
+        monkeypatch.setattr("pruning.result_folder.write_atomically", full)
+        ended = call(*text_run, "--out", tmp_path / "x", "--overwrite")
+        assert ended.code != 0
+        assert "No space left" in ended.err
         assert (tmp_path / "x" / "circuit.json").read_text() == "old"
 
     def test_without_graphviz_all_else_is_written(self, text_run, tmp_path, monkeypatch):
@@ -321,6 +336,7 @@ class TestFolder:
         monkeypatch.setattr(analysis.drawing.diagram, "render", missing)
         ended = call(*text_run, "--out", tmp_path / "x")
         assert ended.code == 0
+        assert "Warning: drawings is missing: only circuit.dot was drawn" in ended.err
         assert "install the `dot` program" in ended.err
         assert {path.name for path in (tmp_path / "x").iterdir()} == FILES - {"circuit.pdf", "circuit.svg"}
 
@@ -345,8 +361,10 @@ class TestEndedEarly:
         assert ended.code == 130
         assert f"Interrupted after 7 steps: what was learnt by then is in {tmp_path / 'x'}" in ended.err
         assert ended.json["interrupted"] is True
-        assert "evaluating on 6 test prompts (training ended after 7 steps; Ctrl-C again" in ended.err
-        assert {path.name for path in (tmp_path / "x").iterdir()} == FILES
+        assert "evaluating" not in ended.err
+        drawings = {"circuit.dot", "circuit.pdf", "circuit.svg"}
+        assert {path.name for path in (tmp_path / "x").iterdir()} == FILES - drawings - {"examples.csv"}
+        assert set(ended.json["missing"]) == {"evaluation:validation", "evaluation:test", "drawings"}
         assert len(rows_of(tmp_path / "x" / "curve.csv")) == 7
         assert Circuit.load(tmp_path / "x" / "circuit.json").provenance["steps_taken"] == 7
         assert "interrupted by the user after 7 steps" in (tmp_path / "x" / "report.md").read_text()

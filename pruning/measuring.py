@@ -1,0 +1,124 @@
+"""What a result says of its circuit beyond the circuit itself, part by part, into its folder as it comes.
+
+The same for a run that has just trained and for a saved result that is completed later (`circuitgraph report`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from circuitgraph.circuit import Circuit
+from circuitgraph.compile import CompiledModel
+from circuitgraph.csv_text import csv_text
+from pruning.evaluation import evaluate
+from pruning.parts import Parts, why
+from pruning.result_folder import CIRCUIT, EXAMPLES, METRICS, ResultFolder
+from pruning.tasks import TaskData
+
+EVALUATION = "evaluation:"
+"""What the part of a split's evaluation begins with."""
+
+
+def measured_parts(splits: Sequence[str]) -> tuple[str, ...]:
+    """The parts that are measured, in their order.
+
+    Args:
+        splits: Splits to evaluate on.
+
+    Examples:
+        >>> measured_parts(["validation", "test"])
+        ('evaluation:validation', 'evaluation:test')
+    """
+    return tuple(EVALUATION + split for split in splits)
+
+
+@dataclass(kw_only=True)
+class Measuring:
+    """A circuit that is being measured, and what is known of it so far.
+
+    Attributes:
+        compiled: The model.
+        task: The prompts.
+        circuit: The circuit, without its dangling edges.
+        raw_edges: Flat indices of the edges kept, dangling ones included `[n]`.
+        n_random: Random circuits to compare with.
+        seed: Of these.
+        provenance: Where the circuit came from.
+        metrics: As in `metrics.json`; grows.
+        examples: A row a prompt of the split evaluated last.
+        folder: Where it is kept, or None.
+    """
+
+    compiled: CompiledModel
+    task: TaskData
+    circuit: Circuit
+    raw_edges: np.ndarray
+    n_random: int
+    seed: int
+    provenance: dict[str, Any]
+    metrics: dict[str, Any]
+    examples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    folder: ResultFolder | None = None
+
+    def run(self, parts: Parts, say: Callable[[str], None]) -> None:
+        """Make the measured parts that are missing, each by itself.
+
+        Args:
+            parts: Knows which are missing, and takes in what fails.
+            say: Called with a line on what begins.
+        """
+        for part in [part for part in parts.missing if part.startswith(EVALUATION)]:
+            split = part.removeprefix(EVALUATION)
+            parts.attempt(part, lambda split=split: self._evaluate(split, say))
+            self.keep_state(parts)
+
+    def _evaluate(self, split: str, say: Callable[[str], None]) -> None:
+        """Measure the circuit on one split, next to what it is compared with."""
+        say(f"evaluating on {len(self.task.split(split)):,} {split} prompts")
+        found = evaluate(
+            self.compiled,
+            self.circuit,
+            self.task.split(split),
+            ablation_data=self.task.splits.get("train"),
+            n_random=self.n_random,
+            seed=self.seed,
+            raw_edges=self.raw_edges,
+        )
+        self.metrics["splits"][split] = found.metrics
+        kl, raw = found.metrics["circuit"].get("kl"), found.metrics["raw"].get("kl")
+        if kl is not None and raw is not None:
+            # How much dropping dangling edges changed the KL: nothing but rounding, or something is wrong.
+            self.metrics["sparsity"].setdefault("kl_effective_minus_raw", kl - raw)
+        self.examples = found.examples
+        if self.folder is not None:
+            self.folder.write_json(METRICS, self.metrics)
+            self.folder.write(EXAMPLES, csv_text(self.examples))
+
+    def described(self) -> Circuit:
+        """The circuit with its provenance, measures included."""
+        return self.circuit.with_provenance({**self.provenance, "metrics": self.metrics["splits"]})
+
+    def keep(self) -> None:
+        """Write what is known to the folder."""
+        if self.folder is not None:
+            self.folder.write_json(METRICS, self.metrics)
+            self.described().save(self.folder.place / CIRCUIT)
+
+    def keep_state(self, parts: Parts, **about: Any) -> None:
+        """Write to the folder what is missing; where that fails, it is missing itself.
+
+        Args:
+            parts: Knows what is missing.
+            about: What else the state says, see `ResultFolder.write_state`.
+        """
+        if self.folder is None:
+            return
+        try:
+            self.folder.write_state(parts.missing, **about)
+        except Exception as error:  # noqa: BLE001 - a full disk, for one; what is there already is not lost by it
+            parts.errors["state"], parts.missing["state"] = error, why(error)

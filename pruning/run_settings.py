@@ -1,0 +1,43 @@
+"""What a run was asked to do, beside its model and its prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pruning.frozen_cache.disk import DiskCache
+from pruning.recipes import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Settings of a run, all decided; see `pruning.discover`, whose arguments they are.
+
+    Attributes:
+        recipe: The recipe.
+        objective: What is compared.
+        ablation: What cut edges carry.
+        seed: Of everything random.
+        splits: Splits to evaluate on.
+        n_random: Random circuits to compare with.
+        cache_bytes: Memory for runs that never change.
+        disk_cache: A folder for them, or None.
+        teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
+        micro_batch: Prompts run at once in training; None takes all of a batch.
+        recompute: Whether MLPs run once more in the backward pass.
+        lanes: Parts of a batch that run side by side; None takes as many as pay.
+        replay: Whether steps are recorded and replayed; None does so where it pays.
+    """
+
+    recipe: Recipe
+    objective: str
+    ablation: str
+    seed: int
+    splits: tuple[str, ...]
+    n_random: int
+    cache_bytes: int
+    disk_cache: DiskCache | None
+    teacher_top_k: int | None
+    micro_batch: int | None
+    recompute: bool
+    lanes: int | None
+    replay: bool | None
