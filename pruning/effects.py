@@ -239,10 +239,7 @@ class _Measuring:
 
     def _of_runs(self, frozen: FrozenBatch, kept: np.ndarray | None) -> np.ndarray:
         compiled, clean = self.compiled, frozen.pairs.clean
-        runs = CutRuns(
-            compiled.bound, compiled.shape, compiled.universe, clean, frozen.values,
-            kept=kept, ablation=self.runs.ablation,
-        )  # fmt: skip
+        runs = CutRuns(compiled.bound, compiled.shape, compiled.universe, clean, frozen.values, kept=kept)
         # In the full model the run itself is the teacher, so that an edge that does nothing has an effect of 0.
         teacher = frozen.teacher_logits if kept is not None else runs.logits
         without = self._distance(runs.logits[None], teacher, frozen)

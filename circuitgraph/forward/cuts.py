@@ -31,9 +31,10 @@ from torch import Tensor
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Projection
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.attention import attend
 from circuitgraph.forward.mixing import add_mixed
-from circuitgraph.forward.reference import AblationValues, embed, project, to_query_heads
+from circuitgraph.forward.reference import embed, project, to_query_heads
 from circuitgraph.liveness import readers_reaching, readers_used
 from circuitgraph.universe import ReaderBlock, Universe
 
@@ -95,7 +96,6 @@ class CutRuns:
         batch: Prompts of one length, without padding.
         values: What ablated writers say.
         kept: Booleans `[edge]`: the circuit; None for the full model.
-        ablation: Where the ablation values come from.
 
     Attributes:
         logits: Without a cut `[asked d_vocab]`.
@@ -113,7 +113,6 @@ class CutRuns:
         values: AblationValues,
         *,
         kept: np.ndarray | None,
-        ablation: str,
     ) -> None:
         if batch.padded:
             raise ConfigurationError("cuts are run on prompts of one length; these are padded")
@@ -121,7 +120,7 @@ class CutRuns:
         self.kept = kept
         self.used = None if kept is None else _used(universe, kept)
         self.n_prompts, self.n_seq = batch.input_ids.shape
-        self.first = self._first_position(batch, ablation)
+        self.first = self._first_position(batch)
         embeddings = embed(bound, batch)
         self.rotary = bound.rotary(embeddings[0], batch.position_ids[:1]) if bound.rotary is not None else None
         self.asked = batch.predict_index
@@ -131,10 +130,10 @@ class CutRuns:
         self._mlps: dict[int, Tensor] = {}
         self.logits = self._run(embeddings)
 
-    def _first_position(self, batch: TokenBatch, ablation: str) -> int:
+    def _first_position(self, batch: TokenBatch) -> int:
         """The first position at which any prompt may differ from its ablated run."""
         ids = self.values.input_ids
-        if ablation != "counterfactual" or ids is None or not self.shape.causal:
+        if ids is None or not self.shape.causal:
             return 0
         differs = (batch.input_ids != ids.to(batch.input_ids.device)).any(0).nonzero()
         asked = int((batch.predict_index % self.n_seq).min()) if len(batch.predict_index) else 0

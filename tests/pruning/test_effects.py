@@ -46,7 +46,7 @@ class MaskedRuns:
     """KL by prompt of whole masked runs, all prompts in one padded batch."""
 
     def __init__(self, compiled: CompiledModel, pairs: EncodedPairs, ablation: str) -> None:
-        self.compiled, self.ablation = compiled, ablation
+        self.compiled = compiled
         self.batch = pairs.batch(range(len(pairs)))
         self.values = compiled.run_with_values(self.batch.corrupted)[1]
         if ablation != "counterfactual":
@@ -55,7 +55,7 @@ class MaskedRuns:
 
     def kl(self, kept: np.ndarray) -> list[float]:
         gates = torch.from_numpy(kept).float()
-        logits = self.compiled.masked(gates, self.batch.clean, self.values, ablation=self.ablation).logits
+        logits = self.compiled.masked(gates, self.batch.clean, self.values).logits
         prompts = self.batch.clean.predict_prompt
         return [plain_kl(self.teacher[prompts == i], logits[prompts == i]) for i in range(len(self.batch.index))]
 
@@ -109,7 +109,7 @@ def test_a_silenced_mlp_is_one_whose_output_is_exchanged_in_hugging_face(
     pairs = random_prompts(lengths=[6, 6, 6], n_tokens=compiled.shape.d_vocab)
     everything = Circuit.from_edges(compiled.universe, np.ones(compiled.universe.n_edges, dtype=bool))
     found = {row["part"]: row for row in effects(compiled, everything, pairs, top=0).rows["mlps"]}
-    mlp, said = compiled.model.model.layers[1].mlp, {}
+    mlp, said = compiled.model.get_submodule("model.layers.1.mlp"), {}
     expected = []
     for clean, corrupted in zip(pairs.clean_ids, pairs.corrupted_ids, strict=True):
         clean, corrupted = torch.from_numpy(clean)[None], torch.from_numpy(corrupted)[None]
@@ -173,9 +173,9 @@ def test_an_empty_circuit_has_no_parts(request: pytest.FixtureRequest) -> None:
     assert effects(compiled, empty, pairs).rows == {"edges": [], "heads": [], "mlps": []}
 
 
-@pytest.mark.parametrize("settings", [{"top": -1}, {"n": 0}])
-def test_settings_that_mean_nothing_are_refused(settings: dict[str, int], request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(("top", "n"), [(-1, 4), (4, 0)])
+def test_settings_that_mean_nothing_are_refused(top: int, n: int, request: pytest.FixtureRequest) -> None:
     compiled = compiled_as("gpt2", request)
     pairs = random_prompts(lengths=[5], n_tokens=compiled.shape.d_vocab)
     with pytest.raises(ConfigurationError, match="0 edges or more on 1 prompt or more"):
-        effects(compiled, circuit_of(compiled, 0.5, "zero"), pairs, **settings)
+        effects(compiled, circuit_of(compiled, 0.5, "zero"), pairs, top=top, n=n)
