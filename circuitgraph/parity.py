@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from circuitgraph.architectures.family import frozen_view
+from circuitgraph.architectures.rotary import as_fresh, depends_on_length, switch_length
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ParityError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # room for sums taken in another order over some dozens of layers. In 8 or 11 bits the model itself is this
 # far from its own float32 run, and the largest of many differences is luck: the root mean square counts.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 0.2, torch.float16: 0.03}
+_FAR = 64  # tokens; a longer prompt only for the sake of a switch would make the gate slow
 _COARSE = (torch.bfloat16, torch.float16)
 
 
@@ -40,10 +42,25 @@ def _random_batch(compiled: CompiledModel, side: str, seed: int, seq: int) -> To
 
 @torch.no_grad()
 def _untouched_logits(model: Any, batch: TokenBatch) -> Tensor:
-    logits = frozen_view(model)(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids
-    ).logits
+    inputs = batch.input_ids, batch.attention_mask, batch.position_ids
+    if any(depends_on_length(module) for module in model.modules()):  # each prompt alone, in a fresh model
+        rows = zip(*(part.split(1) for part in inputs), strict=True)
+        logits = torch.cat([_run(as_fresh(frozen_view(model)), *row) for row in rows])
+    else:
+        logits = _run(frozen_view(model), *inputs)
     return logits.flatten(0, 1)[batch.predict_index]
+
+
+def _run(view: Any, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    return view(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+
+
+def _length(compiled: CompiledModel, seq: int) -> int:
+    """How long the gate's prompts are: what the model takes at most, or beyond its rope's switch if that is near."""
+    switches = [switch_length(module) for module in compiled.model.modules() if depends_on_length(module)]
+    if switches and min(switches) < _FAR:
+        return min(switches) + 1
+    return seq if compiled.shape.n_positions is None else min(seq, compiled.shape.n_positions)
 
 
 def parity_differences(compiled: CompiledModel, *, seed: int = 0, seq: int = 8) -> dict[str, float]:
@@ -58,8 +75,7 @@ def parity_differences(compiled: CompiledModel, *, seed: int = 0, seq: int = 8) 
         For each check, the largest difference of logits divided by their standard deviation; in bfloat16 and
         float16 the root mean square of the differences instead.
     """
-    if compiled.shape.n_positions is not None:
-        seq = min(seq, compiled.shape.n_positions)
+    seq = _length(compiled, seq)
     n_edges = compiled.universe.n_edges
     found: dict[str, float] = {}
     for side in ("none", "right", "left"):

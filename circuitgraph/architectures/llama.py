@@ -1,6 +1,6 @@
 """Llama: rotary positions, RMS norms, grouped or plain heads, gated MLP, sequential blocks.
 
-SmolLM2, Llama 1 to 3 and CodeLlama are of this family. Rope scaling is the model's own module's.
+SmolLM2, Llama 1 to 3 and CodeLlama are of this family. Rope scaling is the model's own module's, prompt by prompt.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from circuitgraph.architectures.activations import GatedMLP
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape, Projection, Rotary
 from circuitgraph.architectures.rms_norm import RMSNorm
+from circuitgraph.architectures.rotary import prompt_by_prompt
 
 
 def _shape(config: Any) -> ModelShape:
@@ -61,7 +62,7 @@ def _bind(model: Any) -> BoundModel:
         blocks=tuple(_block(block) for block in body.layers),
         final_norm=RMSNorm(body.norm),
         unembed=model.lm_head,
-        rotary=body.rotary_emb,
+        rotary=prompt_by_prompt(body.rotary_emb),
         rotate=_rotate,
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from circuitgraph.architectures.family import frozen_view
+from circuitgraph.architectures.rotary import as_fresh
 from circuitgraph.batch import TokenBatch
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError
@@ -70,7 +71,7 @@ def measure_speed_up(
     device = extracted.unembedding.read.constant.device
     if device != compiled.device:
         raise ConfigurationError(f"the circuit is on {device} and the model on {compiled.device}; move one of them")
-    model: Any = frozen_view(compiled.model)
+    model: Any = as_fresh(frozen_view(compiled.model))
     ids, mask, positions = batch.input_ids, batch.attention_mask, batch.position_ids
     runs: dict[str, Callable[[], object]] = {
         "model": lambda: model(input_ids=ids, attention_mask=mask, position_ids=positions).logits,

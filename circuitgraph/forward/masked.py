@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
+from circuitgraph.architectures.rotary import rotary_of
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues, check_fits, check_layer, check_same_prompts
@@ -232,7 +233,7 @@ class _Pass:
         """Run everything."""
         said = embed(self.bound, self.batch)
         if self.bound.rotary is not None:
-            self.rotary = self.bound.rotary(said[0], self.batch.position_ids)
+            self.rotary = rotary_of(self.bound.rotary, said[0], self.batch)
         if any("asked" in heads for heads in self.plan.heads):
             self.asked = asked_grid(self.cells.asked, self.real, causal=self.shape.causal, rotary=self.rotary)
         self.streams = {

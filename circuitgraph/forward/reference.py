@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Projection
+from circuitgraph.architectures.rotary import rotary_of
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
@@ -82,7 +83,7 @@ def reference_run(
     mask = attention_mask(batch.attention_mask, shape.causal, padded=batch.padded)
     embeddings = embed(bound, batch)
     residual = sum(embeddings[1:], embeddings[0])
-    rotary = bound.rotary(residual, batch.position_ids) if bound.rotary is not None else None
+    rotary = rotary_of(bound.rotary, residual, batch) if bound.rotary is not None else None
     heads, attention, mlps, reads = [], [], [], []
     for block in bound.blocks:
         mixed, read = _attention(block, bound, shape, residual, mask, rotary)
