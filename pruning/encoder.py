@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from circuitgraph.errors import ConfigurationError, PromptFormatError
+from pruning.prompt_rules import not_unicode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -175,7 +176,8 @@ class PromptEncoder:
         if not texts:
             return {}
         for text in texts:
-            require_unicode(text)
+            if (problem := not_unicode(text)) is not None:
+                raise PromptFormatError(problem)
         encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         return {text: tuple(ids) for text, ids in zip(texts, encoded, strict=True)}
 
@@ -188,28 +190,3 @@ def _overlap(front: Ids, ids: Ids) -> int:
         (1, 0, 1)
     """
     return next((n for n in range(len(front), 0, -1) if ids[:n] == front[-n:]), 0)
-
-
-def require_unicode(text: str) -> None:
-    r"""Refuse a text that UTF-8 cannot hold.
-
-    Args:
-        text: A text.
-
-    Raises:
-        PromptFormatError: It has half a surrogate pair in it.
-
-    Examples:
-        >>> require_unicode("\ud83d!")
-        Traceback (most recent call last):
-        circuitgraph.errors.PromptFormatError: '\ud83d!' holds half a surrogate pair (at character 0), which is no
-        character; write the whole character, or leave it out
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        shown = text if len(text) <= 60 else text[error.start : error.start + 60]
-        raise PromptFormatError(
-            f"{shown!r} holds half a surrogate pair (at character {error.start}), which is no character; write the "
-            "whole character, or leave it out"
-        ) from error

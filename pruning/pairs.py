@@ -11,7 +11,6 @@ same answer: the corrupted side is always run with the clean side's answer token
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
-from circuitgraph.errors import PromptFormatError
+from circuitgraph.atomic_file import write_atomically
+from circuitgraph.errors import PromptFormatError, UnknownNameError
+from circuitgraph.strict_json import parse_strictly
+from pruning.prompt_rules import TAG, pair_problem, shown
 
-SPLITS = ("train", "validation", "test")
 FIELDS = ("clean", "corrupted", "split", "wrong_answer", "correct_answers", "group")
-_TAG = re.compile(r"</?predict>")
 _SPAN = re.compile(r"<predict>(.*?)</predict>", re.DOTALL)
 
 
@@ -37,13 +37,15 @@ class PromptPair:
         answer: The answer's text, with its leading space where there is one; may be several tokens.
         wrong_answer: The wrong answer that the right one is compared with.
         wrong_answers: All wrong answers, where there are several; give this or `wrong_answer`.
-        correct_answers: All right answers, where there are several; the answer itself if empty.
+        correct_answers: All right answers, the answer among them, where there are several; the answer itself if empty.
         split: `train`, `validation` or `test`, or None where it is not decided yet.
         group: A label that metrics may be grouped by, or that pairs up items of two data sets.
         source: Where the pair came from, for messages; not compared.
 
     Raises:
-        PromptFormatError: An empty side or answer, or an alternative answer that starts unlike the answer.
+        PromptFormatError: What `pruning.prompt_rules.pair_problem` finds: an empty side or answer, alternatives that
+            begin or end with other spaces than the answer, right answers without the answer or with a wrong one,
+            an unknown split, a value of another type, a text that is no Unicode text or holds a mark.
     """
 
     clean: str
@@ -58,21 +60,13 @@ class PromptPair:
 
     def __post_init__(self) -> None:
         """Check what would otherwise fail much later, as an odd token."""
-        if not self.answer.strip():
-            raise self.error("the answer is empty; put its text between <predict> and </predict>")
-        for side in ("clean", "corrupted"):
-            if not getattr(self, side).strip():
-                raise self.error(f"the {side} side has no text before the answer")
-        if self.wrong_answer is not None and self.wrong_answers:
-            raise self.error("give wrong_answer or wrong_answers, not both")
-        for other in (*self.all_wrong, *self.correct_answers):
-            if not other.strip():
-                raise self.error("an alternative answer is empty")
-            if other[0].isspace() != self.answer[0].isspace():
-                raise self.error(
-                    f"the answer is {self.answer!r} but an alternative is {other!r}: both or neither must "
-                    "start with a space"
-                )
+        for name in ("wrong_answers", "correct_answers"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        problem = pair_problem(self)
+        if problem is not None:
+            raise self.error(problem)
 
     @property
     def all_wrong(self) -> tuple[str, ...]:
@@ -88,7 +82,7 @@ class PromptPair:
         Returns:
             The error, ready to raise.
         """
-        where = self.source or f"prompt {self.clean!r}"
+        where = self.source or f"prompt {shown(self.clean)}"
         return PromptFormatError(f"{where}: {message}")
 
     def marked(self) -> str:
@@ -110,6 +104,13 @@ class PromptPairs(Sequence[PromptPair]):
     """
 
     pairs: tuple[PromptPair, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the pairs are pairs."""
+        object.__setattr__(self, "pairs", tuple(self.pairs))
+        for number, pair in enumerate(self.pairs):
+            if not isinstance(pair, PromptPair):
+                raise PromptFormatError(f"pair {number}: expected a PromptPair; got {shown(pair)}")
 
     def __len__(self) -> int:
         """Count the pairs."""
@@ -150,10 +151,17 @@ class PromptPairs(Sequence[PromptPair]):
         """Write the pairs so that `from_jsonl` gives them back.
 
         Args:
-            path: The file to write; overwritten if it exists.
+            path: The file to write; overwritten if it exists, once all is there.
+
+        Raises:
+            PromptFormatError: Pairs that no file can hold: none, or one clean prompt in two splits. An old file stays.
+            OutputError: The file cannot be written. An old file stays.
         """
+        if not self.pairs:
+            raise PromptFormatError(f"{path}: there are no pairs to write, and a file of none cannot be read")
+        refuse_shared_prompts(self.pairs)
         lines = [json.dumps(_to_object(pair), ensure_ascii=False) for pair in self.pairs]
-        Path(path).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        write_atomically(Path(path), "".join(line + "\n" for line in lines))
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -164,6 +172,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         raise PromptFormatError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from error
     except OSError as error:
         raise PromptFormatError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:  # a path with a NUL in it
+        raise PromptFormatError(f"{str(path)!r}: cannot be read ({error}); check the path") from error
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield line, f"{path}, line {number}"
@@ -191,19 +201,14 @@ def _parse_line(text: str, source: str) -> PromptPair:
 
 def _parse_object(text: str, source: str) -> dict[str, object]:
     """Parse and check one JSON object: its fields' names and types."""
-
-    def unique(items: list[tuple[str, object]]) -> dict[str, object]:
-        record = dict(items)
-        if len(record) != len(items):
-            raise PromptFormatError(f"{source}: a field is given twice; keep one")
-        return record
-
     try:
-        record = json.loads(text, object_pairs_hook=unique)
+        record = parse_strictly(text)
     except json.JSONDecodeError as error:
         raise PromptFormatError(
             f"{source}: not JSON ({error.msg} at column {error.colno}); each line must be one JSON object"
         ) from error
+    except ValueError as error:
+        raise PromptFormatError(f"{source}: {error}") from error
     if not isinstance(record, dict):
         raise PromptFormatError(f"{source}: expected a JSON object, got {type(record).__name__}")
     _check_fields(record, source)
@@ -214,23 +219,20 @@ def _check_fields(record: dict[str, object], source: str) -> None:
     """Refuse missing and unknown fields and values of the wrong type."""
     for name in record:
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.5)
-            tail = f"did you mean {near[0]!r}?" if near else "valid: " + ", ".join(FIELDS)
-            raise PromptFormatError(f"{source}: unknown field {name!r}; {tail}")
+            raise PromptFormatError(f"{source}: {UnknownNameError.of('field', name[:60], FIELDS)}")
     for name in ("clean", "corrupted"):
         if name not in record:
             raise PromptFormatError(f"{source}: the field {name!r} is missing; add it")
     for name, value in record.items():
         if not _well_typed(name, value):
             wanted = {"wrong_answer": "a string or a list of strings", "correct_answers": "a list of strings"}
-            raise PromptFormatError(
-                f"{source}: {name!r} must be {wanted.get(name, 'a string')}, got {json.dumps(value)}"
-            )
-    split = record.get("split")
-    if split is not None and split not in SPLITS:
-        near = difflib.get_close_matches(str(split), SPLITS, n=1, cutoff=0.3)
-        tail = f"did you mean {near[0]!r}?" if near else "valid: " + ", ".join(SPLITS)
-        raise PromptFormatError(f"{source}: unknown split {split!r}; {tail}")
+            raise PromptFormatError(f"{source}: {name!r} must be {wanted.get(name, 'a string')}, got {_json(value)}")
+
+
+def _json(value: object) -> str:
+    """Write a value as JSON has it, at most so much of it."""
+    written = json.dumps(value)
+    return written if len(written) <= 60 else f"{written[:60]}…"
 
 
 def _well_typed(name: str, value: object) -> bool:
@@ -246,7 +248,7 @@ def _well_typed(name: str, value: object) -> bool:
 def _split_answer(text: object, side: str, source: str) -> tuple[str, str]:
     """Cut a marked side into the text before the answer and the answer."""
     assert isinstance(text, str)
-    tags = [match.group() for match in _TAG.finditer(text)]
+    tags = [match.group() for match in TAG.finditer(text)]
     if not tags:
         raise PromptFormatError(
             f"{source}: no <predict>…</predict> in {side!r}; mark the answer, for example "
@@ -254,13 +256,14 @@ def _split_answer(text: object, side: str, source: str) -> tuple[str, str]:
         )
     if tags != ["<predict>", "</predict>"]:
         raise PromptFormatError(
-            f"{source}: expected one <predict>…</predict> in {side!r}, got {' '.join(tags)}; mark one answer a prompt"
+            f"{source}: expected one <predict>…</predict> in {side!r}, got {' '.join(tags[:5])}; "
+            "mark one answer a prompt"
         )
     match = _SPAN.search(text)
     assert match is not None
     if text[match.end() :].strip():
         raise PromptFormatError(
-            f"{source}: text after </predict> in {side!r}: {text[match.end() :]!r}; nothing after the answer "
+            f"{source}: text after </predict> in {side!r}: {shown(text[match.end() :])}; nothing after the answer "
             "is ever read, so end the prompt there or take that text into the span"
         )
     return text[: match.start()], match.group(1)
@@ -269,7 +272,7 @@ def _split_answer(text: object, side: str, source: str) -> tuple[str, str]:
 def _before_answer(text: object, answer: str, source: str) -> str:
     """Give the corrupted side's text before the answer; a span there must hold the clean side's answer."""
     assert isinstance(text, str)
-    if not _TAG.search(text):
+    if not TAG.search(text):
         return text
     before, other = _split_answer(text, "corrupted", source)
     if other != answer:
@@ -282,7 +285,7 @@ def _before_answer(text: object, answer: str, source: str) -> str:
 
 
 def refuse_shared_prompts(pairs: Iterable[PromptPair]) -> None:
-    """Refuse a clean prompt that stands in two splits.
+    """Refuse a clean prompt that stands in two splits, as far as its text tells; `prompt_rules` compares tokens.
 
     Args:
         pairs: The pairs.
@@ -292,7 +295,7 @@ def refuse_shared_prompts(pairs: Iterable[PromptPair]) -> None:
     """
     seen: dict[str, PromptPair] = {}
     for pair in pairs:
-        first = seen.setdefault(pair.clean, pair)
+        first = seen.setdefault(pair.clean.rstrip(" "), pair)
         if first.split != pair.split:
             raise pair.error(
                 f"this clean prompt is in split {pair.split!r} and also in {first.split!r} "

@@ -1,12 +1,13 @@
-"""Whether regimes ask for the same items: aligned by `group`, split by split, with no item in two splits."""
+"""Whether regimes ask for the same items: aligned by `group`, split by split, no item and no prompt in two splits."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import combinations, permutations
 
 from circuitgraph.errors import ConfigurationError, PromptFormatError
-from pruning.pairs import SPLITS
+from pruning.prompt_rules import SPLITS, refuse_shared_prompts, spelled_alike
 from pruning.tasks import TaskData
 
 _SHOWN = 5
@@ -26,8 +27,8 @@ def require_aligned(tasks: Mapping[str, TaskData]) -> list[str]:
 
     Raises:
         ConfigurationError: There are fewer than two regimes.
-        PromptFormatError: A prompt without a group, an item in two splits (of one regime or of two), or an item
-            that some regime does not ask.
+        PromptFormatError: A prompt without a group, an item or a prompt (by its tokens) in two splits (of one regime
+            or of two), or an item that some regime does not ask.
     """
     if len(tasks) < 2:
         raise ConfigurationError(f"regimes are compared with each other: expected at least two; got {len(tasks)}")
@@ -36,6 +37,7 @@ def require_aligned(tasks: Mapping[str, TaskData]) -> list[str]:
     for name, by_split in counts.items():
         for split, items in by_split.items():
             _require_one_home(name, split, items, homes)
+    _require_own_prompts(tasks)
     first, *others = counts
     notes = []
     for other in others:
@@ -62,10 +64,21 @@ def _items(regime: str, split: str, task: TaskData) -> Counter[str]:
     return Counter(group for group in groups if group is not None)
 
 
+def _require_own_prompts(tasks: Mapping[str, TaskData]) -> None:
+    """Refuse a prompt, whatever its group, that one regime is trained on and another tested on."""
+    for (one, first), (other, second) in combinations(tasks.items(), 2):
+        if first.shares_prompts or second.shares_prompts:
+            continue
+        for split, elsewhere in permutations(SPLITS, 2):
+            if split in first.splits and elsewhere in second.splits:
+                mine, theirs = first.splits[split], second.splits[elsewhere]
+                refuse_shared_prompts({f"{split} of regime {one}": mine, f"{elsewhere} of regime {other}": theirs})
+
+
 def _require_one_home(regime: str, split: str, items: Iterable[str], homes: dict[str, tuple[str, str]]) -> None:
     """Refuse an item that is in another split, of this regime or of one before."""
     for item in items:
-        other, home = homes.setdefault(item, (regime, split))
+        other, home = homes.setdefault(spelled_alike(item), (regime, split))
         if home != split:
             raise PromptFormatError(
                 f"item {item!r} is in split {split!r} of regime {regime!r} and in split {home!r} of regime {other!r}: "
@@ -82,8 +95,11 @@ def _require_same(
     for split in SPLITS:
         one, two = mine.get(split, Counter()), theirs.get(split, Counter())
         lacks = [(first, other, sorted(one.keys() - two.keys())), (other, first, sorted(two.keys() - one.keys()))]
+        alike = _spelled_otherwise(one, two)
         told = [f"{len(items)} of {has!r} are not in {lack!r}: {_shown(items)}" for has, lack, items in lacks if items]
         if told:
+            if alike is not None:
+                told.append(f"{alike[0]!r} and {alike[1]!r} differ in spaces or Unicode form only")
             raise PromptFormatError(
                 f"regimes do not ask for the same items: split {split!r}: {'; '.join(told)}. Items are matched by "
                 "'group'; add what is missing, or leave it out of both"
@@ -95,6 +111,14 @@ def _require_same(
                 f"{other!r}, such as {unequal[0]!r} ({one[unequal[0]]} against {two[unequal[0]]} prompts)"
             )
     return notes
+
+
+def _spelled_otherwise(one: Iterable[str], two: Iterable[str]) -> tuple[str, str] | None:
+    """An item that the other regime has in another spelling."""
+    theirs = {spelled_alike(item): item for item in two}
+    return next(
+        ((item, theirs[spelled_alike(item)]) for item in one if theirs.get(spelled_alike(item), item) != item), None
+    )
 
 
 def _shown(items: list[str]) -> str:

@@ -1,9 +1,9 @@
 """Prompts of one's own: `jsonl:PATH`, in the format of `pruning.pairs`, or pairs in memory (`task_from_pairs`).
 
 Where no pair has a `split`, the prompts are dealt out with the task's seed: half to train, a quarter each to
-validation and test, those of the same clean prompt or the same group together. Sizes, where asked for, take
-the first so many of each split. A pair whose sides differ in token length is an error, unless the option
-`align` is `drop`.
+validation and test, those of the same clean prompt (by its tokens) or the same group together. Sizes, where
+asked for, take the first so many of each split. A pair whose sides differ in token length is an error, unless the
+option `align` is `drop`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from circuitgraph.errors import ConfigurationError, PromptFormatError
+from pruning.encoder import Ids
 from pruning.encoding import EncodedPairs, encode_pairs
-from pruning.pairs import SPLITS, PromptPair, PromptPairs
+from pruning.pairs import PromptPair, PromptPairs
+from pruning.prompt_rules import SPLITS, units
 from pruning.tasks.context import TaskContext
 from pruning.tasks.registry import register_task
 
@@ -69,34 +71,28 @@ def _split(context: TaskContext, pairs: Sequence[PromptPair], where: str) -> lis
         return list(pairs)
     if len(without) < len(pairs):
         raise without[0].error("'split' is missing here but given elsewhere; give it everywhere or nowhere")
-    units = _units(pairs)
-    if len(units) < 3:
+    together = units(_prompt_ids(context, pairs), [pair.group for pair in pairs])
+    if len(together) < 3:
         raise PromptFormatError(
-            f"{where}: {len(units)} separate prompts cannot fill train, validation "
+            f"{where}: {len(together)} separate prompts cannot fill train, validation "
             "and test; add prompts (of other groups, if all have one), or give each a 'split'"
         )
     context.note(f"no split in {where}: half train, a quarter validation, a quarter test, dealt by seed")
-    order = context.rng.permutation(len(units))
-    quarter = max(1, len(units) // 4)
-    names = ["test"] * quarter + ["validation"] * quarter + ["train"] * (len(units) - 2 * quarter)
-    return [replace(pair, split=name) for at, name in zip(order, names, strict=True) for pair in units[int(at)]]
+    order = context.rng.permutation(len(together))
+    quarter = max(1, len(together) // 4)
+    names = ["test"] * quarter + ["validation"] * quarter + ["train"] * (len(together) - 2 * quarter)
+    return [
+        replace(pairs[number], split=name)
+        for at, name in zip(order, names, strict=True)
+        for number in together[int(at)]
+    ]
 
 
-def _units(pairs: Sequence[PromptPair]) -> list[list[PromptPair]]:
-    """Collect the pairs that must stay in one split: those of one group, or of one clean prompt."""
-    home: dict[str, int] = {}
-    units: dict[int, list[PromptPair]] = {}
-    for number, pair in enumerate(pairs):
-        keys = [f"prompt:{pair.clean}"] + ([] if pair.group is None else [f"group:{pair.group}"])
-        known = sorted({home[key] for key in keys if key in home})
-        target = known[0] if known else number
-        units.setdefault(target, [])
-        for merged in known[1:]:
-            units[target] += units.pop(merged)
-            home = {key: target if at == merged else at for key, at in home.items()}
-        units[target].append(pair)
-        home.update(dict.fromkeys(keys, target))
-    return list(units.values())
+def _prompt_ids(context: TaskContext, pairs: Sequence[PromptPair]) -> list[Ids]:
+    """Each clean prompt's tokens: what a model cannot tell apart may not be dealt to two splits."""
+    texts = [context.encoder.prompt_text(pair.clean) for pair in pairs]
+    ids = context.encoder.ids(texts)
+    return [ids[text] for text in texts]
 
 
 def _dealt(context: TaskContext, pairs: Sequence[PromptPair]) -> dict[str, list[PromptPair]]:

@@ -12,11 +12,13 @@ import numpy as np
 
 from circuitgraph.errors import ConfigurationError, PromptFormatError, UnknownNameError
 from circuitgraph.tracr.tokenizer import TracrTokenizer
+from pruning import prompt_rules
 from pruning.cards import task_card
 from pruning.encoded_rows import EncodedRow, encode_rows, remarks
 from pruning.encoder import Ids
 from pruning.encoding import EncodedPairs, columns
-from pruning.pairs import SPLITS, PromptPair, refuse_shared_prompts
+from pruning.pairs import PromptPair, refuse_shared_prompts
+from pruning.prompt_rules import SPLITS
 from pruning.tasks.context import TRIED_IN_VAIN, TaskContext
 from pruning.tasks.registry import Task, get_task, task_names
 
@@ -34,6 +36,7 @@ class TaskData:
         provenance: Task, seed, sizes, options, chat template and BOS, ready for JSON.
         data_hash: SHA-256 over the splits' token ids.
         objective: The task's default objective.
+        shares_prompts: Whether its splits may hold the same prompts, as those of a program defined by all its inputs.
     """
 
     name: str
@@ -42,6 +45,7 @@ class TaskData:
     provenance: Mapping[str, object]
     data_hash: str
     objective: str
+    shares_prompts: bool = False
 
     def split(self, name: str) -> EncodedPairs:
         """Give one split.
@@ -88,7 +92,7 @@ def load_task(
     Raises:
         UnknownNameError: No such task, split or option.
         ConfigurationError: A size that cannot be reached, or a tokenizer that the task cannot use.
-        PromptFormatError: A file of prompts that cannot be read or encoded.
+        PromptFormatError: A file of prompts that cannot be read or encoded, or two splits that share a prompt's tokens.
     """
     task = get_task(name)
     context = TaskContext(
@@ -103,7 +107,7 @@ def load_task(
     )
     made = task.function(context)
     splits = cast(Mapping[str, EncodedPairs], made) if isinstance(made, Mapping) else deal(made, context)
-    return _task_data(context, splits, seed, task.objective)
+    return _task_data(context, splits, seed, task)
 
 
 def task_from_pairs(
@@ -140,7 +144,7 @@ def task_from_pairs(
     Raises:
         UnknownNameError: No such split in `sizes`.
         ConfigurationError: A name that is taken, a size that cannot be reached, or a tokenizer that knows no text.
-        PromptFormatError: No pairs, or pairs that cannot be dealt or encoded.
+        PromptFormatError: No pairs, pairs that cannot be dealt or encoded, or prompts of the same tokens in two splits.
 
     Examples:
         >>> from circuitgraph import load_model
@@ -172,18 +176,28 @@ def task_from_pairs(
         chat_template=chat_template,
         bos=bos,
     )
-    return _task_data(context, encoded_splits(context, listed, "the pairs"), seed, of_files.objective)
+    return _task_data(context, encoded_splits(context, listed, "the pairs"), seed, of_files)
 
 
-def _task_data(context: TaskContext, splits: Mapping[str, EncodedPairs], seed: int, objective: str) -> TaskData:
+def _task_data(context: TaskContext, splits: Mapping[str, EncodedPairs], seed: int, task: Task) -> TaskData:
     """What `load_task` gives back."""
+    for split, pairs in splits.items():
+        if split not in SPLITS:
+            raise UnknownNameError.of(f"split made by task {context.task!r}", split, SPLITS)
+        if not isinstance(pairs, EncodedPairs):
+            raise ConfigurationError(
+                f"task {context.task!r}: expected its split {split!r} to be EncodedPairs; got {type(pairs).__name__}"
+            )
+    if not task.shares_prompts:
+        prompt_rules.refuse_shared_prompts(splits)
     return TaskData(
         name=context.task,
         splits=splits,
         notes=(*context.notes, *(note for split in splits.values() for note in split.notes)),
         provenance=_provenance(context, splits, seed),
         data_hash=_hash(splits),
-        objective=objective,
+        objective=task.objective,
+        shares_prompts=task.shares_prompts,
     )
 
 
@@ -263,6 +277,8 @@ def _too_few(context: TaskContext, rows: Mapping[str, list[EncodedRow]], problem
 
 def _checked_seed(seed: int) -> int:
     """Refuse a seed that numpy would refuse with less to say."""
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
+        raise ConfigurationError(f"seed must be a whole number, got {seed!r}")
     if seed < 0:
         raise ConfigurationError(f"seed must be 0 or more, got {seed}")
     return seed
@@ -273,6 +289,8 @@ def _checked_sizes(sizes: Mapping[str, int] | None, task: Task) -> dict[str, int
     for split, size in (sizes or {}).items():
         if split not in SPLITS:
             raise UnknownNameError.of("split", split, SPLITS)
+        if not isinstance(size, int | np.integer) or isinstance(size, bool):
+            raise ConfigurationError(f"the size of split {split!r} must be a whole number, got {size!r}")
         if size < 0:
             raise ConfigurationError(f"the size of split {split!r} must be 0 or more, got {size}")
     return {**(task.sizes or {}), **(sizes or {})}

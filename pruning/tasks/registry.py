@@ -47,6 +47,7 @@ class Task:
         options: Its own options, with their defaults.
         example: A rendered example, where none can be made without a model.
         function: What makes the prompts.
+        shares_prompts: Whether its splits may hold the same prompts.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Task:
     options: Mapping[str, object]
     example: str | None
     function: TaskFunction
+    shares_prompts: bool = False
 
 
 _TASKS: dict[str, Task] = {}
@@ -69,13 +71,15 @@ def register_task(
     sizes: Mapping[str, int] | None = DEFAULT_SIZES,
     options: Mapping[str, object] | None = None,
     example: str | None = None,
+    shares_prompts: bool = False,
 ) -> Callable[[TaskFunction], TaskFunction]:
     """Register a generator as a task; use as a decorator.
 
     The function gets a `TaskContext`. Usually it yields `PromptPair`s, each once and in random order, from
     which the splits are dealt: a pair with a `split` goes there, the others fill test, then validation,
     then train, so that more training prompts leave the test split as it is. A function that makes token ids
-    itself returns the splits instead, as `EncodedPairs` by name.
+    itself returns the splits instead, as `EncodedPairs` by name. Prompts of the same tokens in two splits are
+    refused, unless the task says that it is defined by all its inputs (`shares_prompts`).
 
     Args:
         name: The task's name.
@@ -84,6 +88,7 @@ def register_task(
         sizes: The default sizes; None if the function decides.
         options: Options that `load_task` takes for it, with defaults.
         example: A rendered example; by default one is made.
+        shares_prompts: Whether its splits may hold the same prompts.
 
     Returns:
         The decorator; it gives the function back unchanged.
@@ -115,6 +120,7 @@ def register_task(
             options=options or {},
             example=example,
             function=function,
+            shares_prompts=shares_prompts,
         )
         return function
 

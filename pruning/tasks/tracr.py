@@ -16,7 +16,7 @@ from circuitgraph.errors import ConfigurationError
 from circuitgraph.tracr.programs import get_program
 from circuitgraph.tracr.tokenizer import TracrTokenizer
 from pruning.encoding import EncodedPairs
-from pruning.pairs import SPLITS
+from pruning.prompt_rules import SPLITS
 from pruning.tasks.context import TaskContext
 from pruning.tasks.registry import register_task
 
@@ -27,6 +27,7 @@ from pruning.tasks.registry import register_task
     objective="kl",
     sizes=None,
     options={"max_length": 5},
+    shares_prompts=True,
     example="BOS 1 2 2 → 2 2 1",
 )
 def reverse(context: TaskContext) -> Mapping[str, EncodedPairs]:
@@ -45,6 +46,7 @@ def reverse(context: TaskContext) -> Mapping[str, EncodedPairs]:
     objective="mse",
     sizes=None,
     options={"max_length": 5},
+    shares_prompts=True,
     example="BOS x a x x → 1 0.5 0.67 0.75",
 )
 def xproportion(context: TaskContext) -> Mapping[str, EncodedPairs]:

@@ -137,7 +137,7 @@ def test_an_answer_that_the_tokenizer_does_not_know_is_refused():
 
 
 def test_half_a_surrogate_pair_is_an_error_wherever_text_comes_from():
-    with pytest.raises(PromptFormatError, match=r"half a surrogate pair \(at character 1\)"):
+    with pytest.raises(PromptFormatError, match="holds half a surrogate pair"):
         PromptEncoder(tokenizer=words(bos=False)).ids(["a\ud83d"])
 
 
