@@ -96,20 +96,30 @@ class ResultFolder:
                 folder._leave()
 
     @classmethod
-    def of(cls, path: str | Path) -> ResultFolder:
-        """A result that is there, to write more parts into.
+    @contextlib.contextmanager
+    def completing(cls, path: str | Path) -> Iterator[ResultFolder]:
+        """A result that is there, reserved to write more parts into.
 
         Args:
             path: The folder.
 
+        Yields:
+            The folder.
+
         Raises:
-            OutputError: There is none, or it has no circuit.
+            OutputError: There is none, it has no circuit, or another run holds it.
         """
         place = Path(os.path.realpath(Path(path).expanduser()))
         if not (place / CIRCUIT).is_file():
             there = "has no circuit.json" if place.is_dir() else "is no folder"
-            raise OutputError(f"{path} {there}; expected a result folder, as `circuitgraph discover --out` makes it")
-        return cls(place)
+            raise OutputError(f"{path} {there}; expected a result's folder, as `circuitgraph discover --out` makes it")
+        with reserved(place) as note:
+            for name in FILES:
+                sweep(place / name, older_than=0.0)
+            folder = cls(place, note=note)
+            command = folder.read_json(STATE).get("command")
+            folder.command = command if isinstance(command, str) else None
+            yield folder
 
     @property
     def place(self) -> Path:
@@ -176,6 +186,11 @@ class ResultFolder:
         listed = self.read_json(STATE).get("missing")
         rows = listed if isinstance(listed, list) else []
         return {str(row["part"]): str(row.get("reason", "")) for row in rows if isinstance(row, dict) and "part" in row}
+
+    def how_evaluated(self) -> dict[str, Any]:
+        """How the evaluation was asked for: `splits`, `n_random`, `dangling_edges`; empty where the state is gone."""
+        found = self.read_json(STATE).get("evaluation")
+        return found if isinstance(found, dict) else {}
 
     def settle(self) -> None:
         """Put a new result in an older one's place.

@@ -16,11 +16,12 @@ from circuitgraph.cli.draw import draw
 from circuitgraph.cli.evaluate import evaluate
 from circuitgraph.cli.export import export
 from circuitgraph.cli.extract import extract
-from circuitgraph.cli.failures import DEBUG_VARIABLE, Interrupted
+from circuitgraph.cli.failures import DEBUG_VARIABLE, Interrupted, Unread
 from circuitgraph.cli.find import find
 from circuitgraph.cli.graph import graph
 from circuitgraph.cli.listing import models, recipes, tasks
 from circuitgraph.cli.paths import paths
+from circuitgraph.cli.report import report
 from circuitgraph.cli.run import run
 from circuitgraph.cli.sparsity import sparsity
 from circuitgraph.cli.study import study
@@ -35,6 +36,8 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Interrupted(error.name if isinstance(error, Stopped) else "SIGINT") from None
+        except BrokenPipeError:
+            raise Unread from None
 
 
 app = typer.Typer(
@@ -70,7 +73,7 @@ def circuitgraph(
 
 
 for command in (
-    discover, evaluate, run, draw, sparsity, compare, paths, find, combine, export, extract, graph, study, bench,
-    cache, models, tasks, recipes,
+    discover, report, evaluate, run, draw, sparsity, compare, paths, find, combine, export, extract, graph, study,
+    bench, cache, models, tasks, recipes,
 ):  # fmt: skip
     app.command()(command)

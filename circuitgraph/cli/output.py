@@ -22,8 +22,9 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 
 
 def say(text: str) -> None:
-    """Say something on standard error, as it is."""
-    print(text, file=sys.stderr, flush=True)
+    """Say something on standard error, as it is; where nobody can read it any more, the work goes on."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:

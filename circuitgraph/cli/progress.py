@@ -59,7 +59,8 @@ def watching(steps: int, objective: str) -> Iterator[Callable[[StepRecord], None
         reading = Reading(objective)
 
         def show(record: StepRecord) -> None:
-            progress.update(task, completed=record.step + 1, reading=reading(record))
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                progress.update(task, completed=record.step + 1, reading=reading(record))
 
         yield show
 

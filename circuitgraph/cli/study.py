@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from circuitgraph.cli import options
-from circuitgraph.cli.failures import INTERRUPTED
+from circuitgraph.cli.failures import DEBUG_VARIABLE, FAILURE, Interrupted
 from circuitgraph.cli.settings import (
     GraphChoices,
     ModelPlan,
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 
     from analysis.regimes.comparison import RegimeComparison
     from circuitgraph.circuit import Circuit
-    from circuitgraph.cli.study_job import StudyJob
     from circuitgraph.compile import CompiledModel
     from pruning.regimes.study import Study
     from pruning.tasks import TaskData
@@ -185,8 +187,8 @@ def study(
             print_json(job.to_dict())
         say("dry run: nothing was trained or written")
         return
-    with only_json(as_json), told_as_notes():
-        found = _run(job, out, overwrite=overwrite, n_random=n_random, threshold=threshold)
+    with only_json(as_json), told_as_notes(), _telling_what_is_there(out, overwrite=overwrite):
+        found = job.run(out, overwrite=overwrite, n_random=n_random, threshold=threshold)
         compared = _compare(found, out)
     _show(found, compared, out, as_json=as_json)
 
@@ -278,26 +280,45 @@ def _tasks(
 # -------------------------------------------------------------------- running and telling
 
 
-def _run(job: StudyJob, out: Path, *, overwrite: bool, n_random: int, threshold: float) -> Study:
-    from circuitgraph.cli.output import say
+@contextlib.contextmanager
+def _telling_what_is_there(out: Path, *, overwrite: bool) -> Iterator[None]:
+    """Where a study is ended early, say what there is of it and how to go on.
+
+    Raises:
+        Interrupted: It was.
+    """
+    from circuitgraph.stopping import Stopped
 
     try:
-        return job.run(out, overwrite=overwrite, n_random=n_random, threshold=threshold)
-    except KeyboardInterrupt:
+        yield
+    except KeyboardInterrupt as error:
         n_circuits = len(list(out.glob("circuits/*/*/circuit.json")))
         again = "the same command without --overwrite" if overwrite else "the same command"
-        say(f"Interrupted: {n_circuits} circuits are in {out}; {again} goes on with the rest")
-        raise typer.Exit(INTERRUPTED) from None
+        name = error.name if isinstance(error, Stopped) else "SIGINT"
+        raise Interrupted(name, f"{n_circuits} circuits are in {out}; {again} goes on with the rest") from None
 
 
 def _compare(found: Study, out: Path) -> RegimeComparison:
-    """Write the comparison beside the circuits."""
+    """Write the comparison beside the circuits.
+
+    Raises:
+        Exit: It could not be written; circuits and measures are there.
+    """
     from analysis import compare_regimes
     from circuitgraph.cli.output import say, warn
+    from pruning.parts import why
 
     say("comparing the circuits, null models by sampling included")
     compared = compare_regimes(found.circuits, found.faithfulness, threshold=found.about["threshold"])
-    for text in compared.write(out):
+    try:
+        texts = compared.write(out)
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        warn(f"the comparison is not whole: {why(error)}")
+        say(f"circuits and their measures are in {out}; the same command without --overwrite makes the rest")
+        raise typer.Exit(FAILURE) from error
+    for text in texts:
         warn(text)
     return compared
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +21,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from circuitgraph.architectures import Family, family_of
-from circuitgraph.atomic_file import write_atomically
+from circuitgraph.atomic_file import hidden_beside, reason, sweep, write_atomically
 from circuitgraph.compile import universe_of
 from circuitgraph.errors import CircuitFormatError, CircuitGraphError, OutputError, UnsupportedModelError
 from circuitgraph.extract.layout import CircuitLayout
@@ -64,14 +63,15 @@ def save_extracted(extracted: ExtractedCircuit, folder: str | Path, *, overwrite
         "live_mlps": extracted.live_mlps,
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
-    hidden = place.parent / f".{place.name}.{uuid.uuid4().hex[:8]}.tmp"
+    hidden = hidden_beside(place)
     try:
         hidden.mkdir(parents=True)
+        sweep(place)
         write_atomically(hidden / WEIGHTS, weights)
         write_atomically(hidden / DESCRIPTION, json.dumps(description, indent=1) + "\n")
         _move(hidden, place)
     except OSError as error:
-        raise OutputError(f"{place} cannot be made: {error.strerror or error}; choose another folder") from error
+        raise OutputError(f"{place} cannot be made: {reason(error)}; choose another folder") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
     return place
@@ -103,7 +103,7 @@ def check_free(place: Path, *, overwrite: bool) -> None:
 
 def _move(hidden: Path, place: Path) -> None:
     """Put a finished folder in its place; an older one goes only then."""
-    older = hidden.with_suffix(".old")
+    older = hidden_beside(place, ".old")
     if place.exists():
         place.rename(older)
     try:

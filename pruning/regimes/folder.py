@@ -12,12 +12,13 @@ killed at any moment goes on from the circuits that it has.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,14 @@ from circuitgraph.atomic_file import write_atomically
 from circuitgraph.circuit import Circuit
 from circuitgraph.csv_text import csv_text
 from circuitgraph.errors import ConfigurationError, OutputError
+from circuitgraph.reservation import reserved
 
 FORMAT_VERSION = 1
 CONTENTS = ("study.json", "faithfulness.csv", "circuits", "report.md", "tables", "figures", "drawings")
 """Everything that a study's folder may hold, what `analysis` writes into it included."""
 
+_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""A file that a killed run was writing, see `circuitgraph.atomic_file`."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -41,9 +45,33 @@ class StudyFolder:
 
     Attributes:
         path: Where it is.
+        note: What was found there of a dead run, in a sentence, or an empty text.
     """
 
     path: Path
+    note: str = ""
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, path: str | Path, *, overwrite: bool = False) -> Iterator[StudyFolder]:
+        """Make a study's folder, or go on in one that is there; no other run may for as long as the block lasts.
+
+        Args:
+            path: The folder.
+            overwrite: Remove the study that is there, with all its circuits.
+
+        Yields:
+            The folder.
+
+        Raises:
+            OutputError: It holds something that is no study, is reserved by another run, or cannot be made.
+        """
+        place = Path(os.path.realpath(Path(path).expanduser()))
+        with reserved(place) as note:
+            for hidden in place.rglob(".*.tmp") if place.is_dir() else ():
+                if _HALF_WRITTEN.fullmatch(hidden.name):
+                    hidden.unlink(missing_ok=True)
+            yield replace(cls.open(place, overwrite=overwrite), note=note)
 
     @classmethod
     def open(cls, path: str | Path, *, overwrite: bool = False) -> StudyFolder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,28 +187,31 @@ def run_regimes(
     if given and len(given) == len(tasks):
         seeds = list(next(iter(given.values())))
     _check(compiled, tasks, training, seeds, given)
-    folder = None if out is None else StudyFolder.open(out, overwrite=overwrite)
-    notes = require_aligned(tasks)
-    about = _about(compiled, tasks, training, seeds, given)
-    about |= {"split": split, "n_random": n_random, "threshold": threshold, "notes": notes}
-    for note in notes:
-        say(f"note: {note}")
-    wanted = {name: task for name, task in tasks.items() if name not in given}
-    kept = {}
-    if folder is not None:
-        kept = kept_circuits(compiled, wanted, seeds, training, folder)
-        _keep_given(folder, given)
-        folder.write_study({**about, "finished": False})
-    trained = train_regimes(compiled, wanted, seeds, training, kept=kept, folder=folder, watch=watch, say=say)
-    found = {name: given[name] if name in given else trained[name] for name in tasks}
-    table = evaluate_regimes(
-        compiled, tasks, found, split=split, n_random=n_random, threshold=threshold, tick=tick, say=say
-    )
-    about["circuits"] = _listed(found, given)
-    if folder is not None:
-        folder.write_faithfulness(table)
-        folder.write_study({**about, "finished": True})
-    return Study(circuits=found, faithfulness=table, tasks=tasks, about=about, notes=tuple(notes))
+    with contextlib.ExitStack() as held:
+        folder = None if out is None else held.enter_context(StudyFolder.opened(out, overwrite=overwrite))
+        if folder is not None and folder.note:
+            say(f"note: {folder.note}")
+        notes = require_aligned(tasks)
+        about = _about(compiled, tasks, training, seeds, given)
+        about |= {"split": split, "n_random": n_random, "threshold": threshold, "notes": notes}
+        for note in notes:
+            say(f"note: {note}")
+        wanted = {name: task for name, task in tasks.items() if name not in given}
+        kept = {}
+        if folder is not None:
+            kept = kept_circuits(compiled, wanted, seeds, training, folder)
+            _keep_given(folder, given)
+            folder.write_study({**about, "finished": False})
+        trained = train_regimes(compiled, wanted, seeds, training, kept=kept, folder=folder, watch=watch, say=say)
+        found = {name: given[name] if name in given else trained[name] for name in tasks}
+        table = evaluate_regimes(
+            compiled, tasks, found, split=split, n_random=n_random, threshold=threshold, tick=tick, say=say
+        )
+        about["circuits"] = _listed(found, given)
+        if folder is not None:
+            folder.write_faithfulness(table)
+            folder.write_study({**about, "finished": True})
+        return Study(circuits=found, faithfulness=table, tasks=tasks, about=about, notes=tuple(notes))
 
 
 def given_circuits(

@@ -9,7 +9,8 @@ from typing import Any
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import OutputError, TrainingError
-from pruning.discovery import discover
+from circuitgraph.stopping import Stopped, stopping
+from pruning.discovery import discover, evaluated_splits
 from pruning.evaluation import require_universe
 from pruning.frozen_cache.disk import DiskCache
 from pruning.recipes import Recipe
@@ -17,7 +18,6 @@ from pruning.regimes.folder import StudyFolder, first_difference
 from pruning.tasks import TaskData
 from pruning.train import StepRecord
 
-EVALUATED = ("validation", "test")
 Watch = Callable[[str, int, StepRecord], None]
 
 
@@ -167,32 +167,35 @@ def _train(
     watch: Watch | None,
     say: Callable[[str], None],
 ) -> Circuit:
-    found = discover(
-        compiled,
-        task,
-        training.recipe,
-        objective=training.objective,
-        ablation=training.ablation,
-        seed=seed,
-        splits=[split for split in EVALUATED if len(task.splits.get(split, ()))],
-        n_random=0,
-        cache_bytes=training.cache_bytes,
-        disk_cache=training.disk_cache,
-        teacher_top_k=training.teacher_top_k,
-        micro_batch=training.micro_batch,
-        recompute=training.recompute,
-        watch=None if watch is None else lambda record: watch(regime, seed, record),
-        say=say,
-    )
-    if found.run.interrupted:
-        raise KeyboardInterrupt
-    if found.run.stopped_by:
-        raise TrainingError(f"regime {regime!r}, seed {seed}: training stopped: {found.run.stopped_by}")
-    for line in found.diagnoses:
-        say(f"{regime}, seed {seed}: {line}")
-    circuit = found.circuit.with_provenance({"regime": regime})
-    if folder is not None:
-        folder.write_circuit(regime, seed, circuit, curve=found.curve, metrics=found.metrics)
+    with stopping() as stop, stop.held():
+        found = discover(
+            compiled,
+            task,
+            training.recipe,
+            objective=training.objective,
+            ablation=training.ablation,
+            seed=seed,
+            splits=evaluated_splits(task),
+            n_random=0,
+            cache_bytes=training.cache_bytes,
+            disk_cache=training.disk_cache,
+            teacher_top_k=training.teacher_top_k,
+            micro_batch=training.micro_batch,
+            recompute=training.recompute,
+            watch=None if watch is None else lambda record: watch(regime, seed, record),
+            say=say,
+        )
+        if found.run.interrupted:
+            raise Stopped(stop.name or "SIGINT")
+        if found.run.stopped_by:
+            raise TrainingError(f"regime {regime!r}, seed {seed}: training stopped: {found.run.stopped_by}")
+        for line in found.diagnoses:
+            say(f"{regime}, seed {seed}: {line}")
+        circuit = found.circuit.with_provenance({"regime": regime})
+        if folder is not None:
+            folder.write_circuit(regime, seed, circuit, curve=found.curve, metrics=found.metrics)
+        if stop.asked:
+            raise Stopped(stop.name)
     return circuit
 
 

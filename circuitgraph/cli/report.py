@@ -1,0 +1,215 @@
+"""`circuitgraph report`: the parts of a saved result that are missing, made from those that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuitgraph.cli import options
+from circuitgraph.cli.failures import FAILURE
+from circuitgraph.stopping import exit_code
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from circuitgraph.circuit import Circuit
+    from pruning.measuring import Measuring
+    from pruning.parts import Parts
+    from pruning.result_folder import ResultFolder
+
+EVALUATION = "evaluation"
+CHOICES = (EVALUATION, "curve", "drawings", "explorer", "report")
+
+
+def report(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="A result's folder, as discover --out makes it.", show_default=False),
+    ],
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART",
+            help=f"Make this part again, there or not: {', '.join(CHOICES)}. May be given several times.",
+            show_default="what is missing",
+        ),
+    ] = None,
+    model: options.ModelOfCircuit = None,
+    device: options.Device = "cpu",
+    dtype: options.DtypeOfCircuit = None,
+    no_verify: options.NoVerify = False,
+    as_json: options.Json = False,
+) -> None:
+    """Complete a result: make what a run left out or could not make.
+
+    Pictures and report come from circuit.json, metrics.json and curve.csv alone. The evaluation needs the model and the
+    prompts, which are loaded as the circuit says. The circuit and its gates cannot be made again but by training.
+    """
+    from circuitgraph.circuit import Circuit
+    from circuitgraph.cli.output import only_json, print_json, say
+    from circuitgraph.cli.result_writer import ended_at_once, is_loss, tell_missing, write_shown
+    from circuitgraph.stopping import stopping
+    from pruning.result_folder import CIRCUIT, METRICS, ResultFolder, report_command
+
+    chosen = _chosen(only or [])
+    with only_json(as_json), ResultFolder.completing(folder) as result, stopping() as stop, ended_at_once(result):
+        circuit = Circuit.load(result.place / CIRCUIT)
+        metrics = _metrics(result.read_json(METRICS), circuit)
+        splits = _splits(result, metrics, again=EVALUATION in chosen)
+        measured, errors, making = splits if not chosen or EVALUATION in chosen else (), {}, None
+        if measured:
+            making = _loaded(result, circuit, metrics, model=model, device=device, dtype=dtype, verify=not no_verify)
+        with stop.held():
+            lacking = dict(_still_missing(result, splits))
+            if making is not None:
+                parts = _measured(making, measured, stop)
+                errors |= parts.errors
+                lacking = {**lacking, **dict.fromkeys(_names(measured), ""), **parts.missing}
+                lacking = {part: reason for part, reason in lacking.items() if reason}
+                circuit = making.described()
+            shown = _shown(result, chosen, measured)
+            made = write_shown(result, circuit, metrics, _curve(result), missing=lacking, wanted=shown)
+        errors |= made.errors
+        tell_missing(result, made.missing, errors)
+    done = [*_names(measured), *shown]
+    done = [part for part in done if part not in made.missing]
+    if as_json:
+        again = report_command(result.path) if made.missing else None
+        print_json({"out": str(result.path), "made": done, "missing": made.missing, "again": again})
+    else:
+        print(f"Made in {result.path}: {', '.join(done) or 'nothing'}")
+        if not made.missing:
+            say("nothing is missing")
+    if made.missing and stop.asked:
+        raise typer.Exit(exit_code(stop.name))
+    if is_loss(made.missing):
+        raise typer.Exit(FAILURE)
+
+
+def _chosen(only: Sequence[str]) -> tuple[str, ...]:
+    """The parts asked for.
+
+    Raises:
+        UnknownNameError: No such part.
+    """
+    from circuitgraph.errors import UnknownNameError
+
+    for part in only:
+        if part not in CHOICES:
+            raise UnknownNameError.of("part of a result", part, CHOICES)
+    return tuple(only)
+
+
+def _metrics(found: dict[str, Any], circuit: Circuit) -> dict[str, Any]:
+    """What `metrics.json` says; where it is missing or damaged, what the circuit says of itself."""
+    known = {"sparsity": dict(circuit.sparsity), "splits": dict(circuit.provenance.get("metrics") or {})}
+    metrics = {**known, "diagnoses": [], **found}
+    if not isinstance(metrics["splits"], dict):
+        metrics["splits"] = {}
+    return metrics
+
+
+def _splits(result: ResultFolder, metrics: dict[str, Any], *, again: bool) -> tuple[str, ...]:
+    """The splits to evaluate on: of those that were asked for, the ones that are missing, or all."""
+    asked = result.how_evaluated().get("splits")
+    names = [str(name) for name in asked] if isinstance(asked, list) else list(metrics["splits"])
+    return tuple(name for name in names if again or name not in metrics["splits"])
+
+
+def _names(splits: Sequence[str]) -> list[str]:
+    from pruning.measuring import measured_parts
+
+    return list(measured_parts(splits))
+
+
+def _still_missing(result: ResultFolder, splits: Sequence[str]) -> list[tuple[str, str]]:
+    """What is missing before anything is made, of what is not shown."""
+    from pruning.result_folder import CURVE, GATES
+
+    known = result.missing()
+    rows = [(part, known.get(part, "not made yet")) for part in _names(splits)]
+    if GATES not in result or CURVE not in result:
+        rows.append(("gates", known.get("gates", "gates.safetensors or curve.csv is gone; only training makes them")))
+    return rows
+
+
+def _loaded(
+    result: ResultFolder,
+    circuit: Circuit,
+    metrics: dict[str, Any],
+    *,
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    verify: bool,
+) -> Measuring:
+    """The circuit with its model and prompts, ready to be measured as was asked at first."""
+    import numpy as np
+
+    from circuitgraph.cli.found_circuit import load_found_circuit
+    from circuitgraph.cli.output import say
+    from pruning.measuring import Measuring
+    from pruning.result_folder import CIRCUIT
+
+    found = load_found_circuit(result.place / CIRCUIT, model=model, device=device, dtype=dtype, verify=verify)
+    task = found.task(None)
+    for note in task.notes:
+        say(f"note: {note}")
+    how = result.how_evaluated()
+    dangling = [circuit.universe.edge_index(*name.split("->", 1)) for name in how.get("dangling_edges") or []]
+    n_random = how.get("n_random")
+    return Measuring(
+        compiled=found.compiled,
+        task=task,
+        circuit=circuit,
+        raw_edges=np.sort(np.concatenate([circuit.edge_ids, np.asarray(dangling, dtype=circuit.edge_ids.dtype)])),
+        n_random=n_random if isinstance(n_random, int) else 10,
+        seed=found.seed,
+        provenance=dict(circuit.provenance),
+        metrics=metrics,
+        folder=result,
+    )
+
+
+def _measured(making: Measuring, splits: Sequence[str], stop: Any) -> Parts:
+    """Measure, judge, and keep it."""
+    from circuitgraph.cli.output import say
+    from pruning.parts import Parts
+    from pruning.verdicts import verdicts
+
+    parts = Parts(stop, _names(splits))
+    making.run(parts, say)
+
+    def judge() -> None:
+        making.metrics["verdicts"] = verdicts(making.metrics)
+
+    parts.attempt("verdicts", judge, cheap=True)
+    parts.attempt("circuit", making.keep, cheap=True)
+    return parts
+
+
+def _shown(result: ResultFolder, chosen: Sequence[str], measured: Sequence[str]) -> tuple[str, ...]:
+    """The parts to show: those asked for, or those that are missing; the report tells of every other, and is last."""
+    from circuitgraph.cli.result_writer import FILES_OF, SHOWN
+
+    known = result.missing()
+    missing = {part for part in SHOWN if part in known or any(name not in result for name in FILES_OF[part])}
+    wanted = {part for part in SHOWN if part in chosen} if chosen else missing
+    if measured or wanted or known:
+        wanted.add("report")
+    return tuple(part for part in SHOWN if part in wanted)
+
+
+def _curve(result: ResultFolder) -> pd.DataFrame:
+    """The curve's rows; none where the file is gone or damaged."""
+    import pandas as pd
+
+    from pruning.result_folder import CURVE
+
+    try:
+        return pd.read_csv(result.place / CURVE)
+    except (OSError, ValueError):
+        return pd.DataFrame()
