@@ -25,7 +25,7 @@ from circuitgraph.cli.settings import (
     task_options,
 )
 from circuitgraph.errors import TrainingError
-from circuitgraph.stopping import exit_code
+from circuitgraph.stopping import Stopped, exit_code
 
 if TYPE_CHECKING:
     from circuitgraph.models import LoadedModel
@@ -131,7 +131,7 @@ def _run(job: Job, folder: ResultFolder, *, n_random: int) -> tuple[Discovery, d
     with stopping() as stop, ended_at_once(folder), stop.held():
         with told_as_notes(), watching(job.recipe.steps, job.objective) as watch:
             found = job.run(watch, n_random=n_random, folder=folder)
-        _check_learnt(found)
+        _check_learnt(found, stop.name)
         for text in found.diagnoses:
             warn(text)
         parts = write_shown(folder, found.circuit, found.metrics, found.curve, missing=found.missing)
@@ -155,17 +155,17 @@ def _prompts(
     )
 
 
-def _check_learnt(found: Discovery) -> None:
+def _check_learnt(found: Discovery, ended_by: str) -> None:
     """Keep nothing of a run that ended before its first step.
 
     Raises:
-        KeyboardInterrupt: The user stopped it.
+        Stopped: The user or a signal stopped it.
         TrainingError: The first step failed.
     """
     if found.run.records:
         return
     if found.run.interrupted:
-        raise KeyboardInterrupt
+        raise Stopped(ended_by or "SIGINT")
     raise TrainingError(found.run.stopped_by or "no step was taken")
 
 

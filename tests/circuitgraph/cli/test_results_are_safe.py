@@ -18,6 +18,7 @@ from tests.circuitgraph.cli.test_file_formats import complaints
 
 pytestmark = pytest.mark.slow
 
+SMALL = (*TRACR, "--steps", 10, "--task-option", "max_length=3")
 SAFE = {"gates.safetensors", "circuit.json", "curve.csv", "metrics.json", "state.json"}
 
 
@@ -59,7 +60,7 @@ class TestSignals:
     @pytest.mark.parametrize("stage", ["circuitgraph.models.load_model", "pruning.stages.FrozenRuns"])
     def test_before_training_nothing_is_left(self, stage, tmp_path, monkeypatch):
         before(monkeypatch, stage)
-        ended = call(*TRACR, "--out", tmp_path / "deep" / "x")
+        ended = call(*SMALL, "--out", tmp_path / "deep" / "x")
         assert ended.code == 143
         assert "Interrupted by SIGTERM; nothing was written." in ended.err
         assert list(tmp_path.iterdir()) == []
@@ -69,7 +70,7 @@ class TestSignals:
     )
     def test_in_training_what_was_learnt_is_kept(self, number, code, said, tmp_path, monkeypatch):
         before(monkeypatch, "pruning.train.target_at", at=8, number=number)
-        ended = call(*TRACR, "--out", tmp_path / "x")
+        ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == code
         assert f"interrupted by {said} after 7 steps" in ended.err
         assert files(tmp_path / "x") >= SAFE | {"report.md", "circuit.html", "curve.png"}
@@ -80,7 +81,7 @@ class TestSignals:
 
     def test_while_edges_are_kept_there_is_a_circuit_all_the_same(self, tmp_path, monkeypatch):
         before(monkeypatch, "pruning.stages.keep_faithful")
-        ended = call(*TRACR, "--out", tmp_path / "x")
+        ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 143
         assert (
             "The fewest edges that are enough were not looked for to the end (the run was ended by SIGTERM)"
@@ -91,7 +92,7 @@ class TestSignals:
     def test_in_evaluation_the_splits_before_it_are_kept_and_report_makes_the_rest(self, tmp_path, monkeypatch):
         with monkeypatch.context() as patched:
             before(patched, "pruning.measuring.evaluate", at=2)
-            ended = call(*TRACR, "--out", tmp_path / "x")
+            ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 143
         assert missing(tmp_path / "x") == {"evaluation:test", "drawings"}
         assert set(json.loads((tmp_path / "x" / "metrics.json").read_text())["splits"]) == {"validation"}
@@ -102,7 +103,7 @@ class TestSignals:
         assert again.json["made"] == ["evaluation:test", "drawings", "report"]
         assert files(tmp_path / "x") == FILES
         assert state(tmp_path / "x")["finished"] is True
-        whole = call(*TRACR, "--out", tmp_path / "whole")
+        whole = call(*SMALL, "--out", tmp_path / "whole")
         assert whole.code == 0
         ours, theirs = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("x", "whole"))
         assert ours["splits"] == theirs["splits"] and ours["verdicts"] == theirs["verdicts"]
@@ -111,19 +112,19 @@ class TestSignals:
 
     def test_while_pictures_are_made_the_cheap_ones_are_finished(self, tmp_path, monkeypatch):
         before(monkeypatch, "analysis.drawing.draw")
-        ended = call(*TRACR, "--out", tmp_path / "x")
+        ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 143
         assert missing(tmp_path / "x") == {"drawings"}
 
     def test_while_the_report_is_written_it_is_finished(self, tmp_path, monkeypatch):
         before(monkeypatch, "analysis.report.write_report")
-        assert call(*TRACR, "--out", tmp_path / "x").code == 0
+        assert call(*SMALL, "--out", tmp_path / "x").code == 0
         assert files(tmp_path / "x") == FILES
 
     def test_a_second_one_ends_at_once_and_says_what_is_there(self, tmp_path, monkeypatch):
         before(monkeypatch, "pruning.measuring.evaluate", signals=1)
         before(monkeypatch, "analysis.figures.style.save_figure", signals=1)
-        ended = call(*TRACR, "--out", tmp_path / "x")
+        ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 143
         assert f"gates and circuit are in {tmp_path / 'x'}; `circuitgraph report {tmp_path / 'x'}`" in ended.err
         assert files(tmp_path / "x") == SAFE
@@ -136,7 +137,7 @@ class TestSignals:
             sys.executable,
             "-m",
             "circuitgraph.cli",
-            *map(str, TRACR),
+            *map(str, SMALL),
             "--steps",
             "2000",
             "--out",
@@ -157,7 +158,7 @@ class TestSignals:
 class TestFailures:
     def test_an_evaluation_that_fails(self, tmp_path, monkeypatch):
         before(monkeypatch, "pruning.measuring.evaluate", error=IndexError("index out of range in self"))
-        ended = call(*TRACR, "--out", tmp_path / "x")
+        ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 1
         assert "Warning: evaluation:validation is missing: IndexError: index out of range in self" in ended.err
         assert missing(tmp_path / "x") == {"evaluation:validation"}
@@ -165,7 +166,7 @@ class TestFailures:
 
     def test_a_step_that_fails_for_any_reason_keeps_those_before_it(self, tmp_path, monkeypatch):
         before(monkeypatch, "pruning.train.target_at", at=8, error=RuntimeError("cuda went away"))
-        ended = call(*TRACR, "--out", tmp_path / "x")
+        ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 1
         assert "after 7 steps: RuntimeError: cuda went away" in ended.err
         assert Circuit.load(tmp_path / "x" / "circuit.json").provenance["steps_taken"] == 7
@@ -173,7 +174,7 @@ class TestFailures:
     def test_a_full_disk_after_the_circuit(self, tmp_path, monkeypatch):
         """`ulimit -f`, as a quota would: circuit.html is larger than 300 KiB and all else is smaller."""
         command = (
-            f"ulimit -f 300; exec {sys.executable} -m circuitgraph.cli {' '.join(map(str, TRACR))} --out {tmp_path}/x"
+            f"ulimit -f 300; exec {sys.executable} -m circuitgraph.cli {' '.join(map(str, SMALL))} --out {tmp_path}/x"
         )
         ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
         assert ended.returncode == 1, ended.stderr
@@ -184,7 +185,7 @@ class TestFailures:
     @pytest.mark.parametrize("line", ["text.usetex: true", "backend: nosuch"])
     def test_settings_of_matplotlib_that_cannot_work(self, line, tmp_path):
         (tmp_path / "matplotlibrc").write_text(line + "\n")
-        command = [sys.executable, "-m", "circuitgraph.cli", *map(str, TRACR), "--out", str(tmp_path / "x")]
+        command = [sys.executable, "-m", "circuitgraph.cli", *map(str, SMALL), "--out", str(tmp_path / "x")]
         environment = {"MATPLOTLIBRC": str(tmp_path), "PATH": "/nowhere", "HOME": str(tmp_path)}
         ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
         assert ended.returncode == 0, ended.stderr
@@ -197,7 +198,7 @@ class TestReserved:
         from pruning.result_folder import ResultFolder
 
         with ResultFolder.opened(tmp_path / "x"):
-            ended = call(*TRACR, "--out", tmp_path / "x")
+            ended = call(*SMALL, "--out", tmp_path / "x")
             assert ended.code == 2
             assert "is reserved by another run" in ended.err and "loading" not in ended.err
         assert list(tmp_path.iterdir()) == []
