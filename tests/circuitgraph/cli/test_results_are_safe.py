@@ -217,7 +217,7 @@ class TestReport:
         assert f"Made in {folder}: drawings, report" in ended.out
         assert files(folder) == FILES
         ended = call("report", folder, "--only", "curve", "--json")
-        assert ended.json["made"] == ["curve"] and "loading" not in ended.err
+        assert ended.json["made"] == ["curve", "report"] and "loading" not in ended.err
         assert call("report", folder, "--json").json == {"out": str(folder), "made": [], "missing": {}, "again": None}
 
     def test_refusals(self, tmp_path):
