@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from circuitgraph.architectures import Family, ModelShape, family_of
-from circuitgraph.architectures.family import BoundModel, frozen_view, weights_fingerprint
+from circuitgraph.architectures.family import BoundModel, frozen_view
+from circuitgraph.architectures.watch import ModelWatch, check_no_hooks
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
 from circuitgraph.forward.ablation_values import AblationValues
@@ -107,6 +108,15 @@ def _is_odd(weight: Tensor) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class _Binding:
+    """A bound model, and what tells that it is out of date."""
+
+    kernels: str
+    watch: ModelWatch
+    bound: BoundModel
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CompiledModel:
     """A model, its universe, and the map from edges to gates.
 
@@ -135,6 +145,20 @@ class CompiledModel:
     kernels: str = "plain"
     _workspace: Workspace = field(default_factory=Workspace, repr=False)
     _binding: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        universe, edits = self.universe, self.gate_map.edits
+        choices = f"embeddings={universe.embeddings}, kv_heads={universe.kv_heads}, qkv={universe.qkv}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        edited = ", ".join(f"{edits[how]:,} {how}" for how in ("removed", "frozen", "tied") if edits.get(how)) or "none"
+        return (
+            f"CompiledModel of {self.name} ({universe.family}): {universe.n_layers} layers, {universe.n_heads} heads a "
+            f"layer\n"
+            f"  graph: {universe.n_edges:,} edges, {universe.n_writers:,} writers, {universe.n_readers:,} readers "
+            f"({choices})\n"
+            f"  runs: {dtype} on {self.device}, kernels={self.kernels}\n"
+            f"  edges edited: {edited}"
+        )
 
     def _repr_html_(self) -> str:
         from circuitgraph.html_card import model_card
@@ -190,17 +214,28 @@ class CompiledModel:
     def bound(self) -> BoundModel:
         """The model's weights in the form of the forward pass.
 
-        Bound again when the model was moved or cast, and packed again also when weights were changed in place.
+        Bound again when the model was moved or cast, or a module, weight, buffer or setting of it was replaced; packed
+        again also when weights were changed in place.
+
+        Raises:
+            UnsupportedModelError: The model is no longer one that could be compiled so.
         """
-        packed = self.kernels == "packed"
-        mark = (self.kernels, weights_fingerprint(self.model, changes=packed))
-        if self._binding.get("mark") != mark:
+        held: _Binding | None = self._binding.get("now")
+        if held is None or held.kernels != self.kernels or held.watch.sees_a_change():
+            packed = self.kernels == "packed"
+            watch = ModelWatch(self.model, changes=packed)  # first: what changes meanwhile is seen next time
+            check_no_hooks(self.model, name=self.name)
             bound = self.family.bind(frozen_view(self.model))
+            if len(bound.blocks) != self.shape.n_layers:
+                raise UnsupportedModelError(
+                    f"{self.name}: the model has {len(bound.blocks)} layers, and had {self.shape.n_layers} when it was "
+                    "compiled; compile it again"
+                )
             if self.kernels != "plain":
                 for block in bound.blocks:
                     use_onednn(block.mlp, pack=packed)
-            self._binding.update(mark=mark, bound=bound)
-        return self._binding["bound"]
+            held = self._binding["now"] = _Binding(kernels=self.kernels, watch=watch, bound=bound)
+        return held.bound
 
     @property
     def device(self) -> torch.device:

@@ -6,7 +6,7 @@ the model's own weights and modules, in the form in which the forward pass uses 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -234,23 +234,3 @@ def frozen_view(module: nn.Module) -> nn.Module:
 def no_norm() -> nn.Module:
     """The norm of a model that has none."""
     return nn.Identity()
-
-
-def _weights(module: nn.Module) -> Iterator[Tensor]:
-    """A module's parameters, as often as they occur: `parameters()` takes ten times as long."""
-    yield from (weight for weight in module._parameters.values() if weight is not None)
-    for child in module._modules.values():
-        if child is not None:
-            yield from _weights(child)
-
-
-def weights_fingerprint(module: nn.Module, *, changes: bool = False) -> tuple[int, ...]:
-    """Where the weights lie in memory; changes when a model is moved or cast.
-
-    Args:
-        module: Any module.
-        changes: Tell changes in place too, by torch's count of them. It does not count those through `weight.data`.
-    """
-    weights = list(_weights(module))
-    counted = (weight for weight in weights if changes and not weight.is_inference())
-    return (*(weight.data_ptr() for weight in weights), *(weight._version for weight in counted))
