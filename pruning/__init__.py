@@ -12,6 +12,7 @@ from circuitgraph.lazy import load_on_use
 
 if TYPE_CHECKING:
     from pruning.baselines import random_circuit
+    from pruning.checking.preflight import preflight
     from pruning.discovery import discover
     from pruning.encoding import EncodedPairs
     from pruning.evaluation import evaluate, evaluate_masks, metrics_table
@@ -35,6 +36,7 @@ __all__ = [
     "evaluate_regimes",
     "load_task",
     "metrics_table",
+    "preflight",
     "random_circuit",
     "recipe_named",
     "register_task",
@@ -55,6 +57,7 @@ _HOME = {
     "evaluate_regimes": "pruning.regimes.faithfulness",
     "load_task": "pruning.tasks",
     "metrics_table": "pruning.evaluation",
+    "preflight": "pruning.checking.preflight",
     "random_circuit": "pruning.baselines",
     "recipe_named": "pruning.recipes",
     "register_task": "pruning.tasks",

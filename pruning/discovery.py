@@ -27,6 +27,7 @@ from circuitgraph.errors import IncompleteResultWarning, UnknownNameError
 from circuitgraph.memory.peak import peak_rss_bytes
 from circuitgraph.stopping import Stop, stopping
 from pruning.cards import discovery_card, metrics_line
+from pruning.checking.preflight import Preflight, look_before
 from pruning.diagnose import diagnose
 from pruning.evaluation import metrics_table
 from pruning.frozen_cache.disk import DiskCache
@@ -111,6 +112,7 @@ def discover(
     overwrite: bool = False,
     watch: Callable[[StepRecord], None] | None = None,
     say: Callable[[str], None] | None = None,
+    preflight: Preflight | None = None,
 ) -> Discovery:
     """Find the circuit that a model uses for a task.
 
@@ -141,7 +143,8 @@ def discover(
             on disk.
         overwrite: Whether an older result there may be replaced; it stays until the new circuit is safe.
         watch: Called after every step.
-        say: Called with a line at the start of each stage.
+        say: Called with a line at the start of each stage, and with each doubt.
+        preflight: What `pruning.preflight` found, where it was called before; by default it is called here.
 
     Returns:
         The circuit, its measures and its provenance.
@@ -171,8 +174,9 @@ def discover(
         replay=replay,
     )
     check_run(compiled, task, settings)
+    preflight = preflight or look_before(compiled, task, settings, say)
     with stopping() as stop, _opened(out, overwrite) as folder, stop.held():
-        found = run_stages(compiled, task, settings, folder=folder, watch=watch, say=say, stop=stop)
+        found = run_stages(compiled, task, settings, preflight, folder=folder, watch=watch, say=say, stop=stop)
     if found.missing and not isinstance(out, ResultFolder):
         warnings.warn(_incomplete(found, folder), IncompleteResultWarning, stacklevel=2)
     return found
@@ -187,6 +191,7 @@ def run_stages(
     compiled: CompiledModel,
     task: TaskData,
     settings: RunSettings,
+    preflight: Preflight,
     *,
     folder: ResultFolder | None,
     watch: Callable[[StepRecord], None] | None,
@@ -199,6 +204,7 @@ def run_stages(
         compiled: The model.
         task: The prompts.
         settings: The settings, checked.
+        preflight: What was looked at before.
         folder: Where the result is kept, or None.
         watch: Called after every step.
         say: Called with a line at the start of each stage.
@@ -221,7 +227,7 @@ def run_stages(
         n_random=settings.n_random,
         seed=settings.seed,
         provenance=provenance_of(compiled, task, settings, trained),
-        metrics=_first_metrics(trained, kept),
+        metrics={**_first_metrics(trained, kept), "preflight": preflight.to_dict()},
         folder=folder,
     )
 

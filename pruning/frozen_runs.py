@@ -29,6 +29,7 @@ from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.memory.numbers import values_a_token
 from pruning.batch_order import BatchOrder
+from pruning.checking.requirements import require_runnable
 from pruning.encoding import EncodedPairs
 from pruning.frozen_batch import FrozenBatch
 from pruning.frozen_cache.disk import DiskCache, Place, StoredRows
@@ -109,7 +110,7 @@ class FrozenRuns:
         drawn: Prompts by where their runs came from, each time they were drawn.
 
     Raises:
-        ConfigurationError: A `teacher_top_k` below 1.
+        ConfigurationError: A `teacher_top_k` below 1, prompts too long for the model, or of ids that it lacks.
         UnknownNameError: No such ablation.
     """
 
@@ -127,6 +128,7 @@ class FrozenRuns:
     ) -> None:
         if teacher_top_k is not None and teacher_top_k < 1:
             raise ConfigurationError(f"teacher_top_k must be 1 or more, or left out; got {teacher_top_k}")
+        require_runnable(compiled, pairs)
         whole = teacher_top_k is None or teacher_top_k >= compiled.shape.d_vocab
         self.compiled, self.pairs, self.ablation = compiled, pairs, ablation
         self.teacher_top_k = None if whole else teacher_top_k

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from circuitgraph.cli.bench import bench
 from circuitgraph.cli.cache import cache
+from circuitgraph.cli.check import check
 from circuitgraph.cli.combine import combine
 from circuitgraph.cli.compare import compare
 from circuitgraph.cli.discover import discover
@@ -73,7 +74,7 @@ def circuitgraph(
 
 
 for command in (
-    discover, report, evaluate, run, draw, sparsity, compare, paths, find, combine, export, extract, graph, study,
-    bench, cache, models, tasks, recipes,
+    discover, check, report, evaluate, run, draw, sparsity, compare, paths, find, combine, export, extract, graph,
+    study, bench, cache, models, tasks, recipes,
 ):  # fmt: skip
     app.command()(command)

@@ -29,6 +29,7 @@ from circuitgraph.stopping import Stopped, exit_code
 
 if TYPE_CHECKING:
     from circuitgraph.models import LoadedModel
+    from pruning.checking.preflight import Preflight
     from pruning.discovery import Discovery
     from pruning.result_folder import ResultFolder
     from pruning.tasks import TaskData
@@ -64,6 +65,7 @@ def discover(
     teacher_top_k: options.TeacherTopK = None,
     memory_gib: options.MemoryGibOfRun = None,
     no_verify: options.NoVerify = False,
+    strict: options.Strict = False,
     dry_run: options.DryRun = False,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -106,20 +108,20 @@ def discover(
             teacher_top_k=teacher_top_k,
             memory_bytes=None if memory_gib is None else round(memory_gib * 2**30),
         )
-        job.check()
-        job.show()
+        checked = job.check(n_random=n_random, strict=strict)
+        job.show(checked)
         if not dry_run:
-            found, missing, ended_by = _run(job, folder, n_random=n_random)
+            found, missing, ended_by = _run(job, folder, n_random=n_random, checked=checked)
     if dry_run:
         if as_json:
-            print_json(job.to_dict())
+            print_json({**job.to_dict(), "preflight": checked.to_dict()})
         say("dry run: nothing was trained or written")
         return
     _show(found, missing, folder.path, as_json=as_json)
     _end(found, missing, ended_by, folder.path)
 
 
-def _run(job: Job, folder: ResultFolder, *, n_random: int) -> tuple[Discovery, dict[str, str], str]:
+def _run(job: Job, folder: ResultFolder, *, n_random: int, checked: Preflight) -> tuple[Discovery, dict[str, str], str]:
     """Train, evaluate and write; also gives what is missing and why, and the signal that ended the run early."""
     from circuitgraph.cli.cache import told_as_notes
     from circuitgraph.cli.output import warn
@@ -130,7 +132,7 @@ def _run(job: Job, folder: ResultFolder, *, n_random: int) -> tuple[Discovery, d
     folder.command, folder.later = command_line(), SHOWN
     with stopping() as stop, ended_at_once(folder), stop.held():
         with told_as_notes(), watching(job.recipe.steps, job.objective) as watch:
-            found = job.run(watch, n_random=n_random, folder=folder)
+            found = job.run(watch, n_random=n_random, folder=folder, checked=checked)
         _check_learnt(found, stop.name)
         for text in found.diagnoses:
             warn(text)

@@ -29,6 +29,7 @@ def evaluate(
     dtype: options.DtypeOfCircuit = None,
     kernels: options.Kernels = "auto",
     no_verify: options.NoVerify = False,
+    strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure a circuit on a task's prompts.
@@ -55,9 +56,13 @@ def evaluate(
             raise ConfigurationError(f"task {data.name} has no {split} prompts; choose another --split")
         for note in data.notes:
             say(f"note: {note}")
+        from pruning.checking.preflight import preflight
         from pruning.evaluation import evaluate as measure
         from pruning.verdicts import verdicts
 
+        checked = preflight(found.compiled, data, splits=(split,), ablation=cut, sample=0, training=False)
+        checked.require(strict=strict)
+        print_findings([one.to_dict() for one in checked.doubts], to_stderr=True)
         say(f"evaluating on {len(pairs):,} {split} prompts")
         evaluation = measure(
             found.compiled,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from circuitgraph.cli.findings import print_findings
 from circuitgraph.cli.output import bytes_text, print_table, say
 from circuitgraph.cli.settings import ModelPlan
-from circuitgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from circuitgraph.compile import CompiledModel
     from circuitgraph.memory.estimate import MemoryEstimate
     from circuitgraph.memory.plan import MemoryPlan
+    from pruning.checking.preflight import Preflight
     from pruning.discovery import Discovery
     from pruning.frozen_cache.disk import DiskCache
     from pruning.recipes import Recipe
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from pruning.train import StepRecord
 
 EVALUATED = ("validation", "test")
-_FREE = "free, less a tenth for what the estimate may be off"
-_SAFE = 0.9  # of what is free; estimates were up to a tenth too low
 
 
 def about_model(compiled: CompiledModel) -> dict[str, Any]:
@@ -88,39 +87,46 @@ class Job:
     teacher_top_k: int | None = None
     memory_bytes: int | None = None
 
-    def check(self) -> None:
+    def look(self, *, n_random: int = 10, sample: int | None = None, splits: Sequence[str] | None = None) -> Preflight:
+        """Look at model, prompts and settings before any work.
+
+        Args:
+            n_random: Random circuits to compare with, for the time.
+            sample: Prompts that the model is run on, about; None for the usual number.
+            splits: What is measured on; by default validation and test, where the task has them.
+        """
+        from pruning.checking.preflight import SAMPLE, preflight
+
+        return preflight(
+            self.compiled,
+            self.task,
+            self.recipe,
+            objective=self.objective,
+            ablation=self.ablation,
+            splits=self.splits if splits is None else splits,
+            n_random=n_random,
+            cache_bytes=self.cache_bytes,
+            teacher_top_k=self.teacher_top_k,
+            memory_bytes=self.memory_bytes,
+            sample=SAMPLE if sample is None else sample,
+        )
+
+    def check(self, *, n_random: int = 10, strict: bool = False) -> Preflight:
         """Refuse what could not be trained, before it is tried.
 
-        Raises:
-            ConfigurationError: No training prompts, prompts that are too long, answers that the objective cannot
-                compare, or more than memory holds.
-        """
-        from pruning.stages import check_top_k
+        Args:
+            n_random: Random circuits to compare with, for the time.
+            strict: Whether doubts are errors.
 
-        train = self.task.splits.get("train")
-        if train is None or not len(train):
-            raise ConfigurationError(
-                f"task {self.task.name}: there are no training prompts; give --train-size, or lines whose "
-                "'split' is train"
-            )
-        limit, longest = self.plan.shape.n_positions, int(train.lengths.max())
-        if limit is not None and longest > limit:
-            raise ConfigurationError(
-                f"task {self.task.name}: a prompt has {longest} tokens, and the model takes at most {limit}"
-            )
-        numeric = train.answer_values is not None
-        if numeric != (self.objective in ("mse", "position-kl")):
-            fit = "mse or position-kl" if numeric else "kl, kl-top1, logit-diff or cross-entropy"
-            raise ConfigurationError(
-                f"objective {self.objective!r} does not fit task {self.task.name}, whose answers are "
-                f"{'numbers' if numeric else 'tokens'}; use {fit}"
-            )
-        check_top_k(self.teacher_top_k, self.objective, self.plan.shape.d_vocab)
-        if self.objective == "logit-diff" and train.wrong_ids is None:
-            raise ConfigurationError(
-                f"objective 'logit-diff' needs wrong answers, which task {self.task.name} does not have; use kl"
-            )
-        self.memory.require(_FREE if self.memory_bytes is None else "what --memory-gib lets it take")
+        Returns:
+            What was looked at, with what is doubtful.
+
+        Raises:
+            ConfigurationError: Something stands in the way; the message has all of it.
+        """
+        found = self.look(n_random=n_random)
+        found.require(strict=strict)
+        return found
 
     @property
     def splits(self) -> list[str]:
@@ -130,52 +136,17 @@ class Job:
     @cached_property
     def memory(self) -> MemoryPlan:
         """What the run is expected to hold at its dearest moment, and how it is run so that it fits."""
-        from circuitgraph.memory.available import available_bytes
-        from circuitgraph.memory.estimate import estimate_memory
-        from circuitgraph.memory.plan import plan_memory
-        from pruning.lanes import lanes_for
+        from pruning.checking.memory import training_memory
 
-        train = self.task.splits["train"]
-        batch_size, seq = min(self.recipe.batch_size, len(train)), int(train.lengths.max())
-        n_parameters = sum(weights.numel() for weights in self.compiled.model.parameters())
-        device = self.compiled.device
-        reached = self._reached()
-
-        def estimate(prompts_at_once: int, recompute: bool, cache_bytes: int) -> MemoryEstimate:
-            return estimate_memory(
-                self.plan.shape,
-                self.plan.universe,
-                n_parameters=n_parameters,
-                batch_size=prompts_at_once,
-                seq=seq,
-                dtype=str(self.compiled.dtype).removeprefix("torch."),
-                device=device.type,
-                share_reached=sum(reached[:prompts_at_once]) / (prompts_at_once * seq),
-                n_asked=max(len(asked) for asked in train.predict_positions),
-                n_prompts=len(train),
-                cache_bytes=cache_bytes,
-                ablation=self.ablation,
-                recompute=recompute,
-                kernels=self.compiled.kernels,
-                lanes=lanes_for(device, prompts_at_once * seq),
-                teacher_top_k=self.teacher_top_k,
-            )
-
-        limit, free = self.memory_bytes, available_bytes(str(device))
-        if limit is None and free is not None:
-            held = estimate(1, False, 0)
-            limit = int(free * _SAFE) + held.weights + held.program  # these are loaded already
-        return plan_memory(estimate, batch_size=batch_size, seq=seq, limit_bytes=limit, cache_bytes=self.cache_bytes)
-
-    def _reached(self) -> list[float]:
-        """How many tokens of each training prompt a difference from its counterfactual reaches, the most first."""
-        from pruning.bench.prompts import share_reached
-
-        train = self.task.splits["train"]
-        lengths = train.lengths.tolist()
-        if self.ablation == "counterfactual" and self.plan.shape.causal:
-            lengths = [length * share_reached(train.subset([index])) for index, length in enumerate(lengths)]
-        return sorted(lengths, reverse=True)
+        return training_memory(
+            self.compiled,
+            self.task.splits["train"],
+            batch_size=self.recipe.batch_size,
+            ablation=self.ablation,
+            cache_bytes=self.cache_bytes,
+            teacher_top_k=self.teacher_top_k,
+            memory_bytes=self.memory_bytes,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """What would run, for `--dry-run --json`."""
@@ -198,9 +169,16 @@ class Job:
             return None
         return {"folder": str(self.disk_cache.folder), "bytes": self.disk_cache.budget_bytes}
 
-    def show(self) -> None:
-        """Say on standard error what will run."""
-        print_table(("what", "will run"), self._rows(), to_stderr=True)
+    def show(self, found: Preflight | None = None) -> None:
+        """Say on standard error what will run.
+
+        Args:
+            found: What was looked at before, with its doubts.
+        """
+        looked_at = [] if found is None else [row for row in found.rows() if row[0] not in (*found.splits, "memory")]
+        print_table(("what", "will run"), [*self._rows(), *looked_at], to_stderr=True)
+        if found is not None:
+            print_findings([one.to_dict() for one in found.findings], to_stderr=True)
         for note in self.task.notes:
             say(f"note: {note}")
 
@@ -235,18 +213,23 @@ class Job:
         held += f"{bytes_text(disk.budget_bytes)} in {disk.folder}" if disk is not None else "none on disk"
         return held + (f"; of the full model its {top:,} likeliest tokens and the rest as one" if top else "")
 
-    def run(self, watch: Callable[[StepRecord], None], *, n_random: int, folder: ResultFolder) -> Discovery:
+    def run(
+        self, watch: Callable[[StepRecord], None], *, n_random: int, folder: ResultFolder, checked: Preflight
+    ) -> Discovery:
         """Train, keep and evaluate.
 
         Args:
             watch: Called after every step.
             n_random: Random circuits to compare with.
             folder: Where the result is kept.
+            checked: What was looked at before, so that it is not looked at again.
         """
         with telling_memory(self.memory.estimate):
-            return self._run(watch, n_random=n_random, folder=folder)
+            return self._run(watch, n_random=n_random, folder=folder, checked=checked)
 
-    def _run(self, watch: Callable[[StepRecord], None], *, n_random: int, folder: ResultFolder) -> Discovery:
+    def _run(
+        self, watch: Callable[[StepRecord], None], *, n_random: int, folder: ResultFolder, checked: Preflight
+    ) -> Discovery:
         from pruning.discovery import discover
 
         return discover(
@@ -266,4 +249,5 @@ class Job:
             out=folder,
             watch=watch,
             say=say,
+            preflight=checked,
         )

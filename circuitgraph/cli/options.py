@@ -240,6 +240,10 @@ DryRun = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Doubts of the check before a run are errors.", rich_help_panel=MACHINE),
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace an older result in the folder.", rich_help_panel=MACHINE),

@@ -127,6 +127,7 @@ def study(
         ),
     ] = None,
     no_verify: options.NoVerify = False,
+    strict: options.Strict = False,
     dry_run: options.DryRun = False,
     overwrite: Annotated[
         bool,
@@ -180,11 +181,11 @@ def study(
             teacher_top_k=teacher_top_k,
             memory_bytes=None if memory_gib is None else round(memory_gib * 2**30),
         )
-        job.check()
-        job.show()
+        checked = job.check(n_random=n_random, strict=strict)
+        job.show(checked)
     if dry_run:
         if as_json:
-            print_json(job.to_dict())
+            print_json({**job.to_dict(), "preflight": {name: one.to_dict() for name, one in checked.items()}})
         say("dry run: nothing was trained or written")
         return
     with only_json(as_json), told_as_notes(), _telling_what_is_there(out, overwrite=overwrite):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circuitgraph.cli.findings import print_findings
 from circuitgraph.cli.job import Job, about_model, telling_memory
 from circuitgraph.cli.output import bytes_text, print_table, say
 from circuitgraph.cli.progress import watching
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from circuitgraph.circuit import Circuit
     from circuitgraph.compile import CompiledModel
     from circuitgraph.memory.plan import MemoryPlan
+    from pruning.checking.preflight import Preflight
     from pruning.frozen_cache.disk import DiskCache
     from pruning.recipes import Recipe
     from pruning.regimes.study import Study
@@ -81,14 +83,34 @@ class StudyJob:
             if not self.circuits.get(name)
         }
 
-    def check(self) -> None:
-        """Refuse what could not be trained, before it is tried.
+    def check(self, *, n_random: int = 5, strict: bool = False) -> dict[str, Preflight]:
+        """Refuse what could not be trained or measured, before it is tried.
+
+        Args:
+            n_random: Random circuits for each circuit, for the time.
+            strict: Whether doubts are errors.
+
+        Returns:
+            What was looked at, by regime.
 
         Raises:
-            ConfigurationError: As of `Job.check`, for any regime.
+            ConfigurationError: Something stands in the way in some regime; the message has all of it.
         """
-        for job in self.trainings.values():
-            job.check()
+        from pruning.checking.preflight import preflight
+        from pruning.checking.requirements import raise_errors
+
+        found = {
+            name: self.trainings[name].look(n_random=n_random, splits=("test",))
+            if name in self.trainings
+            else preflight(
+                self.compiled, task, self.recipe, ablation=self.ablation, splits=("test",), training=False,
+                estimate_time=False,
+            )
+            for name, task in self.tasks.items()
+        }  # fmt: skip
+        every = [replace(one, text=f"{name}: {one.text}") for name, seen in found.items() for one in seen.findings]
+        raise_errors(every, strict=strict)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """What would run, for `--dry-run --json`."""
@@ -112,8 +134,12 @@ class StudyJob:
             "memory": {name: job.memory.to_dict() for name, job in self.trainings.items()},
         }
 
-    def show(self) -> None:
-        """Say on standard error what will run."""
+    def show(self, found: Mapping[str, Preflight] | None = None) -> None:
+        """Say on standard error what will run.
+
+        Args:
+            found: What was looked at before, by regime, with its doubts.
+        """
         universe, recipe = self.plan.universe, self.recipe
         dtype = str(self.compiled.dtype).removeprefix("torch.")
         rows = [
@@ -122,8 +148,8 @@ class StudyJob:
         ]
         for name, task in self.tasks.items():
             sizes = ", ".join(f"{len(pairs):,} {split}" for split, pairs in task.splits.items())
-            found = len(self.circuits.get(name, ()))
-            source = f"{found} circuit{'s' * (found > 1)} given" if found else f"trained for {len(self.seeds)} seeds"
+            given = len(self.circuits.get(name, ()))
+            source = f"{given} circuit{'s' * (given > 1)} given" if given else f"trained for {len(self.seeds)} seeds"
             rows.append((f"regime {name}", f"{task.name}: {sizes} prompts; {source}"))
         if self.trainings:
             steps = f"{recipe.steps:,} steps of {recipe.batch_size} prompts"
@@ -133,7 +159,12 @@ class StudyJob:
                 ("trainings", f"{len(self.trainings) * len(self.seeds)}; cut edges carry: {self.ablation}"),
                 ("memory", f"about {bytes_text(largest.estimate.total)} at most; {largest.describe()}"),
             ]
+        for name, seen in (found or {}).items():
+            rows += [(f"{name}: {what}", told) for what, told in seen.rows() if what not in (*seen.splits, "memory")]
         print_table(("what", "will run"), rows, to_stderr=True)
+        for name, seen in (found or {}).items():
+            findings = [replace(one, text=f"{name}: {one.text}").to_dict() for one in seen.findings]
+            print_findings(findings, to_stderr=True)
         for name, task in self.tasks.items():
             for note in task.notes:
                 say(f"note ({name}): {note}")

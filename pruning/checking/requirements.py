@@ -1,0 +1,224 @@
+"""What must hold before any work is begun; what does not is an error.
+
+`require_runnable` guards every run of prompts through a model (`pruning.frozen_runs` asks it), so that training,
+evaluation and studies refuse the same prompts, from Python too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuitgraph.errors import ConfigurationError
+from pruning.findings import Finding
+from pruning.objectives import TAKES_TOP_K, objective_named
+
+if TYPE_CHECKING:
+    from circuitgraph.compile import CompiledModel
+    from pruning.encoding import EncodedPairs
+    from pruning.tasks import TaskData
+
+NUMERIC = ("mse", "position-kl")
+"""Objectives of numeric outputs."""
+
+
+def unrunnable(compiled: CompiledModel, pairs: EncodedPairs, name: str = "") -> list[Finding]:
+    """Prompts that a model cannot run: too long for it, or of tokens that it does not have.
+
+    Args:
+        compiled: The model.
+        pairs: The prompts.
+        name: What they are called, such as `test`.
+
+    Returns:
+        An error for each kind, naming the first prompt; empty if all can run.
+    """
+    if not len(pairs):
+        return []
+    named = f"{name} prompt" if name else "prompt"
+    found = [*_too_long(compiled, pairs, named), *_beyond(compiled, pairs, named)]
+    return [Finding(name=kind, severity="error", text=text) for kind, text in found]
+
+
+def require_runnable(compiled: CompiledModel, pairs: EncodedPairs) -> None:
+    """Refuse prompts that a model cannot run.
+
+    Raises:
+        ConfigurationError: There are some; the message names the first.
+    """
+    found = unrunnable(compiled, pairs)
+    if found:
+        raise ConfigurationError("\n".join(one.text for one in found))
+
+
+def _too_long(compiled: CompiledModel, pairs: EncodedPairs, named: str) -> Iterator[tuple[str, str]]:
+    limit, lengths = compiled.shape.n_positions, pairs.lengths
+    if limit is not None and int(lengths.max()) > limit:
+        long = np.flatnonzero(lengths > limit)
+        yield (
+            "prompts-too-long",
+            (
+                f"{_count(len(long), named)} too long: a prompt has {lengths.max():,} tokens, and the "
+                "model takes at most "
+                f"{limit:,} (the first: {_text(pairs, int(long[0]))}). Shorten or leave out what is longer."
+            ),
+        )
+
+
+def _beyond(compiled: CompiledModel, pairs: EncodedPairs, named: str) -> Iterator[tuple[str, str]]:
+    """Ids that the embeddings, or the logits, do not have."""
+    n_read, n_written = int(compiled.model.config.vocab_size), compiled.shape.d_vocab  # pyright: ignore
+    columns = {
+        "the prompt": (pairs.clean_ids, n_read),
+        "the corrupted prompt": (pairs.corrupted_ids, n_read),
+        "the answer": (pairs.answer_ids, n_written),
+        "a right answer": (pairs.correct_ids, n_written),
+        "a wrong answer": (pairs.wrong_ids, n_written),
+    }
+    for what, (column, size) in columns.items():
+        if not column:
+            continue
+        joined = np.concatenate(column)
+        if not len(joined) or (joined.max() < size and joined.min() >= 0):
+            continue
+        bad = [index for index, ids in enumerate(column) if len(ids) and (ids.max() >= size or ids.min() < 0)]
+        worst = next(int(token) for token in column[bad[0]] if token >= size or token < 0)
+        yield (
+            "ids-beyond-vocabulary",
+            (
+                f"{_count(len(bad), named)} of tokens that the model does not have: {what} has token "
+                f"{worst:,}, and the "
+                f"model's vocabulary ends at {size - 1:,} (the first: {_text(pairs, bad[0])}). Tokens "
+                "were added to the "
+                "tokenizer and not to the model: resize its embeddings, or load the tokenizer that belongs to it."
+            ),
+        )
+
+
+def _count(n: int, named: str) -> str:
+    return f"1 {named} is" if n == 1 else f"{n:,} {named}s are"
+
+
+def _text(pairs: EncodedPairs, index: int) -> str:
+    """A prompt's text, cut, or its number where it has none."""
+    if not pairs.texts:
+        return f"prompt {index}"
+    text = pairs.texts[index]
+    return repr(text if len(text) <= 60 else f"{text[:57]}…")
+
+
+def unfit(
+    compiled: CompiledModel,
+    task: TaskData,
+    *,
+    objective: str,
+    teacher_top_k: int | None,
+    splits: Sequence[str],
+    ablation: str,
+    training: bool,
+) -> list[Finding]:
+    """What stands in the way of training on a task, or of measuring on it.
+
+    Args:
+        compiled: The model.
+        task: The prompts.
+        objective: What is to be compared.
+        teacher_top_k: How many of the full model's likeliest tokens are to be kept; None keeps all.
+        splits: The splits to measure on.
+        ablation: What cut edges are to carry.
+        training: Whether gates are trained; else only those splits are run.
+
+    Returns:
+        An error for each; empty if nothing does.
+
+    Raises:
+        UnknownNameError: No such objective.
+    """
+    objective_named(objective)
+    looked_at = dict.fromkeys((*(("train",) if training else ()), *splits))
+    present = {name: task.splits[name] for name in looked_at if name in task.splits and len(task.splits[name])}
+    if "train" in task.splits and ablation.startswith("mean"):
+        present.setdefault("train", task.splits["train"])
+    errors: list[tuple[str, str]] = []
+    train = present.get("train")
+    if training and train is None:
+        errors.append(
+            ("no-training-prompts", "there are no training prompts; give --train-size, or lines whose 'split' is train")
+        )
+    errors += [
+        ("no-prompts", f"there are no {name} prompts to measure on; give some, or measure on another split")
+        for name in splits
+        if name not in present
+    ]
+    if training and train is not None:
+        errors += _objective(compiled, train, objective, teacher_top_k)
+    if ablation == "counterfactual":
+        errors += _all_the_same(present)
+    errors += [(one.name, one.text) for name, pairs in present.items() for one in unrunnable(compiled, pairs, name)]
+    return [Finding(name=name, severity="error", text=f"task {task.name}: {text}") for name, text in errors]
+
+
+def _objective(
+    compiled: CompiledModel, train: EncodedPairs, objective: str, teacher_top_k: int | None
+) -> Iterator[tuple[str, str]]:
+    numeric = train.answer_values is not None
+    if numeric != (objective in NUMERIC):
+        fit = "mse or position-kl" if numeric else "kl, kl-top1, logit-diff or cross-entropy"
+        answers = "numbers" if numeric else "tokens"
+        yield (
+            "objective-does-not-fit",
+            f"objective {objective!r} does not fit answers that are {answers}; use {fit}",
+        )
+    if objective == "logit-diff" and train.wrong_ids is None:
+        yield (
+            "objective-does-not-fit",
+            "objective 'logit-diff' needs wrong answers, which the prompts do not have; use kl",
+        )
+    if teacher_top_k is not None and teacher_top_k < compiled.shape.d_vocab and objective not in TAKES_TOP_K:
+        yield (
+            "objective-does-not-fit",
+            (
+                f"objective {objective!r} needs the full model's whole vocabulary, and "
+                f"teacher_top_k={teacher_top_k} keeps "
+                f"its likeliest tokens alone; leave it out, or use {' or '.join(TAKES_TOP_K)}"
+            ),
+        )
+
+
+def _all_the_same(present: Mapping[str, EncodedPairs]) -> Iterator[tuple[str, str]]:
+    for name, pairs in present.items():
+        if all(same_tokens(pairs)):
+            yield (
+                "same-tokens",
+                (
+                    f"every {name} prompt has the same tokens as its counterfactual, so that cutting edges "
+                    "changes nothing there; give counterfactuals that differ in tokens (texts that differ may not), "
+                    "or --ablation "
+                    "zero or mean"
+                ),
+            )
+
+
+def same_tokens(pairs: EncodedPairs) -> list[bool]:
+    """Which prompts have the same tokens as their counterfactual."""
+    return [
+        bool(np.array_equal(clean, corrupted))
+        for clean, corrupted in zip(pairs.clean_ids, pairs.corrupted_ids, strict=True)
+    ]
+
+
+def raise_errors(findings: Iterable[Finding], *, strict: bool = False) -> None:
+    """Refuse to go on where there are errors.
+
+    Args:
+        findings: What was found.
+        strict: Whether doubts count as errors.
+
+    Raises:
+        ConfigurationError: There are some.
+    """
+    bad = [one.text for one in findings if one.severity == "error" or strict]
+    if bad:
+        raise ConfigurationError("\n".join(bad))
