@@ -42,6 +42,7 @@ def found(compiled: CompiledModel, task: TaskData) -> Discovery:
 def test_metrics(found: Discovery, task: TaskData) -> None:
     assert set(found.metrics) == {
         "sparsity", "splits", "seconds", "training_seconds", "peak_rss_bytes", "diagnoses", "verdicts", "frozen_runs",
+        "preflight",
     }  # fmt: skip
     assert set(found.metrics["splits"]) == {"validation", "test"}
     for split, roles in found.metrics["splits"].items():

@@ -240,7 +240,7 @@ class TestText:
         )
         found = looked_at(compiled, task_from_pairs(self.pairs(), tokenizer))
         said = [one.text for one in found.doubts if one.name == "unknown-tokens"]
-        assert any("words in the prompt" in text and "Cuba" in text for text in said)
+        assert any("words in the prompt" in text for text in said)
 
 
 def test_the_result_is_json_and_can_be_looked_at(compiled, prompts) -> None:

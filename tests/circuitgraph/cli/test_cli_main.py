@@ -14,7 +14,7 @@ from circuitgraph.errors import ConfigurationError, ParityError
 from tests.circuitgraph.cli.conftest import call
 
 COMMANDS = (
-    "discover", "evaluate", "run", "draw", "sparsity", "compare", "paths", "find", "combine", "export", "graph",
+    "discover", "check", "evaluate", "run", "draw", "sparsity", "compare", "paths", "find", "combine", "export", "graph",
     "bench", "models", "tasks", "recipes",
 )  # fmt: skip
 HELP = """
