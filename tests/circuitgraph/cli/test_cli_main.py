@@ -14,8 +14,8 @@ from circuitgraph.errors import ConfigurationError, ParityError
 from tests.circuitgraph.cli.conftest import call
 
 COMMANDS = (
-    "discover", "check", "evaluate", "run", "draw", "sparsity", "compare", "paths", "find", "combine", "export", "graph",
-    "bench", "models", "tasks", "recipes",
+    "discover", "check", "evaluate", "run", "draw", "sparsity", "compare", "paths", "find", "combine", "export",
+    "graph", "bench", "models", "tasks", "recipes",
 )  # fmt: skip
 HELP = """
 import contextlib, io, sys
