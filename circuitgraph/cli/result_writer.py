@@ -158,7 +158,7 @@ def tell_missing(folder: ResultFolder, missing: Mapping[str, str], errors: Mappi
     for part, reason in missing.items():
         if os.environ.get(DEBUG_VARIABLE) and part in errors:
             traceback.print_exception(errors[part])
-        warn(f"{part} is missing: {reason}")
+        warn(f"missing: {part}: {reason}")
     if missing:
         say(f"`{report_command(folder.path)}` makes what is missing")
 

@@ -308,7 +308,7 @@ class TestFolder:
         monkeypatch.setattr("analysis.report.write_report", full)
         ended = call(*text_run, "--out", tmp_path / "x", "--overwrite")
         assert ended.code == 1
-        assert "Warning: report is missing: cannot write report.md: No space left" in ended.err
+        assert "Warning: missing: report: cannot write report.md: No space left" in ended.err
         assert f"`circuitgraph report {tmp_path / 'x'}` makes what is missing" in ended.err
         assert [path.name for path in tmp_path.iterdir()] == ["x"]
         assert {path.name for path in (tmp_path / "x").iterdir()} == FILES - {"report.md"}
@@ -336,7 +336,7 @@ class TestFolder:
         monkeypatch.setattr(analysis.drawing.diagram, "render", missing)
         ended = call(*text_run, "--out", tmp_path / "x")
         assert ended.code == 0
-        assert "Warning: drawings is missing: only circuit.dot was drawn" in ended.err
+        assert "Warning: missing: drawings: only circuit.dot was drawn" in ended.err
         assert "install the `dot` program" in ended.err
         assert {path.name for path in (tmp_path / "x").iterdir()} == FILES - {"circuit.pdf", "circuit.svg"}
 

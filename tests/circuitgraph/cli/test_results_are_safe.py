@@ -160,7 +160,7 @@ class TestFailures:
         before(monkeypatch, "pruning.measuring.evaluate", error=IndexError("index out of range in self"))
         ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 1
-        assert "Warning: evaluation:validation is missing: IndexError: index out of range in self" in ended.err
+        assert "Warning: missing: evaluation:validation: IndexError: index out of range in self" in ended.err
         assert missing(tmp_path / "x") == {"evaluation:validation"}
         assert files(tmp_path / "x") == FILES
 
@@ -178,7 +178,7 @@ class TestFailures:
         )
         ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
         assert ended.returncode == 1, ended.stderr
-        assert "explorer is missing: cannot write" in ended.stderr and "File too large" in ended.stderr
+        assert "missing: explorer: cannot write" in ended.stderr and "File too large" in ended.stderr
         assert missing(tmp_path / "x") == {"explorer"}
         assert files(tmp_path / "x") == FILES - {"circuit.html"}
 
