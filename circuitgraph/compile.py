@@ -66,11 +66,19 @@ def universe_of(
     )
 
 
-def config_hash(config: Any) -> str:
-    """A hash of what a config says about the computation."""
+def config_hash(config: Any, *, dtype: str | None = None) -> str:
+    """A hash of what a config says about the computation, the number format among it.
+
+    Args:
+        config: A model's.
+        dtype: The number format to say instead of the config's own: the hash of the same model loaded in that.
+    """
     values = {
         key: value for key, value in config.to_dict().items() if key not in ("_name_or_path", "transformers_version")
     }
+    for name in ("dtype", "torch_dtype"):
+        if dtype is not None and values.get(name) is not None:
+            values[name] = dtype
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

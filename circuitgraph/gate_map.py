@@ -9,6 +9,7 @@ such a copy back, for training and evaluation alike; it refuses what cannot mean
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 REMOVED = -1
 FROZEN = -2
 MAX_LISTED = 200
+_EDGE_LISTS = ("removed_edges", "frozen_edges")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,6 +92,47 @@ class GateMap:
         masks, frozen = _read_masks(universe, graph)
         _check_ties(universe, masks, frozen)
         return cls._of_masks(universe, masks, frozen)
+
+    @classmethod
+    def from_edits(cls, universe: Universe, edits: Mapping[str, Any]) -> GateMap:
+        """Take edits back from a provenance, where they are listed edge by edge.
+
+        Args:
+            universe: The universe.
+            edits: As of the attribute `edits`.
+
+        Returns:
+            The map.
+
+        Raises:
+            GraphEditError: There are more edits than are listed, or they are not those of the recorded `sha256`.
+            UnknownNameError: The universe has no such edge.
+
+        Examples:
+            >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+            >>> GateMap.from_edits(universe, {"removed": 1, "removed_edges": ["input->m0"]}).n_removed
+            1
+        """
+        masks = np.arange(universe.n_edges, dtype=np.int64)
+        frozen = np.zeros(universe.n_edges, dtype=bool)
+        found = {name: [_index_of(universe, edge) for edge in edits.get(name, ())] for name in _EDGE_LISTS}
+        ties = [[_index_of(universe, edge) for edge in group] for group in edits.get("tied_edges", ())]
+        counts = {"removed": len(found["removed_edges"]), "frozen": len(found["frozen_edges"])}
+        counts["tied"] = sum(map(len, ties))
+        for name, n in counts.items():
+            if n != edits.get(name, 0):
+                raise GraphEditError(
+                    f"{edits.get(name, 0):,} edges were {name} and {n:,} of them are listed by name (at most "
+                    f"{MAX_LISTED} are), so the edited graph cannot be made from them"
+                )
+        masks[found["removed_edges"]] = -1
+        frozen[found["frozen_edges"]] = True
+        for group in ties:
+            masks[group] = group[0]
+        gate_map = cls._of_masks(universe, masks, frozen)
+        if edits.get("sha256", gate_map.edits["sha256"]) != gate_map.edits["sha256"]:
+            raise GraphEditError("the edges listed as removed, frozen and tied are not those of the recorded sha256")
+        return gate_map
 
     @classmethod
     def _of_masks(cls, universe: Universe, masks: np.ndarray, frozen: np.ndarray) -> GateMap:
@@ -198,6 +241,11 @@ class GateMap:
                 f"target sparsity {target} cannot be reached: {self.n_removed} of {n_edges} edges are removed, "
                 f"so at least {self.min_sparsity:.6f}; remove fewer edges or raise the target"
             )
+
+
+def _index_of(universe: Universe, edge: object) -> int:
+    source, _, target = str(edge).partition("->")
+    return universe.edge_index(source, target)
 
 
 def _number_by_first_edge(masks: np.ndarray) -> tuple[np.ndarray, int]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pruning.encoding import EncodedPairs
     from pruning.evaluation import evaluate, evaluate_masks, metrics_table
     from pruning.frozen_cache.disk import DiskCache
+    from pruning.paired import FaithfulnessComparison, compare_faithfulness
     from pruning.pairs import PromptPair, PromptPairs
     from pruning.recipes import Recipe, recipe_named
     from pruning.regimes.faithfulness import evaluate_regimes
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 __all__ = [
     "DiskCache",
     "EncodedPairs",
+    "FaithfulnessComparison",
     "PromptPair",
     "PromptPairs",
     "Recipe",
     "TaskData",
+    "compare_faithfulness",
     "discover",
     "evaluate",
     "evaluate_masks",
@@ -47,10 +50,12 @@ __all__ = [
 _HOME = {
     "DiskCache": "pruning.frozen_cache.disk",
     "EncodedPairs": "pruning.encoding",
+    "FaithfulnessComparison": "pruning.paired",
     "PromptPair": "pruning.pairs",
     "PromptPairs": "pruning.pairs",
     "Recipe": "pruning.recipes",
     "TaskData": "pruning.tasks",
+    "compare_faithfulness": "pruning.paired",
     "discover": "pruning.discovery",
     "evaluate": "pruning.evaluation",
     "evaluate_masks": "pruning.evaluation",

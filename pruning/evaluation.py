@@ -291,22 +291,71 @@ def evaluate_masks(
         >>> metrics_table(measured)["accuracy"].round(2).to_dict()
         {'full': 1.0, 'truth': 1.0, 'rest': 0.46}
     """
+    measured = scores_of(
+        compiled, masks, pairs, ablation=ablation, ablation_data=ablation_data, batch_size=batch_size, tick=tick
+    )
+    return metrics_of_columns(compiled, measured, pairs, intervals=intervals)
+
+
+def scores_of(
+    compiled: CompiledModel,
+    masks: Mapping[str, Circuit | np.ndarray],
+    pairs: EncodedPairs,
+    *,
+    ablation: str | None = None,
+    ablation_data: EncodedPairs | None = None,
+    batch_size: int = 16,
+    tick: Callable[[int, int], None] | None = None,
+) -> Measured:
+    """Measure many circuits, or sets of kept edges, prompt by prompt; `evaluate_masks` without its means.
+
+    Args:
+        compiled: The model.
+        masks: As of `evaluate_masks`.
+        pairs: The prompts, at least one.
+        ablation: What cut edges carry; by default what the circuits were found with.
+        ablation_data: The prompts that means are taken over; `pairs` by default.
+        batch_size: Prompts run at once; halved when memory runs out.
+        tick: Called with the number of prompts done and of all, after every batch.
+
+    Returns:
+        Scores by name and measure, one per prompt.
+
+    Raises:
+        GraphMismatchError: A circuit is of another universe, or not of the model's edited graph.
+        ConfigurationError: As of `evaluate_masks`.
+    """
     if not len(pairs):
         raise ConfigurationError("there is nothing to evaluate on: the split has no prompts")
-    kept = {name: _mask_of(compiled, name, one) for name, one in masks.items()}
-    ablation = ablation or _common_ablation(masks)
-    columns = measure_prompts(
+    return measure_prompts(
         compiled,
-        kept,
+        {name: _mask_of(compiled, name, one) for name, one in masks.items()},
         pairs,
-        ablation=ablation,
+        ablation=ablation or _common_ablation(masks),
         ablation_data=ablation_data,
         batch_size=batch_size,
         tick=tick,
-    ).columns
+    )
+
+
+def metrics_of_columns(
+    compiled: CompiledModel, measured: Measured, pairs: EncodedPairs, *, intervals: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Sum up sets of kept edges, and warn of prompts that were left out.
+
+    Args:
+        compiled: The model that they ran in.
+        measured: Their scores.
+        pairs: The prompts, to be named.
+        intervals: Whether to bootstrap.
+
+    Returns:
+        Metrics by name as of `evaluate`, without differences.
+    """
+    columns = measured.columns
     found = {name: summary(scores, columns["full"], intervals=intervals) for name, scores in columns.items()}
-    for name, mask in kept.items():
-        found[name]["n_edges"] = _n_edges(compiled, mask, ablation)
+    for name, mask in measured.masks.items():
+        found[name]["n_edges"] = _n_edges(compiled, mask, measured.ablation)
     found["full"]["n_edges"] = compiled.universe.n_edges
     warn_of_undefined(found, columns, pairs.texts)
     return found

@@ -19,11 +19,11 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from jaxtyping import Float
 
+from pruning.proportion import wilson
+
 LEVEL = 0.95
 N_RESAMPLES = 2000
 SEED = 0
-_Z = 1.959963984540054
-"""The normal distribution's 97.5 % quantile."""
 _COUNTS_AT_ONCE = 1 << 22
 
 Interval = list[float] | None
@@ -159,8 +159,4 @@ def mean_of(values: Float[np.ndarray, " prompt"]) -> float | None:
 
 def _of_equal_values(value: float, n: int, *, is_share: bool) -> list[float]:
     """Bounds where all prompts say the same."""
-    if is_share and value == 1:
-        return [n / (n + _Z**2), 1.0]
-    if is_share and value == 0:
-        return [0.0, _Z**2 / (n + _Z**2)]
-    return [value, value]
+    return list(wilson(value, n)) if is_share and value in (0, 1) else [value, value]

@@ -24,10 +24,14 @@ class Measured:
     Attributes:
         columns: By set, then by measure, one value per prompt `[prompt]`, float64, in the order of the prompts; NaN
             where a prompt has none. The full model is the set `full`.
+        masks: The sets, as they were run, one boolean per edge of the universe `[edge]`.
+        ablation: What cut edges carried.
         tops: By set, the most probable first token of each prompt, or its first number `[prompt]`.
     """
 
     columns: dict[str, dict[str, np.ndarray]]
+    masks: dict[str, np.ndarray]
+    ablation: str
     tops: dict[str, np.ndarray]
 
 
@@ -59,7 +63,8 @@ def measure_prompts(
     runs = FrozenRuns(
         compiled, pairs, ablation=ablation, budget_bytes=0, batch_size=batch_size, ablation_data=ablation_data
     )
-    gates = {name: torch.from_numpy(compiled.gate_map.settled(mask)).float() for name, mask in masks.items()}
+    settled = {name: compiled.gate_map.settled(mask) for name, mask in masks.items()}
+    gates = {name: torch.from_numpy(mask).float() for name, mask in settled.items()}
     collected = {name: _Collected() for name in ("full", *masks)}
     order: list[np.ndarray] = []
     portions = Portions(compiled, batch_size)
@@ -83,6 +88,8 @@ def measure_prompts(
     places = np.argsort(np.concatenate(order))
     return Measured(
         columns={name: one.columns(places) for name, one in collected.items()},
+        masks=settled,
+        ablation=ablation,
         tops={name: torch.cat(one.top).numpy()[places] for name, one in collected.items()},
     )
 

@@ -121,13 +121,27 @@ def check_objective(objective: str, pairs: EncodedPairs, what: str = "the traini
             f"objective {objective!r} does not fit {what}, whose answers are {'numbers' if numeric else 'tokens'}; "
             f"use {fit}"
         )
+    require_wrong_answers(objective, pairs, what)
+
+
+def require_wrong_answers(objective: str, pairs: EncodedPairs, what: str = "the training data") -> None:
+    """Refuse prompts without wrong answers where an objective compares right ones with them.
+
+    Args:
+        objective: Its name.
+        pairs: The prompts to train on.
+        what: What the message calls them.
+
+    Raises:
+        ConfigurationError: The objective is `logit-diff`, and prompts have none; the message says how many and which.
+    """
     if objective != "logit-diff":
         return
     sets = pairs.wrong_ids or [()] * len(pairs)
     without = [index for index, ids in enumerate(sets) if not len(ids)]
     if len(without) == len(pairs):
         raise ConfigurationError(
-            f"objective 'logit-diff' needs wrong answers, which {what} does not have; use kl, or give each line a "
+            f"objective 'logit-diff' needs wrong answers, and {what} has none; use kl, or give each line a "
             "'wrong_answer'"
         )
     if without:

@@ -22,7 +22,7 @@ from circuitgraph.stopping import Stop
 from pruning.discretize import discretize, edges_to_keep
 from pruning.faithful_keep import keep_faithful
 from pruning.frozen_runs import FrozenRuns
-from pruning.objectives import TAKES_TOP_K, objective_named
+from pruning.objectives import TAKES_TOP_K, check_objective
 from pruning.parts import why
 from pruning.run_settings import RunSettings
 from pruning.tasks import TaskData
@@ -76,11 +76,11 @@ def check_run(compiled: CompiledModel, task: TaskData, settings: RunSettings) ->
         ConfigurationError: Settings that cannot work together, or no training prompts.
         UnknownNameError: No such objective or split.
     """
-    objective_named(settings.objective)
     check_top_k(settings.teacher_top_k, settings.objective, compiled.shape.d_vocab)
     compiled.gate_map.check_target(settings.recipe.target_sparsity)
     if not len(task.split("train")):
         raise ConfigurationError(f"task {task.name}: the train split is empty; there is nothing to learn from")
+    check_objective(settings.objective, task.split("train"), f"task {task.name} (train)")
     for split in settings.splits:
         if not len(task.split(split)):
             raise ConfigurationError(

@@ -23,16 +23,17 @@ import torch
 from torch import Tensor
 
 from circuitgraph.compile import CompiledModel
-from circuitgraph.errors import TrainingError
+from circuitgraph.errors import NotFiniteError, TrainingError
 from circuitgraph.stopping import Stop
 from circuitgraph.transfer import to_host
 from pruning.attribution import GatePath, gate_importance
 from pruning.batch_run import BatchResult, BatchRunner, Share
 from pruning.budget import ExpectedGate, project_gradient, shift_for_budget
+from pruning.finite import not_finite_text, require_numbers
 from pruning.frozen_runs import BatchOrder, FrozenRuns
 from pruning.gates import Gates, GateSample
 from pruning.lanes import lanes_for
-from pruning.objectives import objective_named
+from pruning.objectives import objective_named, require_wrong_answers
 from pruning.parts import why
 from pruning.recipes import Recipe
 from pruning.schedule import rate_at, target_at
@@ -145,6 +146,7 @@ class Trainer:
         replay: bool | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
+        require_wrong_answers(objective, frozen.pairs)
         self.compiled, self.recipe = compiled, recipe
         micro_batch = min(micro_batch or recipe.batch_size, recipe.batch_size)
         tokens = min(micro_batch, recipe.batch_size // recipe.draws) * int(np.median(frozen.pairs.lengths))
@@ -180,6 +182,7 @@ class Trainer:
     def _warm_start(self, seed: int) -> None:
         path = GatePath(batches=_WARM_START_BATCHES, batch_size=self.recipe.batch_size)
         importance = gate_importance(self.runner, path, seed=seed)
+        require_numbers(importance, self.runner.frozen, "gate importances")
         self.gates.start_from(importance, mean=self.recipe.init_mean, spread=self.recipe.init_std)
 
     def step(self, index: int) -> StepRecord:
@@ -313,9 +316,14 @@ class Trainer:
     def _check_finite(self, index: int, told: _Told) -> None:
         if math.isfinite(told.loss) and told.finite:
             return
+        why_not = not_finite_text(self.runner.frozen)
+        if why_not and index == 0:
+            raise NotFiniteError(
+                f"there is nothing to train towards: {why_not}. Try --dtype float32, or other weights."
+            )
         raise TrainingError(
             f"step {index}: the loss or its gradient is not finite (loss {told.loss}); the state before "
-            "this step was kept. Try --dtype float32, or a lower learning rate."
+            f"this step was kept. {why_not or 'Try --dtype float32, or a lower learning rate'}."
         )
 
 
@@ -344,6 +352,9 @@ def train(trainer: Trainer, watch: Watch | None = None, stop: Stop | None = None
     Returns:
         The trained gates and the curve. A request to stop, a NaN and any error after the first step end it early and
         keep the last good state.
+
+    Raises:
+        NotFiniteError: The full model's own logits are NaN or infinite in the first step.
     """
     records: list[StepRecord] = []
     stopped_by = ""
@@ -360,6 +371,8 @@ def train(trainer: Trainer, watch: Watch | None = None, stop: Stop | None = None
         stop.note(error)
         by = "the user" if stop.name == "SIGINT" else stop.name
         interrupted, stopped_by = True, f"interrupted by {by} after {len(records)} steps"
+    except NotFiniteError:
+        raise
     except TrainingError as error:
         stopped_by = str(error)
     except Exception as error:

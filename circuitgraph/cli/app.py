@@ -21,6 +21,7 @@ from circuitgraph.cli.failures import DEBUG_VARIABLE, Interrupted, Unread
 from circuitgraph.cli.find import find
 from circuitgraph.cli.graph import graph
 from circuitgraph.cli.listing import models, recipes, tasks
+from circuitgraph.cli.on_task import OnTaskCommand
 from circuitgraph.cli.paths import paths
 from circuitgraph.cli.report import report
 from circuitgraph.cli.run import run
@@ -77,4 +78,4 @@ for command in (
     discover, check, report, evaluate, run, draw, sparsity, compare, paths, find, combine, export, extract, graph,
     study, bench, cache, models, tasks, recipes,
 ):  # fmt: skip
-    app.command()(command)
+    app.command(cls=OnTaskCommand if command is compare else None)(command)

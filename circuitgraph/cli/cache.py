@@ -106,17 +106,19 @@ def disk_cache(folder: Path | None, gib: float) -> DiskCache | None:
 
 @contextlib.contextmanager
 def told_as_notes() -> Iterator[None]:
-    """Say warnings of the cache as the command line says its own, each once."""
+    """Say warnings of ours as the command line says its own, each once."""
     from circuitgraph.cli.output import warn
-    from circuitgraph.errors import CacheWarning
+    from circuitgraph.errors import CacheWarning, UndefinedWarning
 
+    ours = (CacheWarning, UndefinedWarning)
     said: set[str] = set()
     with warnings.catch_warnings():
-        warnings.simplefilter("always", CacheWarning)
+        for one in ours:
+            warnings.simplefilter("always", one)
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-            if not issubclass(category, CacheWarning):
+            if not issubclass(category, ours):
                 others(message, category, *place, **more)
             elif str(message) not in said:
                 said.add(str(message))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
 
     from analysis.checkpoints import CheckpointComparison
     from circuitgraph.circuit import Circuit
+    from circuitgraph.cli.on_task import OnTaskResult
     from circuitgraph.cli.tables import ResultTable
 
 _ALL, _SAMPLED, _NONE = "all", "degree-preserving", "none"
 _FEW_EDGES = 10_000
 _FEW_SAMPLES = 199
 _CORRECTIONS = {"holm": "holm", "bh": "benjamini-hochberg", "benjamini-hochberg": "benjamini-hochberg", _NONE: None}
-_NULLS = "Null models"
+_NULLS, _PROMPTS = "Null models", "On a task's prompts"
 
 
 Levels = Annotated[
@@ -69,6 +71,50 @@ Matrix = Annotated[
         show_default="no matrix",
     ),
 ]
+OnTaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on-task",
+        metavar="[TASK]",
+        help="Also measure all circuits on the same prompts: which is closer to the model, and by how much. Without a "
+        "name, the task that the first circuit was found for. This loads the model.",
+        show_default="no model is loaded",
+        rich_help_panel=_PROMPTS,
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="train, validation or test.", show_default="test", rich_help_panel=_PROMPTS),
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Which model runs.", show_default="the circuits' own", rich_help_panel=_PROMPTS),
+]
+AblationOnTask = Annotated[
+    str | None,
+    typer.Option(
+        "--ablation",
+        help="What cut edges carry: counterfactual, zero, mean or mean-positional.",
+        show_default="what the circuits were found with",
+        rich_help_panel=_PROMPTS,
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Prompts a batch.", show_default="16", rich_help_panel=_PROMPTS),
+]
+DeviceOnTask = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps.", show_default="cpu", rich_help_panel=_PROMPTS)
+]
+DtypeOnTask = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="float32, float64, bfloat16 or float16.",
+        show_default="the first circuit's",
+        rich_help_panel=_PROMPTS,
+    ),
+]
 
 
 def compare(
@@ -80,6 +126,13 @@ def compare(
     alternative: Alternative = "greater",
     correct: Correct = "holm",
     matrix: Matrix = None,
+    on_task: OnTaskOption = None,
+    split: Split = None,
+    model: Model = None,
+    ablation: AblationOnTask = None,
+    batch_size: BatchSize = None,
+    device: DeviceOnTask = None,
+    dtype: DtypeOnTask = None,
     across_checkpoints: options.AcrossCheckpoints = False,
     coarsen: options.Coarsen = False,
     as_json: options.JsonTables = False,
@@ -90,12 +143,15 @@ def compare(
 ) -> None:
     """Compare two or more circuits: what they share, and whether it is more than chance.
 
-    Loads no model. With --across-checkpoints, two circuits are also compared as before and after: what is kept,
-    gained and lost. CSV has a row a pair, a level and a null.
+    Loads no model, but for --on-task. With --across-checkpoints, two circuits are also compared as before and after:
+    what is kept, gained and lost. CSV has a row a pair, a level and a null; with --on-task, a row per pair and measure.
     """
     from circuitgraph.cli.circuit_files import about_circuits, comparable_circuits, named_files
+    from circuitgraph.cli.on_task import refuse_without
     from circuitgraph.cli.tables import TableFormat
 
+    how = (("--split", split), ("--model", model), ("--ablation", ablation), ("--batch-size", batch_size))
+    refuse_without(on_task, (*how, ("--device", device), ("--dtype", dtype)))
     files = named_files(circuits)
     into = TableFormat.of(
         as_json=as_json, as_csv=as_csv, as_latex=as_latex, as_markdown=as_markdown, out=out,
@@ -113,6 +169,14 @@ def compare(
         tables = [_overlap_table(overlap), _test_table(tests, correction)]
         tables += _changes(found) if across_checkpoints and len(found) == 2 else []
         tables += [_matrix(found, matrix, next(iter(nulls)), across_checkpoints)] if matrix is not None else []
+        measured = None
+        if on_task is not None:
+            measured = _on_task(
+                found, files, coarsen, task=on_task, split=split, model=model, ablation=ablation,
+                batch_size=batch_size, device=device, dtype=dtype,
+            )  # fmt: skip
+            tables += measured.tables
+    csv = _joined(overlap, tests) if measured is None else measured.differences
     about = {
         "circuits": about_circuits(found, files),
         "universe": next(iter(found.values())).universe.to_dict(),
@@ -120,8 +184,38 @@ def compare(
             "alternative": alternative, "correction": correction, **sampling,
             "across_checkpoints": across_checkpoints, "coarsen": coarsen,
         },
+        **({} if measured is None else {"on_task": measured.about}),
     }  # fmt: skip
-    into.write(tables, about=about, first=_sizes(found), csv=_joined(overlap, tests))
+    into.write(tables, about=about, first=_sizes(found), csv=csv)
+
+
+def _on_task(
+    circuits: Mapping[str, Circuit],
+    files: Mapping[str, Path],
+    coarsen: bool,
+    *,
+    task: str,
+    split: str | None,
+    model: str | None,
+    ablation: str | None,
+    batch_size: int | None,
+    device: str | None,
+    dtype: str | None,
+) -> OnTaskResult:
+    """Measure the circuits on a task's prompts."""
+    from circuitgraph.circuit import Circuit
+    from circuitgraph.cli.on_task import OnTask
+    from circuitgraph.errors import ConfigurationError
+
+    if coarsen and any(Circuit.load(files[name]).universe != one.universe for name, one in circuits.items()):
+        raise ConfigurationError(
+            "--on-task measures circuits as they are, and --coarsen maps some of them onto another graph; leave one out"
+        )
+    asked = OnTask(
+        task=task, model=model, split=split or "test", ablation=ablation, batch_size=batch_size or 16,
+        device=device or "cpu", dtype=dtype, verify=True,
+    )  # fmt: skip
+    return asked.measure(circuits, files)
 
 
 # -------------------------------------------------------------------- what is asked

@@ -38,6 +38,7 @@ def evaluate(
     universe is always the circuit's.
     """
     from circuitgraph.circuit import Circuit
+    from circuitgraph.cli.cache import told_as_notes
     from circuitgraph.cli.figures import print_metrics
     from circuitgraph.cli.findings import print_findings
     from circuitgraph.cli.found_circuit import load_found_circuit
@@ -64,21 +65,24 @@ def evaluate(
         checked.require(strict=strict)
         print_findings([one.to_dict() for one in checked.doubts], to_stderr=True)
         say(f"evaluating on {len(pairs):,} {split} prompts")
-        evaluation = measure(
-            found.compiled,
-            found.circuit,
-            pairs,
-            ablation_data=data.splits.get("train"),
-            n_random=n_random,
-            seed=found.seed if seed is None else seed,
-            batch_size=batch_size,
-            ablation=cut,
-        )
+        with told_as_notes():
+            evaluation = measure(
+                found.compiled,
+                found.circuit,
+                pairs,
+                ablation_data=data.splits.get("train"),
+                n_random=n_random,
+                seed=found.seed if seed is None else seed,
+                batch_size=batch_size,
+                ablation=cut,
+            )
         judged = verdicts({"sparsity": found.circuit.sparsity, "splits": {split: evaluation.metrics}})
     if as_json:
         print_json(
             {
                 **found.compiled.identity,
+                "dtype": str(found.compiled.dtype).removeprefix("torch."),
+                "found_with_dtype": found.provenance.get("dtype"),
                 "task": data.name,
                 "split": split,
                 "data_hash": data.data_hash,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuitgraph.cli.output import figure, print_table
@@ -11,26 +11,73 @@ _ROLES = {
     "circuit": "circuit",
     "raw": "… with dangling edges",
     "full": "full model",
+    "edited": "all of the edited graph",
     "empty": "empty circuit",
     "complement": "complement",
     "random": "random circuits (mean)",
 }
 _METRICS = ("kl", "mse", "exact_match", "accuracy", "logit_diff", "agreement_full_right", "agreement_full_wrong")
+_SURE = ("kl", "mse", "exact_match", "accuracy", "logit_diff")
+"""Measures whose intervals are shown."""
+_BASELINE = "random"
+"""The role whose difference to the circuit is shown."""
 
 
 def print_metrics(split: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print a split's figures.
+    """Print a split's figures; below them the circuit's intervals, and those of its difference to random circuits.
 
     Args:
         split: The split's name.
-        figures: By role, then by metric.
+        figures: By role, then by metric, as `pruning.evaluate` gives them.
     """
     shown = [name for name in _METRICS if any(name in row for row in figures.values())]
     rows = [
-        [label, *(figure(figures[role].get(name)) for name in shown)]
+        [
+            label,
+            figure(_whole(figures[role].get("n_edges"))),
+            *(figure(figures[role].get(name)) for name in shown),
+        ]
         for role, label in _ROLES.items()
         if role in figures
     ]
     n = figures["circuit"].get("n")
     print(f"\n{split}, {n:,} prompts:")
-    print_table(["", *(f">{name.replace('_', ' ')}" for name in shown)], rows)
+    print_table(["", ">edges", *(f">{name.replace('_', ' ')}" for name in shown)], rows)
+    for note in _notes(figures):
+        print(note)
+
+
+def bounds_text(bounds: Sequence[float] | None) -> str:
+    """The bounds of an interval, or a dash where there is none.
+
+    Examples:
+        >>> bounds_text([0.25, 0.5]), bounds_text([-0.5, 0.25]), bounds_text(None)
+        ('0.250 to 0.500', '-0.500 to 0.250', '–')
+    """
+    return "–" if bounds is None else f"{figure(bounds[0])} to {figure(bounds[1])}"
+
+
+def _whole(number: float | None) -> float | int | None:
+    """A number of edges without a fraction that says nothing."""
+    return int(number) if number is not None and number == int(number) else number
+
+
+def _notes(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How sure the figures are, and measures that fewer prompts have."""
+    circuit, notes = figures["circuit"], []
+    bounds = circuit.get("intervals") or {}
+    apart = {
+        name: [found["low"], found["high"]]
+        for name, found in (figures.get(_BASELINE, {}).get("difference") or {}).items()
+        if found["low"] is not None
+    }
+    for label, intervals in (("Circuit", bounds), ("Circuit minus random circuits", apart)):
+        told = [f"{_called(name)} {bounds_text(intervals[name])}" for name in _SURE if intervals.get(name)]
+        if told:
+            notes.append(f"{label}, 95 %: {', '.join(told)}.")
+    fewer = [f"{_called(name)} {circuit[f'n_{name}']:,}" for name in _METRICS if f"n_{name}" in circuit]
+    return [*notes, f"Of fewer prompts: {', '.join(fewer)}."] if fewer else notes
+
+
+def _called(metric: str) -> str:
+    return metric.replace("_", " ")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitgraph.cli.output import say, warn
 from circuitgraph.cli.settings import GraphChoices, ModelPlan, plan_model
-from circuitgraph.errors import ConfigurationError, GraphMismatchError
+from circuitgraph.errors import ConfigurationError, GraphEditError, GraphMismatchError, UnknownNameError
 
 if TYPE_CHECKING:
     from circuitgraph.circuit import Circuit
@@ -117,10 +117,44 @@ def load_found_circuit(
     say(f"loading {name}")
     loaded = plan.load(dtype=dtype or (found if isinstance(found, str) else "float32"), device=device)
     compiled = plan.compile(loaded, verify=verify, kernels=kernels)
+    compiled = _as_edited(compiled, provenance.get("edits"), path)
+    _warn_of_another_model(compiled, provenance)
+    return FoundCircuit(circuit=circuit, provenance=provenance, plan=plan, compiled=compiled)
+
+
+def _warn_of_another_model(compiled: CompiledModel, provenance: dict[str, Any]) -> None:
+    """Say in what the model is another than the circuit was found in; another number format is no other model."""
+    from circuitgraph.compile import config_hash
+
+    found, dtype = provenance.get("dtype"), str(compiled.dtype).removeprefix("torch.")
     for field, ours in compiled.identity.items():
         theirs = provenance.get(field)
-        if field == "weights" and found != str(compiled.dtype).removeprefix("torch."):
-            continue  # in another number format the same weights have other bits
-        if theirs is not None and theirs != ours:
-            warn(f"the circuit was found in {field} {theirs}, this is {field} {ours}")
-    return FoundCircuit(circuit=circuit, provenance=provenance, plan=plan, compiled=compiled)
+        if theirs is None or theirs == ours:
+            continue
+        if isinstance(found, str) and found != dtype:
+            if field == "weights":
+                continue  # in another number format the same weights have other bits
+            if field == "config_hash" and theirs == config_hash(compiled.model.config, dtype=found):
+                continue
+        warn(f"the circuit was found in {field} {theirs}, this is {field} {ours}")
+    if isinstance(found, str) and found != dtype:
+        say(f"note: the circuit was found in {found}, this is {dtype}")
+
+
+def _as_edited(compiled: CompiledModel, edits: object, path: Path) -> CompiledModel:
+    """The model with the graph that the circuit was found in, where that was edited.
+
+    What it is compared with, its complement and random circuits, must not hold edges that were removed.
+    """
+    from circuitgraph.gate_map import GateMap
+
+    if not isinstance(edits, dict) or not (edits.get("removed") or edits.get("frozen")):
+        return compiled
+    try:
+        return replace(compiled, gate_map=GateMap.from_edits(compiled.universe, edits))
+    except (GraphEditError, UnknownNameError) as error:
+        warn(
+            f"{path}: the circuit was found in an edited graph, which its file does not tell whole ({error}); its "
+            "complement and random circuits are measured in the unedited one"
+        )
+        return compiled

@@ -14,7 +14,7 @@ from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError, OutputError, UnknownNameError
 from pruning.frozen_cache.disk import DiskCache
-from pruning.objectives import objective_named
+from pruning.objectives import check_objective, objective_named
 from pruning.recipes import Recipe, recipe_named
 from pruning.regimes.alignment import require_aligned
 from pruning.regimes.faithfulness import Tick, evaluate_regimes
@@ -272,10 +272,13 @@ def _check(
     compiled.gate_map.check_target(training.recipe.target_sparsity)
     for name, task in tasks.items():
         objective = training.objective_for(task)
-        objective_named(objective)
         check_top_k(training.teacher_top_k, objective, compiled.shape.d_vocab)
-        if name not in given and not len(task.splits.get("train", ())):
+        if name in given:
+            objective_named(objective)
+            continue
+        if not len(task.splits.get("train", ())):
             raise ConfigurationError(f"regime {name!r} (task {task.name}): no training prompts to learn from")
+        check_objective(objective, task.splits["train"], f"regime {name!r} (task {task.name}, train)")
     require_universes(compiled, given)
 
 

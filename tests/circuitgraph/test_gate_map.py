@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from circuitgraph.errors import ConfigurationError, GraphEditError, GraphMismatchError
+from circuitgraph.errors import ConfigurationError, GraphEditError, GraphMismatchError, UnknownNameError
 from circuitgraph.gate_map import FROZEN, REMOVED, GateMap
 from circuitgraph.graph import build_graph
 from circuitgraph.universe import Universe
@@ -187,3 +187,32 @@ def test_targets_that_frozen_or_removed_edges_make_unreachable() -> None:
 def test_a_vector_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="each of 8 parameters; got shape \\(7,\\)"):
         GateMap.identity(TINY).expand(np.ones(7))
+
+
+def test_edits_are_taken_back_from_a_provenance() -> None:
+    graph = build_graph(TINY)
+    graph.remove_edge("input", "m0")
+    graph.edges["m0", "logits"]["frozen"] = True
+    graph.edges[V]["mask"] = graph.edges[K]["mask"] = graph.edges[Q]["mask"]
+    gates = GateMap.from_graph(TINY, graph)
+    read = GateMap.from_edits(TINY, gates.edits)
+    assert np.array_equal(read.parameter_of_edge, gates.parameter_of_edge) and read.edits == gates.edits
+    with pytest.raises(GraphEditError, match="2 edges were removed and 1 of them are listed"):
+        GateMap.from_edits(TINY, {**gates.edits, "removed": 2})
+    with pytest.raises(GraphEditError, match="sha256"):
+        GateMap.from_edits(TINY, {**gates.edits, "removed_edges": ["input->logits"]})
+    with pytest.raises(UnknownNameError, match="m7"):
+        GateMap.from_edits(TINY, {**gates.edits, "frozen_edges": ["m7->logits"]})
+
+
+def test_kept_edges_as_the_edited_graph_has_them() -> None:
+    graph = build_graph(TINY)
+    graph.remove_edge("input", "m0")
+    graph.edges["m0", "logits"]["frozen"] = True
+    gates = GateMap.from_graph(TINY, graph)
+    # Edge 3 is removed, edge 7 frozen.
+    for kept in (np.zeros(8, dtype=bool), np.ones(8, dtype=bool)):
+        given = kept.copy()
+        assert gates.settled(kept).tolist() == [*given[:3], False, *given[4:7], True]
+        assert np.array_equal(kept, given)
+    assert GateMap.identity(TINY).settled(np.ones(8, dtype=bool)).all()

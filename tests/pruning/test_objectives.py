@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import e, log
+from dataclasses import replace
+from math import e, isnan, log
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from circuitgraph.batch import PairBatch, TokenBatch
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from pruning.objectives import (
     OBJECTIVES,
+    check_objective,
     first_asked,
     kl_divergence,
     logit_difference,
@@ -20,6 +22,7 @@ from pruning.objectives import (
     set_logit,
 )
 from pruning.top_teacher import TopTeacher
+from tests.pruning.small_prompts import random_prompts
 
 # Two prompts of three tokens; the first is asked at two positions, the second at one.
 PROMPT = torch.tensor([0, 0, 1])
@@ -111,6 +114,33 @@ def test_logit_difference_of_sets_at_the_first_asked_position() -> None:
 def test_logit_difference_without_wrong_answers() -> None:
     with pytest.raises(ConfigurationError, match="wrong answers"):
         objective_named("logit-diff")(torch.zeros(3, 4), torch.zeros(3, 4), batch())
+
+
+def test_a_prompt_without_wrong_answers_has_no_logit_difference() -> None:
+    """Its bare logit, 6, is no difference; an empty set had the mean logit 0."""
+    logits = torch.tensor([[1.0, 2.0, 6.0, 0.0], [90.0, 90.0, 90.0, 90.0], [5.0, 7.0, -1.0, 2.0]])
+    pairs = batch(correct_ids=torch.tensor([[2], [1]]), wrong_ids=torch.tensor([[-1, -1], [0, 3]]))
+    first, second = logit_difference(logits, pairs).tolist()
+    assert isnan(first) and second == 3.5
+
+
+def test_what_an_objective_cannot_compare_is_refused_before_any_work() -> None:
+    pairs = random_prompts(lengths=[3, 4, 3, 4, 5], wrong=True)
+    wrong = pairs.wrong_ids
+    assert wrong is not None
+    some = replace(pairs, wrong_ids=(wrong[0], wrong[1][:0], wrong[2], wrong[3][:0], wrong[4]))
+    check_objective("kl", some)
+    check_objective("logit-diff", pairs)
+    with pytest.raises(
+        ConfigurationError, match=r"2 of 5 prompts of my file .* prompts 1 \('prompt 1'\), 3 \('prompt 3'"
+    ):
+        check_objective("logit-diff", some, "my file")
+    with pytest.raises(ConfigurationError, match="my file has none"):
+        check_objective("logit-diff", replace(pairs, wrong_ids=None), "my file")
+    with pytest.raises(ConfigurationError, match="answers are tokens; use kl"):
+        check_objective("mse", pairs)
+    with pytest.raises(UnknownNameError, match="logit-diff"):
+        check_objective("logit-dif", pairs)
 
 
 def test_cross_entropy_of_the_right_answers() -> None:

@@ -13,6 +13,7 @@ import torch
 from circuitgraph import Circuit, compile_model, load_model
 from pruning.encoding import EncodedPairs
 from pruning.evaluation import evaluate as measure
+from pruning.evaluation import flat_row
 from pruning.tasks import load_task
 from tests.circuitgraph.cli.conftest import call
 
@@ -26,7 +27,8 @@ class TestEvaluate:
         recorded = json.loads((folder / "metrics.json").read_text())
         for role in ("circuit", "full", "complement", "random"):
             ours, theirs = ended.json["metrics"][role], recorded["splits"]["test"][role]
-            assert ours == pytest.approx(theirs, nan_ok=True)
+            assert flat_row(ours, intervals=True) == pytest.approx(flat_row(theirs, intervals=True), nan_ok=True)
+            assert ours.get("difference", {}).keys() == theirs.get("difference", {}).keys()
         assert ended.json["sparsity"].items() <= recorded["sparsity"].items()
         assert "Warning" not in ended.err
 
@@ -104,6 +106,69 @@ class TestEvaluate:
         circuit = Circuit.load(text_result / "circuit.json")
         other = circuit.with_provenance({"config_hash": "another"}).save(tmp_path / "c.json")
         assert "found in config_hash another" in call("evaluate", other, "--n-random", 0).err
+
+    def test_another_number_format_is_no_other_model(self, text_result, tmp_path):
+        ended = call("evaluate", text_result / "circuit.json", "--n-random", 0, "--dtype", "bfloat16", "--json")
+        assert ended.code == 0, ended.err
+        assert (ended.json["dtype"], ended.json["found_with_dtype"]) == ("bfloat16", "float32")
+        assert "config_hash" not in ended.err and "Warning: the circuit" not in ended.err
+        assert "found in float32, this is bfloat16" in ended.err
+        # Another config is noticed in another number format, too.
+        other = Circuit.load(text_result / "circuit.json").with_provenance({"config_hash": "another"})
+        path = other.save(tmp_path / "c.json")
+        assert "config_hash another" in call("evaluate", path, "--n-random", 0, "--dtype", "bfloat16").err
+
+    def test_intervals_are_in_the_table_and_in_json(self, text_result):
+        ended = call("evaluate", text_result / "circuit.json", "--n-random", 2)
+        figures = json.loads((text_result / "metrics.json").read_text())["splits"]["test"]["circuit"]
+        low, high = figures["intervals"]["kl"]
+        lines = ended.out.splitlines()
+        (line,) = (line for line in lines if line.startswith("Circuit, 95 %: kl "))
+        assert f"kl {low:.3f} to {high:.3f}, exact match" in line
+        assert any(line.startswith("Circuit minus random circuits, 95 %: kl ") for line in lines)
+
+    def test_an_edited_graph_is_taken_from_the_circuits_file(self, text_model, text_prompts, tmp_path):
+        """The complement holds no edge that was removed from the graph that the circuit was found in."""
+        compiled = compile_model(load_model(str(text_model)))
+        graph = compiled.graph
+        graph.remove_nodes_from(["m1"])
+        edited = compiled.with_graph(graph)
+        kept = (np.random.default_rng(0).random(compiled.universe.n_edges) < 0.5) & edited.gate_map.settled(
+            np.ones(compiled.universe.n_edges, dtype=bool)
+        )
+        task = f"jsonl:{text_prompts}"
+        told = {
+            **compiled.identity,
+            "dtype": "float32",
+            "task": task,
+            "edits": edited.gate_map.edits,
+        }
+        circuit = Circuit.from_edges(compiled.universe, kept, provenance=told)
+        ended = call("evaluate", circuit.save(tmp_path / "c.json"), "--n-random", 1, "--json")
+        assert ended.code == 0, ended.err
+        pairs = load_task(task, compiled.tokenizer).split("test")
+        expected = measure(edited, circuit, pairs, n_random=1).metrics
+        assert set(ended.json["metrics"]) == set(expected) > {"edited"}
+        for role in expected:
+            assert ended.json["metrics"][role]["kl"] == pytest.approx(expected[role]["kl"], abs=1e-6)
+        unlisted = circuit.with_provenance({"edits": {"removed": 300}}).save(tmp_path / "u.json")
+        ended = call("evaluate", unlisted, "--n-random", 1)
+        assert ended.code == 0 and "300 edges were removed and 0 of them are listed" in ended.err
+
+    def test_outputs_that_are_no_numbers(self, text_result, text_model, tmp_path):
+        broken = tmp_path / "broken"
+        loaded = load_model(str(text_model))
+        with torch.no_grad():
+            loaded.model.model.embed_tokens.weight[:] = torch.nan
+        loaded.model.save_pretrained(broken)
+        loaded.tokenizer.save_pretrained(broken)
+        ended = call(
+            "evaluate", text_result / "circuit.json", "--model", broken, "--no-verify", "--n-random", 0, "--json"
+        )
+        assert ended.code == 0, ended.err
+        assert ended.json["metrics"]["circuit"]["n_undefined"] == ended.json["metrics"]["circuit"]["n"]
+        assert ended.json["metrics"]["circuit"]["exact_match"] is None
+        assert "Warning: NaN or infinite logits: full on" in ended.err
 
     def test_no_circuit(self, tmp_path):
         (tmp_path / "c.json").write_text('{"format_version": 1,')
