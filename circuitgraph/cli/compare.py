@@ -352,7 +352,7 @@ def _test_table(tests: pd.DataFrame, correction: str | None) -> ResultTable:
     title = f"Against chance (alternative: {alternative}"
     sampled = tests["n_samples"].dropna()
     title += f"; {_SAMPLED}: {sampled.iloc[0]:,} samples)" if len(sampled) else ")"
-    if tests["at_floor"].any():
+    if bool(tests["at_floor"].any()):
         title += "; ≤: no sample reached what was observed, more samples may make p smaller"
     people = tests.copy()
     for name in (name for name in shown if name.startswith("log10_")):
