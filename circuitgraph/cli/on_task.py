@@ -13,7 +13,6 @@ from circuitgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import pandas as pd
-    import typer
 
     from circuitgraph.circuit import Circuit
     from circuitgraph.cli.found_circuit import FoundCircuit
@@ -28,7 +27,7 @@ _MEASURES = ("kl", "mse", "exact_match", "accuracy", "logit_diff")
 class OnTaskCommand(typer.core.TyperCommand):
     """A command whose `--on-task` needs no value: without one it is the circuits' own task."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the value where it was left out: before another option, a circuit's file, or the end."""
         filled = []
         for place, text in enumerate(args):
