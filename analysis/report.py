@@ -223,8 +223,8 @@ def _faithfulness(metrics: Mapping[str, Any]) -> str:
             "KL and exact match compare with the full model; accuracy and logit difference with the right "
             "answer. Accuracy is the share of prompts where a right answer is chosen: over the wrong ones, at the "
             "answer's first token, where a prompt has wrong answers; among the whole vocabulary, at every answer "
-            "token, where it has none. The logit difference is of prompts that have wrong answers. Random circuits have "
-            "the same number of edges between the same layers: mean ± standard "
+            "token, where it has none. The logit difference is of prompts that have wrong answers. Random circuits "
+            "have the same number of edges between the same layers: mean ± standard "
             "deviation over them."
         )
     return "\n\n".join(parts)

@@ -13,7 +13,7 @@ import numpy as np
 
 from circuitgraph.errors import ConfigurationError
 from pruning.findings import Finding
-from pruning.objectives import TAKES_TOP_K, objective_named
+from pruning.objectives import TAKES_TOP_K, objective_named, require_wrong_answers
 
 if TYPE_CHECKING:
     from circuitgraph.compile import CompiledModel
@@ -171,11 +171,10 @@ def _objective(
             "objective-does-not-fit",
             f"objective {objective!r} does not fit answers that are {answers}; use {fit}",
         )
-    if objective == "logit-diff" and train.wrong_ids is None:
-        yield (
-            "objective-does-not-fit",
-            "objective 'logit-diff' needs wrong answers, which the prompts do not have; use kl",
-        )
+    try:
+        require_wrong_answers(objective, train)
+    except ConfigurationError as error:
+        yield ("objective-does-not-fit", str(error))
     if teacher_top_k is not None and teacher_top_k < compiled.shape.d_vocab and objective not in TAKES_TOP_K:
         yield (
             "objective-does-not-fit",
