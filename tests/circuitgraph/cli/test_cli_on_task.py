@@ -86,4 +86,4 @@ def test_refusals(two, tmp_path):
     about = {name: value for name, value in circuit.provenance.items() if name not in ("ablation", "sparsity")}
     zero = Circuit.from_edges(circuit.universe, circuit.mask, ablation="zero", provenance=about)
     assert "choose one with --ablation" in said(large, zero.save(tmp_path / "zero.json"), "--on-task")
-    assert "n_heads: 4 against 2" in said(large, save_all(tmp_path) / "a.json", "--on-task")
+    assert "family: 'llama' against 'gpt2'" in said(large, save_all(tmp_path) / "a.json", "--on-task")
