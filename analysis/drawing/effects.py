@@ -55,6 +55,14 @@ def read_effects(effects: Effects) -> dict[str, dict[str, Any]]:
     return found
 
 
+def has_effects(effects: Effects) -> bool:
+    """Whether there are measured effects of edges to read."""
+    try:
+        return bool(read_effects(effects))
+    except ConfigurationError:
+        return False
+
+
 def effect_of(row: Mapping[str, Any] | None, where: str = "in_circuit") -> float | None:
     """The change in KL of one row, None where it was not measured."""
     return None if row is None else _kl(row, where)

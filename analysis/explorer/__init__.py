@@ -7,9 +7,11 @@ nodes, `document` puts the file together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from analysis.comparable import Circuits
+from analysis.drawing.effects import Effects
 from analysis.explorer.contents import MAX_EDGES, page_contents
 from analysis.explorer.document import page_document
 from circuitgraph.atomic_file import write_atomically
@@ -18,7 +20,12 @@ __all__ = ["MAX_EDGES", "page_contents", "page_document", "write_explorer"]
 
 
 def write_explorer(
-    circuits: Circuits, path: str | Path, *, max_edges: int = MAX_EDGES, across_checkpoints: bool = False
+    circuits: Circuits,
+    path: str | Path,
+    *,
+    max_edges: int = MAX_EDGES,
+    across_checkpoints: bool = False,
+    effects: Mapping[str, Effects] | None = None,
 ) -> Path:
     """Write a self-contained HTML page to explore a circuit, or two and what they differ in.
 
@@ -28,6 +35,8 @@ def write_explorer(
         max_edges: Above this many edges (of both circuits together) only the strongest are in the page, each
             circuit's scores taken as shares of its largest, and the page says so.
         across_checkpoints: Allow circuits of different weights or models of the same universe.
+        effects: By a circuit's name what cutting each edge alone costs, as in `analysis.drawing.draw`: a column of the
+            table, and a choice of what makes lines wide.
 
     Returns:
         The path.
@@ -47,5 +56,5 @@ def write_explorer(
         >>> page.startswith("<!doctype html>"), "http-equiv" in page
         (True, True)
     """
-    contents = page_contents(circuits, max_edges=max_edges, across_checkpoints=across_checkpoints)
+    contents = page_contents(circuits, max_edges=max_edges, across_checkpoints=across_checkpoints, effects=effects)
     return write_atomically(Path(path), page_document(contents))

@@ -13,19 +13,27 @@ import numpy as np
 
 from analysis.comparable import Circuits, named_circuits, require_comparable
 from analysis.drawing.caption import name_in, parts_of, recorded_metric, title
+from analysis.drawing.effects import Effects, effect_of, read_effects
 from analysis.drawing.escaping import xml_text
-from analysis.drawing.selection import strongest_edges
+from analysis.drawing.selection import kept_by, shared_strengths, strongest_edges
 from analysis.explorer.layout import FIRST_LAYER, Gaps, choose_gaps, place_node
 from circuitgraph.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.universe import CHOICES, EDGE_KINDS, WRITER_KINDS, Universe, node_kind, node_layer
+
+OPENING = 150
+"""Edges that are shown when the page opens, the strongest; the others are a click away."""
 
 MAX_EDGES = 5000
 """Edges that the page shows smoothly, and has at most unless told otherwise."""
 
 
 def page_contents(
-    circuits: Circuits, *, max_edges: int = MAX_EDGES, across_checkpoints: bool = False
+    circuits: Circuits,
+    *,
+    max_edges: int = MAX_EDGES,
+    across_checkpoints: bool = False,
+    effects: Mapping[str, Effects] | None = None,
 ) -> dict[str, Any]:
     """Turn one circuit or two into what the page is told.
 
@@ -33,6 +41,7 @@ def page_contents(
         circuits: One circuit or two of one universe, with or without names.
         max_edges: How many edges of both together at most.
         across_checkpoints: Allow circuits of different weights or models of the same universe.
+        effects: By a circuit's name what cutting each edge alone costs, as in `analysis.drawing.draw`.
 
     Returns:
         JSON values: `title`; `circuits` (name, title, facts, number of edges and how many of them are in the
@@ -63,6 +72,8 @@ def page_contents(
     gaps = choose_gaps(universe)
     nodes, edges = _nodes_and_edges(universe, ids, gaps)
     edges["scores"] = [_scores(circuit, ids) for circuit in named.values()]
+    if effects:
+        edges["effects"] = [_effects(universe, ids, effects.get(name)) for name in named]
     titles = list(dict.fromkeys(xml_text(title(circuit)) for circuit in named.values()))
     return {
         "title": " / ".join(titles),
@@ -70,6 +81,7 @@ def page_contents(
         "kinds": [kind for kind in EDGE_KINDS if kind in universe.reader_kinds],
         "writer_kinds": list(WRITER_KINDS),
         "circuits": [_about(name, circuit, ids) for name, circuit in named.items()],
+        "opening": OPENING,
         "gaps": {"along": gaps.along, "across": gaps.across, "first": FIRST_LAYER},
         "nodes": nodes,
         "edges": edges,
@@ -85,21 +97,22 @@ def _chosen_edges(universe: Universe, circuits: list[Circuit], max_edges: int) -
     ids = np.unique(np.concatenate([circuit.edge_ids for circuit in circuits]))
     if len(ids) <= max_edges:
         return ids
-    strengths = np.zeros(len(ids))
-    for circuit in circuits:
-        sizes = np.abs(circuit.scores)
-        share = sizes / sizes.max() if sizes.any() else sizes
-        place = np.searchsorted(ids, circuit.edge_ids)
-        strengths[place] = np.maximum(strengths[place], share)
     # Under zero ablation nothing dangles that reaches the logits, and all of these edges do.
-    together = Circuit.from_edges(universe, ids, scores=strengths, ablation="zero")
-    return ids[strongest_edges(together, max_edges)]
+    together = Circuit.from_edges(universe, ids, ablation="zero")
+    strengths, classes = shared_strengths(together, circuits), kept_by(together, circuits)
+    return ids[strongest_edges(together, max_edges, strengths=strengths, classes=classes)]
 
 
 def _scores(circuit: Circuit, ids: np.ndarray) -> list[float | None]:
     """A circuit's scores of some edges, None for those that it cuts."""
     known = dict(zip(circuit.edge_ids.tolist(), circuit.scores.tolist(), strict=True))
     return [known.get(edge) for edge in ids.tolist()]
+
+
+def _effects(universe: Universe, ids: np.ndarray, effects: Effects | None) -> list[float | None]:
+    """What cutting each of some edges costs a circuit, None where it was not measured."""
+    rows = {} if effects is None else read_effects(effects)
+    return [effect_of(rows.get(universe.edge_name(edge))) for edge in ids.tolist()]
 
 
 # -------------------------------------------------------------------- nodes and edges
@@ -167,6 +180,7 @@ def _about(name: str, circuit: Circuit, ids: np.ndarray) -> dict[str, Any]:
         "name": xml_text(name),
         "title": xml_text(title(circuit)),
         "n_edges": len(circuit),
+        "score_meaning": xml_text(circuit.score_meaning),
         "n_in_page": int(np.isin(circuit.edge_ids, ids, assume_unique=True).sum()),
         "facts": [[label, xml_text(text)] for label, text in _facts(circuit)],
     }

@@ -23,12 +23,14 @@ SCRIPTS = (
     "paths.js",
     "filters.js",
     "look.js",
+    "routes.js",
     "view.js",
     "controls.js",
     "selection.js",
     "table.js",
     "search.js",
     "keyboard.js",
+    "export.js",
     "main.js",
 )
 """The page's own code, in the order in which it is read; one scope for all of it."""

@@ -15,7 +15,7 @@ from circuitgraph.universe import Universe, node_kind, node_layer
 # Of the picture with the layers from left to right; about that of a slide.
 _ASPECT = 1.6
 _MIN_ALONG, _MAX_ALONG = 100.0, 220.0
-_MIN_ACROSS, _MAX_ACROSS = 72.0, 160.0
+_MIN_ACROSS, _MAX_ACROSS = 80.0, 160.0
 FIRST_LAYER = 1.5
 """Where the first layer stands, in layers from the embeddings: far enough that no curve starts where it ends."""
 
@@ -49,7 +49,7 @@ def choose_gaps(universe: Universe) -> Gaps:
     Examples:
         >>> gaps = choose_gaps(Universe(family="gpt2", n_layers=12, n_heads=12, n_kv_heads=12))
         >>> gaps.along, gaps.across
-        (107.0, 72.0)
+        (119.0, 80.0)
     """
     n_along, n_across = universe.n_layers + 2, universe.n_heads + 1
     along, across = _MIN_ALONG, _MIN_ACROSS
@@ -75,7 +75,7 @@ def place_node(universe: Universe, name: str, gaps: Gaps) -> tuple[float, float]
         >>> universe = Universe(family="llama", n_layers=2, n_heads=4, n_kv_heads=2)
         >>> gaps = Gaps(along=100, across=50)
         >>> [place_node(universe, name, gaps) for name in ("input", "a1.h3", "a1.kv1", "m1", "logits")]
-        [(0.0, 75.0), (250.0, 150.0), (210.0, 125.0), (300.0, 200.0), (400.0, 75.0)]
+        [(0.0, 75.0), (250.0, 150.0), (210.0, 100.0), (300.0, 200.0), (400.0, 75.0)]
     """
     along, across = _rank(universe, name), _lane(universe, name)
     return round(along * gaps.along, 1), round(across * gaps.across, 1)
@@ -98,7 +98,8 @@ def _lane(universe: Universe, name: str) -> float:
     if kind == "head":
         number = int(name.rpartition(".")[2].lstrip("hkv"))
         size = universe.group_size
-        return number * size + (size - 1) / 2 if ".kv" in name else float(number)
+        # On a lane, so that the corridors between lanes are free.
+        return float(number * size + (size - 1) // 2 if ".kv" in name else number)
     if name in ("tok", "pos"):
         # Clear of one another even where there is but one head.
         return last / 2 + (-1 if name == "tok" else 1) * max(0.7, last / 6)

@@ -12,11 +12,13 @@ from analysis.columns import grouped, require_columns
 from analysis.comparable import Circuits
 from analysis.figures.colors import color_bar, density_colors
 from analysis.figures.labels import label_layers
+from analysis.figures.own_look import own_look
 from analysis.figures.panels import PER_ROW, label_outside, panel_axes, title_panels, trim_height
 from analysis.figures.style import DOUBLE_COLUMN, PALE, SINGLE_COLUMN, lay_out, style_axes
 from analysis.sparsity import block_density
 
 
+@own_look
 def block_density_figure(
     circuits: Circuits | pd.DataFrame, *, axes: Axes | None = None, largest: float | None = None
 ) -> Figure:
@@ -53,7 +55,8 @@ def block_density_figure(
         _draw(panel, matrix, top)
     label_outside(panels, "layer that writes", "layer that reads")
     ticks = [tick for tick in (0.01, 0.05, 0.1, 0.2, 0.5, 1.0) if tick <= top * (1 + 1e-9)]
-    color_bar(panels[min(len(panels), PER_ROW) - 1], "share of edges kept", ticks=ticks if len(ticks) > 1 else None)
+    last = panels[min(len(panels), PER_ROW) - 1]
+    color_bar(last, "share of edges kept (square-root scale)", ticks=ticks if len(ticks) > 1 else None)
     lay_out(figure)
     for panel, matrix in zip(panels, matrices.values(), strict=True):
         label_layers(panel.xaxis, len(matrix) - 1, first=-1, last=len(matrix) - 2)

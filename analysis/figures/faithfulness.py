@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from analysis.columns import column_names, grouped, numbers_in, require_columns
 from analysis.faithfulness import area_under_curves
 from analysis.figures.labels import legend_above, plain_label, plain_labels
+from analysis.figures.own_look import own_look
 from analysis.figures.panels import label_outside, panel_axes
 from analysis.figures.style import DOUBLE_COLUMN, INK, SINGLE_COLUMN, SeriesStyle, series_style, style_axes
 from circuitgraph.errors import ConfigurationError
@@ -22,6 +23,7 @@ _PER_ROW = 2
 _Key = tuple[object, ...]
 
 
+@own_look
 def curves_figure(
     table: pd.DataFrame,
     *,

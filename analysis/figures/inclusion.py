@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.columns import require_columns
 from analysis.comparable import Circuits
 from analysis.figures.labels import label_layers, legend_above, overlapping
+from analysis.figures.own_look import own_look
 from analysis.figures.style import (
     BLUE,
     DOUBLE_COLUMN,
@@ -31,6 +32,7 @@ from circuitgraph.errors import ConfigurationError
 _CLASSES = (("in all", BLUE, ""), ("in at least half", SKY, "//////"), ("in fewer", ORANGE, "......"))
 
 
+@own_look
 def inclusion_figure(circuits: Circuits | pd.DataFrame, *, axes: Sequence[Axes] | None = None) -> Figure:
     """Draw how many edges are in exactly 1, 2, … circuits, and how those of each class spread over the layers.
 

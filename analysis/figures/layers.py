@@ -13,6 +13,7 @@ from analysis.comparable import Circuits, named_circuits
 from analysis.drawing.style import EDGE_STYLES
 from analysis.figures.colors import color_bar, density_colors, ink_on
 from analysis.figures.labels import label_layers, legend_above, plain_labels, spread_labels
+from analysis.figures.own_look import own_look
 from analysis.figures.panels import label_outside, panel_axes, title_panels
 from analysis.figures.style import (
     DOUBLE_COLUMN,
@@ -33,6 +34,7 @@ _SHORT = {"mlp": "MLP"}
 _HATCHES = {"q": "", "k": "//////", "v": "......", "qkv": "", "mlp": "\\\\\\\\\\\\", "logits": "xxxxxx"}
 
 
+@own_look
 def layer_counts_figure(circuits: Circuits, *, axes: Axes | None = None) -> Figure:
     """Draw how many kept edges end in each layer, by kind of reader.
 
@@ -161,7 +163,7 @@ def _cells(counts: _Counts) -> Figure:
     _picture(right, layers, PowerNorm(0.5, vmin=np.nextafter(0, 1), vmax=max(float(np.nanmax(layers)), 1.0)))
     right.set_yticks([])
     right.set_xlabel("layer that reads")
-    color_bar(right, "edges kept")
+    color_bar(right, "edges kept (square-root scale)")
     lay_out(figure)
     label_layers(right.xaxis, n_layers)
     spread_labels(left.yaxis)

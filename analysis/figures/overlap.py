@@ -13,6 +13,7 @@ from scipy.cluster.hierarchy import dendrogram
 
 from analysis.figures.colors import color_bar, density_colors, ink_on
 from analysis.figures.labels import plain_labels, spread_labels
+from analysis.figures.own_look import own_look
 from analysis.figures.panels import panel_axes, trim_height
 from analysis.figures.style import DOUBLE_COLUMN, GREY, PALE, SINGLE_COLUMN, SMALL_FONT_SIZE, lay_out, style_axes
 from analysis.overlap.matrices import Clusters
@@ -22,6 +23,7 @@ from circuitgraph.errors import ConfigurationError
 _FEW = 8
 
 
+@own_look
 def overlap_figure(
     matrix: pd.DataFrame | Clusters,
     *,

@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from analysis.columns import grouped, numbers_in, require_columns
+from analysis.drawing.style import EDGE_STYLES
 from analysis.figures.labels import legend_above, plain_labels, spread_labels
+from analysis.figures.own_look import own_look
 from analysis.figures.panels import title_panels
 from analysis.figures.style import (
     DOUBLE_COLUMN,
@@ -30,9 +32,16 @@ _AXES = {
     "reader_kind": "what reads",
     "writer_kind": "what writes",
 }
+# The words of the drawings, and the three kinds of writer.
+_KINDS = {
+    **{kind: style.label.removeprefix("into an ").removeprefix("into the ") for kind, style in EDGE_STYLES.items()},
+    "embedding": "embedding",
+    "head": "head",
+}
 _ROLES = ("circuit", "intersection", "union", "difference", "random")
 
 
+@own_look
 def shared_private_figure(differences: pd.DataFrame, *, by: str = "reader_layer") -> Figure:
     """Bars of shared edges, and of each regime's own, layer by layer or kind by kind.
 
@@ -62,7 +71,7 @@ def shared_private_figure(differences: pd.DataFrame, *, by: str = "reader_layer"
     if len(pairs) != 1:
         raise ConfigurationError(f"shared_private_figure draws two regimes; the table has {len(pairs)} pairs of them")
     (a, b), rows = pairs[0]
-    rows = rows.loc[np.asarray(rows["by"] == by)]
+    rows = _in_order(rows.loc[np.asarray(rows["by"] == by)], by)
     strata = [_stratum(str(name), by, len(rows)) for name in rows["stratum"]]
     figure = new_figure(DOUBLE_COLUMN, 2.3)
     axes: Axes = figure.subplots()
@@ -86,13 +95,25 @@ def shared_private_figure(differences: pd.DataFrame, *, by: str = "reader_layer"
     return figure
 
 
+def _in_order(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Kinds in the order of every other table and figure: query, key, value, MLP, logits."""
+    kinds = list(_KINDS)
+    if not by.endswith("kind"):
+        return rows
+    places = [kinds.index(name) if name in kinds else len(kinds) for name in rows["stratum"].astype(str)]
+    return rows.iloc[np.argsort(places, kind="stable")]
+
+
 def _stratum(name: str, by: str, n_strata: int) -> str:
+    if by.endswith("kind"):
+        return _KINDS.get(name, name)
     if by == "writer_layer" and name == "-1":
         return "emb."
     # Readers have layers 0 to n - 1, and the logits the last.
-    return "out" if by == "reader_layer" and name == str(n_strata - 1) else name
+    return "logits" if by == "reader_layer" and name == str(n_strata - 1) else name
 
 
+@own_look
 def regime_faithfulness_figure(metrics: pd.DataFrame, *, metric: str = "kl", over: str = "seeds") -> Figure:
     """Bars of circuit × regime, with a point a seed.
 

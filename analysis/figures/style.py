@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.figures.own_look import own_look
 from circuitgraph.atomic_file import write_atomically
 from circuitgraph.errors import UnknownNameError
 
@@ -89,6 +90,7 @@ def series_style(place: int) -> SeriesStyle:
     )
 
 
+@own_look
 def new_figure(width: float = SINGLE_COLUMN, height: float | None = None) -> Figure:
     """An empty figure, white, in the size in which it is printed, laid out so that nothing is cut off.
 
@@ -137,6 +139,7 @@ def style_axes(axes: Axes, *, grid: str = "") -> None:
         axes.grid(axis=grid, color=FAINT, linewidth=0.4, alpha=0.6)  # pyright: ignore[reportArgumentType]
 
 
+@own_look
 def lay_out(figure: Figure) -> None:
     """Lay a figure out as it will be printed, so that it can be measured.
 
@@ -175,6 +178,7 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = PNG_DPI) -> Path
     return write_atomically(path, figure_bytes(figure, suffix, dpi=dpi))
 
 
+@own_look
 def figure_bytes(figure: Figure, file_format: str, *, dpi: int = PNG_DPI) -> bytes:
     """A figure as a file's content.
 

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.figures.labels import legend_above
+from analysis.figures.own_look import own_look
 from analysis.figures.style import BLACK, BLUE, DOUBLE_COLUMN, GREEN, GREY, VERMILLION, new_figure, style_axes
 from circuitgraph.errors import ConfigurationError
 
 _OBJECTIVES = {"kl": "KL (nats)", "objective": "objective", "loss": "loss"}
+# What an objective measures, with its unit.
+_MEASURES = {
+    "kl": "KL (nats)",
+    "kl-top1": "KL and top token (nats)",
+    "position-kl": "KL over positions (nats)",
+    "mse": "mean squared error",
+    "logit-diff": "logit difference lost",
+}
+_SPLIT_LINES = ((VERMILLION, "--"), (BLACK, ":"), (GREEN, "-."))
 _COUNTS = {
     "live_heads": ("live heads", BLUE, "-"),
     "live_mlps": ("live MLPs", BLACK, "--"),
@@ -19,12 +32,18 @@ _COUNTS = {
 }
 
 
-def training_figure(curve: pd.DataFrame) -> Figure:
+@own_look
+def training_figure(
+    curve: pd.DataFrame, *, objective: str | None = None, evaluated: Mapping[str, float] | None = None
+) -> Figure:
     """Draw a training curve: the objective, the sparsity beside its target, and what still lives.
 
     Args:
         curve: A row a step, with `step`, `sparsity`, one of `kl`, `objective` and `loss`, and where there are
             any `target`, `live_heads`, `live_mlps` and `undecided`.
+        objective: Which objective the column `objective` or `loss` is of, such as `kl` or `mse`, for its name and unit.
+        evaluated: The finished circuit's values of the same measure by split, such as `{"validation": 0.2}`: dashed
+            lines beside the curve, which is of training batches and of gates that are not yet 0 or 1.
 
     Returns:
         The figure.
@@ -37,14 +56,17 @@ def training_figure(curve: pd.DataFrame) -> Figure:
         >>> [axes.get_ylabel() for axes in training_figure(curve).axes]
         ['KL (nats)', 'edges cut (%)']
     """
-    objective = _check_columns(curve)
+    column = _check_columns(curve)
     counts = [name for name in _COUNTS if name in curve and _finite(curve, name).size]
     n_panels = 3 if counts else 2
     figure = new_figure(DOUBLE_COLUMN, 1.9 * n_panels + 0.4)
     panels: list[Axes] = figure.subplots(n_panels, 1, sharex=True).tolist()
     for panel in panels:
         style_axes(panel, grid="both")
-    _plot_objective(panels[0], curve, objective)
+    _plot_objective(panels[0], curve, column, evaluated or {})
+    if column != "kl":
+        named = _MEASURES.get(objective or "", f"objective {objective}" if objective else _OBJECTIVES[column])
+        panels[0].set_ylabel(f"{named} + penalty" if column == "loss" else named)
     _plot_sparsity(panels[1], curve)
     if counts:
         _plot_counts(panels[2], curve, counts)
@@ -73,14 +95,22 @@ def _finite(curve: pd.DataFrame, name: str) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _plot_objective(panel: Axes, curve: pd.DataFrame, objective: str) -> None:
+def _plot_objective(panel: Axes, curve: pd.DataFrame, objective: str, evaluated: Mapping[str, float]) -> None:
     values = _column(curve, objective)
     window = max(1, len(values) // 40)
+    lines: list[Line2D] = []
+    labels: list[str] = []
     panel.plot(curve["step"], values, color=BLUE, alpha=0.3 if window > 1 else 1, linewidth=0.8)
     if window > 1:
         smooth = curve[objective].astype(float).rolling(window, min_periods=1, center=True).median()
-        line = panel.plot(curve["step"], smooth, color=BLUE, linewidth=1.4)
-        legend_above(panel, line, [f"median of {window} steps"])
+        lines += panel.plot(curve["step"], smooth, color=BLUE, linewidth=1.4)
+        labels.append(f"training batches, median of {window} steps")
+    for (split, value), (color, line) in zip(evaluated.items(), _SPLIT_LINES, strict=False):
+        if np.isfinite(value):
+            lines.append(panel.axhline(value, color=color, linestyle=line, linewidth=1.1))
+            labels.append(f"finished circuit, {split}")
+    if lines:
+        legend_above(panel, lines, labels)
     finite = _finite(curve, objective)
     if finite.min() > 0 and finite.max() > 50 * finite.min():
         panel.set_yscale("log")

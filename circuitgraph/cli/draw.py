@@ -123,11 +123,14 @@ def _write_page(
     """Write the page; how many edges the circuits have together, and how many of them are in it."""
     import numpy as np
 
+    from analysis.drawing.effects import has_effects
     from analysis.explorer import MAX_EDGES, page_contents, page_document
     from circuitgraph.atomic_file import write_atomically
 
     limit = MAX_EDGES if max_edges is None else max_edges
-    contents = page_contents(named, max_edges=limit, across_checkpoints=across)
+    beside = {name: path.parent / "metrics.json" for name, path in zip(named, paths, strict=True)}
+    effects = {name: path for name, path in beside.items() if has_effects(path)}
+    contents = page_contents(named, max_edges=limit, across_checkpoints=across, effects=effects)
     write_atomically(out, page_document(contents))
     n_edges = len(np.unique(np.concatenate([circuit.edge_ids for circuit in named.values()])))
     return n_edges, len(contents["edges"]["kind"])

@@ -93,10 +93,17 @@ function fillFilters() {
   });
   byId('colour-by').addEventListener('change', () => { state.colourBy = byId('colour-by').value; refresh(); });
   byId('sets').addEventListener('change', (event) => {
+    // Scores of another choice are on another scale: an opening that was not touched stays one.
+    const isOpening = state.minScore === openingSize();
     state.set = event.target.value;
+    if (isOpening) state.minScore = openingSize();
     state.colourBy = state.set === 'union' ? 'circuit' : 'kind';
     refresh();
   });
+  byId('width-by-label').hidden = !hasEffects;
+  byId('width-by').addEventListener('change', () => { state.widthBy = byId('width-by').value; refresh(); });
+  byId('show-all').addEventListener('click', () => { state.minScore = 0; refresh(); });
+  byId('show-strongest').addEventListener('click', () => { state.minScore = openingSize(); refresh(); });
   byId('reset').addEventListener('click', () => { resetFilters(); refresh(); });
   byId('filters').addEventListener('submit', (event) => event.preventDefault());
 }
@@ -122,6 +129,9 @@ function showFilters() {
   if (document.activeElement !== byId('strongest')) {
     byId('strongest').value = sizes.length ? Math.round((1000 * hidden) / sizes.length) : 0;
   }
+  byId('show-strongest').textContent = `Strongest ${count(contents.opening)}`;
+  byId('show-strongest').hidden = byId('show-all').hidden = sizes.length <= contents.opening;
+  byId('size-name').textContent = sizeName();
   byId('strongest-share').textContent = `${count(hidden)} of ${count(sizes.length)}`;
 }
 
@@ -129,10 +139,22 @@ function legendItem(mark, text) {
   return element('li', { children: [element('span', { className: mark }), element('span', { text })] });
 }
 
+// What the strength of an edge is called: the score itself where the largest is the strongest.
+const sizeName = () => (circuits.every((circuit) => circuit.score_meaning === 'log-alpha') ? 'score' : '|score|');
+
+function widthText() {
+  return state.widthBy === 'effect'
+    ? 'the wider, the more KL rises when that edge alone is cut; thinnest where it was not measured'
+    : `the wider and stronger, the larger ${sizeName()} among the edges shown`;
+}
+
+const memberText = (name) => (name === 'shared' ? 'both' : `only ${circuits[name === 'only-a' ? 0 : 1].name}`);
+
 function showLegend() {
+  byId('width-note').textContent = `Lines: ${widthText()}. Patterns appear below 1,000 edges and on selected paths.`;
   const lines = state.colourBy === 'kind'
     ? contents.kinds.map((kind) => legendItem(`swatch ${kind}${lineClass(LINES[kind])}`, KIND_TEXT[kind]))
-    : Object.entries(MEMBER_LINES).map(([name, line]) => legendItem(`swatch ${name}${lineClass(line)}`, name === 'shared' ? 'both' : SETS[name].label));
+    : Object.entries(MEMBER_LINES).map(([name, line]) => legendItem(`swatch ${name}${lineClass(line)}`, memberText(name)));
   const shapes = [['end', 'input, logits'], ['head', 'head'], ['mlp-node', 'MLP']];
   if (nodes.some((node) => node.kind === 'group')) shapes.push(['group', 'key and value of several heads']);
   const items = [...lines, legendItem('swatch best', 'strongest path'), ...shapes.map(([name, text]) => legendItem(`node ${name}`, text))];
@@ -144,7 +166,8 @@ function showCounts(shown) {
   const writers = new Set(shown.map((edge) => nodes[edge.source]));
   const ofKind = (kind) => [...writers].filter((node) => node.kind === kind).length;
   const set = circuits.length > 1 ? ` in ${SETS[state.set].label}` : '';
-  byId('counts').textContent = `${count(shown.length)} of ${plural(total, 'edge')}${set} shown; ${plural(ofKind('head'), 'head')}, ${plural(ofKind('mlp'), 'MLP')}`;
+  const isStrongest = shown.length < total && state.minScore > 0 ? ', the strongest' : '';
+  byId('counts').textContent = `${count(shown.length)} of ${plural(total, 'edge')}${set} shown${isStrongest}; ${plural(ofKind('head'), 'head')}, ${plural(ofKind('mlp'), 'MLP')}`;
   byId('empty').hidden = shown.length > 0;
   byId('empty').textContent = total ? 'No edge passes the filters.' : circuits.length > 1 ? `There is no edge in ${SETS[state.set].label}.` : 'This circuit has no edges.';
 }

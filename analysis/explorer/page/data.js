@@ -20,6 +20,7 @@ const edges = contents.edges.source.map((source, index) => {
     writer: nodes[source].id,
     reader: PORTED.has(kind) ? `${nodes[target].id}<${kind}>` : nodes[target].id,
     scores: contents.edges.scores.map((column) => column[index]),
+    effects: contents.edges.effects ? contents.edges.effects.map((column) => column[index]) : null,
   };
 });
 
@@ -28,17 +29,30 @@ const first = (edge) => edge.scores[0];
 const second = (edge) => edge.scores[1];
 const inFirst = (edge) => first(edge) !== null;
 const inSecond = (edge) => circuits.length > 1 && second(edge) !== null;
-const mean = (edge) => {
-  const known = edge.scores.filter((score) => score !== null);
-  return known.reduce((sum, score) => sum + score, 0) / known.length;
+const meanOf = (values) => {
+  const known = values.filter((value) => value !== null);
+  return known.reduce((sum, value) => sum + value, 0) / known.length;
 };
+const mean = (edge) => meanOf(edge.scores);
+// A trained gate is the stronger the larger its score; of any other score the size counts (Circuit.strengths).
+const softplus = (score) => Math.max(score, 0) + Math.log1p(Math.exp(-Math.abs(score)));
+const strengthIn = (index) => (edge) => {
+  if (edge.scores[index] === null) return null;
+  return circuits[index].score_meaning === 'log-alpha' ? softplus(edge.scores[index]) : Math.abs(edge.scores[index]);
+};
+const firstStrength = strengthIn(0);
+const secondStrength = strengthIn(1);
+const meanStrength = (edge) => meanOf(circuits.map((_, index) => strengthIn(index)(edge)));
+// What cutting the edge alone from its circuit costs in KL, null where it was not measured.
+const effectOf = (edge) => (edge.effects ? edge.effects.find((effect) => effect !== null) ?? null : null);
+const hasEffects = Boolean(contents.edges.effects);
 const SETS = {
-  a: { holds: inFirst, score: first, label: 'A' },
-  b: { holds: inSecond, score: second, label: 'B' },
-  shared: { holds: (edge) => inFirst(edge) && inSecond(edge), score: mean, label: 'A and B' },
-  'only-a': { holds: (edge) => inFirst(edge) && !inSecond(edge), score: first, label: 'only A' },
-  'only-b': { holds: (edge) => !inFirst(edge) && inSecond(edge), score: second, label: 'only B' },
-  union: { holds: (edge) => inFirst(edge) || inSecond(edge), score: mean, label: 'A or B' },
+  a: { holds: inFirst, score: first, strength: firstStrength, label: 'A' },
+  b: { holds: inSecond, score: second, strength: secondStrength, label: 'B' },
+  shared: { holds: (edge) => inFirst(edge) && inSecond(edge), score: mean, strength: meanStrength, label: 'A and B' },
+  'only-a': { holds: (edge) => inFirst(edge) && !inSecond(edge), score: first, strength: firstStrength, label: 'only A' },
+  'only-b': { holds: (edge) => !inFirst(edge) && inSecond(edge), score: second, strength: secondStrength, label: 'only B' },
+  union: { holds: (edge) => inFirst(edge) || inSecond(edge), score: mean, strength: meanStrength, label: 'A or B' },
 };
 
 // Where an edge is: shared, only-a or only-b.

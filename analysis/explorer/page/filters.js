@@ -11,12 +11,16 @@ const state = {
   readerFrom: 0,
   readerTo: universe.n_layers,
   colourBy: 'kind',
+  widthBy: 'score',
   selected: null,
   cursor: null,
 };
 
 const scoreOf = (edge) => SETS[state.set].score(edge);
-const sizeOf = (edge) => Math.abs(scoreOf(edge));
+// How strong an edge is: the circuits' strengths, by the one rule of Circuit.strengths.
+const sizeOf = (edge) => SETS[state.set].strength(edge);
+// What lines are as wide as: the strength, or what cutting the edge alone costs.
+const widthOf = (edge) => (state.widthBy === 'effect' ? Math.max(0, effectOf(edge) ?? 0) : sizeOf(edge));
 
 // The edges of the chosen circuits, before any filter.
 function chosenEdges() {
@@ -55,9 +59,15 @@ function chosenSizes() {
   return chosenEdges().map(sizeOf).sort((one, other) => one - other);
 }
 
+// The size that leaves the strongest edges, so many as can be looked at together.
+function openingSize() {
+  const sizes = chosenSizes();
+  return sizes.length > contents.opening ? sizes[sizes.length - contents.opening] : 0;
+}
+
 function resetFilters() {
   Object.assign(state, {
-    minScore: 0, sign: 'any', kinds: new Set(contents.kinds), writers: new Set(contents.writer_kinds),
+    minScore: openingSize(), sign: 'any', kinds: new Set(contents.kinds), writers: new Set(contents.writer_kinds),
     writerFrom: -1, writerTo: universe.n_layers - 1, readerFrom: 0, readerTo: universe.n_layers,
   });
 }
@@ -66,6 +76,7 @@ function resetFilters() {
 // where an edge ends at them; a head also where its group is read.
 function touchedNodes(shown) {
   const degree = new Map();
+  const writing = new Set(shown.map((edge) => edge.source));
   const touch = (node, side) => {
     if (!degree.has(node)) degree.set(node, { in: 0, out: 0 });
     degree.get(node)[side] += 1;
@@ -73,6 +84,8 @@ function touchedNodes(shown) {
   for (const edge of shown) {
     touch(edge.source, 'out');
     touch(edge.target, 'in');
+    // What goes into a shared key or value goes into each of its heads that is shown, as the panel counts it.
+    for (const head of nodes[edge.target].heads || []) if (writing.has(head)) touch(head, 'in');
   }
   return new Map([...degree.entries()].sort((one, other) => one[0] - other[0]));
 }

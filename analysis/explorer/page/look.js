@@ -2,7 +2,7 @@
 
 const LINES = { q: 'solid', k: 'dashed', v: 'dotted', qkv: 'solid', mlp: 'solid', logits: 'solid' };
 const ARROWS = { q: 'triangle', k: 'diamond', v: 'circle', qkv: 'triangle', mlp: 'vee', logits: 'vee' };
-const MEMBER_LINES = { 'only-a': 'solid', 'only-b': 'dashed', shared: 'dotted' };
+const MEMBER_LINES = { shared: 'solid', 'only-a': 'dashed', 'only-b': 'dotted' };
 const MAX_PATTERNED = 1000;
 const darkQuery = window.matchMedia('(prefers-color-scheme: dark)');
 
@@ -32,7 +32,7 @@ function graphStyle() {
     {
       selector: 'node',
       style: {
-        label: 'data(label)', color: label, 'font-size': 22, 'font-family': 'Helvetica, Arial, sans-serif',
+        label: 'data(label)', color: label, 'font-size': letters || 22, 'font-family': 'Helvetica, Arial, sans-serif',
         'text-valign': 'center', 'text-halign': 'center', 'min-zoomed-font-size': 5,
         'overlay-opacity': 0, 'z-index': 10,
       },
@@ -44,13 +44,13 @@ function graphStyle() {
     nodeStyle('group', 'diamond', 'group-fill', 'group-line', 20, 20),
     {
       selector: 'node[kind = "axis"]',
-      style: { 'background-opacity': 0, width: 40, height: 24, color: colour('axis'), 'font-size': 26, events: 'no' },
+      style: { 'background-opacity': 0, width: 40, height: 24, color: colour('axis'), 'font-size': Math.max(26, letters), events: 'no' },
     },
     { selector: 'node.ghost', style: { opacity: 0.28, events: 'no', 'z-index': 1 } },
     { selector: 'node.aside', style: { opacity: 0.25 } },
     {
       selector: 'node.on-path, node.selected, node.match, node.cursor, node.hovered',
-      style: { label: 'data(full)', 'font-size': 24, 'font-weight': 'bold', 'z-index': 30, ...halo },
+      style: { label: 'data(full)', 'font-size': Math.max(24, letters), 'font-weight': 'bold', 'z-index': 30, ...halo },
     },
     { selector: 'node[kind = "group"]', style: { label: '' } },
     { selector: 'node[kind = "group"].selected, node[kind = "group"].cursor', style: { label: 'data(full)' } },
@@ -58,13 +58,14 @@ function graphStyle() {
     { selector: 'node.match', style: { 'outline-color': colour('match'), 'outline-width': 5, 'outline-offset': 2 } },
     {
       selector: 'node.selected',
-      style: { 'border-color': colour('path'), 'border-width': 5, 'font-size': 28, 'z-index': 40 },
+      style: { 'border-color': colour('path'), 'border-width': 5, 'font-size': Math.max(28, letters), 'z-index': 40 },
     },
     { selector: 'node.cursor', style: { 'outline-color': colour('accent'), 'outline-width': 6, 'outline-offset': 4 } },
     {
       selector: 'edge',
       style: {
-        'curve-style': 'unbundled-bezier', 'control-point-distances': 'data(bend)', 'control-point-weights': 0.5,
+        'curve-style': 'unbundled-bezier', 'edge-distances': 'node-position',
+        'control-point-distances': 'data(distances)', 'control-point-weights': 'data(weights)',
         width: 'data(width)', opacity: 'data(opacity)', 'overlay-opacity': 0, 'target-arrow-shape': 'none',
         'arrow-scale': 1.3,
       },
@@ -83,8 +84,10 @@ function graphStyle() {
     ...Object.entries(MEMBER_LINES).map(([member, line]) => ({
       selector: `edge.by-circuit.patterned[member = "${member}"]`, style: { 'line-style': line },
     })),
-    { selector: 'edge[kind = "structural"]', style: { 'curve-style': 'haystack', 'line-color': colour('group-line'), width: 1.5, opacity: 0.6 } },
+    { selector: 'edge[kind = "structural"]', style: { 'line-color': colour('group-line') } },
+    { selector: 'edge.straight', style: { 'curve-style': 'straight' } },
     { selector: 'edge.hidden', style: { display: 'none' } },
+    { selector: 'edge.structural.on-path', style: { display: 'element', width: 3, 'line-color': colour('path') } },
     ...contents.kinds.map((kind) => ({
       selector: `edge.direct[kind = "${kind}"]`,
       style: { 'target-arrow-shape': ARROWS[kind], opacity: 0.95, 'z-index': 5 },

@@ -59,12 +59,14 @@ function tooltipText(target) {
   if (target.isNode()) {
     const number = target.data('number');
     const degree = current.touched.get(number) || { in: 0, out: 0 };
-    return `${nodes[number].id}\n${nodeText(nodes[number])}\n${degree.in} in, ${degree.out} out`;
+    const shared = sharedInto(number);
+    return `${nodes[number].id}\n${nodeText(nodes[number])}\n${degree.in} in, ${degree.out} out${shared ? `\n${shared}` : ''}`;
   }
   const edge = edges[target.data('number')];
   const scores = circuits.length === 1
     ? [`score ${figure(edge.scores[0])}`]
     : edge.scores.map((score, index) => `${'AB'[index]}: ${score === null ? 'cut' : `score ${figure(score)}`}`);
+  if (hasEffects) scores.push(effectOf(edge) === null ? 'effect not measured' : `cut alone: KL ${figure(effectOf(edge))}`);
   return [`${edge.writer} → ${edge.reader}`, KIND_TEXT[edge.kind], ...scores].join('\n');
 }
 
@@ -92,6 +94,7 @@ function listenToGraph() {
   graph.on('mouseover', 'node, edge', showTooltip);
   graph.on('mouseout', 'node, edge', hideTooltip);
   graph.on('viewport', () => { byId('tooltip').hidden = true; });
+  graph.on('zoom', keepReadable);
   graph.on('tap', (event) => {
     byId('graph').focus({ preventScroll: true });
     if (event.target === graph) select(null);
@@ -103,17 +106,14 @@ function listenToGraph() {
   });
 }
 
-function savePicture() {
-  const link = element('a', { attributes: { href: picture(2), download: 'circuit.png' } });
-  link.click();
-}
 
 function listenToTools() {
   byId('zoom-in').addEventListener('click', () => zoomBy(1.4));
   byId('zoom-out').addEventListener('click', () => zoomBy(1 / 1.4));
   byId('fit').addEventListener('click', fit);
   byId('turn').addEventListener('click', turn);
-  byId('save').addEventListener('click', savePicture);
+  byId('save').addEventListener('click', savePng);
+  byId('save-svg').addEventListener('click', saveSvg);
   byId('theme').addEventListener('change', applyTheme);
   darkQuery.addEventListener('change', applyTheme);
   byId('table-box').addEventListener('toggle', refreshTable);
@@ -128,7 +128,7 @@ function listenToPrinting() {
   window.addEventListener('beforeprint', () => {
     document.documentElement.dataset.theme = 'light';
     graph.style().fromJson(graphStyle()).update();
-    byId('print-picture').src = picture(2);
+    byId('print-picture').src = graph.png({ full: false, scale: 2, bg: colour('graph') });
     byId('print-picture').hidden = false;
   });
   window.addEventListener('afterprint', () => {
@@ -141,8 +141,10 @@ function start() {
   applyTheme();
   fillFacts();
   fillSets();
+  state.minScore = openingSize();
   fillFilters();
   makeGraph();
+  keepReadable();
   listenToGraph();
   listenToSearch();
   listenToKeys();

@@ -43,6 +43,13 @@ function directEdges(node, shown, side) {
   return [...own, ...shown.filter((edge) => groups.has(edge.target))];
 }
 
+// How many of a head's edges in go into the key and value that it shares; empty where none does.
+function sharedInto(number) {
+  const groups = new Set(nodes.flatMap((other, index) => ((other.heads || []).includes(number) ? [index] : [])));
+  const shared = current.shown.filter((edge) => groups.has(edge.target)).length;
+  return shared ? `${count(shared)} of those in go into the key and value it shares` : '';
+}
+
 const modulesIn = (numbers) => [...numbers].filter((number) => nodes[number].kind !== 'group').length;
 
 function nodeButton(number) {
@@ -58,11 +65,12 @@ function edgeItem(edge, other) {
   return element('li', { children: [swatch, nodeButton(other), kind, score] });
 }
 
-function edgeList(title, listed, otherOf) {
+function edgeList(title, listed, otherOf, note = '') {
   const strongest = [...listed].sort((one, other) => sizeOf(other) - sizeOf(one)).slice(0, LISTED);
   const more = listed.length > LISTED ? `, the strongest ${LISTED}` : '';
   const heading = element('h3', { text: `${title}: ${plural(listed.length, 'edge')}${more}` });
-  return [heading, element('ol', { children: strongest.map((edge) => edgeItem(edge, otherOf(edge))) })];
+  const told = note ? [element('p', { className: 'small', text: note })] : [];
+  return [heading, ...told, element('ol', { children: strongest.map((edge) => edgeItem(edge, otherOf(edge))) })];
 }
 
 function pathPart(path) {
@@ -70,7 +78,7 @@ function pathPart(path) {
   if (path === null) return [heading, element('p', { className: 'small', text: 'No path of the shown edges leads through it from the embeddings to the logits.' })];
   const told = path.nodes.filter((number) => nodes[number].kind !== 'group');
   const steps = told.flatMap((number, place) => (place ? [element('span', { text: '→' }), nodeButton(number)] : [nodeButton(number)]));
-  const weakest = element('p', { className: 'small', text: `${plural(path.edges.length, 'edge')}; weakest |score| ${figure(path.weakest)}` });
+  const weakest = element('p', { className: 'small', text: `${plural(path.edges.length, 'edge')}; weakest ${sizeName()} ${figure(path.weakest)}` });
   return [heading, element('div', { className: 'path', attributes: { id: 'path' }, children: steps }), weakest];
 }
 
@@ -111,7 +119,7 @@ function showSelection(marks) {
   panel.replaceChildren(
     element('header', { children: [heading, close] }),
     reached(marks.up, 'upstream'), reached(marks.down, 'downstream'), viewChoices(), ...pathPart(marks.strongest),
-    ...edgeList('In', marks.into, (edge) => edge.source), ...edgeList('Out', marks.out, (edge) => edge.target),
+    ...edgeList('In', marks.into, (edge) => edge.source, sharedInto(marks.node)), ...edgeList('Out', marks.out, (edge) => edge.target),
   );
 }
 

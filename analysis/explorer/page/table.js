@@ -11,12 +11,16 @@ const COLUMNS = [
 ];
 
 function tableColumns() {
-  if (circuits.length === 1) return COLUMNS.map((column) => (column.name === 'score' ? { ...column, text: 'Score' } : column));
+  const effects = hasEffects ? [{
+    name: 'effect', text: 'KL if cut alone', isNumber: true,
+    key: (edge) => effectOf(edge) ?? -Infinity, cell: (edge) => figure(effectOf(edge)),
+  }] : [];
+  if (circuits.length === 1) return [...COLUMNS.map((column) => (column.name === 'score' ? { ...column, text: 'Score' } : column)), ...effects];
   const own = circuits.map((_, index) => ({
     name: `score-${index}`, text: `Score in ${'AB'[index]}`, isNumber: true,
-    key: (edge) => Math.abs(edge.scores[index] ?? 0), cell: (edge) => figure(edge.scores[index]),
+    key: (edge) => strengthIn(index)(edge) ?? 0, cell: (edge) => figure(edge.scores[index]),
   }));
-  return [...COLUMNS.slice(0, 3), { ...COLUMNS[3], text: 'Score shown' }, ...own];
+  return [...COLUMNS.slice(0, 3), { ...COLUMNS[3], text: 'Score shown' }, ...own, ...effects];
 }
 
 function headerCell(column) {

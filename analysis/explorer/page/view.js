@@ -3,25 +3,13 @@
 const MAX_TEXTURED = 600;
 const AXIS_LANES = 0.8;
 const TOOLS_HEIGHT = 52;
+const LEAST_LETTERS = 11;
 let isUpright = false;
 let graph = null;
 
 // From places along and across the computation to the page: a quarter turn, so that curves bend the same way.
 function position(along, across) {
   return isUpright ? { x: across, y: -along } : { x: along, y: across };
-}
-
-// How far an edge's curve leaves the straight line. Edges along a lane bend out of it, away from the heads where
-// it is the MLPs' one; query, key and value between the same nodes are told apart.
-function bendOf(edge) {
-  const from = nodes[edge.source];
-  const to = nodes[edge.target];
-  const along = to.along - from.along;
-  const across = to.across - from.across;
-  const apart = { q: -9, k: 9, v: 0 }[edge.kind] || 0;
-  if (Math.abs(across) > 1) return apart + 0.07 * Math.hypot(along, across) * Math.sign(across);
-  const isLower = to.kind === 'mlp';
-  return apart + (isLower ? -1 : 1) * (10 + 0.16 * along);
 }
 
 function graphElements() {
@@ -36,14 +24,17 @@ function graphElements() {
     group: 'edges',
     data: {
       id: `e${edge.index}`, source: `n${edge.source}`, target: `n${edge.target}`, number: edge.index, kind: edge.kind,
-      member: membership(edge), bend: bendOf(edge), ...(looks.get(edge) || { width: 1, opacity: 0.5 }),
+      member: membership(edge), ...bendsOf(nodes[edge.source], nodes[edge.target], wayOf(edge)), ...(looks.get(edge) || { width: 1, opacity: 0.5 }),
     },
     classes: ['by-kind', looks.has(edge) ? '' : 'hidden', shown.length <= MAX_PATTERNED ? 'patterned' : ''],
   }));
   nodes.forEach((node, index) => (node.heads || []).forEach((head) => made.push({
     group: 'edges',
-    data: { id: `s${index}-${head}`, source: `n${index}`, target: `n${head}`, kind: 'structural', bend: 0, width: 1, opacity: 0.6 },
-    classes: 'structural',
+    data: {
+      id: `s${index}-${head}`, source: `n${index}`, target: `n${head}`, kind: 'structural', width: 1.5, opacity: 0.6,
+      ...bendsOf(node, nodes[head], stepWay(node, nodes[head])),
+    },
+    classes: nodes[head].across === node.across ? 'structural straight' : 'structural',
   })));
   return [...made, ...axisElements()];
 }
@@ -105,6 +96,15 @@ function turn() {
   graph.viewport(viewOf(nodes));
 }
 
+// Letters are never smaller on the screen than can be read, however far the view is zoomed out.
+let letters = 0;
+function keepReadable() {
+  const wanted = Math.round(Math.min(64, Math.max(22, LEAST_LETTERS / graph.zoom())));
+  if (wanted === letters) return;
+  letters = wanted;
+  graph.style().fromJson(graphStyle()).update();
+}
+
 function zoomBy(factor) {
   graph.zoom({ level: graph.zoom() * factor, renderedPosition: { x: graph.width() / 2, y: graph.height() / 2 } });
 }
@@ -114,7 +114,7 @@ const edgeElement = (edge) => graph.getElementById(`e${edge.index}`);
 
 // Line widths and opacities by size among what is shown; the more edges, the fainter the weak ones.
 function dressing(shown) {
-  const sizes = shown.map(sizeOf);
+  const sizes = shown.map(widthOf);
   const largest = sizes.reduce((most, size) => Math.max(most, size), 0);
   const isLevel = sizes.every((size) => size === sizes[0]);
   const faintest = Math.min(0.85, Math.max(0.09, 7 / Math.sqrt(shown.length)));
@@ -172,6 +172,10 @@ function markSelection(marks, shown) {
     });
     nodeElement(marks.node).addClass('selected');
     if (marks.path) {
+      // Through a shared key and value the path goes on from its diamond to the head.
+      marks.path.nodes.forEach((number, place) => {
+        graph.getElementById(`s${number}-${marks.path.nodes[place + 1]}`).addClass('on-path');
+      });
       marks.path.edges.forEach((edge) => edgeElement(edge).addClass('on-path patterned'));
       marks.path.nodes.forEach((number) => nodeElement(number).addClass('on-path'));
     }
@@ -189,8 +193,4 @@ function bringIntoView(number) {
 function applyTheme() {
   document.documentElement.dataset.theme = currentTheme();
   if (graph) graph.style().fromJson(graphStyle()).update();
-}
-
-function picture(scale) {
-  return graph.png({ full: false, scale, bg: colour('graph') });
 }

@@ -164,7 +164,9 @@ class TestSelection:
         shown.page.keyboard.press("Escape")
         shown.page.mouse.move(*shown.place_of("a1.h0"))
         shown.page.wait_for_selector("#tooltip:not([hidden])")
-        assert shown.text("#tooltip") == "a1.h0\nattention head in layer 1\n1 in, 1 out"
+        # One count, as in the panel: the query, and the key that it shares.
+        shared = "1 of those in go into the key and value it shares"
+        assert shown.text("#tooltip") == f"a1.h0\nattention head in layer 1\n2 in, 1 out\n{shared}"
         middle = shown.page.evaluate("explorer.graph.edges().filter(e => e.data('kind') === 'k')[0].renderedMidpoint()")
         box = shown.page.locator("#graph").bounding_box()
         shown.page.mouse.move(box["x"] + middle["x"], box["y"] + middle["y"])
@@ -205,12 +207,15 @@ class TestTwoCircuits:
     def test_both_legends_and_colours_by_circuit(self, both):
         shown = both
         assert "A: one" in shown.text("#facts") and "B: other" in shown.text("#facts")
-        assert "only A" not in shown.text("#legend")
+        assert "only one" not in shown.text("#legend")
         shown.pick_set("union")
-        assert "only A" in shown.text("#legend")
+        assert "only one" in shown.text("#legend")
         drawn = "explorer.graph.edges('[number >= 0]').map(edge => [edge.data('member'), edge.style('line-color')])"
         colours = dict(map(tuple, shown.page.evaluate(drawn)))
         assert len(set(colours.values())) == len(colours) == 3
+        # None of them is a colour of query, key or value.
+        kinds = {shown.variable(kind) for kind in ("q", "k", "v", "mlp")}
+        assert not kinds & {shown.variable(name) for name in ("only-a", "only-b", "shared")}
 
     def test_identical_circuits_differ_in_nothing(self, explore):
         shown = explore([CIRCUIT, CIRCUIT])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+import xml.etree.ElementTree as ElementTree
 
 import pytest
 
@@ -11,6 +12,8 @@ from circuitgraph.circuit import Circuit
 from tests.analysis.explorer.kept_edges import kept_edges
 from tests.analysis.explorer.shown import Shown
 from tests.analysis.small_circuits import large_circuit, random_circuit
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -199,6 +202,82 @@ def test_the_picture_is_saved_without_the_network(explore):
     assert download.value.suggested_filename == "circuit.png"
     with open(download.value.path(), "rb") as picture:
         assert picture.read(8) == b"\x89PNG\r\n\x1a\n"
+    with shown.page.expect_download() as download:
+        shown.page.click("#save-svg")
+    assert download.value.suggested_filename == "circuit.svg"
+    tree = ElementTree.parse(download.value.path())
+    told = " ".join(text.text or "" for text in tree.iter(f"{SVG}text"))
+    for part in (shown.text("#title"), shown.text("#counts"), "query", "the wider", "oval: head"):
+        assert part in told
+    assert len(list(tree.iter(f"{SVG}path"))) >= len(CIRCUIT)
+
+
+NOTHING_BEHIND = """() => {
+  const graph = explorer.graph;
+  const boxes = graph.nodes('[number >= 0]').map(node => (
+    { id: node.id(), ...node.position(), w: node.width() / 2, h: node.height() / 2, kind: node.data('kind') }));
+  const holds = (box, at) => {
+    const [x, y] = [Math.abs(at.x - box.x) / box.w, Math.abs(at.y - box.y) / box.h];
+    return box.kind === 'head' ? x * x + y * y < 1 : box.kind === 'group' ? x + y < 1 : x < 1 && y < 1;
+  };
+  const behind = [];
+  graph.edges().filter(edge => edge.visible()).forEach(edge => {
+    const controls = edge.controlPoints() || [];
+    let from = edge.sourceEndpoint();
+    controls.forEach((control, index) => {
+      const next = controls[index + 1];
+      const end = edge.targetEndpoint();
+      const to = next ? { x: (control.x + next.x) / 2, y: (control.y + next.y) / 2 } : end;
+      for (let step = 0; step <= 20; step += 1) {
+        const u = step / 20;
+        const at = key => (1 - u) ** 2 * from[key] + 2 * u * (1 - u) * control[key] + u * u * to[key];
+        const point = { x: at('x'), y: at('y') };
+        boxes.filter(box => box.id !== edge.source().id() && box.id !== edge.target().id() && holds(box, point))
+          .forEach(box => behind.push(`${edge.source().data('full')} to ${edge.target().data('full')}: ${box.id}`));
+      }
+      from = to;
+    });
+  });
+  return behind;
+}"""
+
+
+@pytest.mark.parametrize("name", ["mha", "split", "gqa", "mqa", "per_query", "joint", "parallel"])
+def test_no_edge_passes_behind_a_node(explore, name):
+    shown = explore(random_circuit(name, 3))
+    assert shown.page.evaluate(NOTHING_BEHIND) == []
+    shown.page.click("#turn")
+    assert shown.page.evaluate(NOTHING_BEHIND) == []
+
+
+def test_effects_are_a_column_and_a_width(explore):
+    strongest = CIRCUIT.top(1, by="size")
+    names = list(CIRCUIT)
+    rows = [{"part": names[place], "in_circuit": {"kl": 0.25 * (place + 1)}} for place in (0, 1)]
+    shown = explore({"c": CIRCUIT}, effects={"c": {"edges": rows}})
+    assert [row[-1] for row in shown.rows()].count("–") == len(CIRCUIT) - 2
+    shown.page.click("#table th:has-text('KL if cut alone') button")
+    assert [row[-1] for row in shown.rows()][:2] == ["0.5", "0.25"]
+    shown.choose("#width-by", "effect")
+    widest = "explorer.graph.edges('[number >= 0]').max(edge => edge.data('width')).ele.data('number')"
+    assert shown.page.evaluate(widest) == 1
+    assert "KL rises" in shown.text("#width-note") and len(strongest) <= 1
+
+
+def test_the_marked_path_goes_on_through_a_shared_key_and_value(explore):
+    shown = explore(CIRCUIT)
+    for number, node in enumerate(
+        shown.page.evaluate("explorer.graph.nodes('[number >= 0]').map(n => n.data('full'))")
+    ):
+        if not node.startswith("a1.h"):
+            continue
+        shown.page.evaluate("document.activeElement.blur()")
+        shown.click_node(node)
+        steps = shown.page.evaluate("explorer.current.marks.path ? explorer.current.marks.path.nodes : []")
+        kinds = [shown.page.evaluate(f"explorer.graph.getElementById('n{step}').data('kind')") for step in steps]
+        marked = shown.page.evaluate("explorer.graph.edges('.structural.on-path').length")
+        assert marked == kinds.count("group"), (number, node)
+        shown.page.keyboard.press("Escape")
 
 
 FRAMES = """async gesture => {
@@ -228,6 +307,10 @@ def test_five_thousand_edges_are_smooth(explore, tmp_path, record_property):
     circuit = large_circuit()
     edges = kept_edges(circuit, tmp_path)
     shown = explore(circuit, size=(1400, 850), max_edges=6000)
+    # It opens with what can be looked at together; the rest is a click away.
+    assert shown.n_edges == shown.drawn() == 150
+    assert "150 of 5,323 edges shown, the strongest" in shown.text("#counts")
+    shown.page.click("#show-all")
     assert shown.n_edges == shown.drawn() == len(edges) == len(circuit) >= 5000
     ready = shown.page.evaluate("performance.now()")
     before = shown.page.evaluate("({zoom: explorer.graph.zoom(), pan: explorer.graph.pan().x})")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.figures.style import figure_bytes
 from analysis.figures.training import training_figure
 from circuitgraph.errors import ConfigurationError
 from tests.analysis.test_report import curve
@@ -55,3 +61,33 @@ def test_matplotlib_stays_as_it_was() -> None:
 def test_curves_that_cannot_be_drawn_say_what_is_needed(frame: pd.DataFrame) -> None:
     with pytest.raises(ConfigurationError, match="needs at least one row and the columns step, sparsity and kl"):
         training_figure(frame)
+
+
+def test_the_objective_has_its_name_and_unit_and_the_finished_circuit_its_lines() -> None:
+    frame = curve().drop(columns=["kl"]).assign(objective=curve()["kl"])
+    panel = training_figure(frame, objective="kl", evaluated={"validation": 0.25, "test": 0.5}).axes[0]
+    assert panel.get_ylabel() == "KL (nats)"
+    assert [np.asarray(line.get_ydata())[0] for line in panel.lines[-2:]] == [0.25, 0.5]
+    legend = panel.get_legend()
+    assert legend is not None
+    told = [text.get_text() for text in legend.get_texts()]
+    assert told[-2:] == ["finished circuit, validation", "finished circuit, test"]
+    assert training_figure(frame, objective="mse").axes[0].get_ylabel() == "mean squared error"
+
+
+HOSTILE: dict[Any, Any] = {
+    "text.usetex": True, "figure.facecolor": "black", "axes.facecolor": "black", "text.color": "white", "font.size": 40,
+    "savefig.facecolor": "black", "axes.prop_cycle": "cycler('color', ['ff0000'])", "lines.linewidth": 20,
+}  # fmt: skip
+
+
+def test_the_users_matplotlibrc_changes_nothing() -> None:
+    plain = figure_bytes(training_figure(curve()), "png")
+    with mpl.rc_context(HOSTILE):
+        assert figure_bytes(training_figure(curve()), "png") == plain
+        assert mpl.rcParams["text.usetex"]
+
+
+def test_an_unknown_backend_is_not_needed() -> None:
+    code = "import analysis.figures.style, os; assert os.environ['MPLBACKEND'] == 'nosuch'"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"MPLBACKEND": "nosuch"}, check=True)
