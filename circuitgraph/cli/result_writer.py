@@ -70,9 +70,9 @@ def write_shown(
         parts = Parts(stop, wanted)
         parts.missing = {**missing, **parts.missing}
         makers: dict[str, Callable[[], None]] = {
-            "curve": lambda: _draw_curve(folder, curve),
+            "curve": lambda: _draw_curve(folder, circuit, metrics, curve),
             "drawings": lambda: _draw(folder, circuit),
-            "explorer": lambda: _explorer(folder, circuit),
+            "explorer": lambda: _explorer(folder, circuit, metrics),
         }
         for part in [part for part in makers if part in wanted]:
             parts.attempt(part, makers[part], cheap=part != "drawings")
@@ -87,12 +87,21 @@ def write_shown(
     return parts
 
 
-def _draw_curve(folder: ResultFolder, curve: pd.DataFrame) -> None:
+_EVALUATED = ("validation", "test")
+
+
+def _draw_curve(folder: ResultFolder, circuit: Circuit, metrics: Mapping[str, Any], curve: pd.DataFrame) -> None:
     if len(curve):
         from analysis.figures.style import save_figure
         from analysis.figures.training import training_figure
 
-        save_figure(training_figure(curve), folder.place / "curve.png", dpi=150)
+        objective = circuit.provenance.get("objective")
+        roles = {split: (metrics.get("splits") or {}).get(split, {}).get("circuit", {}) for split in _EVALUATED}
+        # Only the same measure can stand beside the curve.
+        evaluated = {split: float(role[objective]) for split, role in roles.items() if role.get(objective) is not None}
+        save_figure(
+            training_figure(curve, objective=objective, evaluated=evaluated), folder.place / "curve.png", dpi=150
+        )
 
 
 def _draw(folder: ResultFolder, circuit: Circuit) -> None:
@@ -111,10 +120,12 @@ def _draw(folder: ResultFolder, circuit: Circuit) -> None:
         raise RenderingError(f"only circuit.dot was drawn: {error}") from error
 
 
-def _explorer(folder: ResultFolder, circuit: Circuit) -> None:
+def _explorer(folder: ResultFolder, circuit: Circuit, metrics: Mapping[str, Any]) -> None:
+    from analysis.drawing.effects import has_effects
     from analysis.explorer import write_explorer
 
-    write_explorer(circuit, folder.place / "circuit.html")
+    effects = {"circuit": metrics} if has_effects(metrics) else None
+    write_explorer({"circuit": circuit}, folder.place / "circuit.html", effects=effects)
 
 
 def _report(
