@@ -29,13 +29,13 @@ function wayOf(edge) {
   // An embedding stands on no lane; beside the middle of some lane there is always a corridor.
   const lane = !isOut ? to.across : from.kind === 'embedding' ? Math.floor(from.across / across) * across : from.across;
   const beside = isArc ? 1 : Math.sign((isOut ? to.across : from.across) - lane) || (lane === laneOfMlps ? -1 : 1);
-  const room = Math.max(0, across / 2 - HALF - 1);
+  const room = Math.max(0, across / 2 - HALF - 4);
   const depth = isArc ? Math.min(70, 0.05 * (to.along - from.along)) : 0;
   const corridor = lane + beside * (across / 2 + depth) + room * spread(edge.index, 11);
   const turn = Math.min(TURN, Math.abs(corridor - from.across) / 2) * Math.sign(corridor - from.across);
   const before = to.along - (isOut ? 62 : to.kind === 'group' ? 16 : HALF + 3);
-  // An MLP stands across the gutter, and is left by its side.
-  const first = from.kind === 'mlp' ? Math.sign(corridor - from.across) * Math.min(HALF + 1, Math.abs(corridor - from.across)) : 0;
+  // An MLP stands across the gutter, and is left by its side, clear of the border of a selected one.
+  const first = from.kind === 'mlp' ? Math.sign(corridor - from.across) * Math.min(HALF + 5, Math.abs(corridor - from.across)) : 0;
   const out = first
     ? [{ a: gutter, c: from.across + first }]
     : [{ a: gutter, c: from.across }, { a: gutter, c: from.across + turn }];
