@@ -31,6 +31,7 @@ from circuitgraph.forward.workspace import Workspace
 from circuitgraph.gate_map import GateMap
 from circuitgraph.graph import build_graph
 from circuitgraph.models import LoadedModel
+from circuitgraph.torch_state import in_settled_state
 from circuitgraph.universe import Universe
 
 _SAMPLES = 257  # about so many bytes of a tensor a checksum takes as they are
@@ -260,16 +261,19 @@ class CompiledModel:
         """Whether masked passes are done by the CPU's kernels, see `circuitgraph.forward.kernels`."""
         return cpu_kernels(torch.empty(0, dtype=self.dtype, device=self.device)) is not None
 
+    @in_settled_state
     def logits(self, batch: TokenBatch) -> Float[Tensor, "asked d_vocab"]:
         """The full model's logits at the asked positions."""
         return reference_run(self.bound, self.shape, batch, keep=False)[0]
 
+    @in_settled_state
     def run_with_values(self, batch: TokenBatch) -> tuple[Float[Tensor, "asked d_vocab"], AblationValues]:
         """The full model's logits, and what every writer says."""
         logits, values = reference_run(self.bound, self.shape, batch)
         assert values is not None
         return logits, values
 
+    @in_settled_state
     def whole_values(self, values: AblationValues) -> AblationValues:
         """Ablation values with all that `AblationValues.only_said` left out filled in again.
 
@@ -278,6 +282,7 @@ class CompiledModel:
         """
         return values if values.attention else read_again(self.bound, values)
 
+    @in_settled_state
     def ablation_values(self, ablation: str, batches: Iterable[TokenBatch] = ()) -> AblationValues:
         """Ablation values that do not depend on the prompt.
 
@@ -295,6 +300,7 @@ class CompiledModel:
             return mean_values(self.bound, self.shape, batches, per_position=ablation == "mean-positional")
         raise UnknownNameError.of("constant ablation", ablation, ("zero", "mean", "mean-positional"))
 
+    @in_settled_state
     def masked(
         self,
         gates: Float[Tensor, " edge"],
@@ -359,6 +365,7 @@ def _settle_kernels(asked: str, shape: ModelShape, model: nn.Module) -> str:
     return choose_kernels(asked, shape, device=weight.device.type, dtype=str(weight.dtype).removeprefix("torch."))
 
 
+@in_settled_state
 def compile_model(
     model: LoadedModel | nn.Module,
     *,

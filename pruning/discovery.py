@@ -26,6 +26,7 @@ from circuitgraph.csv_text import csv_text
 from circuitgraph.errors import IncompleteResultWarning, UnknownNameError
 from circuitgraph.memory.peak import peak_rss_bytes
 from circuitgraph.stopping import Stop, stopping
+from circuitgraph.torch_state import with_gradients
 from pruning.cards import discovery_card, metrics_line
 from pruning.checking.preflight import Preflight, look_before
 from pruning.diagnose import diagnose
@@ -91,6 +92,7 @@ class Discovery:
         return discovery_card(self)
 
 
+@with_gradients
 def discover(
     compiled: CompiledModel,
     task: TaskData,

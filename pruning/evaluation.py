@@ -25,6 +25,7 @@ from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
 from circuitgraph.liveness import effective_edges
+from circuitgraph.torch_state import with_gradients
 from pruning.baselines import random_circuit
 from pruning.cards import evaluation_card, metrics_line
 from pruning.encoding import EncodedPairs
@@ -93,6 +94,7 @@ def flat_row(row: Mapping[str, Any], *, intervals: bool = False) -> dict[str, fl
     return found
 
 
+@with_gradients
 def evaluate(
     compiled: CompiledModel,
     circuit: Circuit,
@@ -246,6 +248,7 @@ def _first_names(circuit: Circuit, edges: np.ndarray) -> str:
     return ", ".join(names) + (" …" if len(edges) > 3 else "")
 
 
+@with_gradients
 def evaluate_masks(
     compiled: CompiledModel,
     masks: Mapping[str, Circuit | np.ndarray],

@@ -11,6 +11,7 @@ import pandas as pd
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError
+from circuitgraph.torch_state import with_gradients
 from pruning.evaluation import evaluate_masks, flat_row
 from pruning.regimes.derived import (
     CONSENSUS,
@@ -29,6 +30,7 @@ _LAST = ["digest"]
 _COUNTS = ("n_full_right", "n_undefined")
 
 
+@with_gradients
 def evaluate_regimes(
     compiled: CompiledModel,
     tasks: Mapping[str, TaskData],

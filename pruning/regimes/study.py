@@ -13,6 +13,7 @@ import pandas as pd
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError, OutputError, UnknownNameError
+from circuitgraph.torch_state import with_gradients
 from pruning.frozen_cache.disk import DiskCache
 from pruning.objectives import check_objective, objective_named
 from pruning.recipes import Recipe, recipe_named
@@ -103,6 +104,7 @@ def _task_name(regime: str | Path) -> str:
     return regime
 
 
+@with_gradients
 def run_regimes(
     compiled: CompiledModel,
     regimes: Mapping[str, Regime] | str,
