@@ -169,7 +169,7 @@ def _objective(
         answers = "numbers" if numeric else "tokens"
         yield (
             "objective-does-not-fit",
-            f"objective {objective!r} does not fit answers that are {answers}; use {fit}",
+            f"objective {objective!r} does not fit: the answers are {answers}; use {fit}",
         )
     try:
         require_wrong_answers(objective, train)

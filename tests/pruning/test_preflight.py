@@ -133,7 +133,7 @@ def test_an_objective_that_does_not_fit(compiled, prompts, objective) -> None:
         )
         for name, pairs in prompts.items()
     }
-    with pytest.raises(ConfigurationError, match="does not fit answers that are numbers"):
+    with pytest.raises(ConfigurationError, match="answers are numbers"):
         discover(compiled, task_of(**numbers), RECIPE, objective="kl")
 
 
