@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from circuitgraph.architectures import Family, ModelShape, family_of
 from circuitgraph.architectures.family import BoundModel, frozen_view
+from circuitgraph.architectures.given import check_given
+from circuitgraph.architectures.intact import check_intact
 from circuitgraph.architectures.watch import ModelWatch, check_no_hooks
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
@@ -387,18 +389,22 @@ def compile_model(
             `packed`: the same, and for small batches (fewer than 96 tokens at once) faster still, with another copy of
             their weights a direction, which does not follow changes made through `weight.data`. `auto`: packed where
             the copies take at most a quarter of the free memory, else direct, else plain.
-        verify: Check that all gates 1 give the untouched model, and all gates 0 its run on other prompts.
+        verify: Check that all gates 1 give the untouched model, and all gates 0 its run on other prompts, and that its
+            weights are finite. That the model is the one that its config describes is always checked.
 
     Returns:
         The compiled model. The given one is left as it was.
 
     Raises:
-        UnsupportedModelError: The architecture or a config field is not understood.
-        ConfigurationError: The choices do not fit the model, or such kernels are not possible.
+        UnsupportedModelError: The architecture or a config field is not understood; or the model is not the one that
+            its config describes: hooks, methods set on a module, adapters, parametrisations, masks, replaced modules,
+            quantised, offloaded or mixed weights.
+        ConfigurationError: No model; the choices do not fit it; or such kernels are not possible.
         ParityError: The compiled graph does not reproduce the model.
     """
     loaded = model if isinstance(model, LoadedModel) else None
     network: Any = loaded.model if loaded is not None else model
+    check_given(network)
     config = network.config
     family = family_of(config.model_type)
     if type(network).__name__ not in family.model_classes:
@@ -407,6 +413,7 @@ def compile_model(
             f"got {type(network).__name__}. Load it with AutoModelForCausalLM."
         )
     family.check_config(config)
+    check_intact(network, family=family.name)
     shape = family.shape(config)
     universe = universe_of(family, shape, embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
     compiled = CompiledModel(
@@ -422,7 +429,8 @@ def compile_model(
         kernels=_settle_kernels(kernels, shape, network),
     )
     if verify:
-        from circuitgraph.parity import check_parity
+        from circuitgraph.parity import check_finite, check_parity
 
+        check_finite(network, name=compiled.name)
         check_parity(compiled)
     return compiled

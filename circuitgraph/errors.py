@@ -106,6 +106,10 @@ class UndefinedWarning(UserWarning):
     """Prompts that were left out of a measure because of NaN or infinite logits."""
 
 
+class ModelWarning(UserWarning):
+    """Something about a model or its tokenizer that makes some numbers undefined, or that a loader left out."""
+
+
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
 """How torch's allocators, C++, CUDA and its libraries say it."""
 

@@ -6,15 +6,18 @@ counterfactuals its run on the corrupted ones, at real tokens, under left and ri
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuitgraph.architectures.family import frozen_view
+from circuitgraph.architectures.intact import non_finite_weights
 from circuitgraph.architectures.rotary import as_fresh, depends_on_length, switch_length
 from circuitgraph.batch import TokenBatch
-from circuitgraph.errors import ParityError
+from circuitgraph.errors import ModelWarning, ParityError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from circuitgraph.compile import CompiledModel
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 0.2, torch.float16: 0.03}
 _FAR = 64  # tokens; a longer prompt only for the sake of a switch would make the gate slow
 _COARSE = (torch.bfloat16, torch.float16)
+_ATTEMPTS = 5  # prompts drawn anew where a token without a finite embedding makes some of them undefined
 
 
 def _random_batch(compiled: CompiledModel, side: str, seed: int, seq: int) -> TokenBatch:
@@ -76,23 +80,73 @@ def parity_differences(compiled: CompiledModel, *, seed: int = 0, seq: int = 8) 
         float16 the root mean square of the differences instead.
     """
     seq = _length(compiled, seq)
-    n_edges = compiled.universe.n_edges
     found: dict[str, float] = {}
     for side in ("none", "right", "left"):
-        clean = _random_batch(compiled, side, seed, seq)
-        corrupted = _random_batch(compiled, side, seed + 1, seq)
-        _, values = compiled.run_with_values(corrupted)
-        for gate, source in ((1.0, clean), (0.0, corrupted)):
-            wide = torch.float64 if compiled.dtype == torch.float64 else torch.float32
-            gates = torch.full((n_edges,), gate, dtype=wide, device=compiled.device)
-            with torch.no_grad():
-                ours = compiled.masked(gates, clean, values).logits.double()
-            theirs = _untouched_logits(compiled.model, source).double()
-            spread = theirs.std().clamp(min=1e-30)
+        for attempt in range(_ATTEMPTS):
+            differences = _differences(compiled, side, seed + 2 * attempt, seq)
+            if not any(math.isnan(difference) for difference in differences.values()):
+                break
+        found |= differences
+    return found
+
+
+def _differences(compiled: CompiledModel, side: str, seed: int, seq: int) -> dict[str, float]:
+    """Both checks with one kind of padding; NaN where no logit is defined, or one is in the model or graph alone."""
+    clean, corrupted = (_random_batch(compiled, side, each, seq) for each in (seed, seed + 1))
+    _, values = compiled.run_with_values(corrupted)
+    found: dict[str, float] = {}
+    for gate, source in ((1.0, clean), (0.0, corrupted)):
+        wide = torch.float64 if compiled.dtype == torch.float64 else torch.float32
+        gates = torch.full((compiled.universe.n_edges,), gate, dtype=wide, device=compiled.device)
+        with torch.no_grad():
+            ours = compiled.masked(gates, clean, values).logits.double()
+        theirs = _untouched_logits(compiled.model, source).double()
+        defined = ~(theirs.isnan() & ours.isnan())
+        ours, theirs = ours[defined], theirs[defined]
+        difference = math.nan
+        if len(theirs) > 1:
             gap = (ours - theirs).abs()
             gap = gap.square().mean().sqrt() if compiled.dtype in _COARSE else gap.max()
-            found[f"all gates {gate:.0f}, padding {side}"] = float(gap / spread)
+            difference = float(gap / theirs.std().clamp(min=1e-30))
+        found[f"all gates {gate:.0f}, padding {side}"] = difference
     return found
+
+
+def check_finite(model: nn.Module, *, name: str) -> None:
+    """Look for weights that are no numbers.
+
+    Warns of tokens or positions whose embeddings are not: prompts without them may be well.
+
+    Args:
+        model: The model.
+        name: What it is called.
+
+    Raises:
+        UnsupportedModelError: Other weights are not finite, so that no prompt has logits.
+    """
+    weights = dict(model.named_parameters())
+    tables = {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Embedding)} | {
+        "lm_head.weight"
+    }
+    everywhere = []
+    for weight in non_finite_weights(model):
+        rows = (~weights[weight].detach().isfinite().all(-1)).nonzero()[:, 0].tolist() if weight in tables else []
+        if not rows or len(rows) == len(weights[weight]):
+            everywhere.append(weight)
+            continue
+        few = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+        warnings.warn(
+            f"model {name}: {len(rows)} of the {len(weights[weight])} rows of {weight} are not finite ({few}): what "
+            "needs them is undefined",
+            ModelWarning,
+            stacklevel=3,
+        )
+    if everywhere:
+        raise UnsupportedModelError(
+            f"model {name}: {len(everywhere)} of its {len(weights)} weights hold NaN or infinities, such as "
+            f"{', '.join(everywhere[:3])}, so that its logits are undefined for every prompt; load another checkpoint, "
+            "or a wider number format"
+        )
 
 
 def check_parity(compiled: CompiledModel, *, seed: int = 0) -> None:
@@ -106,10 +160,30 @@ def check_parity(compiled: CompiledModel, *, seed: int = 0) -> None:
         ParityError: A difference is larger than rounding explains.
     """
     allowed = TOLERANCE[compiled.dtype]
-    for check, difference in parity_differences(compiled, seed=seed).items():
-        if not difference <= allowed:
-            raise ParityError(
-                f"{compiled.name}: {check}: the compiled graph differs from the model by {difference:.2e} of the "
-                f"logits' standard deviation; at most {allowed:.0e} was expected in {compiled.dtype}. "
-                "The family's file may not fit this model; please report it with the model's config."
-            )
+    found = parity_differences(compiled, seed=seed)
+    failed = {check: difference for check, difference in found.items() if not difference <= allowed}
+    if not failed:
+        return
+    form = str(compiled.dtype).removeprefix("torch.")
+    first = next(iter(failed))
+    if any(math.isnan(difference) for difference in failed.values()):
+        raise ParityError(
+            f"{compiled.name}: {first}: the model or its graph gives logits that are no numbers in {form}, so the two "
+            "cannot be compared. Load the model in a wider number format (--dtype bfloat16 or float32), and look at "
+            "its weights."
+        )
+    if all(check.startswith("all gates 1") for check in failed):
+        which = "The graph with every edge kept is not the model"
+    elif all(check.startswith("all gates 0") for check in failed):
+        which = "The graph with every edge cut is not the model's run on the other prompts"
+    else:
+        which = "The graph is not the model, with every edge kept or cut"
+    raise ParityError(
+        f"{compiled.name}: {first}: the compiled graph differs from the model by {failed[first]:.2e} of the logits' "
+        f"standard deviation, where rounding in {form} explains {allowed:.0e}; {len(failed)} of {len(found)} checks "
+        f"failed. {which}. First suspects, in this order: weights, modules or settings that were changed after "
+        "loading (compile it as AutoModelForCausalLM.from_pretrained gives it); a number format too narrow for "
+        "this model (try float32 or float64); another version of transformers than was tried. If none of them is it, "
+        f"the file of the family {compiled.family.name} does not fit the model: please report it with the model's "
+        "config."
+    )

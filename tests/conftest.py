@@ -35,6 +35,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from circuitgraph.architectures.intact import STAND_INS
 from tests.chromium import browser  # noqa: F401  (a fixture)
 
 _LONGEST = ("test_tracr_recovery.py", "test_pages.py")
@@ -67,6 +68,9 @@ class UncastRMSNorm(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         variance = hidden_states.pow(2).mean(-1, keepdim=True)
         return self.weight * hidden_states * torch.rsqrt(variance + self.variance_epsilon)
+
+
+STAND_INS[UncastRMSNorm] = LlamaRMSNorm
 
 
 def randomise(model: PreTrainedModel, seed: int) -> None:

@@ -228,6 +228,8 @@ def frozen_view(module: nn.Module) -> nn.Module:
     for hooks in [name for name in view.__dict__ if name.endswith("_hooks")]:
         view.__dict__[hooks] = type(view.__dict__[hooks])()
     view.__dict__["training"] = False
+    if "_compiled_call_impl" in view.__dict__:  # of `module.compile()`, bound to the original
+        view.__dict__["_compiled_call_impl"] = None
     return view
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from circuitgraph.architectures.intact import STAND_INS
 from circuitgraph.batch import TokenBatch
 from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.gate_map import GateMap
@@ -47,6 +49,9 @@ class UncastRotary(nn.Module):
         angle = position_ids[..., None].double() * self.steps
         angle = torch.cat([angle, angle], -1)
         return angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+
+
+STAND_INS[UncastRotary] = LlamaRotaryEmbedding
 
 
 def give_biases(model: nn.Module, seed: int) -> None:
