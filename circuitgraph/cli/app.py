@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from circuitgraph.cli.bench import bench
-from circuitgraph.cli.cache import cache
+from circuitgraph.cli.cache import cache, told_as_notes
 from circuitgraph.cli.check import check
 from circuitgraph.cli.combine import combine
 from circuitgraph.cli.compare import compare
@@ -31,11 +31,12 @@ from circuitgraph.stopping import Stopped
 
 
 class _Commands(TyperGroup):
-    """The group of commands; Ctrl-C in one of them is told to `main` in our own words."""
+    """The group of commands; warnings and Ctrl-C in one of them are told in our own words."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with told_as_notes():
+                return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Interrupted(error.name if isinstance(error, Stopped) else "SIGINT") from None
         except BrokenPipeError:

@@ -8,12 +8,13 @@ Nothing here imports torch before a model is asked for.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.errors import ConfigurationError, ModelWarning, UnknownNameError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -91,7 +92,28 @@ def load_model(
     check_device(device)
     loaded = _load_on_cpu(name, dtype=dtype, trust_remote_code=trust_remote_code)
     loaded.model.to(device)
+    warn_of_extra_tokens(loaded)
     return loaded
+
+
+def warn_of_extra_tokens(loaded: LoadedModel) -> None:
+    """Warn of tokens that a model has no embedding for: prompts with them cannot run.
+
+    Args:
+        loaded: The model and its tokenizer.
+    """
+    if loaded.tokenizer is None or loaded.name.startswith("tracr:"):
+        return
+    size = loaded.model.get_input_embeddings().num_embeddings
+    beyond = sorted((index, token) for token, index in loaded.tokenizer.get_vocab().items() if index >= size)
+    if beyond:
+        few = ", ".join(f"{token!r} ({index})" for index, token in beyond[:5]) + (", …" if len(beyond) > 5 else "")
+        warnings.warn(
+            f"model {loaded.name!r}: its tokenizer has {len(beyond)} tokens beyond the model's {size}: {few}. Prompts "
+            "with them cannot run; if they are meant to be used, train the model with resize_token_embeddings first",
+            ModelWarning,
+            stacklevel=3,
+        )
 
 
 def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConfig:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,11 +32,25 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from circuitgraph.errors import ConfigurationError, ModelNotFoundError
+from circuitgraph.models.file_weights import check_adapters, check_unexpected
 
 _WHAT_TO_DO = (
     "Give a local folder made with save_pretrained(folder), or go online once so that the hub's cache "
     "holds the model, or use a model that needs no hub: {packaged}."
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """Which weights of a model and of its files did not find each other.
+
+    Attributes:
+        missing: Names of those that the files lack; `transformers` has filled them with random numbers.
+        unexpected: Names of those in the files that the config has no place for; they were left out.
+    """
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
 
 
 def load_hub_config(name: str, *, packaged: Iterable[str], trust_remote_code: bool) -> PretrainedConfig:
@@ -74,8 +90,9 @@ def load_hub_model(
         The model in evaluation mode on the CPU, its tokenizer, and the hub's commit (None for a folder).
 
     Raises:
-        ModelNotFoundError: There is no such folder or hub model, or it has no safetensors weights or no
-            tokenizer.
+        ModelNotFoundError: There is no such folder or hub model; it has no safetensors weights or no tokenizer; or its
+            weights are not those that its config asks for.
+        UnsupportedModelError: Its weights are quantised.
         ConfigurationError: The model brings code that was not trusted.
     """
     config = load_hub_config(name, packaged=packaged, trust_remote_code=trust_remote_code)
@@ -84,7 +101,7 @@ def load_hub_model(
         tokenizer = AutoTokenizer.from_pretrained(
             _where(name), trust_remote_code=trust_remote_code, local_files_only=_offline(name)
         )
-        model, missing = load_weights(
+        model, report = load_weights(
             _where(name),
             config=config,
             dtype=dtype,
@@ -96,17 +113,19 @@ def load_hub_model(
             f"model {name!r} has no tokenizer, or one without words; put one beside it with "
             "tokenizer.save_pretrained(folder)"
         )
+    missing = report.missing
     if missing:
         raise ModelNotFoundError(
             f"model {name!r} lacks {len(missing)} of the weights its config.json asks for, for example "
             f"{', '.join(missing[:3])}; expected the folder as save_pretrained left it"
         )
+    check_unexpected(name, report.unexpected, n_layers=getattr(config, "num_hidden_layers", None))
     return model, tokenizer, getattr(config, "_commit_hash", None)
 
 
 def load_weights(
     where: str, *, config: PretrainedConfig, dtype: str, trust_remote_code: bool, local_files_only: bool
-) -> tuple[PreTrainedModel, list[str]]:
+) -> tuple[PreTrainedModel, LoadReport]:
     """Load a causal language model from safetensors.
 
     The global random state is left alone, although `transformers` may draw weights it then overwrites.
@@ -119,10 +138,9 @@ def load_weights(
         local_files_only: Whether to stay off the network.
 
     Returns:
-        The model in evaluation mode on the CPU, and the names of weights that were not in the files,
-        which `transformers` has filled with random numbers.
+        The model in evaluation mode on the CPU, and which weights did not find each other.
     """
-    with quiet_progress(), torch.random.fork_rng(devices=[]):
+    with quiet_progress(), _quiet_report(), torch.random.fork_rng(devices=[]):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
@@ -133,7 +151,21 @@ def load_weights(
             output_loading_info=True,
         )
     model, report = loaded  # with output_loading_info, a pair
-    return model.eval(), sorted(report["missing_keys"])
+    return model.eval(), LoadReport(
+        missing=tuple(sorted(report["missing_keys"])), unexpected=tuple(sorted(report["unexpected_keys"]))
+    )
+
+
+@contextlib.contextmanager
+def _quiet_report() -> Iterator[None]:
+    """Switch the report of `transformers` on weights that did not find each other off: ours says it by name."""
+    log = logging.getLogger("transformers.modeling_utils")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -178,7 +210,7 @@ def _check_folder(name: str) -> None:
 
 
 def _check_weights(name: str) -> None:
-    """Refuse a folder without safetensors before `transformers` says so less clearly.
+    """Refuse a folder without safetensors, or with adapters, before `transformers` says so less clearly or not at all.
 
     Raises:
         ModelNotFoundError: Says which weights are there instead.
@@ -186,6 +218,7 @@ def _check_weights(name: str) -> None:
     if not _is_path(name):
         return
     folder = Path(name).expanduser()
+    check_adapters(name, folder)
     if not list(folder.glob("*.safetensors")):
         pickled = sorted(path.name for path in folder.glob("*.bin"))
         seen = f"only {', '.join(pickled)}, which could run code when read" if pickled else "no weights"

@@ -63,14 +63,14 @@ def load_smollm2(*, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrained
     """
     folder = converted_folder()
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    model, missing = load_weights(
+    model, report = load_weights(
         str(folder),
         config=load_smollm2_config(),
         dtype=dtype,
         trust_remote_code=False,
         local_files_only=True,
     )
-    assert not missing, missing
+    assert not report.missing and not report.unexpected, report
     model.config.name_or_path = model.name_or_path = NAME  # not the cache's path on this machine
     return model, tokenizer, SOURCE_SHA256
 

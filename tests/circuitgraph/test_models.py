@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 import circuitgraph
-from circuitgraph.errors import ConfigurationError, ModelNotFoundError, OutputError, UnknownNameError
+from circuitgraph.errors import ConfigurationError, ModelNotFoundError, ModelWarning, OutputError, UnknownNameError
 from circuitgraph.models import PACKAGED, LoadedModel, hub, load_config, load_model, smollm2
 
 
@@ -27,6 +28,13 @@ def folder(tmp_path, tiny_gpt2) -> Path:
     tiny_gpt2(seed=5).save_pretrained(tmp_path / "model")
     PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
+
+
+def add_weight(folder: Path, name: str, weight: torch.Tensor | None = None) -> None:
+    """Put one more weight into a model's file."""
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    save_file({**weights, name: torch.ones(4) if weight is None else weight}, file, metadata={"format": "pt"})
 
 
 @pytest.fixture
@@ -113,6 +121,50 @@ class TestFolder:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"n_layer": 2}))
         with pytest.raises(ModelNotFoundError, match=r"h\.1\."):
+            load_model(str(folder))
+
+    @pytest.mark.parametrize(
+        ("extra", "words"),
+        [
+            ("transformer.h.0.attn.q_norm.weight", "norms on queries and keys"),
+            ("transformer.h.2.ln_1.weight", "layers up to number 2, where its config.json has 2 layers"),
+            ("transformer.h.0.attn.c_attn.lora_A.weight", r"merge_and_unload\(\)"),
+            ("lm_head.bias", "would leave another model"),
+            ("model.layers.0.self_attn.q_proj.bias", "attention_bias: true"),
+        ],
+    )
+    def test_weights_without_a_place_are_refused(self, folder, extra, words):
+        """transformers loads the file without them: its own report says so, and nothing else."""
+        add_weight(folder, extra)
+        with pytest.raises(ModelNotFoundError, match=rf"hold 1 weights .*{extra}.*{words}.*LoadedModel"):
+            load_model(str(folder))
+
+    @pytest.mark.parametrize(
+        "extra", ["transformer.h.0.attn.masked_bias", "model.layers.0.self_attn.rotary_emb.inv_freq", "v_head.weight"]
+    )
+    def test_weights_that_change_nothing_are_named(self, folder, extra):
+        before = load_model(str(folder)).model(torch.tensor([[1, 2, 3]])).logits
+        add_weight(folder, extra)
+        with pytest.warns(ModelWarning, match=rf"left out of its files: {extra}; they change no logits"):
+            after = load_model(str(folder)).model(torch.tensor([[1, 2, 3]])).logits
+        assert torch.equal(before, after)
+
+    @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+    def test_adapters_beside_a_model_are_refused(self, folder, name):
+        (folder / name).write_text("{}")
+        with pytest.raises(ModelNotFoundError, match=rf"{name}.*merge_and_unload\(\)"):
+            load_model(str(folder))
+
+    def test_a_head_of_its_own_is_loaded(self, folder):
+        """The config says that the head is the embedding's, the file has another: the file's counts."""
+        add_weight(folder, "lm_head.weight", torch.ones(29, 12))
+        assert torch.equal(load_model(str(folder)).model.lm_head.weight, torch.ones(29, 12))
+
+    def test_tokens_beyond_the_vocabulary_are_named(self, folder):
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer.add_tokens(["<one>", "<two>"])
+        tokenizer.save_pretrained(folder)
+        with pytest.warns(ModelWarning, match=r"2 tokens beyond the model's 29: '<one>' \(29\), '<two>' \(30\)"):
             load_model(str(folder))
 
     def test_foreign_code_runs_only_when_asked_for(self, folder):
