@@ -413,9 +413,9 @@ def compile_model(
             f"got {type(network).__name__}. Load it with AutoModelForCausalLM."
         )
     family.check_config(config)
-    check_intact(network, family=family.name)
     shape = family.shape(config)
     universe = universe_of(family, shape, embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
+    check_intact(network, family=family.name)
     compiled = CompiledModel(
         model=network,
         tokenizer=loaded.tokenizer if loaded is not None else None,

@@ -26,6 +26,11 @@ BlockOrder = Literal["sequential", "parallel"]
 EDGE_KINDS = ("q", "k", "v", "qkv", "mlp", "logits")
 WRITER_KINDS = ("embedding", "head", "mlp")
 
+MOST_EDGES = 500_000_000
+"""Three times those of Llama 3.1 405B; one gate each takes 2 GB."""
+MOST_NODES = 2_000_000
+"""Writers and readers, which all have names."""
+
 CHOICES = {
     "block_order": ("sequential", "parallel"),
     "embeddings": ("joint", "split"),
@@ -104,6 +109,12 @@ class Universe:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigurationError(f"universe: {name} must be a whole number of at least 1; got {value!r}")
+        if self.n_edges > MOST_EDGES or self.n_writers + self.n_readers > MOST_NODES:
+            raise ConfigurationError(
+                f"universe: n_layers ({self.n_layers:,}) and n_heads ({self.n_heads:,}) make {self.n_edges:,} edges "
+                f"between {self.n_writers + self.n_readers:,} places; expected at most {MOST_EDGES:,} and "
+                f"{MOST_NODES:,}, some times those of the largest models. Are these the sizes that were meant?"
+            )
         if self.n_heads % self.n_kv_heads:
             raise ConfigurationError(
                 f"universe: n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})"
@@ -156,8 +167,12 @@ class Universe:
     @cached_property
     def n_edges(self) -> int:
         """Maskable edges in all."""
-        last = self.blocks[-1]
-        return last.edges.stop
+        layers = self.n_layers
+        # A layer's attention sees the embeddings and (heads + MLP) of every layer before; so does its MLP, which sees
+        # its own layer's heads too where blocks are sequential; the logits see every writer.
+        seen = layers * self.n_embeddings + (self.n_heads + 1) * layers * (layers - 1) // 2
+        own = layers * self.n_heads if self.block_order == "sequential" else 0
+        return (self.n_attention_readers + 1) * seen + own + self.n_writers
 
     @cached_property
     def blocks(self) -> tuple[ReaderBlock, ...]:

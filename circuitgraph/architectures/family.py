@@ -6,26 +6,17 @@ the model's own weights and modules, in the form in which the forward pass uses 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from circuitgraph.architectures.config_fields import Field, says_nothing, wrong_values
+from circuitgraph.architectures.given import quantisation
 from circuitgraph.errors import UnsupportedModelError
-
-# Fields of any Hugging Face config that do not change what a forward pass computes.
-_HARMLESS = frozenset(
-    """_name_or_path architectures bos_token_id chunk_size_feed_forward decoder_start_token_id dtype eos_token_id
-    finetuning_task forced_bos_token_id forced_eos_token_id id2label initializer_range keys_to_ignore_at_inference
-    label2id model_type output_attentions output_hidden_states pad_token_id prefix problem_type return_dict
-    sep_token_id task_specific_params tie_word_embeddings tokenizer_class torch_dtype transformers_version use_cache
-    is_llama_config rope_interleaved transformers.js_config _attn_implementation _experts_implementation
-    unk_token_id cls_token_id mask_token_id
-    """.split()
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +153,8 @@ class Family:
         understood: Config fields that `shape` and `bind` honour, or that the model's own modules do.
         required: Config fields that are understood at one value only.
         harmless: Config fields that do not change a forward pass in evaluation mode.
+        fields: What the values of understood fields have to be.
+        contradictions: What in a config's fields does not fit together, in words.
         random_ids: Prompts for the parity gate, from a config and the mask of real tokens.
     """
 
@@ -172,35 +165,59 @@ class Family:
     understood: frozenset[str]
     required: Mapping[str, object]
     harmless: frozenset[str]
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    contradictions: Callable[[Mapping[str, Any]], Iterator[str]] = lambda values: iter(())
     random_ids: Callable[[Any, Int[Tensor, "batch seq"], torch.Generator], Int[Tensor, "batch seq"]] = any_ids
 
     def check_config(self, config: Any) -> None:
-        """Refuse a config with a field that is not understood.
+        """Refuse a config with a value that makes no model, or a field that is not understood.
 
         Args:
             config: A Hugging Face config.
 
         Raises:
-            UnsupportedModelError: A field is not understood and not at its default.
+            UnsupportedModelError: Names all fields that have values of the wrong kind, contradict each other, or are
+                not understood and not at their defaults.
         """
         values = config.to_dict()
-        for field, wanted in self.required.items():
-            if field in values and values[field] != wanted:
-                raise UnsupportedModelError(
-                    f"{self.name}: config field {field}={values[field]!r} is not supported; only {wanted!r} is"
-                )
-        known = self.understood | self.harmless | _HARMLESS | set(self.required)
-        unknown = {field: value for field, value in values.items() if field not in known and value is not None}
+        self.check_values(values, of="its config")
+        known = self.understood | self.harmless | set(self.required)
+        unknown = {name: value for name, value in values.items() if name not in known and not says_nothing(name, value)}
         # A config that is fully known need not have defaults; Tracr's has none.
         defaults = type(config)().to_dict() if unknown else {}
-        for field, value in unknown.items():
-            if field in defaults and defaults[field] == value:
-                continue
+        found = [
+            f"{name}={value!r}" for name, value in unknown.items() if name not in defaults or defaults[name] != value
+        ]
+        if found:
+            fields, are, they = ("fields", "are", "them") if len(found) > 1 else ("field", "is", "it")
             raise UnsupportedModelError(
-                f"{self.name}: config field {field}={value!r} is not understood, so the compiled graph could be "
-                "wrong; load a model without it, or teach it to "
+                f"{self.name}: config {fields} {', '.join(found)} {are} not understood, so the compiled graph could be "
+                f"wrong. If the model does not depend on {they}, take {they} out of the config; else teach {they} to "
                 f"circuitgraph/architectures/{self.name}.py"
             )
+
+    def check_values(self, values: Mapping[str, Any], *, of: str) -> None:
+        """Refuse values of the wrong kind, contradictions, and what is understood at one value only.
+
+        Args:
+            values: A config's fields, as they stand in its file or as of `to_dict`.
+            of: Whose, for the message.
+
+        Raises:
+            UnsupportedModelError: Names all of them.
+        """
+        method = quantisation(dict(values))
+        if method is not None:
+            raise UnsupportedModelError(
+                f"{self.name}: {of} says that the weights are quantised ({method}); load a model that is not"
+            )
+        found = [*wrong_values(self.fields, values)]
+        found += self.contradictions(values) if not found else ()
+        for name, wanted in self.required.items():
+            if name in values and values[name] not in (wanted, None):
+                found.append(f"{name}={values[name]!r} is not supported; only {wanted!r} is")
+        if found:
+            raise UnsupportedModelError(f"{self.name}: {of}: {'; '.join(found)}")
 
 
 def frozen_view(module: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from circuitgraph.architectures.activations import with_short_gelu
+from circuitgraph.architectures.config_fields import activation, flag, not_a_multiple, number, whole
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape, Projection
 
 
@@ -26,6 +27,14 @@ def _shape(config: Any) -> ModelShape:
     )
 
 
+def _scale(attention: Any) -> float:
+    """The factor on scores; transformers before 5.4 keeps what it is made of."""
+    if hasattr(attention, "scaling"):
+        return attention.scaling
+    scale = attention.head_dim**-0.5 if attention.scale_attn_weights else 1.0
+    return scale / (attention.layer_idx + 1) if attention.scale_attn_by_inverse_layer_idx else scale
+
+
 def _block(block: nn.Module) -> BoundBlock:
     attention: Any = block.attn
     width, n_heads = attention.embed_dim, attention.num_heads
@@ -41,7 +50,7 @@ def _block(block: nn.Module) -> BoundBlock:
         value=value,
         output=attention.c_proj.weight,
         output_bias=attention.c_proj.bias,
-        scale=attention.scaling,
+        scale=_scale(attention),
         mlp_norm=block.ln_2,  # type: ignore[arg-type]
         mlp=with_short_gelu(block.mlp),  # type: ignore[arg-type]
     )
@@ -66,6 +75,15 @@ FAMILY = Family(
         """vocab_size n_positions n_embd n_layer n_head n_inner activation_function layer_norm_epsilon
         scale_attn_weights scale_attn_by_inverse_layer_idx n_ctx""".split()
     ),
+    fields={
+        **dict.fromkeys(("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"), whole()),
+        "n_inner": whole(or_null=True),
+        "activation_function": activation(),
+        "layer_norm_epsilon": number(),
+        "scale_attn_weights": flag(),
+        "scale_attn_by_inverse_layer_idx": flag(),
+    },
+    contradictions=lambda values: not_a_multiple(values, "n_embd", "n_head"),
     required={"reorder_and_upcast_attn": False, "add_cross_attention": False},
     harmless=frozenset(
         """resid_pdrop embd_pdrop attn_pdrop summary_type summary_use_proj summary_activation

@@ -5,12 +5,14 @@ SmolLM2, Llama 1 to 3 and CodeLlama are of this family. Rope scaling is the mode
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from circuitgraph.architectures.activations import GatedMLP
+from circuitgraph.architectures.config_fields import activation, flag, not_a_multiple, number, whole, wrong_rope
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape, Projection, Rotary
 from circuitgraph.architectures.rms_norm import RMSNorm
 from circuitgraph.architectures.rotary import prompt_by_prompt
@@ -67,6 +69,15 @@ def _bind(model: Any) -> BoundModel:
     )
 
 
+def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from not_a_multiple(values, "hidden_size", "num_attention_heads")
+    yield from not_a_multiple(values, "num_attention_heads", "num_key_value_heads")
+    head = values.get("head_dim")
+    if isinstance(head, int) and head % 2:
+        yield f"head_dim={head}: expected an even number, its halves are turned against each other"
+    yield from wrong_rope(values)
+
+
 FAMILY = Family(
     name="llama",
     model_classes=frozenset({"LlamaForCausalLM"}),
@@ -77,6 +88,26 @@ FAMILY = Family(
         hidden_act max_position_embeddings rms_norm_eps rope_parameters rope_scaling rope_theta attention_bias
         mlp_bias head_dim""".split()
     ),
+    fields={
+        **dict.fromkeys(
+            (
+                "vocab_size",
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "max_position_embeddings",
+            ),
+            whole(),
+        ),
+        "num_key_value_heads": whole(or_null=True),
+        "head_dim": whole(or_null=True),
+        "hidden_act": activation(),
+        "rms_norm_eps": number(),
+        "attention_bias": flag(),
+        "mlp_bias": flag(),
+    },
+    contradictions=_contradictions,
     required={"pretraining_tp": 1},
     harmless=frozenset({"attention_dropout"}),
 )

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -31,7 +31,14 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from circuitgraph.errors import ConfigurationError, ModelNotFoundError
+from circuitgraph.architectures import family_of, supported_model_types
+from circuitgraph.errors import (
+    CircuitGraphError,
+    ConfigurationError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+    out_of_memory,
+)
 from circuitgraph.models.file_weights import check_adapters, check_unexpected
 
 _WHAT_TO_DO = (
@@ -66,9 +73,15 @@ def load_hub_config(name: str, *, packaged: Iterable[str], trust_remote_code: bo
 
     Raises:
         ModelNotFoundError: There is no such folder, and the hub does not have it or is out of reach.
+        UnsupportedModelError: Names all fields of its config.json that make no model.
         ConfigurationError: The model brings code that was not trusted.
     """
     _check_folder(name)
+    with _explain(name, packaged):
+        values, _ = PretrainedConfig.get_config_dict(_where(name), local_files_only=_offline(name))
+        if not isinstance(values, dict):
+            raise TypeError(f"config.json holds a {type(values).__name__}, not an object")
+    _check_values(name, values)
     with _explain(name, packaged):
         return AutoConfig.from_pretrained(
             _where(name), trust_remote_code=trust_remote_code, local_files_only=_offline(name)
@@ -180,6 +193,27 @@ def quiet_progress() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def _check_values(name: str, values: dict[str, Any]) -> None:
+    """Refuse values that make no model, before `transformers` takes one of two that contradict each other.
+
+    Raises:
+        UnsupportedModelError: Names all of them.
+    """
+    kind = values.get("model_type")
+    if kind not in supported_model_types() or kind not in CONFIG_MAPPING:
+        return
+    of = f"config.json of {name!r}"
+    aliases = {other: field for other, field in CONFIG_MAPPING[kind].attribute_map.items() if other in values}
+    for other, field in aliases.items():
+        if field in values and values[field] != values[other]:
+            raise UnsupportedModelError(
+                f"{kind}: {of}: {field}={values[field]!r} and {other}={values[other]!r} contradict each other: "
+                "expected one of them"
+            )
+    named = {aliases.get(field, field): value for field, value in values.items()}
+    family_of(kind).check_values(named, of=of)
+
+
 def _is_path(name: str) -> bool:
     """Whether a name means a folder: it exists, or it is written like a path."""
     return Path(name).expanduser().exists() or name.startswith((".", "/", "~", os.sep))
@@ -251,7 +285,9 @@ def _explain(name: str, packaged: Iterable[str]) -> Iterator[None]:
     """Turn what `transformers` raises for a missing or untrusted model into our errors."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a model's files make transformers raise
+        if isinstance(error, CircuitGraphError) or out_of_memory(error):
+            raise
         said = " ".join(str(error).split())[:400]
         if "trust_remote_code" in str(error):
             raise ConfigurationError(

@@ -142,3 +142,28 @@ def test_unknown_edges_name_the_nearest(source: str, target: str, message: str) 
 def test_what_is_no_node_has_no_kind(name: str) -> None:
     with pytest.raises(UnknownNameError, match="no node name"):
         node_kind(name)
+
+
+def test_the_number_of_edges_is_that_of_the_blocks() -> None:
+    for order, heads, kv, per in itertools.product(("sequential", "parallel"), (1, 4), (1, 4), ("native", "per_query")):
+        if kv > heads:
+            continue
+        universe = Universe(
+            family="any", n_layers=3, n_heads=heads, n_kv_heads=kv, block_order=order, kv_heads=per, embeddings="split"
+        )
+        assert universe.n_edges == universe.blocks[-1].edges.stop
+
+
+@pytest.mark.parametrize(
+    "sizes", [(30_000, 12, 12), (10**12, 1, 1), (1, 10**9, 1), (200, 500_000, 1)], ids=lambda sizes: str(sizes)
+)
+def test_a_universe_too_large_for_any_model_is_refused_at_once(sizes: tuple[int, int, int]) -> None:
+    layers, heads, kv = sizes
+    with pytest.raises(ConfigurationError, match=rf"n_layers \({layers:,}\) and n_heads \({heads:,}\) make .* edges"):
+        Universe(family="gpt2", n_layers=layers, n_heads=heads, n_kv_heads=kv)
+
+
+def test_the_largest_published_models_have_universes() -> None:
+    # Llama 3.1 405B, and GPT-3 with keys and values of its own for each of its 96 heads.
+    assert Universe(family="llama", n_layers=126, n_heads=128, n_kv_heads=8).n_edges == 147_352_528
+    assert Universe(family="gpt3", n_layers=96, n_heads=96, n_kv_heads=96).n_edges < 200_000_000
