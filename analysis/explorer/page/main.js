@@ -94,7 +94,12 @@ function listenToGraph() {
   graph.on('mouseover', 'node, edge', showTooltip);
   graph.on('mouseout', 'node, edge', hideTooltip);
   graph.on('viewport', () => { byId('tooltip').hidden = true; });
-  graph.on('zoom', keepReadable);
+  // Once the zoom has come to rest: styles of thousands of edges are costly.
+  let resting = null;
+  graph.on('zoom', () => {
+    clearTimeout(resting);
+    resting = setTimeout(keepReadable, 150);
+  });
   graph.on('tap', (event) => {
     byId('graph').focus({ preventScroll: true });
     if (event.target === graph) select(null);
