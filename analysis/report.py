@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.drawing.caption import name_in, parts_of
 from analysis.markdown import code, plain, table
+from analysis.measure_text import METRICS, bounded, figure, title_of
+from analysis.report_effects import edges_section, effects_section
 from circuitgraph.atomic_file import write_atomically
 from circuitgraph.circuit import Circuit
 
@@ -32,19 +34,8 @@ _ROWS = {
     "complement": "complement",
     "random": "random circuits of that size",
 }
-_METRICS = {
-    "kl": "KL (nats)",
-    "mse": "MSE",
-    "within_0.05": "within 0.05",
-    "accuracy": "accuracy",
-    "logit_diff": "logit difference",
-    "exact_match": "exact match",
-    "agreement_full_right": "exact match where the model is right",
-    "agreement_full_wrong": "… where it is wrong",
-}
 # What the opening sentence tells.
 _TOLD = ("kl", "mse", "accuracy", "exact_match")
-_SHARES = ("accuracy", "exact_match", "within_0.05")
 _KINDS = {
     "q": "query",
     "k": "key",
@@ -96,16 +87,18 @@ def write_report(
     path = Path(path)
     sections = [
         _heading(circuit, metrics),
+        _verdicts(metrics),
         _missing(missing or {}, again),
-        _asked(circuit, command),
-        _diagnoses(diagnoses),
-        _size(circuit),
         _faithfulness(metrics),
-        _heads(circuit, top),
-        _edges(circuit, top),
+        _parts(circuit, metrics, top),
+        _edges(circuit, metrics, top),
+        _size(circuit),
         _picture("## Picture", picture, path.parent, "the circuit"),
         _picture("## Explorer", explorer, path.parent, "All its edges, to look around in with a browser"),
         _curve(curve, curve_picture, path.parent),
+        _diagnoses(diagnoses),
+        _preflight(metrics),
+        _asked(circuit, command),
         _cost(metrics),
     ]
     return write_atomically(path, "\n\n".join(section for section in sections if section) + "\n")
@@ -122,8 +115,8 @@ def _heading(circuit: Circuit, metrics: Mapping[str, Any]) -> str:
     for split in ("test", "validation"):
         figures = metrics.get("splits", {}).get(split, {}).get("circuit", {})
         told = [
-            f"{_METRICS[name]} {_figure(name, figures[name])}"
-            for name in _METRICS
+            f"{METRICS[name]} {_with_interval(name, figures)}"
+            for name in METRICS
             if figures.get(name) is not None and name in _TOLD
         ]
         if told:
@@ -131,6 +124,29 @@ def _heading(circuit: Circuit, metrics: Mapping[str, Any]) -> str:
             text += f" On the {split} split{n}: {', '.join(told)}."
             break
     return f"# Circuit of {plain(model)}" + (f" for {plain(task)}" if task else "") + f"\n\n{text}"
+
+
+def _verdicts(metrics: Mapping[str, Any]) -> str:
+    """What the figures say against the run, first of all."""
+    found = metrics.get("verdicts")
+    if found is None:
+        return ""
+    if not found:
+        return "## Verdicts\n\nNothing in the figures speaks against the circuit."
+    return "## Verdicts\n\n" + "\n".join(f"- **{plain(one['severity'])}**: {plain(one['text'])}" for one in found)
+
+
+def _preflight(metrics: Mapping[str, Any]) -> str:
+    """What the check before training found of the model, as far as it is single values."""
+    found = metrics.get("preflight")
+    if not isinstance(found, Mapping):
+        return ""
+    rows = []
+    for name, value in (found.get("behaviour") or {}).items():
+        if isinstance(value, (int, float, str)):
+            shown = f"{value:,.4g}" if isinstance(value, float) else str(value)
+            rows.append([plain(name.replace("_", " ")), plain(shown)])
+    return "## Before training\n\n" + table(["", "value"], rows).replace("---:", ":---") if rows else ""
 
 
 def _missing(missing: Mapping[str, str], again: str | None) -> str:
@@ -207,15 +223,21 @@ def _faithfulness(metrics: Mapping[str, Any]) -> str:
     for split in sorted(splits, key=lambda name: known.index(name) if name in known else len(known)):
         figures = splits[split]
         names = _metric_names(figures)
+        shown = {row: label for row, label in _ROWS.items() if isinstance(figures.get(row), Mapping)}
+        sized = any("n_edges" in figures[row] for row in shown)
         rows = [
-            [label, *(_with_spread(name, figures[row]) for name in names)]
-            for row, label in _ROWS.items()
-            if isinstance(figures.get(row), Mapping)
+            [
+                label,
+                *([_edges_kept(figures[row])] if sized else []),
+                *(_with_interval(name, figures[row]) for name in names),
+            ]
+            for row, label in shown.items()
         ]
         counts = [f"{part['n']:,}" for part in figures.values() if isinstance(part, Mapping) and part.get("n")]
         n = f", {counts[0]} prompts" if counts else ""
-        header = ["", *(plain(_METRICS.get(name, name.replace("_", " "))) for name in names)]
-        parts.append(f"### {plain(split)}{n}\n\n" + table(header, rows))
+        header = [*([""] if not sized else ["", "edges"]), *(title_of(name) for name in names)]
+        notes = [table(header, rows), *_differences(figures), *_left_out(figures)]
+        parts.append(f"### {plain(split)}{n}\n\n" + "\n\n".join(notes))
     if len(parts) == 1:
         parts.append("Not evaluated.")
     else:
@@ -223,11 +245,46 @@ def _faithfulness(metrics: Mapping[str, Any]) -> str:
             "KL and exact match compare with the full model; accuracy and logit difference with the right "
             "answer. Accuracy is the share of prompts where a right answer is chosen: over the wrong ones, at the "
             "answer's first token, where a prompt has wrong answers; among the whole vocabulary, at every answer "
-            "token, where it has none. The logit difference is of prompts that have wrong answers. Random circuits "
-            "have the same number of edges between the same layers: mean ± standard "
-            "deviation over them."
+            "token, where it has none. The logit difference is of prompts that have wrong answers. In brackets: 95 % "
+            "intervals, from a bootstrap over prompts. Random circuits have the same number of edges between the same "
+            "layers: mean ± standard deviation over them."
         )
     return "\n\n".join(parts)
+
+
+def _edges_kept(figures: Mapping[str, Any]) -> str:
+    """How many edges a role keeps, the range where several circuits do, and what they lack."""
+    if figures.get("n_edges") is None:
+        return "–"
+    text = f"{figures['n_edges']:,.0f}"
+    low, high = figures.get("n_edges_min"), figures.get("n_edges_max")
+    if low is not None and low != high:
+        text += f" ({low:,} to {high:,})"
+    return text + (f", {figures['n_missing']:,.1f} too few" if figures.get("n_missing") else "")
+
+
+def _differences(figures: Mapping[str, Any]) -> list[str]:
+    """The circuit against random circuits and the empty one, paired by prompt."""
+    lines = []
+    for role, label in (("random", "random circuits"), ("empty", "the empty circuit")):
+        found = (figures.get(role) or {}).get("difference") or {}
+        told = [
+            f"{title_of(name)} {bounded(name, one['mean'], (one['low'], one['high']))}"
+            for name, one in found.items()
+            if name in _TOLD and one.get("mean") is not None
+        ]
+        if told:
+            lines.append(f"- circuit minus {label}, paired by prompt: {'; '.join(told)}")
+    return ["\n".join(lines)] if lines else []
+
+
+def _left_out(figures: Mapping[str, Any]) -> list[str]:
+    told = [
+        f"{label}: {figures[row]['n_undefined']:,}"
+        for row, label in _ROWS.items()
+        if isinstance(figures.get(row), Mapping) and figures[row].get("n_undefined")
+    ]
+    return [f"Prompts with outputs that are no numbers, left out of every mean: {'; '.join(told)}."] if told else []
 
 
 def _metric_names(figures: Mapping[str, Any]) -> list[str]:
@@ -239,24 +296,22 @@ def _metric_names(figures: Mapping[str, Any]) -> list[str]:
         for name, value in part.items()
         if isinstance(value, (int, float)) and name != "n" and not name.startswith("n_") and not name.endswith("_sd")
     }
-    return [*(name for name in _METRICS if name in found), *(name for name in found if name not in _METRICS)]
+    return [*(name for name in METRICS if name in found), *(name for name in found if name not in METRICS)]
 
 
-def _with_spread(name: str, figures: Mapping[str, Any]) -> str:
-    text = _figure(name, figures.get(name))
+def _with_interval(name: str, figures: Mapping[str, Any]) -> str:
+    """A mean with its interval, and with its spread over circuits where there are several."""
+    text = bounded(name, figures.get(name), (figures.get("intervals") or {}).get(name))
     spread = figures.get(f"{name}_sd")
-    return text if spread is None else f"{text} ± {_figure(name, spread)}"
-
-
-def _figure(name: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    if name in _SHARES or name.startswith("agreement"):
-        return f"{100 * value:.1f} %"
-    return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
+    return text if spread is None else f"{text} ± {figure(name, spread)}"
 
 
 # -------------------------------------------------------------------- contents
+
+
+def _parts(circuit: Circuit, metrics: Mapping[str, Any], top: int) -> str:
+    found = metrics.get("effects")
+    return effects_section(found, top) if isinstance(found, Mapping) else _heads(circuit, top)
 
 
 def _heads(circuit: Circuit, top: int) -> str:
@@ -273,25 +328,31 @@ def _heads(circuit: Circuit, top: int) -> str:
         for total, head, into, out in ranked[:top]
     ]
     if not rows:
-        return "## Most important heads\n\nThe circuit has no heads."
-    note = f"{min(top, len(ranked))} of {len(ranked)} heads, by the sum of the absolute scores of their edges."
+        return "## Heads by the scores of their edges\n\nThe circuit has no heads."
+    note = (
+        f"{min(top, len(ranked))} of {len(ranked)} heads, by the sum of the absolute scores of their edges: mostly a "
+        "matter of how many edges they have. Effects were not measured; `circuitgraph evaluate --effects 150` does."
+    )
     if circuit.universe.grouped:
         note += " A key or value edge shared by several heads counts for each of them."
     header = ["head", "Σ abs(score)", "in", "out", "strongest in", "strongest out"]
-    return f"## Most important heads\n\n{note}\n\n" + table(header, rows)
+    return f"## Heads by the scores of their edges\n\n{note}\n\n" + table(header, rows)
 
 
 def _strongest(edges: list[tuple[str, float]]) -> str:
     return code(max(edges, key=lambda edge: abs(edge[1]))[0]) if edges else "–"
 
 
-def _edges(circuit: Circuit, top: int) -> str:
+def _edges(circuit: Circuit, metrics: Mapping[str, Any], top: int) -> str:
+    found = metrics.get("effects")
+    if isinstance(found, Mapping) and found["edges"]:
+        return edges_section(circuit, found, top)
     order = sorted(range(len(circuit)), key=lambda place: (-abs(circuit.scores[place]), place))[:top]
     names = list(circuit)
     rows = [[code(names[i]), _KINDS[circuit.kinds[i]], f"{circuit.scores[i]:.4f}"] for i in order]
     if not rows:
         return "## Strongest edges\n\nThe circuit is empty."
-    note = f"{len(rows)} of {len(circuit):,} edges, by absolute score."
+    note = f"{len(rows)} of {len(circuit):,} edges, by absolute score, which is no measured effect."
     return f"## Strongest edges\n\n{note}\n\n" + table(["edge", "into", "score"], rows)
 
 

@@ -231,10 +231,8 @@ class _Walk:
             return not self.needs_inputs or any(self.into[port] for port in ports)
         if self.into[ports[0]]:
             return False
-        for port in ports[1:]:
-            if self.into[port] and not any(self.out[head] for head in self.heads[port]):
-                return False
-        return True
+        read = [port for port in ports[1:] if self.into[port]]
+        return all(any(self.out[head] for head in self.heads[port]) for port in read)
 
     # ---------------------------------------------------------------- who is where
 

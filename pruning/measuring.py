@@ -15,6 +15,7 @@ import pandas as pd
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.csv_text import csv_text
+from pruning.effects import effects
 from pruning.evaluation import evaluate
 from pruning.parts import Parts, why
 from pruning.result_folder import CIRCUIT, EXAMPLES, METRICS, ResultFolder
@@ -22,6 +23,10 @@ from pruning.tasks import TaskData
 
 EVALUATION = "evaluation:"
 """What the part of a split's evaluation begins with."""
+N_EDGES, N_PROMPTS = 150, 8
+"""Of how many edges the effects are measured beside a run, and on how many prompts."""
+EFFECTS = "effects"
+"""The part that holds what single edges, heads and MLPs are worth."""
 
 
 def measured_parts(splits: Sequence[str]) -> tuple[str, ...]:
@@ -32,9 +37,9 @@ def measured_parts(splits: Sequence[str]) -> tuple[str, ...]:
 
     Examples:
         >>> measured_parts(["validation", "test"])
-        ('evaluation:validation', 'evaluation:test')
+        ('evaluation:validation', 'evaluation:test', 'effects')
     """
-    return tuple(EVALUATION + split for split in splits)
+    return (*(EVALUATION + split for split in splits), *([EFFECTS] if splits else []))
 
 
 @dataclass(kw_only=True)
@@ -76,6 +81,22 @@ class Measuring:
             split = part.removeprefix(EVALUATION)
             parts.attempt(part, lambda split=split: self._evaluate(split, say))
             self.keep_state(parts)
+        if EFFECTS in parts.missing:
+            parts.attempt(EFFECTS, lambda: self._measure_effects(say))
+            self.keep_state(parts)
+
+    def _measure_effects(self, say: Callable[[str], None]) -> None:
+        """Measure what single parts are worth, on prompts of the test split if it has any, else of another."""
+        split = next(name for name in ("test", "validation", "train") if len(self.task.splits.get(name, ())))
+        say(f"measuring what each head and MLP and the {N_EDGES} strongest edges are worth")
+        found = effects(
+            self.compiled, self.circuit, self.task.split(split), top=N_EDGES, n=N_PROMPTS, seed=self.seed,
+            ablation_data=self.task.splits.get("train"),
+        )  # fmt: skip
+        self.metrics["effects"] = found.to_dict(split)
+        if self.folder is not None:
+            self.folder.write_json(METRICS, self.metrics)
+            self.folder.write("effects.csv", csv_text(found.table))
 
     def _evaluate(self, split: str, say: Callable[[str], None]) -> None:
         """Measure the circuit on one split, next to what it is compared with."""

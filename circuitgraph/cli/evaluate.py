@@ -24,6 +24,18 @@ def evaluate(
             show_default="the circuit's",
         ),
     ] = None,
+    n_effects: Annotated[
+        int | None,
+        typer.Option(
+            "--effects",
+            min=0,
+            metavar="K",
+            help="Measure as well what cutting each head, each MLP and each of the K strongest edges alone costs.",
+        ),
+    ] = None,
+    n_effect_prompts: Annotated[
+        int, typer.Option("--effect-prompts", min=1, help="On how many prompts effects are measured.")
+    ] = 16,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts a batch.")] = 16,
     device: options.Device = "cpu",
     dtype: options.DtypeOfCircuit = None,
@@ -39,10 +51,11 @@ def evaluate(
     """
     from circuitgraph.circuit import Circuit
     from circuitgraph.cli.cache import told_as_notes
-    from circuitgraph.cli.figures import print_metrics
+    from circuitgraph.cli.figures import print_effects, print_metrics
     from circuitgraph.cli.findings import print_findings
     from circuitgraph.cli.found_circuit import load_found_circuit
     from circuitgraph.cli.output import only_json, print_json, say
+    from circuitgraph.cli.progress import counting
     from circuitgraph.cli.settings import ablation_of_circuit
     from circuitgraph.errors import ConfigurationError
 
@@ -76,6 +89,17 @@ def evaluate(
                 batch_size=batch_size,
                 ablation=cut,
             )
+        worth = None
+        if n_effects is not None:
+            from pruning.effects import effects
+
+            n = min(n_effect_prompts, len(pairs))
+            say(f"measuring what heads, MLPs and the {n_effects:,} strongest edges are worth, on {n:,} prompts")
+            with counting("effects") as tick:
+                worth = effects(
+                    found.compiled, found.circuit, pairs, top=n_effects, n=n, ablation=cut, tick=tick,
+                    seed=found.seed if seed is None else seed, ablation_data=data.splits.get("train"),
+                )  # fmt: skip
         judged = verdicts({"sparsity": found.circuit.sparsity, "splits": {split: evaluation.metrics}})
     if as_json:
         print_json(
@@ -91,6 +115,7 @@ def evaluate(
                 "sparsity": found.circuit.sparsity,
                 "metrics": evaluation.metrics,
                 "verdicts": judged,
+                **({} if worth is None else {"effects": worth.to_dict(split)}),
             }
         )
         return
@@ -99,4 +124,6 @@ def evaluate(
     if cut != found.circuit.ablation:
         print(f"measured under {cut} ablation; found, and its dangling edges dropped, under {found.circuit.ablation}")
     print_metrics(f"{data.name} {split}", evaluation.metrics)
+    if worth is not None:
+        print_effects(worth)
     print_findings(judged)

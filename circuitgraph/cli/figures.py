@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuitgraph.cli.output import figure, print_table
+
+if TYPE_CHECKING:
+    from pruning.effects import Effects
 
 _ROLES = {
     "circuit": "circuit",
@@ -81,3 +84,28 @@ def _notes(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _called(metric: str) -> str:
     return metric.replace("_", " ")
+
+
+def print_effects(worth: Effects, top: int = 10) -> None:
+    """Print the parts with the largest effects in the circuit.
+
+    Args:
+        worth: The effects.
+        top: How many of each kind.
+    """
+    unit = "squared error" if worth.measure == "mse" else "KL (nats)"
+    print(f"\nchange in {unit} where one part alone is cut, {worth.n:,} prompts, with 95 % intervals:")
+    rows = []
+    for kind in ("heads", "mlps", "edges"):
+        for row in worth.rows[kind][:top]:
+            score = "" if row["score"] is None else figure(row["score"])
+            rows.append([row["part"], *(_with_bounds(row[where], worth.measure) for where in _WHERE), score])
+    print_table(["part", ">from the circuit", ">from the full model", ">trained score"], rows)
+
+
+_WHERE = ("in_circuit", "in_full")
+
+
+def _with_bounds(change: Mapping[str, Any], measure: str) -> str:
+    bounds = "" if change["low"] is None else f" [{figure(change['low'])}, {figure(change['high'])}]"
+    return figure(change[measure]) + bounds

@@ -65,6 +65,37 @@ def watching(steps: int, objective: str) -> Iterator[Callable[[StepRecord], None
         yield show
 
 
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show on standard error how many of something are done.
+
+    Args:
+        what: What is counted.
+
+    Yields:
+        What to call with how many are done, and of how many.
+    """
+    if not sys.stderr.isatty():
+        said = 0
+
+        def tell(done: int, of: int) -> None:
+            nonlocal said
+            if done * 4 // of > said:
+                said = done * 4 // of
+                say(f"{what}: {done:,}/{of:,}")
+
+        yield tell
+        return
+    with _bar() as progress:
+        task = progress.add_task(what, reading=what)
+
+        def show(done: int, of: int) -> None:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                progress.update(task, completed=done, total=of)
+
+        yield show
+
+
 def _bar() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

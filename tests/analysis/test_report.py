@@ -102,7 +102,7 @@ def test_a_whole_report(tmp_path: Path) -> None:
     assert size["edges kept (effective)"] == ["4", "19", "78.95 %"]
     assert size["heads"] == ["2", "4", "50.00 %"]
     assert size["… into value"] == ["1", "2", "50.00 %"]
-    heads = cells(section(text, "Most important heads"))
+    heads = cells(section(text, "Heads by the scores of their edges"))
     # a0.kv1<v> feeds both heads: 1.5 + 2.0 and 1.5 + 1.0.
     assert heads["`a0.h3`"] == ["3.500", "1", "1", "`input->a0.kv1<v>`", "`a0.h3->m0`"]
     assert heads["`a0.h2`"] == ["2.500", "1", "1", "`input->a0.kv1<v>`", "`a0.h2->logits`"]
@@ -125,6 +125,45 @@ def test_the_table_of_faithfulness(tmp_path: Path) -> None:
     assert table["full model"] == ["0.000", "95.5 %", "3.000", "100.0 %", "–"]
     assert table["empty circuit"][2] == "–"
     assert table["random circuits of that size"][0] == "4.250 ± 0.062"
+
+
+def change(kl: float, low: float, high: float) -> dict[str, float]:
+    return {"kl": kl, "low": low, "high": high}
+
+
+def test_verdicts_come_first_and_provenance_last_and_effects_stand_beside_scores(tmp_path: Path) -> None:
+    figures = metrics()
+    test = figures["splits"]["test"]
+    test["circuit"] |= {"n_edges": 4, "intervals": {"kl": [0.2, 0.3], "accuracy": [0.9, 0.98]}}
+    test["random"] |= {"n_edges": 3.5, "n_edges_min": 3, "n_edges_max": 4, "n_missing": 0.5}
+    test["random"]["difference"] = {"kl": {"mean": -4.0, "low": -4.5, "high": -3.5}}
+    test["empty"]["n_undefined"] = 2
+    part = {
+        "part": "a0.h3",
+        "score": None,
+        "in_circuit": change(0.5, 0.25, 0.75),
+        "in_full": change(0.0, -0.125, 0.125),
+    }
+    edge = {**part, "part": "a0.h3->m0", "score": -2.0}
+    effects = {"split": "test", "measure": "kl", "n": 8, "edges": [edge], "heads": [part], "mlps": []}
+    verdicts = [{"name": "few-prompts", "severity": "doubt", "text": "few <b>prompts</b>"}]
+    circuit = Circuit.from_edges(UNIVERSE, {"input->a0.h3<q>": 1.0, "a0.h3->m0": -2.0, "m0->logits": 1.0})
+    circuit = circuit.with_provenance({"method": "edge-pruning", "model": "tiny"})
+    path = write_report(tmp_path / "r.md", circuit, {**figures, "effects": effects, "verdicts": verdicts})
+    text = path.read_text()
+    headings = re.findall(r"^## (.*)$", text, re.M)
+    assert headings[:3] == ["Verdicts", "How faithful it is", "What single parts are worth"]
+    assert headings[-2:] == ["What was asked", "Cost"]
+    assert "- **doubt**: few " in section(text, "Verdicts") and "<b>" not in text
+    assert "KL (nats) 0.250 [0.200, 0.300], accuracy 95.5 % [90.0, 98.0]" in text.split("## Verdicts")[0]
+    table = cells(section(text, "How faithful it is").split("### validation")[0])
+    assert table["circuit"][:2] == ["4", "0.250 [0.200, 0.300]"]
+    assert table["random circuits of that size"][0] == "4 (3 to 4), 0.5 too few"
+    assert "circuit minus random circuits, paired by prompt: KL (nats) -4.000 [-4.500, -3.500]" in text
+    assert "left out of every mean: empty circuit: 2." in text
+    worth = section(text, "What single parts are worth")
+    assert cells(worth)["`a0.h3`"] == ["0.500 [0.250, 0.750]", "0.000 [-0.125, 0.125]"]
+    assert cells(worth)["`a0.h3->m0`"][2] == "-2.0000" and "log α" in worth
 
 
 def test_an_empty_circuit_without_figures(tmp_path: Path) -> None:

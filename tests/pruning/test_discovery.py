@@ -43,6 +43,7 @@ def test_metrics(found: Discovery, task: TaskData) -> None:
     assert set(found.metrics) == {
         "sparsity", "splits", "seconds", "training_seconds", "peak_rss_bytes", "diagnoses", "verdicts", "frozen_runs",
         "preflight",
+        "effects",
     }  # fmt: skip
     assert set(found.metrics["splits"]) == {"validation", "test"}
     for split, roles in found.metrics["splits"].items():

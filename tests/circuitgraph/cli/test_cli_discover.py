@@ -18,7 +18,7 @@ from tests.circuitgraph.cli.conftest import TRACR, call
 
 FILES = {
     "circuit.json", "metrics.json", "examples.csv", "curve.csv", "curve.png", "circuit.dot", "circuit.pdf",
-    "circuit.svg", "circuit.html", "gates.safetensors", "report.md", "state.json",
+    "circuit.svg", "circuit.html", "effects.csv", "gates.safetensors", "report.md", "state.json",
 }  # fmt: skip
 
 
@@ -363,8 +363,8 @@ class TestEndedEarly:
         assert ended.json["interrupted"] is True
         assert "evaluating" not in ended.err
         drawings = {"circuit.dot", "circuit.pdf", "circuit.svg"}
-        assert {path.name for path in (tmp_path / "x").iterdir()} == FILES - drawings - {"examples.csv"}
-        assert set(ended.json["missing"]) == {"evaluation:validation", "evaluation:test", "drawings"}
+        assert {path.name for path in (tmp_path / "x").iterdir()} == FILES - drawings - {"examples.csv", "effects.csv"}
+        assert set(ended.json["missing"]) == {"evaluation:validation", "evaluation:test", "effects", "drawings"}
         assert len(rows_of(tmp_path / "x" / "curve.csv")) == 7
         assert Circuit.load(tmp_path / "x" / "circuit.json").provenance["steps_taken"] == 7
         assert "interrupted by the user after 7 steps" in (tmp_path / "x" / "report.md").read_text()

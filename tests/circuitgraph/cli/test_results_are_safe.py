@@ -74,7 +74,7 @@ class TestSignals:
         assert ended.code == code
         assert f"interrupted by {said} after 7 steps" in ended.err
         assert files(tmp_path / "x") >= SAFE | {"report.md", "circuit.html", "curve.png"}
-        assert missing(tmp_path / "x") == {"evaluation:validation", "evaluation:test", "drawings"}
+        assert missing(tmp_path / "x") == {"evaluation:validation", "evaluation:test", "effects", "drawings"}
         assert "## What is missing" in (tmp_path / "x" / "report.md").read_text()
         assert f"`circuitgraph report {tmp_path / 'x'}` makes what is missing" in ended.err
         assert files(tmp_path) == {"x"}
@@ -94,13 +94,13 @@ class TestSignals:
             before(patched, "pruning.measuring.evaluate", at=2)
             ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 143
-        assert missing(tmp_path / "x") == {"evaluation:test", "drawings"}
+        assert missing(tmp_path / "x") == {"evaluation:test", "effects", "drawings"}
         assert set(json.loads((tmp_path / "x" / "metrics.json").read_text())["splits"]) == {"validation"}
         assert state(tmp_path / "x")["stopped_by"] == "SIGTERM"
 
         again = call("report", tmp_path / "x", "--json")
         assert again.code == 0, again.err
-        assert again.json["made"] == ["evaluation:test", "drawings", "report"]
+        assert again.json["made"] == ["evaluation:test", "effects", "drawings", "report"]
         assert files(tmp_path / "x") == FILES
         assert state(tmp_path / "x")["finished"] is True
         whole = call(*SMALL, "--out", tmp_path / "whole")
@@ -189,7 +189,7 @@ class TestFailures:
         environment = {"MATPLOTLIBRC": str(tmp_path), "PATH": "/nowhere", "HOME": str(tmp_path)}
         ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
         assert ended.returncode == 0, ended.stderr
-        assert files(tmp_path / "x") >= SAFE | {"report.md", "circuit.html", "examples.csv"}
+        assert files(tmp_path / "x") >= SAFE | {"report.md", "circuit.html", "examples.csv", "effects.csv"}
         assert missing(tmp_path / "x") <= {"curve", "drawings"}
 
 
@@ -241,4 +241,4 @@ class TestPython:
             found = discover(compiled, task, recipe, n_random=0, out=tmp_path / "x")
         assert list(found.missing) == ["evaluation:test"] and set(found.metrics["splits"]) == {"validation"}
         assert Circuit.load(tmp_path / "x" / "circuit.json") == found.circuit
-        assert files(tmp_path / "x") == SAFE | {"examples.csv"}
+        assert files(tmp_path / "x") == SAFE | {"examples.csv", "effects.csv"}
