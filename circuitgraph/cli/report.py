@@ -60,21 +60,22 @@ def report(
         metrics = _metrics(result.read_json(METRICS), circuit)
         splits = _splits(result, metrics, again=EVALUATION in chosen)
         measured, errors, making = splits if not chosen or EVALUATION in chosen else (), {}, None
-        if measured:
+        planned = _names(measured, result) if not chosen or EVALUATION in chosen else []
+        if planned:
             making = _loaded(result, circuit, metrics, model=model, device=device, dtype=dtype, verify=not no_verify)
         with stop.held():
             lacking = dict(_still_missing(result, splits))
             if making is not None:
-                parts = _measured(making, measured, stop)
+                parts = _measured(making, planned, stop)
                 errors |= parts.errors
-                lacking = {**lacking, **dict.fromkeys(_names(measured), ""), **parts.missing}
+                lacking = {**lacking, **dict.fromkeys(planned, ""), **parts.missing}
                 lacking = {part: reason for part, reason in lacking.items() if reason}
                 circuit = making.described()
             shown = _shown(result, chosen, measured)
             made = write_shown(result, circuit, metrics, _curve(result), missing=lacking, wanted=shown)
         errors |= made.errors
         tell_missing(result, made.missing, errors)
-    done = [*_names(measured), *shown]
+    done = [*planned, *shown]
     done = [part for part in done if part not in made.missing]
     if as_json:
         again = report_command(result.path) if made.missing else None
@@ -119,10 +120,11 @@ def _splits(result: ResultFolder, metrics: dict[str, Any], *, again: bool) -> tu
     return tuple(name for name in names if again or name not in metrics["splits"])
 
 
-def _names(splits: Sequence[str]) -> list[str]:
-    from pruning.measuring import measured_parts
+def _names(splits: Sequence[str], result: ResultFolder) -> list[str]:
+    """The parts to measure: splits that are, and effects with them or where they are missing."""
+    from pruning.measuring import EFFECTS, measured_parts
 
-    return list(measured_parts(splits))
+    return list(measured_parts(splits)) or ([EFFECTS] if EFFECTS in result.missing() else [])
 
 
 def _still_missing(result: ResultFolder, splits: Sequence[str]) -> list[tuple[str, str]]:
@@ -130,7 +132,7 @@ def _still_missing(result: ResultFolder, splits: Sequence[str]) -> list[tuple[st
     from pruning.result_folder import CURVE, GATES
 
     known = result.missing()
-    rows = [(part, known.get(part, "not made yet")) for part in _names(splits)]
+    rows = [(part, known.get(part, "not made yet")) for part in _names(splits, result)]
     if GATES not in result or CURVE not in result:
         rows.append(("gates", known.get("gates", "gates.safetensors or curve.csv is gone; only training makes them")))
     return rows
@@ -174,13 +176,13 @@ def _loaded(
     )
 
 
-def _measured(making: Measuring, splits: Sequence[str], stop: Any) -> Parts:
+def _measured(making: Measuring, planned: Sequence[str], stop: Any) -> Parts:
     """Measure, judge, and keep it."""
     from circuitgraph.cli.output import say
     from pruning.parts import Parts
     from pruning.verdicts import verdicts
 
-    parts = Parts(stop, _names(splits))
+    parts = Parts(stop, planned)
     making.run(parts, say)
 
     def judge() -> None:

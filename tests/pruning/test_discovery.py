@@ -10,7 +10,7 @@ import torch
 
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel, compile_model
-from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.errors import ConfigurationError, IncompleteResultWarning, UnknownNameError
 from circuitgraph.graph import build_graph
 from circuitgraph.models import load_model
 from pruning.discovery import Discovery, discover
@@ -185,7 +185,8 @@ def test_stopping_early_still_gives_a_circuit(compiled: CompiledModel, task: Tas
         if record.step == 4:
             raise KeyboardInterrupt
 
-    found = discover(compiled, task, RECIPE, n_random=0, splits=("test",), watch=watch)
+    with pytest.warns(IncompleteResultWarning, match="evaluation:test: left out.*effects: left out"):
+        found = discover(compiled, task, RECIPE, n_random=0, splits=("test",), watch=watch)
     assert found.run.interrupted and found.circuit.provenance["steps_taken"] == 5
     assert "interrupted by the user after 5 steps" in found.diagnoses[0]
     assert len(found.curve) == 5
