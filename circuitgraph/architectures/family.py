@@ -31,7 +31,7 @@ class ModelShape:
         d_head: Width of a head.
         d_mlp: Inner width of an MLP.
         d_vocab: Tokens, or numbers, put out at each position.
-        n_positions: Longest sequence, or None where nothing limits it.
+        n_positions: Longest sequence that the model was made for, or None where nothing limits it.
         learned_positions: Whether there are position embeddings, a writer of their own under `embeddings="split"`.
         block_order: `sequential` or `parallel`.
         causal: Whether a position sees only earlier ones.
@@ -54,6 +54,11 @@ class ModelShape:
     mlp_saved: int = 4
     mlp_saved_narrow: int | None = None
     mlp_matrices: int = 2
+
+    @property
+    def longest_prompt(self) -> int | None:
+        """The longest prompt in tokens that can run: rotary models run longer ones than they were made for."""
+        return self.n_positions if self.learned_positions else None
 
     def mlp_saved_in(self, n_bytes: int) -> int:
         """`mlp_saved` in numbers of so many bytes."""

@@ -97,7 +97,7 @@ def _pair(found: FoundCircuit, prompt: str, corrupted: str | None) -> EncodedPai
             f"the prompt has {len(ids[0])} tokens and the corrupted prompt {len(ids[-1])}; both must have the "
             f"same number.\n  prompt:    {_pieces(found, ids[0])}\n  corrupted: {_pieces(found, ids[-1])}"
         )
-    limit = found.plan.shape.n_positions
+    limit = found.plan.shape.longest_prompt
     if limit is not None and len(ids[0]) > limit:
         raise PromptFormatError(f"the prompt has {len(ids[0])} tokens; the model takes at most {limit}")
     asked = np.arange(1, len(ids[0])) if found.plan.is_tracr else np.array([len(ids[0]) - 1])

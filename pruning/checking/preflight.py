@@ -20,7 +20,7 @@ from circuitgraph.html_card import card, html_table
 from pruning.checking.behaviour import Behaviour, behaviour, sample_of
 from pruning.checking.duration import Duration, estimate_duration, time_passes
 from pruning.checking.memory import FREE, training_memory
-from pruning.checking.requirements import raise_errors, same_tokens, unfit
+from pruning.checking.requirements import raise_errors, same_tokens, stretched, unfit
 from pruning.checking.tokens import token_doubts
 from pruning.findings import Finding
 from pruning.recipes import Recipe, recipe_named
@@ -238,6 +238,7 @@ def preflight(
             teacher_top_k=teacher_top_k, memory_bytes=memory_bytes,
         )  # fmt: skip
         findings += _memory(memory, memory_bytes)
+    findings += stretched(compiled, looked_at)
     findings += token_doubts(looked_at, compiled.tokenizer, ablation=ablation)
     findings += _few(looked_at, splits) if training else []
     if sample and not any(one.severity == "error" for one in findings):

@@ -54,7 +54,7 @@ def require_runnable(compiled: CompiledModel, pairs: EncodedPairs) -> None:
 
 
 def _too_long(compiled: CompiledModel, pairs: EncodedPairs, named: str) -> Iterator[tuple[str, str]]:
-    limit, lengths = compiled.shape.n_positions, pairs.lengths
+    limit, lengths = compiled.shape.longest_prompt, pairs.lengths
     if limit is not None and int(lengths.max()) > limit:
         long = np.flatnonzero(lengths > limit)
         yield (
@@ -65,6 +65,31 @@ def _too_long(compiled: CompiledModel, pairs: EncodedPairs, named: str) -> Itera
                 f"{limit:,} (the first: {_text(pairs, int(long[0]))}). Shorten or leave out what is longer."
             ),
         )
+
+
+def stretched(compiled: CompiledModel, splits: Mapping[str, EncodedPairs]) -> list[Finding]:
+    """Prompts longer than a model with rotary positions was made for: they run, and the model may be at a loss.
+
+    Args:
+        compiled: The model.
+        splits: The prompts by split.
+
+    Returns:
+        A doubt per split that has some.
+    """
+    made_for, limit = compiled.shape.n_positions, compiled.shape.longest_prompt
+    if made_for is None or limit is not None:
+        return []
+    found = []
+    for name, pairs in splits.items():
+        long = np.flatnonzero(pairs.lengths > made_for) if len(pairs) else np.zeros(0, dtype=np.int64)
+        if len(long):
+            text = (
+                f"{_count(len(long), f'{name} prompt')} longer than the {made_for:,} tokens the model was made for "
+                f"(the first: {_text(pairs, int(long[0]))}); its outputs there may mean little. Use shorter prompts."
+            )
+            found.append(Finding(name="prompts-stretched", severity="doubt", text=text))
+    return found
 
 
 def _beyond(compiled: CompiledModel, pairs: EncodedPairs, named: str) -> Iterator[tuple[str, str]]:

@@ -80,6 +80,14 @@ def test_what_is_counted_is_the_plain_models(compiled: CompiledModel, prompts: M
     assert not found.errors
 
 
+def test_a_rotary_model_runs_longer_prompts_than_it_was_made_for(tiny_llama, prompts) -> None:
+    compiled = compile_model(tiny_llama(vocab_size=29, n_positions=7), verify=False)
+    found = looked_at(compiled, task_of(**prompts))
+    assert not found.errors
+    (doubt,) = (one for one in found.doubts if one.name == "prompts-stretched" and "test prompts" in one.text)
+    assert "10 test prompts are longer than the 7 tokens the model was made for" in doubt.text
+
+
 def test_a_sample_is_spread_over_the_splits(prompts: Mapping[str, EncodedPairs]) -> None:
     assert {name: len(pairs) for name, pairs in sample_of(prompts, 16).items()} == {
         "train": 6, "validation": 5, "test": 5,
