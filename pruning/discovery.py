@@ -177,6 +177,7 @@ def discover(
     )
     check_run(compiled, task, settings)
     preflight = preflight or look_before(compiled, task, settings, say)
+    preflight.require()
     with stopping() as stop, _opened(out, overwrite) as folder, stop.held():
         found = run_stages(compiled, task, settings, preflight, folder=folder, watch=watch, say=say, stop=stop)
     if found.missing and not isinstance(out, ResultFolder):

@@ -161,6 +161,20 @@ class PromptEncoder:
             count = max(0, ids.count(self.unknown_id) - max(written, self.bos_ids.count(self.unknown_id)))
         return count + self.n_dropped(text)
 
+    def unknown_words(self, text: str) -> list[str]:
+        """List the words of a text, as spaces part them, that the tokenizer knows neither with nor without a space.
+
+        Args:
+            text: A text.
+        """
+        words = dict.fromkeys(text.split())
+        plain = self._tokenize([form for word in words for form in (word, f" {word}")])
+
+        def unknown(form: str) -> bool:
+            return self.unknown_id_in(plain[form], form) or self.n_dropped(form) > 0
+
+        return [word for word in words if unknown(word) and unknown(f" {word}")]
+
     def n_dropped(self, text: str) -> int:
         """Count the characters of a text, other than spaces, that leave no trace in its ids."""
         characters = {character for character in text if not character.isspace()}

@@ -131,6 +131,7 @@ def evaluate(
     Raises:
         GraphMismatchError: The circuit is of another universe, or not of the model's edited graph.
         ConfigurationError: No prompts.
+        PromptFormatError: Counterfactual ablation, and no prompt differs from its counterfactual in any token.
 
     Warns:
         UndefinedWarning: Prompts were left out because of NaN or infinite logits.

@@ -14,6 +14,7 @@ from pruning.encoding import EncodedPairs
 from pruning.frozen_runs import FrozenBatch, FrozenRuns
 from pruning.objectives import first_asked
 from pruning.portions import Portions
+from pruning.prompt_rules import refuse_equal_sides
 from pruning.scores import score_prompts
 
 
@@ -59,7 +60,12 @@ def measure_prompts(
 
     Returns:
         One value per prompt for each set and measure of `pruning.scores`.
+
+    Raises:
+        PromptFormatError: Counterfactual ablation, and no prompt differs from its counterfactual in any token.
     """
+    if ablation == "counterfactual":
+        refuse_equal_sides(pairs)
     runs = FrozenRuns(
         compiled, pairs, ablation=ablation, budget_bytes=0, batch_size=batch_size, ablation_data=ablation_data
     )

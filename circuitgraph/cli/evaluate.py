@@ -53,7 +53,7 @@ def evaluate(
     from circuitgraph.cli.cache import told_as_notes
     from circuitgraph.cli.figures import print_effects, print_metrics
     from circuitgraph.cli.findings import print_findings
-    from circuitgraph.cli.found_circuit import load_found_circuit
+    from circuitgraph.cli.found_circuit import load_found_circuit, warn_of_trained
     from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.cli.progress import counting
     from circuitgraph.cli.settings import ablation_of_circuit
@@ -77,6 +77,7 @@ def evaluate(
         checked = preflight(found.compiled, data, splits=(split,), ablation=cut, sample=0, training=False)
         checked.require(strict=strict)
         print_findings([one.to_dict() for one in checked.doubts], to_stderr=True)
+        warn_of_trained({"": found.circuit}, found.compiled.tokenizer, data, split)
         say(f"evaluating on {len(pairs):,} {split} prompts")
         with told_as_notes():
             evaluation = measure(

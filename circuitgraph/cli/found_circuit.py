@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitgraph.cli.output import say, warn
 from circuitgraph.cli.settings import GraphChoices, ModelPlan, plan_model
-from circuitgraph.errors import ConfigurationError, GraphEditError, GraphMismatchError, UnknownNameError
+from circuitgraph.errors import (
+    CircuitGraphError,
+    ConfigurationError,
+    GraphEditError,
+    GraphMismatchError,
+    UnknownNameError,
+)
 
 if TYPE_CHECKING:
     from circuitgraph.circuit import Circuit
@@ -54,34 +61,85 @@ class FoundCircuit:
         Raises:
             ConfigurationError: Neither the caller nor the circuit names a task.
         """
-        from pruning.tasks import get_task, load_task
+        from pruning.trained_on import task_of_provenance
 
-        own = self.provenance.get("task")
-        name = name or (own if isinstance(own, str) else None)
-        if name is None:
-            raise ConfigurationError("the circuit does not say which task it was found for; give --task")
-        made = self.task_options if name == own else {}
-        # A task that decides its sizes itself, from all inputs, takes none.
-        sizes = None if get_task(name).sizes is None else made.get("sizes")
-        data = load_task(
-            name,
-            self.compiled.tokenizer,
-            sizes=sizes,
-            seed=made.get("seed", self.seed) if seed is None else seed,
-            chat_template=made.get("chat_template", False),
-            bos=made.get("bos", "auto"),
-            options=made.get("options"),
-        )
-        if name == own and seed is None and self.provenance.get("data_hash") not in (None, data.data_hash):
-            warn(
-                f"the prompts of task {name} are not those the circuit was found with (the file, the tokenizer "
-                "or the generator has changed), so some of them may have been trained on"
-            )
+        return task_of_provenance(self.provenance, self.compiled.tokenizer, name=name, seed=seed)
+
+    def own_task(self, *, exact: bool) -> TaskData:
+        """Make the very prompts again that the circuit was found with.
+
+        Args:
+            exact: Whether other prompts are refused; else they are warned of.
+
+        Raises:
+            ConfigurationError: They cannot be made again.
+        """
+        data, found = self.task(None), self.provenance.get("data_hash")
+        if found not in (None, data.data_hash):
+            if exact:
+                raise ConfigurationError(_other_prompts(data.name))
+            warn(_other_prompts(data.name))
         return data
 
 
+def warn_of_trained(circuits: Mapping[str, Circuit], tokenizer: object, data: TaskData, split: str) -> None:
+    """Say which circuits are about to be measured on prompts that they were trained on.
+
+    Args:
+        circuits: By name; one alone needs none, and has the name "".
+        tokenizer: The model's.
+        data: The prompts.
+        split: Those of them to be measured on.
+    """
+    from pruning.prompt_rules import shown
+    from pruning.trained_on import trained_on
+
+    made: dict[str, TaskData | str] = {data.data_hash: data}
+    pairs = data.split(split)
+    for name, circuit in circuits.items():
+        found = circuit.provenance.get("data_hash")
+        if not isinstance(found, str):
+            continue  # nobody knows what it was found with
+        if found not in made:
+            made[found] = _made_again(circuit.provenance, tokenizer, found)
+        own, called = made[found], f"{name}: " if name else ""
+        if isinstance(own, str):
+            warn(f"{called}{own}; some of these prompts may be among those that it was trained on")
+        elif seen := trained_on(own, pairs):
+            first = f", such as {shown(pairs.texts[seen[0]])}" if pairs.texts else ""
+            warn(
+                f"{called}the circuit was trained on {len(seen):,} of these {len(pairs):,} {split} prompts{first}: "
+                "on them it is better than on new ones"
+            )
+
+
+def _made_again(provenance: Mapping[str, Any], tokenizer: object, data_hash: str) -> TaskData | str:
+    """The prompts that a circuit was found with, or why they cannot be made again."""
+    from pruning.trained_on import task_of_provenance
+
+    try:
+        own = task_of_provenance(provenance, tokenizer)
+    except CircuitGraphError as error:
+        return f"the prompts that the circuit was found with cannot be made again: {error}"
+    return own if own.data_hash == data_hash else _other_prompts(own.name)
+
+
+def _other_prompts(task: str) -> str:
+    return (
+        f"the prompts of task {task} are not those the circuit was found with: the file, the tokenizer or the "
+        "generator has changed"
+    )
+
+
 def load_found_circuit(
-    path: Path, *, model: str | None, device: str, dtype: str | None, verify: bool, kernels: str = "plain"
+    path: Path,
+    *,
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    verify: bool,
+    kernels: str = "plain",
+    exact: bool = False,
 ) -> FoundCircuit:
     """Load a circuit and the model it belongs to.
 
@@ -92,11 +150,12 @@ def load_found_circuit(
         dtype: The model's number format, or None for the circuit's.
         verify: Whether to check that the compiled graph reproduces the model.
         kernels: How its MLPs multiply, see `compile_model`.
+        exact: Whether a model of other weights is refused; else it is warned of.
 
     Raises:
         CircuitFormatError: The file is no circuit.
         ConfigurationError: Neither the caller nor the circuit names a model.
-        GraphMismatchError: The model has another graph than the circuit.
+        GraphMismatchError: The model has another graph than the circuit, or, if that matters, other weights.
     """
     from circuitgraph.circuit import Circuit
 
@@ -118,14 +177,20 @@ def load_found_circuit(
     loaded = plan.load(dtype=dtype or (found if isinstance(found, str) else "float32"), device=device)
     compiled = plan.compile(loaded, verify=verify, kernels=kernels)
     compiled = _as_edited(compiled, provenance.get("edits"), path)
-    _warn_of_another_model(compiled, provenance)
+    told = _another_model(compiled, provenance)
+    other = [text for field, text in told.items() if field in ("config_hash", "weights")]  # a name alone is nothing
+    if other and exact:
+        raise GraphMismatchError(f"{path}: {'; '.join(other)}; give the model that it was found in, with --model")
+    for text in told.values():
+        warn(text)
     return FoundCircuit(circuit=circuit, provenance=provenance, plan=plan, compiled=compiled)
 
 
-def _warn_of_another_model(compiled: CompiledModel, provenance: dict[str, Any]) -> None:
-    """Say in what the model is another than the circuit was found in; another number format is no other model."""
+def _another_model(compiled: CompiledModel, provenance: dict[str, Any]) -> dict[str, str]:
+    """In what the model is another than the circuit was found in, by field; another number format is none."""
     from circuitgraph.compile import config_hash
 
+    told: dict[str, str] = {}
     found, dtype = provenance.get("dtype"), str(compiled.dtype).removeprefix("torch.")
     for field, ours in compiled.identity.items():
         theirs = provenance.get(field)
@@ -136,9 +201,10 @@ def _warn_of_another_model(compiled: CompiledModel, provenance: dict[str, Any]) 
                 continue  # in another number format the same weights have other bits
             if field == "config_hash" and theirs == config_hash(compiled.model.config, dtype=found):
                 continue
-        warn(f"the circuit was found in {field} {theirs}, this is {field} {ours}")
+        told[field] = f"the circuit was found in {field} {theirs}, this is {field} {ours}"
     if isinstance(found, str) and found != dtype:
         say(f"note: the circuit was found in {found}, this is {dtype}")
+    return told
 
 
 def _as_edited(compiled: CompiledModel, edits: object, path: Path) -> CompiledModel:

@@ -77,7 +77,7 @@ class OnTask:
             GraphMismatchError: The model has another graph than the circuits.
         """
         from circuitgraph.cli.cache import told_as_notes
-        from circuitgraph.cli.found_circuit import load_found_circuit
+        from circuitgraph.cli.found_circuit import load_found_circuit, warn_of_trained
         from circuitgraph.cli.output import say
         from circuitgraph.cli.settings import ablation_of_circuit
         from pruning.paired import compare_faithfulness
@@ -96,7 +96,7 @@ class OnTask:
             raise ConfigurationError(f"task {data.name} has no {self.split} prompts; choose another --split")
         for note in data.notes:
             say(f"note: {note}")
-        _warn_of_other_prompts({name: one for name, one in circuits.items() if name != _lead(circuits)}, data)
+        warn_of_trained(circuits, found.compiled.tokenizer, data, self.split)
         say(f"measuring {len(circuits)} circuits on {len(pairs):,} {self.split} prompts of {data.name}")
         with told_as_notes():
             compared = compare_faithfulness(
@@ -207,26 +207,6 @@ def _common_ablation(circuits: Mapping[str, Circuit]) -> str:
             "choose one with --ablation"
         )
     return next(iter(found))
-
-
-def _warn_of_other_prompts(circuits: Mapping[str, Circuit], data: TaskData) -> None:
-    """Say which circuits were found with other prompts of the same task, and so may have seen these.
-
-    Of the circuit that the task was made from, it is said where that is done.
-    """
-    from circuitgraph.cli.output import warn
-
-    others = [
-        name
-        for name, circuit in circuits.items()
-        if circuit.provenance.get("task") == data.name
-        and circuit.provenance.get("data_hash") not in (None, data.data_hash)
-    ]
-    if others:
-        warn(
-            f"{', '.join(others)}: found with other prompts of task {data.name}, so some of these may be among those "
-            "that it was trained on"
-        )
 
 
 def refuse_without(asked: str | None, given: Sequence[tuple[str, object]]) -> None:

@@ -148,7 +148,12 @@ def _loaded(
     dtype: str | None,
     verify: bool,
 ) -> Measuring:
-    """The circuit with its model and prompts, ready to be measured as was asked at first."""
+    """The circuit with the very model and prompts that it was found with, ready to be measured as was asked at first.
+
+    Raises:
+        ConfigurationError: The prompts are others now: their figures would stand under the names of the first.
+        GraphMismatchError: The model is another.
+    """
     import numpy as np
 
     from circuitgraph.cli.found_circuit import load_found_circuit
@@ -156,8 +161,10 @@ def _loaded(
     from pruning.measuring import Measuring
     from pruning.result_folder import CIRCUIT
 
-    found = load_found_circuit(result.place / CIRCUIT, model=model, device=device, dtype=dtype, verify=verify)
-    task = found.task(None)
+    found = load_found_circuit(
+        result.place / CIRCUIT, model=model, device=device, dtype=dtype, verify=verify, exact=True
+    )
+    task = found.own_task(exact=True)
     for note in task.notes:
         say(f"note: {note}")
     how = result.how_evaluated()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,13 +69,14 @@ def _pair(found: FoundCircuit, prompt: str, corrupted: str | None) -> EncodedPai
 
     Raises:
         ConfigurationError: A counterfactual is missing, or was given where none is used.
-        PromptFormatError: An empty or too long prompt, or sides of different length.
+        PromptFormatError: An empty or too long prompt, or sides of different length or of the same tokens.
     """
     import numpy as np
 
     from circuitgraph.cli.output import warn
     from circuitgraph.errors import ConfigurationError, PromptFormatError
     from pruning.encoding import EncodedPairs
+    from pruning.prompt_rules import refuse_equal_sides
 
     counterfactual = found.circuit.ablation == "counterfactual"
     if counterfactual and corrupted is None:
@@ -88,8 +88,7 @@ def _pair(found: FoundCircuit, prompt: str, corrupted: str | None) -> EncodedPai
         warn(f"--corrupted is not used: the circuit's cut edges carry {found.circuit.ablation} values")
         corrupted = None
     texts = [prompt] if corrupted is None else [prompt, corrupted]
-    encode = _encoder(found)
-    ids = [np.array(encode(text), dtype=np.int64) for text in texts]
+    ids = [np.array(_tokens(found, text), dtype=np.int64) for text in texts]
     if not ids[0].size:
         raise PromptFormatError("the prompt is empty; give some text with --prompt")
     if len(ids[0]) != len(ids[-1]):
@@ -103,31 +102,37 @@ def _pair(found: FoundCircuit, prompt: str, corrupted: str | None) -> EncodedPai
     asked = np.arange(1, len(ids[0])) if found.plan.is_tracr else np.array([len(ids[0]) - 1])
     if not asked.size:
         raise PromptFormatError("the prompt is empty; give some tokens with --prompt")
-    return EncodedPairs(clean_ids=(ids[0],), corrupted_ids=(ids[-1],), predict_positions=(asked,))
+    pair = EncodedPairs(
+        clean_ids=(ids[0],), corrupted_ids=(ids[-1],), predict_positions=(asked,),
+        texts=(prompt,), corrupted_texts=(texts[-1],),
+    )  # fmt: skip
+    if counterfactual:
+        refuse_equal_sides(pair)
+    return pair
 
 
-def _encoder(found: FoundCircuit) -> Callable[[str], list[int]]:
-    """How the circuit's task turns text into tokens."""
+def _tokens(found: FoundCircuit, text: str) -> list[int]:
+    """Turn text into tokens as the circuit's task does; what the tokenizer does not know is warned of."""
     tokenizer = found.compiled.tokenizer
     if found.plan.is_tracr:
-
-        def encode_program(text: str) -> list[int]:
-            tokens = text.split()
-            return tokenizer.encode_tokens(tokens[1:] if tokens[:1] == [tokenizer.bos_token] else tokens)
-
-        return encode_program
+        tokens = text.split()
+        return tokenizer.encode_tokens(tokens[1:] if tokens[:1] == [tokenizer.bos_token] else tokens)
+    from circuitgraph.cli.output import warn
     from pruning.encoder import PromptEncoder
 
     made = found.task_options
     encoder = PromptEncoder(
         tokenizer=tokenizer, chat_template=made.get("chat_template", False), bos=made.get("bos", "auto")
     )
-
-    def encode(text: str) -> list[int]:
-        prepared = encoder.prompt_text(text)
-        return list(encoder.ids([prepared])[prepared])
-
-    return encode
+    prepared = encoder.prompt_text(text)
+    ids = encoder.ids([prepared])[prepared]
+    if encoder.n_unknown(prepared, ids):
+        named = ", ".join(map(repr, encoder.unknown_words(prepared)[:5])) or "some of the words"
+        warn(
+            f"the tokenizer does not know {named} in {text!r}: the model reads the same token for every unknown "
+            "word, or nothing at all; use words of its vocabulary"
+        )
+    return list(ids)
 
 
 def _pieces(found: FoundCircuit, ids: np.ndarray) -> str:
@@ -146,7 +151,7 @@ def _positions(found: FoundCircuit, pairs: EncodedPairs, top: int) -> list[dict[
     from pruning.objectives import kl_divergence
 
     compiled, ablation = found.compiled, found.circuit.ablation
-    data = found.task(None).split("train") if ablation.startswith("mean") else None
+    data = found.own_task(exact=False).split("train") if ablation.startswith("mean") else None
     runs = FrozenRuns(compiled, pairs, ablation=ablation, budget_bytes=0, ablation_data=data)
     frozen = runs.batch(np.array([0]))
     gates = torch.from_numpy(found.circuit.mask).float()

@@ -13,12 +13,21 @@ from torch import nn
 
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel, compile_model
-from circuitgraph.errors import ConfigurationError
+from circuitgraph.errors import ConfigurationError, PromptFormatError
 from circuitgraph.models import LoadedModel
-from pruning import PromptPair, discover, evaluate, preflight, task_from_pairs
+from pruning import (
+    PromptPair,
+    compare_faithfulness,
+    discover,
+    evaluate,
+    evaluate_masks,
+    preflight,
+    task_from_pairs,
+)
 from pruning.checking.behaviour import behaviour, sample_of
 from pruning.checking.duration import Timed, estimate_duration
 from pruning.checking.preflight import Preflight
+from pruning.effects import effects
 from pruning.encoding import EncodedPairs
 from pruning.frozen_runs import FrozenRuns
 from pruning.recipes import recipe_named
@@ -174,6 +183,25 @@ def test_pairs_of_the_same_tokens(compiled, prompts) -> None:
     assert names(looked_at(compiled, task_of(**prompts)), "error") == {"same-tokens"}
     with pytest.raises(ConfigurationError, match="every test prompt has the same tokens"):
         discover(compiled, task_of(**prompts), RECIPE)
+    seen = looked_at(compiled, task_of(**prompts))
+    with pytest.raises(ConfigurationError, match="every test prompt has the same tokens"):
+        discover(compiled, task_of(**prompts), RECIPE, preflight=seen)
+
+
+def test_every_way_to_measure_refuses_pairs_of_the_same_tokens(compiled, prompts) -> None:
+    """Else the empty circuit agrees fully with the model."""
+    same = replace(prompts["test"], corrupted_ids=prompts["test"].clean_ids)
+    circuit = Circuit.from_edges(compiled.universe, ["input->logits"])
+    measures = (
+        lambda ablation: evaluate(compiled, circuit, same, n_random=0, ablation=ablation),
+        lambda ablation: evaluate_masks(compiled, {"one": circuit}, same, ablation=ablation),
+        lambda ablation: compare_faithfulness(compiled, {"a": circuit, "b": circuit}, same, ablation=ablation),
+        lambda ablation: effects(compiled, circuit, same, n=2, ablation=ablation),
+    )
+    for measure in measures:
+        with pytest.raises(PromptFormatError, match="all 20 prompts have the same tokens as their counterfactual"):
+            measure("counterfactual")
+        measure("zero")
 
 
 def test_prompts_in_two_splits(compiled, prompts) -> None:

@@ -102,6 +102,34 @@ class TestEvaluate:
         renamed = circuit.with_provenance({"task": f"jsonl:{changed}"}).save(tmp_path / "c.json")
         assert "not those the circuit was found with" in call("evaluate", renamed, "--n-random", 0).err
 
+    def test_prompts_that_it_was_trained_on_are_counted_by_their_tokens(self, text_result, text_prompts, tmp_path):
+        rows = [json.loads(line) for line in text_prompts.read_text().splitlines()]
+        trained = [row for row in rows if row["split"] == "train"]
+        new = [row for row in rows if row["split"] == "test"]
+        other = tmp_path / "other.jsonl"  # 3 of 5 were trained on; one of them with another answer and counterfactual
+        mixed = [*trained[:2], {**trained[2], "corrupted": trained[3]["corrupted"]}, *new[:2]]
+        other.write_text("".join(json.dumps({**row, "split": "test"}) + "\n" for row in mixed))
+        given = ("evaluate", text_result / "circuit.json", "--n-random", 0)
+        ended = call(*given, "--task", f"jsonl:{other}")
+        assert ended.code == 0, ended.err
+        assert "Warning: the circuit was trained on 3 of these 5 test prompts, such as 'x " in ended.err
+        assert "trained on 12 of these 12 train prompts" in call(*given, "--split", "train").err
+        assert "trained on" not in call(*given).err
+
+    def test_prompts_of_another_seed(self, text_run, text_prompts, tmp_path):
+        """Dealt by another seed, a file's test prompts are among those that were trained on."""
+        undealt = tmp_path / "undealt.jsonl"
+        rows = [json.loads(line) for line in text_prompts.read_text().splitlines()]
+        undealt.write_text("".join(json.dumps({**row, "split": None}) + "\n" for row in rows))
+        assert call(*text_run, "--task", f"jsonl:{undealt}", "--steps", 2, "--out", tmp_path / "x").code == 0
+        circuit = Circuit.load(tmp_path / "x" / "circuit.json")
+        tokenizer = load_model(circuit.provenance["model"]).tokenizer
+        known, drawn = (load_task(f"jsonl:{undealt}", tokenizer, seed=seed) for seed in (0, 5))
+        n = len(set(known.split("train").texts) & set(drawn.split("test").texts))
+        assert n > 0
+        ended = call("evaluate", tmp_path / "x" / "circuit.json", "--seed", 5, "--n-random", 0)
+        assert f"trained on {n} of these {len(drawn.split('test'))} test prompts" in ended.err
+
     def test_other_weights_are_noticed(self, text_result, tmp_path):
         circuit = Circuit.load(text_result / "circuit.json")
         other = circuit.with_provenance({"config_hash": "another"}).save(tmp_path / "c.json")
@@ -221,6 +249,7 @@ class TestRun:
             (CLEAN, "x Ann gave a cup to", "has 7 tokens and the corrupted prompt 6"),
             (CLEAN, None, "--corrupted"),
             ("", "", "empty"),
+            (CLEAN, CLEAN + " ", "it has the tokens of its counterfactual"),
         ],
     )
     def test_refusals(self, text_result, prompt, corrupted, said):
@@ -228,6 +257,13 @@ class TestRun:
         ended = call("run", text_result / "circuit.json", "--prompt", prompt, *given)
         assert ended.code == 2
         assert said in ended.err
+
+    def test_words_that_the_tokenizer_does_not_know(self, text_result):
+        given = ("run", text_result / "circuit.json", "--corrupted", CORRUPTED)
+        ended = call(*given, "--prompt", CLEAN.replace("cup", "kettle"))
+        assert ended.code == 0
+        assert ended.err.count("Warning: the tokenizer does not know 'kettle' in 'x ") == 1
+        assert "does not know" not in call(*given, "--prompt", CLEAN).err
 
     def test_a_program_says_something_at_every_position(self, tracr_result):
         ended = call("run", tracr_result / "circuit.json", "--prompt", "1 2 3", "--json")
