@@ -37,6 +37,7 @@ from pruning.frozen_runs import FrozenBatch, FrozenRuns
 from pruning.intervals import intervals_of, mean_of
 from pruning.objectives import kl_divergence, per_prompt_mean
 from pruning.portions import Portions
+from pruning.prompt_rules import refuse_equal_sides
 
 KINDS = ("edges", "heads", "mlps")
 CELLS_AT_ONCE = {"cpu": 512, "cuda": 8192}
@@ -133,6 +134,7 @@ def effects(
     Raises:
         ConfigurationError: No prompts, or a negative number of edges or prompts.
         GraphMismatchError: The circuit is of another universe.
+        PromptFormatError: Counterfactual ablation, and no prompt differs from its counterfactual in any token.
     """
     from pruning.evaluation import require_universe
 
@@ -141,9 +143,12 @@ def effects(
     if top < 0 or n < 1:
         raise ConfigurationError(f"effects need 0 edges or more on 1 prompt or more; got top={top} and n={n}")
     require_universe(compiled, circuit)
+    ablation = ablation or circuit.ablation
+    if ablation == "counterfactual":
+        refuse_equal_sides(pairs)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(pairs))[:n])
     runs = FrozenRuns(
-        compiled, pairs.subset(chosen), ablation=ablation or circuit.ablation, budget_bytes=0,
+        compiled, pairs.subset(chosen), ablation=ablation, budget_bytes=0,
         ablation_data=ablation_data if ablation_data is not None else pairs,
     )  # fmt: skip
     parts = _parts(circuit, top)
