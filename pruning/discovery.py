@@ -242,6 +242,7 @@ def run_stages(
     measuring.keep_state(parts, evaluation=_how_evaluated(settings, kept))
     measuring.run(parts, say)
     measuring.metrics |= {"seconds": time.perf_counter() - began, "peak_rss_bytes": peak_rss_bytes()}
+    measuring.metrics["verdicts"] = []  # where judging fails, what was said before anything was measured is void
     parts.attempt("verdicts", judge, cheap=True)
     measuring.provenance["seconds"] = measuring.metrics["seconds"]
     parts.attempt("circuit", measuring.keep, cheap=True)

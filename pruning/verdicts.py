@@ -16,7 +16,7 @@ A file written before there were intervals is judged by its means, and shares by
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from pruning.findings import Finding, Severity
 from pruning.proportion import percent_between, wilson
@@ -109,6 +109,11 @@ def _counted(row: Row, metric: str) -> int:
     return int(row.get(f"n_{metric}", row["n"] - row.get("n_undefined", 0)))
 
 
+def _has_bounds(between: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, float]]:
+    """Whether a difference has an interval: of fewer than two prompts it has none."""
+    return between is not None and between.get("low") is not None and between.get("high") is not None
+
+
 def _undefined(roles: Roles, split: str) -> Iterator[Finding]:
     rows = {role: int(row.get("n_undefined") or 0) for role, row in roles.items()}
     worst = max(rows, key=lambda role: rows[role], default="full")
@@ -197,7 +202,7 @@ def _baselines(roles: Roles, split: str) -> Iterator[Finding]:
         if other is None:
             continue
         figures = f"{called} {circuit:.3g}{unit} against {other:.3g} on {split} prompts"
-        if between is None:
+        if not _has_bounds(between):
             worse, unclear = circuit >= other, False
         else:
             worse, unclear = between["low"] > 0, between["low"] <= 0 <= between["high"]
@@ -232,7 +237,10 @@ def _shares(roles: Roles, split: str) -> Iterator[Finding]:
             if own is None or other is None or not n:
                 continue
             between = (roles[role].get("difference") or {}).get(metric)
-            low, high = (between["low"], between["high"]) if between else (end - other for end in wilson(own, n))
+            if _has_bounds(between):
+                low, high = between["low"], between["high"]
+            else:
+                low, high = (end - other for end in wilson(own, n))
             if low <= 0 <= high:
                 yield Finding(
                     name=f"{metric.replace('_', '-')}-crosses-baseline",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pruning.parts import Parts
     from pruning.result_folder import ResultFolder
 
-EVALUATION = "evaluation"
+EVALUATION, VERDICTS = "evaluation", "verdicts"
 CHOICES = (EVALUATION, "curve", "drawings", "explorer", "report")
 
 
@@ -71,6 +71,9 @@ def report(
                 lacking = {**lacking, **dict.fromkeys(planned, ""), **parts.missing}
                 lacking = {part: reason for part, reason in lacking.items() if reason}
                 circuit = making.described()
+            elif VERDICTS in result.missing():
+                judged = _judged_again(result, metrics, stop)
+                errors, lacking, planned = errors | judged.errors, {**lacking, **judged.missing}, [*planned, VERDICTS]
             shown = _shown(result, chosen, measured)
             made = write_shown(result, circuit, metrics, _curve(result), missing=lacking, wanted=shown)
         errors |= made.errors
@@ -195,8 +198,24 @@ def _measured(making: Measuring, planned: Sequence[str], stop: Any) -> Parts:
     def judge() -> None:
         making.metrics["verdicts"] = verdicts(making.metrics)
 
-    parts.attempt("verdicts", judge, cheap=True)
+    parts.attempt(VERDICTS, judge, cheap=True)
     parts.attempt("circuit", making.keep, cheap=True)
+    return parts
+
+
+def _judged_again(result: ResultFolder, metrics: dict[str, Any], stop: Any) -> Parts:
+    """Judge what was measured, and keep it: nothing else was missing."""
+    from pruning.parts import Parts
+    from pruning.result_folder import METRICS
+    from pruning.verdicts import verdicts
+
+    parts = Parts(stop, (VERDICTS,))
+
+    def judge() -> None:
+        metrics["verdicts"] = verdicts(metrics)
+        result.write_json(METRICS, metrics)
+
+    parts.attempt(VERDICTS, judge, cheap=True)
     return parts
 
 

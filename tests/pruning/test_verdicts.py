@@ -140,3 +140,29 @@ def test_numeric_outputs() -> None:
     assert verdicts({"splits": {"test": roles}}) == []
     roles["empty"] |= {"mse": 0.0, "exact_match": 1.0, "accuracy": 1.0}
     assert [one["name"] for one in verdicts({"splits": {"test": roles}})] == ["nothing-to-explain"]
+
+
+def test_one_prompt_has_no_intervals_and_is_judged_by_its_figures() -> None:
+    # `evaluate` on one prompt gives differences with a mean and no bounds.
+    def row(kl: float, right: float) -> dict[str, Any]:
+        return {
+            "n": 1,
+            "kl": kl,
+            "exact_match": right,
+            "accuracy": right,
+            "difference": {
+                "kl": {"mean": 0.2 - kl, "low": None, "high": None},
+                "exact_match": {"mean": 1.0 - right, "low": None, "high": None},
+                "accuracy": {"mean": 1.0 - right, "low": None, "high": None},
+            },
+        }
+
+    found = judged(
+        circuit={"n": 1, "kl": 0.2, "exact_match": 1.0, "accuracy": 1.0},
+        full={"n": 1, "accuracy": 1.0, "n_logit_diff": 0},
+        empty=row(3.0, 0.0),
+        complement=row(0.1, 1.0),
+        random=row(2.0, 0.0),
+    )
+    # Wilson's interval of 1 of 1 is 21 to 100 %, which 0 % is outside of.
+    assert sorted(found) == ["few-prompts", "no-better-than-complement"]

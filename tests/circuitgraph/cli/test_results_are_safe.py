@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from circuitgraph.circuit import Circuit
+from pruning.verdicts import verdicts
 from tests.circuitgraph.cli.conftest import TRACR, call
 from tests.circuitgraph.cli.test_cli_discover import FILES
 from tests.circuitgraph.cli.test_file_formats import complaints
@@ -54,6 +55,20 @@ def before(monkeypatch, name: str, *, error: Exception | None = None, at: int = 
         return real(*arguments, **options)
 
     monkeypatch.setattr(holder, function, wrapped)
+
+
+def test_a_judgement_that_fails_says_nothing_and_report_makes_it(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        before(patched, "pruning.discovery.verdicts", error=TypeError("no"), at=2)
+        ended = call(*SMALL, "--out", tmp_path / "x")
+    assert ended.code == 1 and missing(tmp_path / "x") == {"verdicts"}
+    # Not what was judged before anything was measured, "measured on no prompts".
+    assert json.loads((tmp_path / "x" / "metrics.json").read_text())["verdicts"] == []
+    again = call("report", tmp_path / "x", "--json")
+    assert again.code == 0 and again.json["made"] == ["verdicts", "report"]
+    assert state(tmp_path / "x")["finished"] is True
+    found = json.loads((tmp_path / "x" / "metrics.json").read_text())
+    assert found["verdicts"] == verdicts(found)
 
 
 class TestSignals:
