@@ -209,20 +209,9 @@ class Circuit:
         Nodes have `kind` and `layer`, kept edges `score`, `kind` and `mask`; structural edges join a head's
         readers to the head where both are there. `graph.graph` holds the universe and the ablation.
         """
-        import networkx as nx
+        from circuitgraph.graph import circuit_graph
 
-        from circuitgraph.graph import STRUCTURAL, node_attributes
-
-        graph = nx.DiGraph(universe=self.universe.to_dict(), ablation=self.ablation)
-        present = set(self.nodes)
-        graph.add_nodes_from((name, values) for name, values in node_attributes(self.universe) if name in present)
-        for (source, target), edge, score, kind in zip(
-            self.edges, self.edge_ids.tolist(), self.scores.tolist(), self.kinds, strict=True
-        ):
-            graph.add_edge(source, target, score=score, kind=kind, mask=edge)
-        pairs = self.universe.structural_edges()
-        graph.add_edges_from((pair for pair in pairs if present.issuperset(pair)), kind=STRUCTURAL)
-        return graph
+        return circuit_graph(self)
 
     @property
     def digest(self) -> str:

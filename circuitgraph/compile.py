@@ -6,8 +6,6 @@ or mode, no copied weights.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,25 +16,23 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from circuitgraph.architectures import Family, ModelShape, family_of
-from circuitgraph.architectures.family import BoundModel, frozen_view
+from circuitgraph.architectures.family import BoundModel
 from circuitgraph.architectures.given import check_given
-from circuitgraph.architectures.intact import check_intact
-from circuitgraph.architectures.watch import ModelWatch, check_no_hooks
 from circuitgraph.batch import TokenBatch
+from circuitgraph.binding import Binding
 from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.frozen_linear import choose_kernels, use_onednn
+from circuitgraph.forward.frozen_linear import choose_kernels
 from circuitgraph.forward.kernels import cpu_kernels
 from circuitgraph.forward.masked import FixedPlan, MaskedPass, fixed_pass, masked_pass
 from circuitgraph.forward.reference import mean_values, read_again, reference_run, zero_values
 from circuitgraph.forward.workspace import Workspace
 from circuitgraph.gate_map import GateMap
 from circuitgraph.graph import build_graph
+from circuitgraph.identity import config_hash, weights_checksum
 from circuitgraph.models import LoadedModel
 from circuitgraph.torch_state import in_settled_state
 from circuitgraph.universe import Universe
-
-_SAMPLES = 257  # about so many bytes of a tensor a checksum takes as they are
 
 
 def universe_of(
@@ -69,64 +65,6 @@ def universe_of(
     )
 
 
-def config_hash(config: Any, *, dtype: str | None = None) -> str:
-    """A hash of what a config says about the computation, the number format among it.
-
-    Args:
-        config: A model's.
-        dtype: The number format to say instead of the config's own: the hash of the same model loaded in that.
-    """
-    values = {
-        key: value for key, value in config.to_dict().items() if key not in ("_name_or_path", "transformers_version")
-    }
-    for name in ("dtype", "torch_dtype"):
-        if dtype is not None and values.get(name) is not None:
-            values[name] = dtype
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def weights_checksum(model: nn.Module) -> str:
-    """A checksum of a model's weights, quick enough to take each time: it tells checkpoints apart, not forgeries.
-
-    The bits of each tensor are added up as integers, which gives the same on every device and in any order, and a few
-    of them are taken as they are. Names of weights do not matter; their order, shapes and number format do.
-
-    Args:
-        model: Any module.
-
-    Examples:
-        >>> layer = nn.Linear(2, 2)
-        >>> before = weights_checksum(layer)
-        >>> with torch.no_grad():
-        ...     layer.bias[1] += 1
-        >>> weights_checksum(layer) == before
-        False
-    """
-    digest = hashlib.sha256()
-    for weight in model.parameters():
-        bits = weight.detach().clone(memory_format=torch.contiguous_format) if _is_odd(weight) else weight.detach()
-        bits = bits.reshape(-1).view(torch.uint8)
-        whole = len(bits) // 8 * 8
-        summed, rest = bits[:whole].view(torch.int64).sum().item(), bits[whole:].tolist()
-        some = bits[:: len(bits) // _SAMPLES | 1].tolist()  # an odd step meets every byte of a number
-        digest.update(f"{weight.dtype}{list(weight.shape)}{summed}{rest}{some}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _is_odd(weight: Tensor) -> bool:
-    """Whether a tensor does not lie in one piece that begins where eight bytes do."""
-    return not weight.is_contiguous() or weight.storage_offset() * weight.element_size() % 8 != 0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Binding:
-    """A bound model, and what tells that it is out of date."""
-
-    kernels: str
-    watch: ModelWatch
-    bound: BoundModel
-
-
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CompiledModel:
     """A model, its universe, and the map from edges to gates.
@@ -154,8 +92,8 @@ class CompiledModel:
     universe: Universe
     gate_map: GateMap
     kernels: str = "plain"
+    _binding: Binding = field(repr=False)
     _workspace: Workspace = field(default_factory=Workspace, repr=False)
-    _binding: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         universe, edits = self.universe, self.gate_map.edits
@@ -215,7 +153,7 @@ class CompiledModel:
             ConfigurationError: Direct products or packed weights are asked for, and not possible.
             UnknownNameError: No such choice.
         """
-        return replace(self, kernels=_settle_kernels(kernels, self.shape, self.model), _binding={})
+        return replace(self, kernels=_settle_kernels(kernels, self.shape, self.model), _binding=self._binding.apart())
 
     def with_own_buffers(self) -> CompiledModel:
         """The same model, its weights bound once for both, with buffers of its own for masked passes."""
@@ -225,28 +163,14 @@ class CompiledModel:
     def bound(self) -> BoundModel:
         """The model's weights in the form of the forward pass.
 
-        Bound again when the model was moved or cast, or a module, weight, buffer or setting of it was replaced; packed
-        again also when weights were changed in place.
+        Bound again when the model was moved or cast, or a module, weight or buffer of it was replaced; packed again
+        also when weights were changed in place. What `compile_model` refuses is refused here too.
 
         Raises:
-            UnsupportedModelError: The model is no longer one that could be compiled so.
+            UnsupportedModelError: The model is no longer what its config describes, or its config is another than it
+                was compiled with.
         """
-        held: _Binding | None = self._binding.get("now")
-        if held is None or held.kernels != self.kernels or held.watch.sees_a_change():
-            packed = self.kernels == "packed"
-            watch = ModelWatch(self.model, changes=packed)  # first: what changes meanwhile is seen next time
-            check_no_hooks(self.model, name=self.name)
-            bound = self.family.bind(frozen_view(self.model))
-            if len(bound.blocks) != self.shape.n_layers:
-                raise UnsupportedModelError(
-                    f"{self.name}: the model has {len(bound.blocks)} layers, and had {self.shape.n_layers} when it was "
-                    "compiled; compile it again"
-                )
-            if self.kernels != "plain":
-                for block in bound.blocks:
-                    use_onednn(block.mlp, pack=packed)
-            held = self._binding["now"] = _Binding(kernels=self.kernels, watch=watch, bound=bound)
-        return held.bound
+        return self._binding.bound(self.kernels)
 
     @property
     def device(self) -> torch.device:
@@ -339,6 +263,7 @@ class CompiledModel:
             wanted=wanted, workspace=self._workspace, recompute=recompute,
         )  # fmt: skip
 
+    @in_settled_state
     def masked_by_plan(
         self,
         gates: Float[Tensor, " edge"],
@@ -415,11 +340,11 @@ def compile_model(
     family.check_config(config)
     shape = family.shape(config)
     universe = universe_of(family, shape, embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
-    check_intact(network, family=family.name)
+    name = loaded.name if loaded is not None else (getattr(config, "_name_or_path", "") or type(network).__name__)
     compiled = CompiledModel(
         model=network,
         tokenizer=loaded.tokenizer if loaded is not None else None,
-        name=loaded.name if loaded is not None else (getattr(config, "_name_or_path", "") or type(network).__name__),
+        name=name,
         revision=loaded.revision if loaded is not None else None,
         config_hash=config_hash(config),
         family=family,
@@ -427,6 +352,7 @@ def compile_model(
         universe=universe,
         gate_map=GateMap.identity(universe),
         kernels=_settle_kernels(kernels, shape, network),
+        _binding=Binding(network, family, name=name),
     )
     if verify:
         from circuitgraph.parity import check_finite, check_parity

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import networkx as nx
 
 from circuitgraph.universe import Universe, node_kind, node_layer
+
+if TYPE_CHECKING:
+    from circuitgraph.circuit import Circuit
 
 STRUCTURAL = "structural"
 
@@ -75,4 +79,18 @@ def build_graph(universe: Universe, attributes: Mapping[str, object] | None = No
     finally:
         if was_enabled:
             gc.enable()
+    return graph
+
+
+def circuit_graph(circuit: Circuit) -> nx.DiGraph:
+    """Write a circuit's kept edges out as a graph; see `Circuit.graph`."""
+    universe, present = circuit.universe, set(circuit.nodes)
+    graph = nx.DiGraph(universe=universe.to_dict(), ablation=circuit.ablation)
+    graph.add_nodes_from((name, values) for name, values in node_attributes(universe) if name in present)
+    for (source, target), edge, score, kind in zip(
+        circuit.edges, circuit.edge_ids.tolist(), circuit.scores.tolist(), circuit.kinds, strict=True
+    ):
+        graph.add_edge(source, target, score=score, kind=kind, mask=edge)
+    pairs = universe.structural_edges()
+    graph.add_edges_from((pair for pair in pairs if present.issuperset(pair)), kind=STRUCTURAL)
     return graph

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitgraph.torch_state import with_gradients
 from pruning.batch_order import BatchOrder
 from pruning.batch_run import BatchRunner, Share
 
@@ -43,6 +44,7 @@ class GatePath:
 GATE_PATH = GatePath()
 
 
+@with_gradients
 def gate_gradients(runner: BatchRunner, path: GatePath = GATE_PATH, *, seed: int = 0) -> Float[Tensor, " edge"]:
     """Average gradient of the objective in every edge's gate.
 
@@ -57,6 +59,7 @@ def gate_gradients(runner: BatchRunner, path: GatePath = GATE_PATH, *, seed: int
     return torch.stack([gradients.mean(0) for gradients in _along(runner, path, seed)]).mean(0)
 
 
+@with_gradients
 def gate_importance(runner: BatchRunner, path: GatePath = GATE_PATH, *, seed: int = 0) -> Float[Tensor, " edge"]:
     """How much each edge's gate matters: the size of its gradient in a batch, averaged.
 

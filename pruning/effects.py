@@ -32,6 +32,7 @@ from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.cuts import Cut, CutRuns
+from circuitgraph.torch_state import in_settled_state
 from pruning.encoding import EncodedPairs
 from pruning.frozen_runs import FrozenBatch, FrozenRuns
 from pruning.intervals import intervals_of, mean_of
@@ -103,6 +104,7 @@ def effects_table(effects: dict[str, Any]) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(("score", *numbers), float))
 
 
+@in_settled_state
 def effects(
     compiled: CompiledModel,
     circuit: Circuit,

@@ -301,6 +301,7 @@ def evaluate_masks(
     return metrics_of_columns(compiled, measured, pairs, intervals=intervals)
 
 
+@with_gradients
 def scores_of(
     compiled: CompiledModel,
     masks: Mapping[str, Circuit | np.ndarray],

@@ -28,6 +28,7 @@ from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.memory.numbers import values_a_token
+from circuitgraph.torch_state import in_settled_state
 from pruning.batch_order import BatchOrder
 from pruning.checking.requirements import require_runnable
 from pruning.encoding import EncodedPairs
@@ -114,6 +115,7 @@ class FrozenRuns:
         UnknownNameError: No such ablation.
     """
 
+    @in_settled_state
     def __init__(
         self,
         compiled: CompiledModel,
@@ -302,6 +304,7 @@ class FrozenRuns:
         logits = self.compiled.logits(batch.clean)
         return rows_of_teacher(logits if self.teacher_top_k is None else TopTeacher.of(logits, self.teacher_top_k))
 
+    @in_settled_state
     def batch(self, indices: np.ndarray) -> FrozenBatch:
         """A batch of prompts, of one length unless nothing of it is to come from what is kept.
 
@@ -329,6 +332,7 @@ class FrozenRuns:
             values = replace(values, input_ids=prompts.input_ids, attention_mask=prompts.attention_mask)
         return FrozenBatch(pairs=pairs, teacher=teacher_of_rows(rows["teacher"]), values=values)
 
+    @in_settled_state
     def group(self, length: int) -> KeptGroup | None:
         """All prompts of a length, to pick batches from where the model lies.
 

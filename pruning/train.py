@@ -25,6 +25,7 @@ from torch import Tensor
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import NotFiniteError, TrainingError
 from circuitgraph.stopping import Stop
+from circuitgraph.torch_state import with_gradients
 from circuitgraph.transfer import to_host
 from pruning.attribution import GatePath, gate_importance
 from pruning.batch_run import BatchResult, BatchRunner, Share
@@ -132,6 +133,7 @@ class Trainer:
         runner: Takes batches forward and backward.
     """
 
+    @with_gradients
     def __init__(
         self,
         compiled: CompiledModel,
@@ -185,6 +187,7 @@ class Trainer:
         require_numbers(importance, self.runner.frozen, "gate importances")
         self.gates.start_from(importance, mean=self.recipe.init_mean, spread=self.recipe.init_std)
 
+    @with_gradients
     def step(self, index: int) -> StepRecord:
         """Take one step.
 

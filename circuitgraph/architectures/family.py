@@ -250,6 +250,9 @@ def frozen_view(module: nn.Module) -> nn.Module:
     for hooks in [name for name in view.__dict__ if name.endswith("_hooks")]:
         view.__dict__[hooks] = type(view.__dict__[hooks])()
     view.__dict__["training"] = False
+    for name, held in [*vars(view).items()]:
+        if getattr(held, "__self__", None) is module:  # a method, bound to the original
+            del view.__dict__[name]
     if "_compiled_call_impl" in view.__dict__:  # of `module.compile()`, bound to the original
         view.__dict__["_compiled_call_impl"] = None
     return view

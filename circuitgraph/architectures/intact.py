@@ -41,7 +41,8 @@ _HARMLESS_HOOKS = {
 _UNUSED_METHODS = frozenset("generate prepare_inputs_for_generation to cuda cpu train eval save_pretrained".split())
 # Settings that say nothing about a forward pass in evaluation mode.
 _UNUSED_SETTINGS = frozenset(
-    "training gradient_checkpointing name_or_path loss_type max_seq_len_cached padding_idx vocab_size inplace p".split()
+    """training gradient_checkpointing name_or_path loss_type max_seq_len_cached padding_idx vocab_size inplace p
+    in_features out_features num_embeddings embedding_dim nf nx""".split()  # sizes are those of the weights
 )
 _MOST_NAMED = 4
 
@@ -116,6 +117,12 @@ def _weights_apart(model: nn.Module) -> Iterator[_Finding]:
     yield from _several("devices", {name: str(weight.device) for name, weight in weights.items()}, "model.to(device)")
     formats = {name: str(weight.dtype).removeprefix("torch.") for name, weight in weights.items()}
     yield from _several("number formats", formats, "model.to(torch.float32), or another format")
+    of_inference = [name for name, weight in weights.items() if weight.is_inference()]
+    if of_inference:
+        yield (
+            f"{len(of_inference)} of its weights are of torch.inference_mode(), such as {of_inference[0]}",
+            "Make or load the model outside of torch.inference_mode(), or inside of torch.no_grad().",
+        )
     for name, weight in weights.items():
         if weight.layout != torch.strided or type(weight.data) is not Tensor:
             kind = str(weight.layout) if weight.layout != torch.strided else type(weight.data).__name__
@@ -178,8 +185,11 @@ def _hooks(path: str, module: nn.Module) -> Iterator[_Finding]:
 def _methods(path: str, module: nn.Module) -> Iterator[_Finding]:
     """Methods set on one module."""
     kind = type(module)
-    for name in vars(module):
-        if name not in _UNUSED_METHODS and callable(getattr(kind, name, None)):
+    for name, held in vars(module).items():
+        usual = getattr(kind, name, None)
+        # A method of its own class set where it was before is none: transformers 5.0 leaves such ones behind.
+        same = getattr(held, "__func__", None) is usual and getattr(held, "__self__", None) is module
+        if callable(usual) and not same and name not in _UNUSED_METHODS:
             if "_hf_hook" in vars(module):
                 advice = "Load it whole: without device_map and offloading, then model.to(device)."
             else:

@@ -35,7 +35,7 @@ def _shape(config: Any) -> ModelShape:
 
 
 def _projection(linear: nn.Linear, d_head: int) -> Projection:
-    return Projection(linear.weight.T, linear.bias, linear.out_features // d_head)
+    return Projection(linear.weight.T, linear.bias, linear.weight.shape[0] // d_head)
 
 
 def _block(block: Any) -> BoundBlock:
@@ -86,7 +86,7 @@ FAMILY = Family(
     understood=frozenset(
         """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads
         hidden_act max_position_embeddings rms_norm_eps rope_parameters rope_scaling rope_theta attention_bias
-        mlp_bias head_dim""".split()
+        mlp_bias head_dim partial_rotary_factor""".split()
     ),
     fields={
         **dict.fromkeys(

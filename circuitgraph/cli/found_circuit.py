@@ -188,7 +188,7 @@ def load_found_circuit(
 
 def _another_model(compiled: CompiledModel, provenance: dict[str, Any]) -> dict[str, str]:
     """In what the model is another than the circuit was found in, by field; another number format is none."""
-    from circuitgraph.compile import config_hash
+    from circuitgraph.identity import config_hash
 
     told: dict[str, str] = {}
     found, dtype = provenance.get("dtype"), str(compiled.dtype).removeprefix("torch.")

@@ -17,11 +17,13 @@ from circuitgraph.extract.module import ExtractedCircuit, Origin
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.models import LoadedModel
 from circuitgraph.parity import TOLERANCE
+from circuitgraph.torch_state import in_settled_state
 
 CONSTANT_ABLATIONS = tuple(name for name in ABLATIONS if name != "counterfactual")
 """Ablations whose values do not depend on the prompt."""
 
 
+@in_settled_state
 def extract_circuit(
     circuit: Circuit,
     model: CompiledModel | LoadedModel | nn.Module,
@@ -182,6 +184,7 @@ def _origin(circuit: Circuit, compiled: CompiledModel, ablation: str) -> Origin:
 # -------------------------------------------------------------------- is it the same thing
 
 
+@in_settled_state
 def largest_difference(
     extracted: ExtractedCircuit,
     circuit: Circuit,

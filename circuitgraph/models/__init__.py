@@ -90,8 +90,11 @@ def load_model(
     if dtype not in DTYPES:
         raise UnknownNameError.of("dtype", dtype, DTYPES)
     check_device(device)
-    loaded = _load_on_cpu(name, dtype=dtype, trust_remote_code=trust_remote_code)
-    loaded.model.to(device)
+    from circuitgraph.torch_state import settled
+
+    with settled():  # no weight of inference mode, of another default format or on another default device
+        loaded = _load_on_cpu(name, dtype=dtype, trust_remote_code=trust_remote_code)
+        loaded.model.to(device)
     warn_of_extra_tokens(loaded)
     return loaded
 

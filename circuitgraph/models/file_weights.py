@@ -13,6 +13,8 @@ from pathlib import Path
 
 from circuitgraph.errors import ModelNotFoundError, ModelWarning
 
+# `transformers` leaves GPT-2's `attn.bias` out of its report, and all that has this in its name. That is no loss for
+# `attn.c_attn.bias`: it has a place in every layer, so where it has none there are others of that layer without one.
 _HARMLESS = re.compile(
     r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|attn\.(masked_bias|bias)|self_attn\.bias|position_ids)$"
     r"|^(v_head|value_head|score|classifier|multiple_choice_head)\."
@@ -59,12 +61,12 @@ def check_unexpected(name: str, unexpected: Sequence[str], *, n_layers: int | No
 
 
 def _meaning(keys: Sequence[str], n_layers: int | None) -> str:
-    for pattern, meaning in _MEANINGS:
-        if any(re.search(pattern, key) for key in keys):
-            return meaning
     layers = [int(match[1]) for key in keys if (match := re.search(r"(?:^|\.)(?:h|layers)\.(\d+)\.", key))]
     if n_layers is not None and layers and max(layers) >= n_layers:
         return f"layers up to number {max(layers)}, where its config.json has {n_layers} layers"
+    for pattern, meaning in _MEANINGS:
+        if any(re.search(pattern, key) for key in keys):
+            return meaning
     return ""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuitgraph.torch_state import in_settled_state
 from pruning.encoding import EncodedPairs
 from pruning.findings import Finding
 from pruning.frozen_runs import FrozenRuns
@@ -135,6 +136,7 @@ class _Seen:
     top: Tensor
 
 
+@in_settled_state
 def behaviour(
     compiled: CompiledModel,
     splits: Mapping[str, EncodedPairs],

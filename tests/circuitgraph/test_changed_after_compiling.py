@@ -1,4 +1,8 @@
-"""What is changed in a model after it was compiled: seen, or refused; never passed over."""
+"""What is changed in a model after it was compiled.
+
+Weights, buffers and modules that fit the model's config are bound again and give plain Hugging Face's numbers; what
+`compile_model` would refuse is refused by name; nothing is passed over.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from circuitgraph.architectures.watch import ModelWatch
 from circuitgraph.compile import compile_model
@@ -57,42 +62,112 @@ def hook(model) -> None:
     model.model.layers[0].mlp.register_forward_hook(lambda module, given, said: 0 * said)
 
 
+def own_forward(model) -> None:
+    model.model.layers[0].mlp.forward = lambda x: 0 * x
+
+
+def adapter(model) -> None:
+    attention = model.model.layers[0].self_attn
+    attention.q_proj = nn.Sequential(attention.q_proj, nn.Linear(16, 16))
+
+
+def parametrise(model) -> None:
+    parametrizations.weight_norm(model.model.layers[0].mlp.up_proj)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.parametrizations.weight.original0.mul_(3)
+
+
+def patched_class(model) -> None:
+    model.model.norm.__class__ = type("LlamaRMSNorm", (type(model.model.norm),), {"forward": lambda self, x: x})
+
+
+def epsilon_and_config(model) -> None:
+    epsilon(model)
+    for layer in model.model.layers:
+        layer.input_layernorm.variance_epsilon = layer.post_attention_layernorm.variance_epsilon = 0.5
+    model.config.rms_norm_eps = 0.5
+
+
 def in_place(model) -> None:
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight.mul_(-2)
 
 
-CHANGES = [scaling, epsilon, buffer, parameter, module, activation, whole_layer, hook, in_place]
+BOUND_AGAIN = [buffer, parameter, module, in_place]
+REFUSED: dict[Callable, tuple[str, ...]] = {
+    scaling: ("model.layers.1.self_attn: scaling is 1.5, its config makes it 0.5",),
+    epsilon: ("model.norm: variance_epsilon is 0.5",),
+    activation: ("model.layers.0.mlp.act_fn", "ReLU"),
+    whole_layer: ("model.layers lacks its module 1",),
+    hook: ("model.layers.0.mlp has a forward hook", "handle.remove()"),
+    own_forward: ("model.layers.0.mlp has a method of its own, forward",),
+    adapter: ("model.layers.0.self_attn.q_proj", "Sequential"),
+    parametrise: ("model.layers.0.mlp.up_proj is parametrised (weight)",),
+    patched_class: ("model.norm is of the class", "LlamaRMSNorm"),
+    epsilon_and_config: ("its config was changed after it was compiled: rms_norm_eps was 1e-06 and is 0.5",),
+}
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_change_is_seen_or_refused(change: Callable, tiny_llama) -> None:
+def changed(change: Callable, tiny_llama, kernels: str = "plain"):
+    """A model compiled and run, then changed so that it is heard; and what plain Hugging Face makes of it."""
     model = tiny_llama()
-    compiled = compile_model(model)
+    compiled = compile_model(model, kernels=kernels)
     before = compiled.logits(BATCH)
     torch.testing.assert_close(before, live(model), atol=1e-5, rtol=1e-5)
-    change(model)
+    with torch.random.fork_rng(devices=[]):
+        change(model)
     expected = live(model)
     assert not torch.allclose(before, expected, atol=1e-4), "the change has to be one that is heard"
-    try:
-        ours = compiled.logits(BATCH)
-    except UnsupportedModelError:
-        assert change is not in_place and change is not parameter
-        return
-    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    return compiled, expected
 
 
 @pytest.mark.parametrize("kernels", ["plain", "auto"])
-def test_gpt2_is_seen_too(kernels: str, tiny_gpt2) -> None:
+@pytest.mark.parametrize("change", BOUND_AGAIN, ids=lambda change: change.__name__)
+def test_what_fits_the_config_is_bound_again(change: Callable, kernels: str, tiny_llama) -> None:
+    compiled, expected = changed(change, tiny_llama, kernels)
+    torch.testing.assert_close(compiled.logits(BATCH), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("change", REFUSED, ids=lambda change: change.__name__)
+def test_what_could_not_be_compiled_is_refused(change: Callable, tiny_llama) -> None:
+    compiled, _ = changed(change, tiny_llama)
+    for _ in range(2):  # and stays so
+        with pytest.raises(UnsupportedModelError) as caught:
+            compiled.logits(BATCH)
+        for words in (*REFUSED[change], "changed after it was compiled"):
+            assert words in str(caught.value)
+    with pytest.raises(UnsupportedModelError):
+        compiled.with_kernels("auto").logits(BATCH)
+
+
+def test_a_hook_of_every_module_is_refused_until_it_is_gone(tiny_llama) -> None:
+    model = tiny_llama()
+    compiled = compile_model(model)
+    before = compiled.logits(BATCH)
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        with pytest.raises(UnsupportedModelError, match="every module of this process has a forward hook"):
+            compiled.logits(BATCH)
+    finally:
+        handle.remove()
+    assert torch.equal(compiled.logits(BATCH), before)
+
+
+def test_a_class_patched_afterwards_is_refused(tiny_llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_llama()
+    compiled = compile_model(model)
+    monkeypatch.setattr(type(model.model.norm), "forward", lambda self, x: x)
+    with pytest.raises(UnsupportedModelError, match="forward method of LlamaRMSNorm"):
+        compiled.logits(BATCH)
+
+
+def test_gpt2_is_seen_too(tiny_gpt2) -> None:
     model = tiny_gpt2()
-    compiled = compile_model(model, kernels=kernels)
+    compiled = compile_model(model)
     compiled.logits(BATCH)
     model.transformer.h[0].ln_1.eps = 0.5
-    try:
-        ours = compiled.logits(BATCH)
-    except UnsupportedModelError:
-        return
-    torch.testing.assert_close(ours, live(model), atol=1e-5, rtol=1e-5)
+    with pytest.raises(UnsupportedModelError, match=r"transformer\.h\.0\.ln_1: eps is 0\.5"):
+        compiled.logits(BATCH)
 
 
 def test_another_number_format_is_bound_again(tiny_gpt2) -> None:
@@ -109,7 +184,8 @@ def test_nothing_is_bound_again_without_a_change(tiny_llama) -> None:
     compiled = compile_model(model)
     bound = compiled.bound
     compiled.logits(BATCH)
-    live(model)
+    live(model.train())
+    model.eval().zero_grad()
     with torch.no_grad():
         model.lm_head.weight.add_(1)
     assert compiled.bound is bound

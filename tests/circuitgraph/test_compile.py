@@ -20,9 +20,10 @@ from transformers import (
 import circuitgraph.compile
 from circuitgraph.architectures import family_of
 from circuitgraph.architectures.family import BoundModel
-from circuitgraph.compile import CompiledModel, compile_model, config_hash, weights_checksum
+from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.errors import ConfigurationError, ParityError, UnsupportedModelError
 from circuitgraph.graph import STRUCTURAL
+from circuitgraph.identity import config_hash, weights_checksum
 from circuitgraph.universe import Universe
 from tests.circuitgraph import oracle_definition as oracle
 from tests.circuitgraph.oracle_cases import ModelMakers, pair_of_batches

@@ -17,6 +17,7 @@ from transformers import LlamaForCausalLM
 
 from circuitgraph.architectures import intact
 from circuitgraph.architectures.given import check_given
+from circuitgraph.batch import TokenBatch
 from circuitgraph.compile import compile_model
 from circuitgraph.errors import CircuitGraphError, ConfigurationError, ModelWarning, ParityError, UnsupportedModelError
 from circuitgraph.models import LoadedModel
@@ -99,6 +100,27 @@ def test_a_method_set_on_a_module_is_named(tiny_gpt2) -> None:
     del mlp.forward
     model.generate = lambda *_: None  # not called by a forward pass
     compile_model(model, verify=False)
+
+
+def test_a_method_of_its_own_class_is_no_change(tiny_llama) -> None:
+    """Set back where it was, as some tools and transformers 5.0 leave it; dropout of the user's mode does not run."""
+    model = tiny_llama()
+    expected = logits(model)
+    model.config.attention_dropout = 0.9
+    for layer in model.model.layers:
+        layer.forward = layer.forward
+        layer.self_attn.forward = layer.self_attn.forward
+        layer.self_attn.attention_dropout = 0.9
+    compiled = compile_model(model.train())
+    batch = TokenBatch(
+        input_ids=IDS,
+        attention_mask=torch.ones_like(IDS),
+        predict_index=torch.arange(5),
+        predict_prompt=torch.zeros(5, dtype=torch.long),
+    )
+    torch.testing.assert_close(compiled.logits(batch), expected[0], atol=1e-5, rtol=1e-5)
+    model.model.layers[0].mlp.forward = model.model.layers[1].mlp.forward  # another's is
+    refused(model, "model.layers.0.mlp has a method of its own, forward")
 
 
 def test_a_class_patched_from_outside_is_named(tiny_llama, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,6 +342,17 @@ def test_numbers_too_large_for_their_format_are_told_apart(tiny_llama) -> None:
         model.model.layers[0].mlp.down_proj.weight.fill_(60000)
     with pytest.raises(ParityError, match=r"no numbers in float16.*wider number format"):
         compile_model(model)
+
+
+def test_weights_of_inference_mode_are_named(tiny_llama) -> None:
+    """No gradient goes through them: what is made without gradients has no such trouble."""
+    with torch.inference_mode():
+        model = tiny_llama()
+    refused(model, "20 of its weights are of torch.inference_mode()", "model.embed_tokens.weight", "torch.no_grad()")
+    with torch.inference_mode(), pytest.raises(UnsupportedModelError, match="inference_mode"):
+        compile_model(model)
+    with torch.no_grad():
+        compile_model(tiny_llama())
 
 
 # ---------------------------------------------------------------- no model at all

@@ -139,6 +139,14 @@ class TestFolder:
         with pytest.raises(ModelNotFoundError, match=rf"hold 1 weights .*{extra}.*{words}.*LoadedModel"):
             load_model(str(folder))
 
+    def test_a_layer_too_many_is_refused_whatever_transformers_passes_over(self, folder, tiny_gpt2):
+        """`c_attn.bias` and `attn.bias` are not in its report; all others of the layer are."""
+        tiny_gpt2(n_layers=3).save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"n_layer": 2}))
+        with pytest.raises(ModelNotFoundError, match=r"hold 11 weights .*h\.2\..*config\.json has 2 layers"):
+            load_model(str(folder))
+
     @pytest.mark.parametrize(
         "extra", ["transformer.h.0.attn.masked_bias", "model.layers.0.self_attn.rotary_emb.inv_freq", "v_head.weight"]
     )

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+import numpy as np
 import pytest
 import torch
 
+from circuitgraph.circuit import Circuit
 from circuitgraph.compile import compile_model
 from circuitgraph.models import load_model
 from circuitgraph.torch_state import settled
+from circuitgraph.tracr import ground_truth_edges
+from pruning.attribution import gate_gradients
+from pruning.checking.behaviour import behaviour
 from pruning.discovery import discover
+from pruning.effects import effects
+from pruning.frozen_runs import FrozenRuns
 from pruning.recipes import recipe_named
 from pruning.tasks import load_task
+from pruning.train import Trainer
 from tests.circuitgraph.oracle_cases import pair_of_batches
 
 CLEAN, CORRUPTED = pair_of_batches(lengths=[5, 3], side="left", n_asked=2, n_tokens=29, seed=1)
@@ -58,6 +66,35 @@ def test_the_same_bits_under_every_state(state: str, family: str, tiny_gpt2, tin
         assert kept == (torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled())
     for ours, theirs in zip(found, expected, strict=True):
         assert not ours.is_inference() and ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_each_step_by_itself_under_every_state(state: str) -> None:
+    """Loading, kept runs, effects, gradients, training steps and extraction, called one by one."""
+
+    def steps() -> dict[str, object]:
+        compiled = compile_model(load_model("tracr:reverse"), embeddings="split", verify=False)
+        pairs = load_task("tracr-reverse", compiled.tokenizer, options={"max_length": 3}).split("train")
+        truth = Circuit.from_edges(compiled.universe, ground_truth_edges("reverse"), ablation="zero")
+        frozen = FrozenRuns(compiled, pairs, ablation="zero")
+        recipe = recipe_named("tracr").changed(steps=2, target_sparsity=0.5)
+        trainer = Trainer(compiled, frozen, recipe, objective="mse", seed=1)
+        records = [trainer.step(index) for index in range(2)]
+        batch = frozen.batch(np.array([0, 1]))
+        return {
+            "effects": effects(compiled, truth, pairs, top=3, n=3).rows,
+            "objective": [record.objective for record in records],
+            "scores": trainer.gates.log_alpha.tolist(),
+            "teacher": batch.teacher_logits.tolist(),
+            "small": truth.extract(compiled).live_heads,
+            "gradients": gate_gradients(trainer.runner).tolist(),
+            "behaviour": behaviour(compiled, {"train": pairs}, ablation="zero"),
+        }
+
+    expected = steps()
+    with STATES[state]():
+        found = steps()
+    assert found == expected
 
 
 @pytest.mark.slow
