@@ -375,7 +375,7 @@ def _both_universes(name: str, to: object) -> Callable[[dict[str, Any]], None]:
         (_set("universe", "qkv", to="both"), "universe: .*qkv must be one of"),
         (_set("universe", "layers", to=1), "universe: unknown universe field 'layers'; did you mean"),
         (_set("universe", "family", to=["llama"]), r"universe: expected text in 'family'; got \['llama'\]"),
-        (_set("universe", "n_layers", to=10**9), "universe: 1,000,000,000 layers of .* more than any model has"),
+        (_set("universe", "n_layers", to=10**9), r"json: universe: n_layers \(1,000,000,000\) .* at most 500,000,000"),
         (_set("edges", 0, "score", to=10**400), r"edges\[0\] .*: the number in 'score' is larger"),
         (_set("edges", 0, "score", to=math.inf), r"Infinity, which JSON does not know"),
         (_set("nodes", 0, "id", to="inputs"), r"nodes\[0\]: .* whose id is a node"),
