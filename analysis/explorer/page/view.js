@@ -51,7 +51,19 @@ function axisElements() {
   }));
 }
 
+// Cytoscape keeps what it has parsed under a hash of 32 bits. Among the widths, opacities and bends of thousands of edges
+// two share one now and then: an edge took another's value, of another property even, and was drawn wrongly or not at all.
+// Only texts, which are few, are looked up; numbers are parsed each time.
+function parseNumbersEachTime() {
+  const styles = Object.getPrototypeOf(cytoscape({ headless: true, styleEnabled: true }).style());
+  const parse = styles.parse;
+  styles.parse = function parseEach(name, value, ...more) {
+    return (typeof value === 'string' ? parse : this.parseImplWarn).call(this, name, value, ...more);
+  };
+}
+
 function makeGraph() {
+  parseNumbersEachTime();
   isUpright = byId('stage').clientHeight > byId('stage').clientWidth;
   graph = cytoscape({
     container: byId('graph'),
