@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from analysis.drawing.caption import name_in, parts_of
 from analysis.markdown import code, plain, table
 from analysis.measure_text import METRICS, bounded, figure, title_of
 from analysis.report_effects import edges_section, effects_section
 from circuitgraph.atomic_file import write_atomically
 from circuitgraph.circuit import Circuit
+from circuitgraph.strength import LOG_ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -315,44 +318,57 @@ def _parts(circuit: Circuit, metrics: Mapping[str, Any], top: int) -> str:
 
 
 def _heads(circuit: Circuit, top: int) -> str:
-    """Heads by the sum of the absolute scores of the edges in and out."""
-    graph = circuit.graph
+    """Heads by the sum of the strengths of the edges in and out."""
+    graph, strengths = circuit.graph, dict(zip(circuit, circuit.strengths.tolist(), strict=True))
     ranked = []
     for head in circuit.heads:
-        into = [(f"{u}->{v}", s) for reader in graph.pred[head] for u, v, s in graph.in_edges(reader, "score")]
-        out = [(f"{u}->{v}", s) for u, v, s in graph.out_edges(head, "score")]
-        ranked.append((sum(abs(score) for _, score in into + out), head, into, out))
+        into = [f"{u}->{v}" for reader in graph.pred[head] for u, v in graph.in_edges(reader)]
+        out = [f"{u}->{v}" for u, v in graph.out_edges(head)]
+        ranked.append((sum(strengths[name] for name in into + out), head, into, out))
     ranked.sort(key=lambda row: -row[0])
     rows = [
-        [code(head), f"{total:.3f}", str(len(into)), str(len(out)), _strongest(into), _strongest(out)]
+        [
+            code(head),
+            f"{total:.3f}",
+            str(len(into)),
+            str(len(out)),
+            _strongest(into, strengths),
+            _strongest(out, strengths),
+        ]
         for total, head, into, out in ranked[:top]
     ]
     if not rows:
         return "## Heads by the scores of their edges\n\nThe circuit has no heads."
     note = (
-        f"{min(top, len(ranked))} of {len(ranked)} heads, by the sum of the absolute scores of their edges: mostly a "
-        "matter of how many edges they have. Effects were not measured; `circuitgraph evaluate --effects 150` does."
+        f"{min(top, len(ranked))} of {len(ranked)} heads, by the sum of the {_strength_words(circuit)} of their edges: "
+        "mostly a matter of how many edges they have. Effects were not measured; "
+        "`circuitgraph evaluate --effects 150` does."
     )
     if circuit.universe.grouped:
         note += " A key or value edge shared by several heads counts for each of them."
-    header = ["head", "Σ abs(score)", "in", "out", "strongest in", "strongest out"]
+    header = ["head", "Σ strength", "in", "out", "strongest in", "strongest out"]
     return f"## Heads by the scores of their edges\n\n{note}\n\n" + table(header, rows)
 
 
-def _strongest(edges: list[tuple[str, float]]) -> str:
-    return code(max(edges, key=lambda edge: abs(edge[1]))[0]) if edges else "–"
+def _strength_words(circuit: Circuit) -> str:
+    return "strengths, log(1 + exp(score))," if circuit.score_meaning == LOG_ALPHA else "absolute scores"
+
+
+def _strongest(edges: list[str], strengths: Mapping[str, float]) -> str:
+    return code(max(edges, key=lambda edge: strengths[edge])) if edges else "–"
 
 
 def _edges(circuit: Circuit, metrics: Mapping[str, Any], top: int) -> str:
     found = metrics.get("effects")
     if isinstance(found, Mapping) and found["edges"]:
         return edges_section(circuit, found, top)
-    order = sorted(range(len(circuit)), key=lambda place: (-abs(circuit.scores[place]), place))[:top]
+    order = np.argsort(-circuit.strengths, kind="stable")[:top].tolist()
     names = list(circuit)
     rows = [[code(names[i]), _KINDS[circuit.kinds[i]], f"{circuit.scores[i]:.4f}"] for i in order]
     if not rows:
         return "## Strongest edges\n\nThe circuit is empty."
-    note = f"{len(rows)} of {len(circuit):,} edges, by absolute score, which is no measured effect."
+    by = "score" if circuit.score_meaning == LOG_ALPHA else "absolute score"
+    note = f"{len(rows)} of {len(circuit):,} edges, by {by}, which is no measured effect."
     return f"## Strongest edges\n\n{note}\n\n" + table(["edge", "into", "score"], rows)
 
 

@@ -166,6 +166,18 @@ def test_verdicts_come_first_and_provenance_last_and_effects_stand_beside_scores
     assert cells(worth)["`a0.h3->m0`"][2] == "-2.0000" and "log α" in worth
 
 
+def test_scores_of_trained_gates_are_ranked_by_the_rule_of_strength(tmp_path: Path) -> None:
+    # log(1 + exp(score)): 0.0003 for -8, which is a gate that was nearly cut; 1.3133 for 1 and 0.3133 for -1.
+    scores = {"input->a0.kv1<v>": 1.0, "a0.h3->m0": -8.0, "m0->logits": 1.0, "a0.h2->logits": -1.0}
+    circuit = Circuit.from_edges(UNIVERSE, scores, provenance={"method": "edge-pruning"})
+    text = write_report(tmp_path / "r.md", circuit, {}).read_text()
+    rows = [line for line in section(text, "Strongest edges").splitlines() if line.startswith("| `")]
+    assert [row.split(" | ")[2].strip(" |") for row in rows] == ["1.0000", "1.0000", "-1.0000", "-8.0000"]
+    heads = cells(section(text, "Heads by the scores of their edges"))
+    assert [heads[name][0] for name in ("`a0.h2`", "`a0.h3`")] == ["1.627", "1.314"]
+    assert list(heads)[-2:] == ["`a0.h2`", "`a0.h3`"]
+
+
 def test_an_empty_circuit_without_figures(tmp_path: Path) -> None:
     text = write_report(tmp_path / "r.md", Circuit.from_edges(UNIVERSE, []), {}).read_text()
     for sentence in ("Not evaluated.", "has no heads", "The circuit is empty", "Nothing to report"):
