@@ -23,7 +23,7 @@ MIN_FONT = 6.0
 PAGE_HEIGHT = 9.0
 """Inches: what a figure on a page has room for at most."""
 
-_UNITS = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72}
+_TO_AN_INCH = {"in": 1.0, "cm": 2.54, "mm": 25.4, "pt": 72.0}
 # Makes a drawing of so many edges at most.
 Maker = Callable[[int], Drawing]
 
@@ -56,7 +56,7 @@ def inches(width: str | float) -> float:
     """
     match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", str(width).lower())
     unit = "in" if match and not match[2] else match[2] if match else ""
-    value = float(match[1]) * _UNITS[unit] if match and unit in _UNITS else 0.0
+    value = float(match[1]) / _TO_AN_INCH[unit] if match and unit in _TO_AN_INCH else 0.0
     if not 1 <= value <= 100:
         raise ConfigurationError(
             f"width: expected 1 to 100 inches, such as 5.5in, 14cm, 84mm or 396pt; got {str(width)[:40]!r}"
