@@ -133,7 +133,10 @@ def test_cytoscape_gets_tables_of_plain_values(tmp_path: Path) -> None:
 
 def test_node_link_files_are_no_circuit_files(tmp_path: Path) -> None:
     path = write_graph(hand_circuit(), tmp_path / "c.json")
-    with pytest.raises(CircuitFormatError, match="is this a circuit file"):
+    with pytest.raises(
+        CircuitFormatError,
+        match="a node-link graph, .* and no circuit file; load the circuit.json",
+    ):
         Circuit.load(path)
 
 
