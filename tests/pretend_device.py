@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 
 from circuitgraph import transfer
+from circuitgraph.architectures import intact
 
 aten = torch.ops.aten
 DEVICE = torch.device("meta")
@@ -83,6 +84,9 @@ class PretendDevice(TorchDispatchMode):
         self._originals["wait_for"] = transfer.wait_for
         transfer.wait_for = lambda device: self.note("wait_for")
         transfer.QUEUED.append(DEVICE.type)
+        # Its weights are refused elsewhere: they say that they are on `meta`, in no memory.
+        self._originals["_weights_apart"] = intact._weights_apart
+        intact._weights_apart = lambda model: iter(())
         self._factories.__enter__()
         super().__enter__()
         _entered.append(self)
@@ -94,6 +98,7 @@ class PretendDevice(TorchDispatchMode):
         self._factories.__exit__(*raised)
         transfer.QUEUED.remove(DEVICE.type)
         transfer.wait_for = self._originals.pop("wait_for")
+        intact._weights_apart = self._originals.pop("_weights_apart")
         for name, original in self._originals.items():
             setattr(Tensor, name, original)
 
