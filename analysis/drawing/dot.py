@@ -281,7 +281,7 @@ def page_settings(n_edges: int = 0, width: float | None = None) -> list[str]:
     size = f' size="{width:g},1000";' if width else ""
     return [
         f"  rankdir=BT; nodesep=0.05; ranksep=0.2; splines=true; outputorder=edgesfirst; remincross=true;{hasty}{size}",
-        "  bgcolor=white; pad=0.05; labelloc=t; labeljust=c;",
+        "  bgcolor=white; margin=0; pad=0.05; labelloc=t; labeljust=c;",
         f'  fontname="{FONT}"; fontcolor="{INK}"; fontsize={FONT_SIZE};',
         f'  node [fontname="{FONT}", fontsize={FONT_SIZE}, fontcolor="{INK}", {node}];',
         f'  edge [fontname="{FONT}", arrowsize=0.4];',

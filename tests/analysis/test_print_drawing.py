@@ -172,3 +172,10 @@ class TestSlowLayouts:
         with pytest.raises(RenderingError), caplog.at_level(logging.WARNING):
             render(f"digraph {{{lines}}}", "svg", time_limit_s=0.2)
         assert "5,000 lines: this may take minutes" in caplog.text and "--max-edges 150" in caplog.text
+
+
+def test_a_pdf_is_as_wide_as_asked_for() -> None:
+    # Graphviz puts half an inch around a page on every side unless it is asked not to.
+    dot = draw(crowded_circuit(60), width="3.3in").dot
+    wide = number_in(r"/MediaBox\s*\[\s*0 0 ([\d.]+)", render(dot, "pdf").decode("latin-1"))
+    assert wide <= 3.3 * 72 + 1
