@@ -171,14 +171,19 @@ def load_weights(
 
 @contextlib.contextmanager
 def _quiet_report() -> Iterator[None]:
-    """Switch the report of `transformers` on weights that did not find each other off: ours says it by name."""
-    log = logging.getLogger("transformers.modeling_utils")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Switch two reports of `transformers` off: weights that did not find each other, which ours names, and sharding.
+
+    The second warns of layers that were not sharded, although nobody asked for shards.
+    """
+    logs = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "distributed.tensor_parallel")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 @contextlib.contextmanager

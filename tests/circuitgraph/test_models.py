@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -403,3 +404,16 @@ def test_public_names_are_lazy_and_listed():
         assert getattr(circuitgraph, name) is not None
     with pytest.raises(AttributeError, match="compile_modle"):
         circuitgraph.compile_modle  # noqa: B018
+
+
+def test_loading_warns_of_no_shards_that_nobody_asked_for(tmp_path, tiny_llama) -> None:
+    tiny_llama().save_pretrained(tmp_path)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        load_model(tmp_path)
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert said == []
