@@ -7,8 +7,9 @@ The judged split is `test`, else `validation`, else the first. What is looked at
 3. whether cutting everything changes anything;
 4. whether the circuit is closer to the full model than random circuits, than no circuit, than its complement: by the
    interval of the difference paired by prompt, where there is one, else by the means;
-5. whether its accuracy and exact match differ from those of the baselines;
-6. whether there are prompts enough for such claims.
+5. whether it brings back at least half of what cutting everything loses;
+6. whether its accuracy and exact match differ from those of the baselines;
+7. whether there are prompts enough for such claims.
 
 A file written before there were intervals is judged by its means, and shares by Wilson's interval.
 """
@@ -27,6 +28,8 @@ NOTHING = {"kl": 1e-3, "mse": 1e-6}
 """Cutting everything changes nothing where it costs no more than this, in nats or squared output."""
 HARDLY = {"kl": 1e-2, "mse": 1e-5}
 """Where it costs no more than this, it hardly does."""
+FAR = 0.5
+"""A circuit that loses more than this share of what cutting everything loses is far from the full model."""
 FEW_PROMPTS = 20
 WIDE = 0.25
 """An interval of exact match that is wider than this is too wide for a claim."""
@@ -95,7 +98,7 @@ def judge_roles(roles: Roles, *, split: str = "test", n_edges: int | None = None
         text = "The circuit has no edges: what is measured is the model with everything cut."
         found.append(Finding(name="empty-circuit", severity="wrong", text=text))
     elif not any(one.severity == "wrong" for one in nothing):
-        found += [*_baselines(roles, split), *_shares(roles, split), *_smaller_random(roles)]
+        found += [*_baselines(roles, split), *_far(roles, split), *_shares(roles, split), *_smaller_random(roles)]
     return [*found, *_few(roles, split)]
 
 
@@ -187,7 +190,7 @@ def _nothing(roles: Roles, split: str) -> Iterator[Finding]:
         severity="wrong" if loss <= NOTHING[name] else "doubt",
         text=f"Cutting every edge {changes}: the empty circuit has {called} {loss:.2g}{unit} on {split} prompts. Every "
         "circuit is as good as the model then, whatever its edges. Give counterfactuals that change the answer "
-        "(`circuitgraph check` shows how many do), or another --ablation.",
+        "(circuitgraph check shows how many do), or another --ablation.",
     )
 
 
@@ -227,6 +230,23 @@ _CURE = {
 }
 
 
+def _far(roles: Roles, split: str) -> Iterator[Finding]:
+    """A circuit that is better than none, and yet far from the full model."""
+    name = _loss_name(roles)
+    empty = roles.get("empty", {}).get(name) if name is not None else None
+    circuit = roles["circuit"][name] if name is not None else None
+    if name is None or empty is None or circuit is None or not FAR * empty < circuit < empty:
+        return
+    called, unit = _UNITS[name]
+    yield Finding(
+        name="far-from-model",
+        severity="doubt",
+        text=f"The circuit is far from the full model: {called} {circuit:.3g}{unit} on {split} prompts, and "
+        f"{empty:.3g} with every edge cut, so it brings back {100 * (1 - circuit / empty):.0f} % of what is lost. "
+        "Lower --target-sparsity, or raise --steps.",
+    )
+
+
 def _shares(roles: Roles, split: str) -> Iterator[Finding]:
     """Accuracy and exact match that do not differ from a baseline's."""
     circuit = roles["circuit"]
@@ -247,8 +267,8 @@ def _shares(roles: Roles, split: str) -> Iterator[Finding]:
                     severity="doubt",
                     text=f"The circuit's {metric.replace('_', ' ')} is not shown to differ from that of "
                     f"{_BASELINES[role]}: {100 * own:.0f} % against {100 * other:.0f} % of {n:,} {split} prompts, "
-                    f"difference {100 * low:.0f} to {100 * high:.0f} points (95 %). Do not report it as a success; "
-                    "more prompts would tell.",
+                    f"difference {100 * low:.0f} to {100 * high:.0f} points (95 %). Do not report it as a success"
+                    + ("." if own == other else "; more prompts would tell."),
                 )
                 break
 

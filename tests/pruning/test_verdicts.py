@@ -166,3 +166,18 @@ def test_one_prompt_has_no_intervals_and_is_judged_by_its_figures() -> None:
     )
     # Wilson's interval of 1 of 1 is 21 to 100 %, which 0 % is outside of.
     assert sorted(found) == ["few-prompts", "no-better-than-complement"]
+
+
+@pytest.mark.parametrize(("kl", "far"), [(1.8, False), (1.95, True), (3.7, True), (3.8, False)])
+def test_a_circuit_that_brings_back_less_than_half_of_what_is_lost(kl: float, far: bool) -> None:
+    # Half of the empty circuit's 3.774 is 1.887; one that is no better than it has a verdict of its own.
+    found = judged(circuit={"kl": kl})
+    assert ("far-from-model" in found) is far
+    if kl == 1.95:  # 1 - 1.95 / 3.774
+        assert "it brings back 48 % of what is lost" in found["far-from-model"]["text"]
+
+
+def test_more_prompts_tell_nothing_where_both_are_never_right() -> None:
+    none = {"accuracy": 0.0}
+    assert "more prompts" not in judged(circuit=none, random=none)["accuracy-crosses-baseline"]["text"]
+    assert "more prompts" in judged(circuit={"accuracy": 0.54})["accuracy-crosses-baseline"]["text"]
