@@ -144,12 +144,38 @@ def _preflight(metrics: Mapping[str, Any]) -> str:
     found = metrics.get("preflight")
     if not isinstance(found, Mapping):
         return ""
-    rows = []
-    for name, value in (found.get("behaviour") or {}).items():
-        if isinstance(value, (int, float, str)):
-            shown = f"{value:,.4g}" if isinstance(value, float) else str(value)
-            rows.append([plain(name.replace("_", " ")), plain(shown)])
-    return "## Before training\n\n" + table(["", "value"], rows).replace("---:", ":---") if rows else ""
+    seen = found.get("behaviour")
+    seen = seen if isinstance(seen, Mapping) else {}
+    rows = [
+        [words, plain(f"{seen[name]:,.4g}")]
+        for name, words in _SEEN.items()
+        if isinstance(seen.get(name), (int, float)) and (seen[name] or name not in _SEEN_IF_ANY)
+    ]
+    if isinstance(seen.get("cut"), (int, float)):
+        rows.append([_everything_cut(seen.get("metric"), found.get("ablation")), plain(f"{seen['cut']:,.4g}")])
+    if not rows:
+        return ""
+    heading = "## Before training\n\nThe full model on a sample of the prompts."
+    return heading + "\n\n" + table(["", "value"], rows).replace("---:", ":---")
+
+
+_SEEN = {
+    "n": "prompts that it was run on",
+    "n_undefined": "… whose outputs are not finite numbers",
+    "accuracy": "accuracy (share of prompts)",
+    "answer_probability": "probability of the answer, mean",
+    "other_spacing": "prompts whose likeliest token is the answer but for spaces",
+}
+_SEEN_IF_ANY = ("n_undefined", "other_spacing")
+
+
+def _everything_cut(metric: object, ablation: object) -> str:
+    """What the distance between the full model and the model with every edge cut is called."""
+    if metric == "mse":
+        return "mean squared error with every edge cut"
+    if ablation == "counterfactual":
+        return "KL (nats) between its outputs on the prompt and on the counterfactual"
+    return "KL (nats) with every edge cut"
 
 
 def _missing(missing: Mapping[str, str], again: str | None) -> str:

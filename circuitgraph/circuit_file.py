@@ -165,7 +165,9 @@ def _read_json(path: Path) -> Any:
     try:
         return parse_strictly(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise CircuitFormatError(f"{path}: cannot be read: {error.strerror}; expected a circuit file") from error
+        inside = path / "circuit.json"
+        hint = f", such as {inside}" if inside.is_file() else ""
+        raise CircuitFormatError(f"{path}: cannot be read: {error.strerror}; expected a circuit file{hint}") from error
     except json.JSONDecodeError as error:
         raise CircuitFormatError(
             f"{path}: line {error.lineno}, column {error.colno}: no complete JSON ({error.msg}); "

@@ -88,7 +88,9 @@ class Measuring:
     def _measure_effects(self, say: Callable[[str], None]) -> None:
         """Measure what single parts are worth, on prompts of the test split if it has any, else of another."""
         split = next(name for name in ("test", "validation", "train") if len(self.task.splits.get(name, ())))
-        say(f"measuring what each head and MLP and the {N_EDGES} strongest edges are worth")
+        n_edges = min(N_EDGES, len(self.circuit))
+        which = "" if n_edges == len(self.circuit) else f"{n_edges:,} strongest "
+        say(f"measuring what cutting each head, each MLP and each of the {which}edges alone costs")
         found = effects(
             self.compiled, self.circuit, self.task.split(split), top=N_EDGES, n=N_PROMPTS, seed=self.seed,
             ablation_data=self.task.splits.get("train"),

@@ -95,7 +95,8 @@ def evaluate(
             from pruning.effects import effects
 
             n = min(n_effect_prompts, len(pairs))
-            say(f"measuring what heads, MLPs and the {n_effects:,} strongest edges are worth, on {n:,} prompts")
+            edges = f"each of the {min(n_effects, len(found.circuit)):,} strongest edges"
+            say(f"measuring what cutting each head, each MLP and {edges} alone costs, on {n:,} prompts")
             with counting("effects") as tick:
                 worth = effects(
                     found.compiled, found.circuit, pairs, top=n_effects, n=n, ablation=cut, tick=tick,

@@ -64,8 +64,7 @@ def extract(
         if ablation != found.circuit.ablation:
             say(
                 f"note: the circuit was found under {found.circuit.ablation} ablation; how faithful it is under "
-                f"{ablation} ablation is another question: "
-                f"pruning.evaluate(compiled, circuit, pairs, ablation={ablation!r})"
+                f"{ablation} ablation is another question: circuitgraph evaluate CIRCUIT --ablation {ablation}"
             )
     if as_json:
         print_json(_as_json(found, extracted, speed, difference, folder))

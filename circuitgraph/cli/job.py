@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pruning.train import StepRecord
 
 EVALUATED = ("validation", "test")
+_NAMED_BYTES = 2**20
+"""Parts of the memory that take less are not named."""
 
 
 def about_model(compiled: CompiledModel) -> dict[str, Any]:
@@ -189,16 +191,17 @@ class Job:
         choices = f"embeddings {universe.embeddings}, kv_heads {universe.kv_heads}, qkv {universe.qkv}"
         sizes = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.task.splits.items())
         lengths = self.task.splits["train"].lengths
+        shortest = "" if lengths.min() == lengths.max() else f"{lengths.min()} to "
         steps = f"{recipe.steps:,} steps of {recipe.batch_size} prompts"
         parts = memory.estimate.to_dict()
         total = bytes_text(parts.pop("total"))
-        held = ", ".join(f"{bytes_text(n)} {part}" for part, n in parts.items())
+        held = ", ".join(f"{bytes_text(n)} {part}" for part, n in parts.items() if n >= _NAMED_BYTES)
         return [
             ("model", f"{self.plan.name} ({dtype}, {self.compiled.device}, {self.compiled.kernels} kernels)"),
             ("universe", f"{counts}; {choices}"),
             (
                 "task",
-                f"{self.task.name}: {sizes} prompts; training prompts of {lengths.min()} to {lengths.max()} tokens",
+                f"{self.task.name}: {sizes} prompts; training prompts of {shortest}{lengths.max()} tokens",
             ),
             ("recipe", f"{recipe.name}: {steps}, target sparsity {recipe.target_sparsity:g}, seed {self.seed}"),
             ("compared by", f"{self.objective}; cut edges carry: {self.ablation}"),

@@ -86,7 +86,7 @@ def report(
     else:
         print(f"Made in {result.path}: {', '.join(done) or 'nothing'}")
         if not made.missing:
-            say("nothing is missing")
+            say("nothing is missing now")
     if made.missing and stop.asked:
         raise typer.Exit(exit_code(stop.name))
     if is_loss(made.missing):

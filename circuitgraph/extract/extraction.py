@@ -85,10 +85,10 @@ def settle_ablation(circuit: Circuit, ablation: str | None) -> str:
     raise ConfigurationError(
         f"the circuit {found} counterfactual ablation, where cut edges carry what they say on another prompt, so "
         f"nothing constant can stand for them. Ablations that work: {', '.join(CONSTANT_ABLATIONS)}. Under another "
-        "ablation the same edges are another circuit, so look at it first: "
-        'pruning.evaluate(compiled, circuit, pairs, ablation="mean"); then pass its values: '
-        'circuit.extract(compiled, values=compiled.ablation_values("mean", batches)), or '
-        "circuitgraph extract --ablation mean"
+        "ablation the same edges are another circuit, so look at it first. On the command line: circuitgraph evaluate "
+        "--ablation mean, then circuitgraph extract --ablation mean. In Python: "
+        'pruning.evaluate(compiled, circuit, pairs, ablation="mean"), then '
+        'circuit.extract(compiled, values=compiled.ablation_values("mean", batches))'
     )
 
 

@@ -106,7 +106,7 @@ class Preflight:
     def rows(self) -> list[tuple[str, str]]:
         """What was looked at, and what was seen, in words."""
         found = [
-            (name, f"{count.n:,} prompts of {count.shortest} to {count.longest} tokens" + _same(count, self.ablation))
+            (name, f"{count.n:,} prompts of {_lengths(count)}" + _same(count, self.ablation))
             for name, count in self.splits.items()
             if count.n
         ]
@@ -143,6 +143,12 @@ class Preflight:
     def _repr_html_(self) -> str:
         rows = [*self.rows(), *((f"{one.severity}: {one.name}", one.text) for one in self.findings)]
         return card(f"Preflight of {self.task} on {self.model}", [], html_table(["", "found"], rows))
+
+
+def _lengths(count: SplitCount) -> str:
+    if count.shortest == count.longest:
+        return f"{count.longest:,} tokens"
+    return f"{count.shortest:,} to {count.longest:,} tokens"
 
 
 def _same(count: SplitCount, ablation: str) -> str:
@@ -328,7 +334,9 @@ def _few(looked_at: Mapping[str, EncodedPairs], splits: Sequence[str]) -> list[F
         found.append("there are no validation or test prompts: nothing will be known of the circuit. Give some.")
     elif max(sizes[name] for name in measured) < FEW_EVALUATED:
         told = ", ".join(f"{sizes[name]} {name}" for name in measured)
-        found.append(f"{told} prompts to measure on: a share of so few is known to some 20 points. Give more.")
+        found.append(
+            f"{told} prompts to measure on: a share of so few may be off by some 20 percentage points. Give more."
+        )
     if 0 < sizes.get("train", 0) < FEW_TRAINING:
         found.append(
             f"{sizes['train']} training prompts: the circuit will fit these rather than the task. Give more than a "

@@ -208,3 +208,17 @@ def test_the_curve_may_be_a_file(tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="No such file or directory"):
         write_report(tmp_path / "missing" / "r.md", reverse_circuit(), {})
+
+
+def test_the_figures_before_training_have_names_that_people_know(tmp_path: Path) -> None:
+    seen = {"n": 40, "n_undefined": 0, "choice": True, "accuracy": 0.5, "metric": "kl", "cut": 0.25, "other_spacing": 0}
+    circuit = Circuit.from_edges(UNIVERSE, {"input->logits": 1.0})
+    found = {**metrics(), "preflight": {"ablation": "counterfactual", "behaviour": seen}}
+    text = write_report(tmp_path / "report.md", circuit, found).read_text()
+    assert cells(section(text, "Before training")) == {
+        "value": [],
+        ":---": [":---"],
+        "prompts that it was run on": ["40"],
+        "accuracy (share of prompts)": ["0.5"],
+        "KL (nats) between its outputs on the prompt and on the counterfactual": ["0.25"],
+    }

@@ -487,3 +487,11 @@ def test_a_circuit_in_the_13b_universe_is_quick(tmp_path: Path) -> None:
     assert Circuit.load(tmp_path / "c.json") == circuit
     assert len(circuit) > 5000
     assert time.monotonic() - start < 5  # 0.2 s alone; other processes may be busy
+
+
+def test_a_folder_of_a_result_is_no_circuit_file_and_its_file_is_named(tmp_path) -> None:
+    with pytest.raises(CircuitFormatError, match="expected a circuit file$"):
+        Circuit.load(tmp_path)
+    (tmp_path / "circuit.json").write_text("{}")
+    with pytest.raises(CircuitFormatError, match=r"expected a circuit file, such as .*circuit\.json$"):
+        Circuit.load(tmp_path)
