@@ -77,7 +77,7 @@ def discovery_card(found: Discovery) -> str:
         for split, by_role in metrics["splits"].items()
         for part in (f'<div style="margin-top:0.5em">{escaped(split)}</div>', metrics_html(by_role))
     ]
-    lines = [f"{len(found.run.records):,} steps; {metrics['seconds']:,.0f} s", *found.diagnoses]
+    lines = [f"{len(found.run.records):,} steps; {metrics['seconds']:,.0f} s", *found.verdicts, *found.diagnoses]
     shown = (card("Discovery", lines, *tables), circuit_card(found.circuit))
     return "".join(f'<div style="margin-bottom:0.5em">{part}</div>' for part in shown)
 

@@ -67,6 +67,11 @@ def _sparsity(last: Sequence[Any], recipe: Recipe, run: TrainingRun) -> list[str
             f"The target was not reached: the gates' sparsity is {sparsity:.3f}, {target:.3f} was asked for. "
             "Raise --steps, or the recipe's multiplier_rate."
         )
+    if target >= 1 and sparsity < 0.5:
+        found.append(
+            f"The gates hardly moved: their sparsity is {sparsity:.3f} at the end of a schedule towards {target:g}, so "
+            "most edges were never pressed to close. Raise --steps."
+        )
     n_edges = run.gates.gate_map.universe.n_edges
     undecided, kept = _mean([r.undecided for r in last]), (1 - sparsity) * n_edges
     if undecided > 0.5 * max(kept, 1):

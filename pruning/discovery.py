@@ -71,6 +71,11 @@ class Discovery:
     missing: Mapping[str, str] = field(default_factory=dict)
     errors: Mapping[str, Exception] = field(default_factory=dict)
 
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """What the figures say against the result, in words, the gravest first; see `pruning.verdicts`."""
+        return tuple(one["text"] for one in self.metrics.get("verdicts", []))
+
     def table(self, split: str = "test") -> pd.DataFrame:
         """The metrics of a split as a table, see `pruning.metrics_table`.
 
@@ -86,7 +91,8 @@ class Discovery:
         by_split = self.metrics["splits"]
         told = "".join(f"; {split}: {metrics_line(by_role)}" for split, by_role in by_split.items())
         missing = f"; missing: {', '.join(self.missing)}" if self.missing else ""
-        return f"<Discovery of {self.circuit!r}{told}{missing}>"
+        against = f"; verdicts against it: {len(self.verdicts)}, see .verdicts" if self.verdicts else ""
+        return f"<Discovery of {self.circuit!r}{told}{missing}{against}>"
 
     def _repr_html_(self) -> str:
         return discovery_card(self)

@@ -69,11 +69,13 @@ def test_a_task_says_its_sizes_and_shows_a_prompt(task: TaskData) -> None:
 
 
 def test_a_discovery_shows_figures_diagnoses_and_circuit(found: Discovery) -> None:
-    hostile = replace(
-        found, diagnoses=(HOSTILE,), metrics={**found.metrics, "splits": {HOSTILE: found.metrics["splits"]["test"]}}
-    )
+    against = [{"name": "few-prompts", "severity": "doubt", "text": f"few {HOSTILE}"}]
+    metrics = {**found.metrics, "splits": {HOSTILE: found.metrics["splits"]["test"]}, "verdicts": against}
+    hostile = replace(found, diagnoses=(HOSTILE,), metrics=metrics)
     shown = read(hostile._repr_html_())
-    assert shown.texts[:4] == ["Discovery", f"2 steps; {found.metrics['seconds']:.0f} s", HOSTILE, HOSTILE]
+    seconds = f"2 steps; {found.metrics['seconds']:.0f} s"
+    assert shown.texts[:5] == ["Discovery", seconds, f"few {HOSTILE}", HOSTILE, HOSTILE]
+    assert hostile.verdicts == (f"few {HOSTILE}",) and "verdicts against it: 1" in repr(hostile)
     assert f"Circuit of {len(found.circuit)} edge" in " ".join(shown.texts)
     assert "script" not in shown.tags
     assert "curve" not in repr(found) and f"<Circuit of {len(found.circuit)} of 32 edges" in repr(found)
