@@ -60,12 +60,23 @@ def _run(given: list[str]) -> int:
         try:
             get_command(app).main(args=given, prog_name="circuitgraph")
         except SystemExit as ended:
-            if stop.asked and ended.code == INTERRUPTED:  # it came where only the library of commands could catch it
+            if stop.asked and ended.code == INTERRUPTED and _uncaught(ended):
                 return report(Interrupted(stop.name), given)
             return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         except Exception as error:  # noqa: BLE001 - whatever happens, a user sees a sentence and not a traceback
             return report(error, given)
     return 0
+
+
+def _uncaught(ended: SystemExit) -> bool:
+    """Whether a signal came where only the library of commands could catch it, so that nobody has spoken of it yet.
+
+    A command that kept what it could leaves with the same exit code, and has.
+    """
+    error: BaseException | None = ended
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _prepare_streams() -> None:

@@ -88,6 +88,7 @@ class TestSignals:
         ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == code
         assert f"interrupted by {said} after 7 steps" in ended.err
+        assert "nothing was written" not in ended.err
         assert files(tmp_path / "x") >= SAFE | {"report.md", "circuit.html", "curve.png"}
         assert missing(tmp_path / "x") == {"evaluation:validation", "evaluation:test", "effects", "drawings"}
         assert "## What is missing" in (tmp_path / "x" / "report.md").read_text()
