@@ -31,7 +31,8 @@ from torch import Tensor
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.forward.cuts import Cut, CutRuns
+from circuitgraph.forward.cuts import Cut, run_cuts
+from circuitgraph.forward.uncut import UncutRun
 from circuitgraph.torch_state import in_settled_state
 from pruning.encoding import EncodedPairs
 from pruning.frozen_runs import FrozenBatch, FrozenRuns
@@ -246,13 +247,13 @@ class _Measuring:
 
     def _of_runs(self, frozen: FrozenBatch, kept: np.ndarray | None) -> np.ndarray:
         compiled, clean = self.compiled, frozen.pairs.clean
-        runs = CutRuns(compiled.bound, compiled.shape, compiled.universe, clean, frozen.values, kept=kept)
+        run = UncutRun(compiled.bound, compiled.shape, compiled.universe, clean, frozen.values, kept=kept)
         # In the full model the run itself is the teacher, so that an edge that does nothing has an effect of 0.
-        teacher = frozen.teacher_logits if kept is not None else runs.logits
-        without = self._distance(runs.logits[None], teacher, frozen)
+        teacher = frozen.teacher_logits if kept is not None else run.logits
+        without = self._distance(run.logits[None], teacher, frozen)
         found = np.full((clean.input_ids.shape[0], len(self.cuts)), np.nan)
         for places in self._batches(clean.input_ids.numel()):
-            logits = runs.with_cuts([self.cuts[place] for place in places])
+            logits = run_cuts(run, [self.cuts[place] for place in places])
             found[:, places] = (self._distance(logits, teacher, frozen) - without).T
             self.done += len(places) * len(found)
             if self.tick is not None:
