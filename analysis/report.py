@@ -256,7 +256,7 @@ def _faithfulness(metrics: Mapping[str, Any]) -> str:
         sized = any("n_edges" in figures[row] for row in shown)
         rows = [
             [
-                label,
+                label + _sampled(figures[row], figures),
                 *([_edges_kept(figures[row])] if sized else []),
                 *(_with_interval(name, figures[row]) for name in names),
             ]
@@ -276,9 +276,16 @@ def _faithfulness(metrics: Mapping[str, Any]) -> str:
             "answer's first token, where a prompt has wrong answers; among the whole vocabulary, at every answer "
             "token, where it has none. The logit difference is of prompts that have wrong answers. In brackets: 95 % "
             "intervals, from a bootstrap over prompts. Random circuits have the same number of edges between the same "
-            "layers: mean ± standard deviation over them."
+            "layers: mean ± standard deviation over them. Where they ran on some prompts only, their figures, and the "
+            "circuit's difference to them, are of these."
         )
     return "\n\n".join(parts)
+
+
+def _sampled(row: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """On how many of the prompts a role ran, where not on all."""
+    n, every = row.get("n"), (figures.get("circuit") or {}).get("n")
+    return f", on {n:,} of {every:,} prompts" if n and every and n < every else ""
 
 
 def _edges_kept(figures: Mapping[str, Any]) -> str:

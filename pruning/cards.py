@@ -102,7 +102,9 @@ def task_card(task: TaskData) -> str:
 
 def _called(metrics: Metrics, role: str) -> str:
     n_circuits = metrics[role].get("n_circuits")
-    return f"random, mean of {n_circuits}" if n_circuits else role
+    n, every = metrics[role].get("n"), metrics.get("circuit", {}).get("n")
+    fewer = f", {n:,} of the prompts" if n and every and n < every else ""
+    return (f"random, mean of {n_circuits}" if n_circuits else role) + fewer
 
 
 def _written(row: Mapping[str, float | int | None], name: str) -> str:

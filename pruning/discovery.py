@@ -32,11 +32,12 @@ from pruning.checking.preflight import Preflight, look_before
 from pruning.diagnose import diagnose
 from pruning.evaluation import metrics_table
 from pruning.frozen_cache.disk import DiskCache
-from pruning.measuring import Measuring, measured_parts
+from pruning.measuring import N_EDGES, Counting, Measuring, measured_parts, not_counted
 from pruning.parts import Parts
 from pruning.recipes import Recipe, recipe_named
 from pruning.result_folder import CURVE, GATES, ResultFolder, gates_file, report_command
 from pruning.run_settings import RunSettings
+from pruning.sampled import N_RANDOM_PROMPTS
 from pruning.stages import Kept, Trained, check_run, keep_edges, provenance_of, train_gates
 from pruning.tasks import TaskData
 from pruning.train import StepRecord, TrainingRun
@@ -109,6 +110,8 @@ def discover(
     seed: int = 0,
     splits: Sequence[str] | None = None,
     n_random: int = 10,
+    n_random_prompts: int | None = N_RANDOM_PROMPTS,
+    n_effects: int = N_EDGES,
     cache_bytes: int = 2 << 30,
     disk_cache: DiskCache | None = None,
     teacher_top_k: int | None = None,
@@ -119,6 +122,7 @@ def discover(
     out: str | Path | ResultFolder | None = None,
     overwrite: bool = False,
     watch: Callable[[StepRecord], None] | None = None,
+    counting: Counting | None = None,
     say: Callable[[str], None] | None = None,
     preflight: Preflight | None = None,
 ) -> Discovery:
@@ -137,6 +141,8 @@ def discover(
         seed: Of everything random.
         splits: Splits to evaluate on; by default validation and test, where they have prompts.
         n_random: Random circuits to compare with.
+        n_random_prompts: On how many prompts of each split they run, drawn once; None for all.
+        n_effects: Of how many edges the effects are measured, beside those of all heads and MLPs; 0 for none at all.
         cache_bytes: Memory for runs that never change.
         disk_cache: A folder for those that memory cannot hold, and for the next run; None keeps nothing on disk.
         teacher_top_k: Train towards the full model's likeliest tokens and the mass of all others, instead of its
@@ -151,6 +157,8 @@ def discover(
             on disk.
         overwrite: Whether an older result there may be replaced; it stays until the new circuit is safe.
         watch: Called after every step.
+        counting: Called with the name of each later stage, gives a context that yields what to call with the number of
+            runs done and of all.
         say: Called with a line at the start of each stage, and with each doubt.
         preflight: What `pruning.preflight` found, where it was called before; by default it is called here.
 
@@ -173,6 +181,8 @@ def discover(
         seed=seed,
         splits=tuple(splits) if splits is not None else evaluated_splits(task),
         n_random=n_random,
+        n_random_prompts=n_random_prompts,
+        n_effects=n_effects,
         cache_bytes=cache_bytes,
         disk_cache=disk_cache,
         teacher_top_k=teacher_top_k,
@@ -185,7 +195,9 @@ def discover(
     preflight = preflight or look_before(compiled, task, settings, say)
     preflight.require()
     with stopping() as stop, _opened(out, overwrite) as folder, stop.held():
-        found = run_stages(compiled, task, settings, preflight, folder=folder, watch=watch, say=say, stop=stop)
+        found = run_stages(
+            compiled, task, settings, preflight, folder=folder, watch=watch, counting=counting, say=say, stop=stop
+        )
     if found.missing and not isinstance(out, ResultFolder):
         warnings.warn(_incomplete(found, folder), IncompleteResultWarning, stacklevel=2)
     return found
@@ -204,6 +216,7 @@ def run_stages(
     *,
     folder: ResultFolder | None,
     watch: Callable[[StepRecord], None] | None,
+    counting: Counting | None,
     say: Callable[[str], None] | None,
     stop: Stop,
 ) -> Discovery:
@@ -216,13 +229,14 @@ def run_stages(
         preflight: What was looked at before.
         folder: Where the result is kept, or None.
         watch: Called after every step.
+        counting: Shows how far later stages are, see `discover`.
         say: Called with a line at the start of each stage.
         stop: Who asked the run to stop.
     """
     say = say or (lambda line: None)
     began = time.perf_counter()
     trained = train_gates(compiled, task, settings, watch=watch, say=say, stop=stop)
-    parts = Parts(stop, ("gates", "circuit", *measured_parts(settings.splits), "verdicts"))
+    parts = Parts(stop, ("gates", "circuit", *measured_parts(settings.splits, settings.n_effects), "verdicts"))
     if not trained.run.records:
         folder = None  # of gates as they began nothing is kept
     curve = pd.DataFrame([asdict(record) for record in trained.run.records])
@@ -234,10 +248,13 @@ def run_stages(
         circuit=kept.circuit,
         raw_edges=kept.raw_edges,
         n_random=settings.n_random,
+        n_random_prompts=settings.n_random_prompts,
+        n_effects=settings.n_effects,
         seed=settings.seed,
         provenance=provenance_of(compiled, task, settings, trained),
         metrics={**_first_metrics(trained, kept), "preflight": preflight.to_dict()},
         folder=folder,
+        counting=counting or not_counted,
     )
 
     def judge() -> None:
@@ -311,7 +328,13 @@ def _how_evaluated(settings: RunSettings, kept: Kept) -> dict[str, Any]:
     """What it takes to evaluate again as was asked: for `state.json`."""
     dangling = sorted(set(kept.raw_edges.tolist()) - set(kept.circuit.edge_ids.tolist()))
     names = [kept.circuit.universe.edge_name(edge) for edge in dangling]
-    return {"splits": list(settings.splits), "n_random": settings.n_random, "dangling_edges": names}
+    return {
+        "splits": list(settings.splits),
+        "n_random": settings.n_random,
+        "n_random_prompts": settings.n_random_prompts,
+        "n_effects": settings.n_effects,
+        "dangling_edges": names,
+    }
 
 
 def _incomplete(found: Discovery, folder: ResultFolder | None) -> str:

@@ -30,6 +30,7 @@ from pruning.baselines import random_circuit
 from pruning.cards import evaluation_card, metrics_line
 from pruning.encoding import EncodedPairs
 from pruning.measured import Measured, measure_prompts
+from pruning.sampled import N_RANDOM_PROMPTS, sampled_prompts
 from pruning.summary import difference_to, summary, summary_of_random, warn_of_undefined
 
 
@@ -102,10 +103,12 @@ def evaluate(
     *,
     ablation_data: EncodedPairs | None = None,
     n_random: int = 10,
+    n_random_prompts: int | None = N_RANDOM_PROMPTS,
     seed: int = 0,
     batch_size: int = 16,
     ablation: str | None = None,
     raw_edges: np.ndarray | None = None,
+    tick: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a circuit on prompts, next to the full model, nothing, its complement and random circuits.
 
@@ -115,22 +118,26 @@ def evaluate(
         pairs: The prompts.
         ablation_data: The prompts that means are taken over; `pairs` by default.
         n_random: How many random circuits of the same size a layer pair; 0 for none.
-        seed: Of the random circuits.
+        n_random_prompts: On how many prompts random circuits run, drawn once from `pairs`; all where there are not
+            more, and with None.
+        seed: Of the random circuits, and of the prompts that they run on.
         batch_size: Prompts a batch; halved when memory runs out.
         ablation: What cut edges carry; by default what the circuit was found with.
         raw_edges: Flat indices of the edges kept before dangling ones were dropped, to be measured as role `raw`.
+        tick: Called with the number of runs done and of all, after every batch: one per prompt and set of edges.
 
     Returns:
-        Metrics by role, and a row per prompt. A role has `n` (prompts), `n_edges` (kept, dangling ones not counted; of
+        Metrics by role, and a row per prompt. A role has `n` (prompts; of `random` those that random circuits ran on,
+        of all others all), `n_edges` (kept, dangling ones not counted; of
         `random` the mean, with `n_edges_min`, `n_edges_max` and the mean shortfall `n_missing`), `n_undefined` (prompts
         with NaN or infinite logits, left out of every mean), the means of `pruning.scores`, with `n_METRIC` where fewer
         prompts have it than `n`, `intervals` (`METRIC: [low, high]`, 95 %, a bootstrap over prompts; None of fewer than
         two), and, but for the circuit, `difference` (`METRIC: {mean, low, high}`, the circuit minus that role, paired
-        by prompt).
+        by prompt, on the prompts that both ran on).
 
     Raises:
         GraphMismatchError: The circuit is of another universe, or not of the model's edited graph.
-        ConfigurationError: No prompts.
+        ConfigurationError: No prompts, or random circuits on fewer than one.
         PromptFormatError: Counterfactual ablation, and no prompt differs from its counterfactual in any token.
 
     Warns:
@@ -143,28 +150,36 @@ def evaluate(
     ablation = ablation or circuit.ablation
     masks = _masks(compiled, circuit, raw_edges)
     randoms = [random_circuit(circuit, seed=seed + index, gate_map=compiled.gate_map) for index in range(n_random)]
+    named = {f"random {index}": one.mask for index, one in enumerate(randoms)}
+    sample = sampled_prompts(len(pairs), n_random_prompts, seed)
     measured = measure_prompts(
         compiled,
-        {**masks, **{f"random {index}": one.mask for index, one in enumerate(randoms)}},
+        {**masks, **named},
         pairs,
         ablation=ablation,
         ablation_data=ablation_data,
         batch_size=batch_size,
+        only_on=dict.fromkeys(named, sample),
+        tick=tick,
     )
     columns = {role: measured.columns[role] for role in ("full", *masks)}
     metrics = {role: summary(scores, columns["full"]) for role, scores in columns.items()}
     for role, mask in masks.items():
         metrics[role]["n_edges"] = _n_edges(compiled, mask, ablation)
-    metrics["full"]["n_edges"] = compiled.universe.n_edges
-    if n_random:
-        found, columns["random"] = summary_of_random(
-            [measured.columns[f"random {index}"] for index in range(n_random)], columns["full"]
-        )
-        metrics["random"] = {**found, **_sizes_of(compiled, randoms, ablation)}
-    for role, scores in columns.items():
         if role != "circuit":
-            metrics[role]["difference"] = difference_to(columns["circuit"], scores)
-    warn_of_undefined(metrics, columns, pairs.texts)
+            metrics[role]["difference"] = difference_to(columns["circuit"], columns[role])
+    metrics["full"] |= {
+        "n_edges": compiled.universe.n_edges,
+        "difference": difference_to(columns["circuit"], columns["full"]),
+    }
+    if n_random:
+        found, together = summary_of_random([measured.columns[name] for name in named], measured.at("full", "random 0"))
+        metrics["random"] = {
+            **found,
+            **_sizes_of(compiled, randoms, ablation),
+            "difference": difference_to(measured.at("circuit", "random 0"), together),
+        }
+    warn_of_undefined(metrics, measured.undefined(), pairs.texts)
     return Evaluation(metrics=metrics, examples=_examples(measured, pairs, compiled))
 
 
@@ -258,6 +273,7 @@ def evaluate_masks(
     ablation: str | None = None,
     ablation_data: EncodedPairs | None = None,
     batch_size: int = 16,
+    only_on: Mapping[str, np.ndarray] | None = None,
     tick: Callable[[int, int], None] | None = None,
     intervals: bool = True,
 ) -> dict[str, dict[str, Any]]:
@@ -272,7 +288,9 @@ def evaluate_masks(
         ablation: What cut edges carry; by default what the circuits were found with.
         ablation_data: The prompts that means are taken over; `pairs` by default.
         batch_size: Prompts a batch; halved when memory runs out.
-        tick: Called with the number of prompts done and of all, after every batch.
+        only_on: By name of a set that is not to run on all prompts, the places of those that it runs on, rising; `n`
+            of its metrics is then their number.
+        tick: Called with the number of runs done and of all, after every batch: one per prompt and set.
         intervals: Whether to bootstrap.
 
     Returns:
@@ -296,8 +314,9 @@ def evaluate_masks(
         {'full': 1.0, 'truth': 1.0, 'rest': 0.46}
     """
     measured = scores_of(
-        compiled, masks, pairs, ablation=ablation, ablation_data=ablation_data, batch_size=batch_size, tick=tick
-    )
+        compiled, masks, pairs, ablation=ablation, ablation_data=ablation_data, batch_size=batch_size,
+        only_on=only_on, tick=tick,
+    )  # fmt: skip
     return metrics_of_columns(compiled, measured, pairs, intervals=intervals)
 
 
@@ -310,6 +329,7 @@ def scores_of(
     ablation: str | None = None,
     ablation_data: EncodedPairs | None = None,
     batch_size: int = 16,
+    only_on: Mapping[str, np.ndarray] | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> Measured:
     """Measure many circuits, or sets of kept edges, prompt by prompt; `evaluate_masks` without its means.
@@ -321,10 +341,11 @@ def scores_of(
         ablation: What cut edges carry; by default what the circuits were found with.
         ablation_data: The prompts that means are taken over; `pairs` by default.
         batch_size: Prompts run at once; halved when memory runs out.
-        tick: Called with the number of prompts done and of all, after every batch.
+        only_on: As of `evaluate_masks`.
+        tick: As of `evaluate_masks`.
 
     Returns:
-        Scores by name and measure, one per prompt.
+        Scores by name and measure, one per prompt that a set ran on.
 
     Raises:
         GraphMismatchError: A circuit is of another universe, or not of the model's edited graph.
@@ -339,6 +360,7 @@ def scores_of(
         ablation=ablation or _common_ablation(masks),
         ablation_data=ablation_data,
         batch_size=batch_size,
+        only_on=only_on,
         tick=tick,
     )
 
@@ -357,12 +379,14 @@ def metrics_of_columns(
     Returns:
         Metrics by name as of `evaluate`, without differences.
     """
-    columns = measured.columns
-    found = {name: summary(scores, columns["full"], intervals=intervals) for name, scores in columns.items()}
+    found = {
+        name: summary(scores, measured.at("full", name), intervals=intervals)
+        for name, scores in measured.columns.items()
+    }
     for name, mask in measured.masks.items():
         found[name]["n_edges"] = _n_edges(compiled, mask, measured.ablation)
     found["full"]["n_edges"] = compiled.universe.n_edges
-    warn_of_undefined(found, columns, pairs.texts)
+    warn_of_undefined(found, measured.undefined(), pairs.texts)
     return found
 
 

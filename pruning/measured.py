@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,17 +23,37 @@ class Measured:
     """What sets of kept edges, and the full model, say of prompts.
 
     Attributes:
-        columns: By set, then by measure, one value per prompt `[prompt]`, float64, in the order of the prompts; NaN
-            where a prompt has none. The full model is the set `full`.
+        columns: By set, then by measure, one value per prompt that it ran on `[prompt]`, float64, in the order of the
+            prompts; NaN where a prompt has none. The full model is the set `full`.
         masks: The sets, as they were run, one boolean per edge of the universe `[edge]`.
         ablation: What cut edges carried.
-        tops: By set, the most probable first token of each prompt, or its first number `[prompt]`.
+        tops: By set, the most probable first token of each prompt that it ran on, or its first number `[prompt]`.
+        only_on: By set that did not run on all prompts, the places of those that it ran on, rising `[its prompt]`.
     """
 
     columns: dict[str, dict[str, np.ndarray]]
     masks: dict[str, np.ndarray]
     ablation: str
     tops: dict[str, np.ndarray]
+    only_on: dict[str, np.ndarray]
+
+    def at(self, name: str, other: str) -> dict[str, np.ndarray]:
+        """A set's scores on the prompts that another one ran on.
+
+        Args:
+            name: A set that ran on all prompts.
+            other: Any set.
+        """
+        chosen = self.only_on.get(other)
+        found = self.columns[name]
+        return found if chosen is None else {measure: values[chosen] for measure, values in found.items()}
+
+    def undefined(self) -> np.ndarray:
+        """Places of the prompts that any set leaves undefined, rising `[prompt]`."""
+        missing = np.zeros(len(self.columns["full"]["exact_match"]), dtype=bool)
+        for name, columns in self.columns.items():
+            missing[self.only_on.get(name, slice(None))] |= np.isnan(columns["exact_match"])
+        return np.flatnonzero(missing)
 
 
 def measure_prompts(
@@ -44,6 +64,7 @@ def measure_prompts(
     ablation: str,
     ablation_data: EncodedPairs | None = None,
     batch_size: int = 16,
+    only_on: Mapping[str, np.ndarray] | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> Measured:
     """Run sets of kept edges, and the full model, on prompts; what never changes is run once for all.
@@ -56,10 +77,11 @@ def measure_prompts(
         ablation: What cut edges carry.
         ablation_data: The prompts that means are taken over; `pairs` by default.
         batch_size: Prompts run at once; halved when memory runs out.
-        tick: Called with the number of prompts done and of all, after every batch.
+        only_on: By set that is not to run on all prompts, the places of those that it runs on, rising `[its prompt]`.
+        tick: Called with the number of runs done and of all, after every batch: one per prompt and set.
 
     Returns:
-        One value per prompt for each set and measure of `pruning.scores`.
+        For each set and measure of `pruning.scores` one value per prompt that it ran on.
 
     Raises:
         PromptFormatError: Counterfactual ablation, and no prompt differs from its counterfactual in any token.
@@ -71,33 +93,52 @@ def measure_prompts(
     )
     settled = {name: compiled.gate_map.settled(mask) for name, mask in masks.items()}
     gates = {name: torch.from_numpy(mask).float() for name, mask in settled.items()}
+    only_on = {name: chosen for name, chosen in (only_on or {}).items() if len(chosen) < len(pairs)}
     collected = {name: _Collected() for name in ("full", *masks)}
-    order: list[np.ndarray] = []
+    order: dict[str, list[np.ndarray]] = {name: [] for name in collected}
     portions = Portions(compiled, batch_size)
+    done, total = 0, sum(len(only_on.get(name, pairs)) for name in collected)
 
-    def measured(prompts: np.ndarray) -> dict[str, _Scored]:
+    def measured(prompts: np.ndarray, names: Sequence[str]) -> dict[str, _Scored]:
         frozen = runs.batch(prompts)
         found = {"full": _Scored.of(frozen.teacher_logits, frozen)}
-        for name, kept in gates.items():
-            ran = compiled.masked(kept, frozen.pairs.clean, frozen.values)
+        for name in names:
+            ran = compiled.masked(gates[name], frozen.pairs.clean, frozen.values)
             found[name] = _Scored.of(ran.logits, frozen)
         return found
 
     with torch.no_grad():
-        for chunk in batches_by_length(runs.by_length, batch_size):
-            order.append(chunk)
-            for found in portions.run(measured, chunk):
-                for name, scored in found.items():
-                    collected[name].add(scored)
-            if tick is not None:
-                tick(sum(map(len, order)), len(pairs))
-    places = np.argsort(np.concatenate(order))
+        for members, names in _alike(len(pairs), list(masks), only_on):
+            by_length = {length: of[np.isin(of, members)] for length, of in runs.by_length.items()}
+            for chunk in batches_by_length(by_length, batch_size):
+                for found in portions.run(lambda prompts, names=names: measured(prompts, names), chunk):
+                    for name, scored in found.items():
+                        collected[name].add(scored)
+                for name in ("full", *names):
+                    order[name].append(chunk)
+                done += len(chunk) * (1 + len(names))
+                if tick is not None:
+                    tick(done, total)
+    places = {name: np.argsort(np.concatenate(chunks)) for name, chunks in order.items()}
     return Measured(
-        columns={name: one.columns(places) for name, one in collected.items()},
+        columns={name: one.columns(places[name]) for name, one in collected.items()},
         masks=settled,
         ablation=ablation,
-        tops={name: torch.cat(one.top).numpy()[places] for name, one in collected.items()},
+        tops={name: torch.cat(one.top).numpy()[places[name]] for name, one in collected.items()},
+        only_on=only_on,
     )
+
+
+def _alike(n: int, names: Sequence[str], only_on: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Prompts that the same sets run on, and these sets."""
+    runs_on = np.ones((n, len(names)), dtype=bool)
+    for place, name in enumerate(names):
+        if name in only_on:
+            runs_on[:, place] = False
+            runs_on[only_on[name], place] = True
+    kinds, kind = np.unique(runs_on, axis=0, return_inverse=True)
+    for index, chosen in enumerate(kinds):
+        yield np.flatnonzero(kind.ravel() == index), [name for name, runs in zip(names, chosen, strict=True) if runs]
 
 
 def batches_by_length(by_length: Mapping[int, np.ndarray], batch_size: int) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ The same for a run that has just trained and for a saved result that is complete
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,18 +29,32 @@ N_EDGES, N_PROMPTS = 150, 8
 EFFECTS = "effects"
 """The part that holds what single edges, heads and MLPs are worth."""
 
+Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
+"""Called with a stage's name, gives a context that yields what to call with the number of runs done and of all."""
 
-def measured_parts(splits: Sequence[str]) -> tuple[str, ...]:
+
+def not_counted(stage: str) -> AbstractContextManager[None]:
+    """Show nothing of a stage.
+
+    Args:
+        stage: Its name.
+    """
+    del stage
+    return nullcontext()
+
+
+def measured_parts(splits: Sequence[str], n_effects: int = N_EDGES) -> tuple[str, ...]:
     """The parts that are measured, in their order.
 
     Args:
         splits: Splits to evaluate on.
+        n_effects: Of how many edges the effects are measured; 0 for none at all.
 
     Examples:
         >>> measured_parts(["validation", "test"])
         ('evaluation:validation', 'evaluation:test', 'effects')
     """
-    return (*(EVALUATION + split for split in splits), *([EFFECTS] if splits else []))
+    return (*(EVALUATION + split for split in splits), *([EFFECTS] if splits and n_effects else []))
 
 
 @dataclass(kw_only=True)
@@ -52,11 +67,14 @@ class Measuring:
         circuit: The circuit, without its dangling edges.
         raw_edges: Flat indices of the edges kept, dangling ones included `[n]`.
         n_random: Random circuits to compare with.
+        n_random_prompts: On how many prompts of a split they run, at most; None for all.
+        n_effects: Of how many edges the effects are measured.
         seed: Of these.
         provenance: Where the circuit came from.
         metrics: As in `metrics.json`; grows.
         examples: A row a prompt of the split evaluated last.
         folder: Where it is kept, or None.
+        counting: Shows how far a part is.
     """
 
     compiled: CompiledModel
@@ -64,11 +82,14 @@ class Measuring:
     circuit: Circuit
     raw_edges: np.ndarray
     n_random: int
+    n_random_prompts: int | None
+    n_effects: int
     seed: int
     provenance: dict[str, Any]
     metrics: dict[str, Any]
     examples: pd.DataFrame = field(default_factory=pd.DataFrame)
     folder: ResultFolder | None = None
+    counting: Counting = not_counted
 
     def run(self, parts: Parts, say: Callable[[str], None]) -> None:
         """Make the measured parts that are missing, each by itself.
@@ -88,13 +109,14 @@ class Measuring:
     def _measure_effects(self, say: Callable[[str], None]) -> None:
         """Measure what single parts are worth, on prompts of the test split if it has any, else of another."""
         split = next(name for name in ("test", "validation", "train") if len(self.task.splits.get(name, ())))
-        n_edges = min(N_EDGES, len(self.circuit))
+        n_edges = min(self.n_effects, len(self.circuit))
         which = "" if n_edges == len(self.circuit) else f"{n_edges:,} strongest "
         say(f"measuring what cutting each head, each MLP and each of the {which}edges alone costs")
-        found = effects(
-            self.compiled, self.circuit, self.task.split(split), top=N_EDGES, n=N_PROMPTS, seed=self.seed,
-            ablation_data=self.task.splits.get("train"),
-        )  # fmt: skip
+        with self.counting("effects") as tick:
+            found = effects(
+                self.compiled, self.circuit, self.task.split(split), top=self.n_effects, n=N_PROMPTS, seed=self.seed,
+                ablation_data=self.task.splits.get("train"), tick=tick,
+            )  # fmt: skip
         self.metrics["effects"] = found.to_dict(split)
         if self.folder is not None:
             self.folder.write_json(METRICS, self.metrics)
@@ -103,15 +125,18 @@ class Measuring:
     def _evaluate(self, split: str, say: Callable[[str], None]) -> None:
         """Measure the circuit on one split, next to what it is compared with."""
         say(f"evaluating on {len(self.task.split(split)):,} {split} prompts")
-        found = evaluate(
-            self.compiled,
-            self.circuit,
-            self.task.split(split),
-            ablation_data=self.task.splits.get("train"),
-            n_random=self.n_random,
-            seed=self.seed,
-            raw_edges=self.raw_edges,
-        )
+        with self.counting(f"{split} evaluation") as tick:
+            found = evaluate(
+                self.compiled,
+                self.circuit,
+                self.task.split(split),
+                ablation_data=self.task.splits.get("train"),
+                n_random=self.n_random,
+                n_random_prompts=self.n_random_prompts,
+                seed=self.seed,
+                raw_edges=self.raw_edges,
+                tick=tick,
+            )
         self.metrics["splits"][split] = found.metrics
         kl, raw = found.metrics["circuit"].get("kl"), found.metrics["raw"].get("kl")
         if kl is not None and raw is not None:

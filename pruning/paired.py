@@ -61,7 +61,7 @@ def compare_faithfulness(
         ablation: What cut edges carry; by default what the circuits were found with.
         ablation_data: The prompts that means are taken over; `pairs` by default.
         batch_size: Prompts run at once; halved when memory runs out.
-        tick: Called with the number of prompts done and of all, after every batch.
+        tick: Called with the number of runs done and of all, after every batch.
 
     Returns:
         Metrics by circuit, and a row per pair of circuits and measure.

@@ -188,7 +188,7 @@ class ResultFolder:
         return {str(row["part"]): str(row.get("reason", "")) for row in rows if isinstance(row, dict) and "part" in row}
 
     def how_evaluated(self) -> dict[str, Any]:
-        """How the evaluation was asked for: `splits`, `n_random`, `dangling_edges`; empty where the state is gone."""
+        """How the evaluation was asked for: by the names in `state.json`; empty where the state is gone."""
         found = self.read_json(STATE).get("evaluation")
         return found if isinstance(found, dict) else {}
 

@@ -19,6 +19,8 @@ class RunSettings:
         seed: Of everything random.
         splits: Splits to evaluate on.
         n_random: Random circuits to compare with.
+        n_random_prompts: On how many prompts of a split they run, at most; None for all.
+        n_effects: Of how many edges, and all heads and MLPs, the effects are measured; 0 for none at all.
         cache_bytes: Memory for runs that never change.
         disk_cache: A folder for them, or None.
         teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
@@ -34,6 +36,8 @@ class RunSettings:
     seed: int
     splits: tuple[str, ...]
     n_random: int
+    n_random_prompts: int | None
+    n_effects: int
     cache_bytes: int
     disk_cache: DiskCache | None
     teacher_top_k: int | None

@@ -101,20 +101,17 @@ def difference_to(circuit: Columns, other: Columns) -> dict[str, dict[str, float
     return differences_of(circuit, other)
 
 
-def warn_of_undefined(
-    rows: Mapping[str, Mapping[str, Any]], named: Mapping[str, Columns], texts: Sequence[str]
-) -> None:
+def warn_of_undefined(rows: Mapping[str, Mapping[str, Any]], missing: np.ndarray, texts: Sequence[str]) -> None:
     """Warn where prompts were left out because something put out NaN or infinite logits.
 
     Args:
         rows: Metrics by role.
-        named: Scores by role, to name prompts from.
+        missing: Places of these prompts, rising.
         texts: The prompts, if they have texts.
     """
     told = undefined_text(rows)
     if told is None:
         return
-    missing = np.flatnonzero(np.any([np.isnan(columns["exact_match"]) for columns in named.values()], axis=0))
     first = ", ".join(f"{i} ({texts[i]!r})" if texts else str(i) for i in missing[:3].tolist())
     warnings.warn(f"{told}. Prompts: {first}{' …' if len(missing) > 3 else ''}", UndefinedWarning, stacklevel=3)
 

@@ -22,6 +22,7 @@ def check(
     objective: options.Objective = None,
     seed: Annotated[int, typer.Option(help="Of the prompts.", rich_help_panel=options.PROMPTS)] = 0,
     n_random: options.NRandom = 10,
+    n_random_prompts: options.RandomPrompts = 32,
     embeddings: options.Embeddings = None,
     kv_heads: options.KvHeads = None,
     qkv: options.Qkv = None,
@@ -97,7 +98,7 @@ def check(
             teacher_top_k=teacher_top_k,
             memory_bytes=None if memory_gib is None else round(memory_gib * 2**30),
         )  # fmt: skip
-        found = job.look(n_random=n_random, sample=sample)
+        found = job.look(n_random=n_random, n_random_prompts=n_random_prompts, sample=sample)
     stopped = bool(found.errors) or (strict and bool(found.doubts))
     if as_json:
         print_json({**found.to_dict(), "notes": list(job.task.notes), "strict": strict, "passed": not stopped})

@@ -47,6 +47,7 @@ def discover(
     objective: options.Objective = None,
     seed: options.Seed = 0,
     n_random: options.NRandom = 10,
+    n_random_prompts: options.RandomPrompts = 32,
     embeddings: options.Embeddings = None,
     kv_heads: options.KvHeads = None,
     qkv: options.Qkv = None,
@@ -108,10 +109,12 @@ def discover(
             teacher_top_k=teacher_top_k,
             memory_bytes=None if memory_gib is None else round(memory_gib * 2**30),
         )
-        checked = job.check(n_random=n_random, strict=strict)
+        checked = job.check(n_random=n_random, n_random_prompts=n_random_prompts, strict=strict)
         job.show(checked)
         if not dry_run:
-            found, missing, ended_by = _run(job, folder, n_random=n_random, checked=checked)
+            found, missing, ended_by = _run(
+                job, folder, n_random=n_random, n_random_prompts=n_random_prompts, checked=checked
+            )
     if dry_run:
         if as_json:
             print_json({**job.to_dict(), "preflight": checked.to_dict()})
@@ -121,18 +124,23 @@ def discover(
     _end(found, missing, ended_by, folder.path)
 
 
-def _run(job: Job, folder: ResultFolder, *, n_random: int, checked: Preflight) -> tuple[Discovery, dict[str, str], str]:
+def _run(
+    job: Job, folder: ResultFolder, *, n_random: int, n_random_prompts: int | None, checked: Preflight
+) -> tuple[Discovery, dict[str, str], str]:
     """Train, evaluate and write; also gives what is missing and why, and the signal that ended the run early."""
     from circuitgraph.cli.cache import told_as_notes
     from circuitgraph.cli.output import warn
-    from circuitgraph.cli.progress import watching
+    from circuitgraph.cli.progress import following
     from circuitgraph.cli.result_writer import SHOWN, ended_at_once, tell_missing, write_shown
     from circuitgraph.stopping import stopping
 
     folder.command, folder.later = command_line(), SHOWN
     with stopping() as stop, ended_at_once(folder), stop.held():
-        with told_as_notes(), watching(job.recipe.steps, job.objective) as watch:
-            found = job.run(watch, n_random=n_random, folder=folder, checked=checked)
+        with told_as_notes(), following(job.recipe.steps, job.objective) as (watch, counting):
+            found = job.run(
+                watch, n_random=n_random, n_random_prompts=n_random_prompts, folder=folder, checked=checked,
+                counting=counting,
+            )  # fmt: skip
         _check_learnt(found, stop.name)
         for text in found.diagnoses:
             warn(text)

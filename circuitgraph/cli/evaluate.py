@@ -16,6 +16,7 @@ def evaluate(
     ablation: options.AblationOfCircuit = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     n_random: Annotated[int, typer.Option(min=0, help="Random circuits of the same size to compare with.")] = 10,
+    n_random_prompts: options.RandomPrompts = 32,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -79,16 +80,18 @@ def evaluate(
         print_findings([one.to_dict() for one in checked.doubts], to_stderr=True)
         warn_of_trained({"": found.circuit}, found.compiled.tokenizer, data, split)
         say(f"evaluating on {len(pairs):,} {split} prompts")
-        with told_as_notes():
+        with told_as_notes(), counting("evaluation") as tick:
             evaluation = measure(
                 found.compiled,
                 found.circuit,
                 pairs,
                 ablation_data=data.splits.get("train"),
                 n_random=n_random,
+                n_random_prompts=n_random_prompts,
                 seed=found.seed if seed is None else seed,
                 batch_size=batch_size,
                 ablation=cut,
+                tick=tick,
             )
         worth = None
         if n_effects is not None:

@@ -34,17 +34,17 @@ def print_metrics(split: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
         figures: By role, then by metric, as `pruning.evaluate` gives them.
     """
     shown = [name for name in _METRICS if any(name in row for row in figures.values())]
+    every = figures["circuit"]["n"]
     rows = [
         [
-            label,
+            label + (f", {figures[role]['n']:,} of the prompts" if figures[role]["n"] < every else ""),
             figure(_whole(figures[role].get("n_edges"))),
             *(figure(figures[role].get(name)) for name in shown),
         ]
         for role, label in _ROLES.items()
         if role in figures
     ]
-    n = figures["circuit"].get("n")
-    print(f"\n{split}, {n:,} prompts:")
+    print(f"\n{split}, {every:,} prompts:")
     print_table(["", ">edges", *(f">{name.replace('_', ' ')}" for name in shown)], rows)
     for note in _notes(figures):
         print(note)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pruning.checking.preflight import Preflight
     from pruning.discovery import Discovery
     from pruning.frozen_cache.disk import DiskCache
+    from pruning.measuring import Counting
     from pruning.recipes import Recipe
     from pruning.result_folder import ResultFolder
     from pruning.tasks import TaskData
@@ -89,11 +90,19 @@ class Job:
     teacher_top_k: int | None = None
     memory_bytes: int | None = None
 
-    def look(self, *, n_random: int = 10, sample: int | None = None, splits: Sequence[str] | None = None) -> Preflight:
+    def look(
+        self,
+        *,
+        n_random: int = 10,
+        n_random_prompts: int | None = 32,
+        sample: int | None = None,
+        splits: Sequence[str] | None = None,
+    ) -> Preflight:
         """Look at model, prompts and settings before any work.
 
         Args:
             n_random: Random circuits to compare with, for the time.
+            n_random_prompts: On how many prompts of each split they run, at most; None for all.
             sample: Prompts that the model is run on, about; None for the usual number.
             splits: What is measured on; by default validation and test, where the task has them.
         """
@@ -107,17 +116,19 @@ class Job:
             ablation=self.ablation,
             splits=self.splits if splits is None else splits,
             n_random=n_random,
+            n_random_prompts=n_random_prompts,
             cache_bytes=self.cache_bytes,
             teacher_top_k=self.teacher_top_k,
             memory_bytes=self.memory_bytes,
             sample=SAMPLE if sample is None else sample,
         )
 
-    def check(self, *, n_random: int = 10, strict: bool = False) -> Preflight:
+    def check(self, *, n_random: int = 10, n_random_prompts: int | None = 32, strict: bool = False) -> Preflight:
         """Refuse what could not be trained, before it is tried.
 
         Args:
             n_random: Random circuits to compare with, for the time.
+            n_random_prompts: On how many prompts of each split they run, at most; None for all.
             strict: Whether doubts are errors.
 
         Returns:
@@ -126,7 +137,7 @@ class Job:
         Raises:
             ConfigurationError: Something stands in the way; the message has all of it.
         """
-        found = self.look(n_random=n_random)
+        found = self.look(n_random=n_random, n_random_prompts=n_random_prompts)
         found.require(strict=strict)
         return found
 
@@ -217,40 +228,46 @@ class Job:
         return held + (f"; of the full model its {top:,} likeliest tokens and the rest as one" if top else "")
 
     def run(
-        self, watch: Callable[[StepRecord], None], *, n_random: int, folder: ResultFolder, checked: Preflight
+        self,
+        watch: Callable[[StepRecord], None],
+        *,
+        n_random: int,
+        n_random_prompts: int | None,
+        folder: ResultFolder,
+        checked: Preflight,
+        counting: Counting | None = None,
     ) -> Discovery:
         """Train, keep and evaluate.
 
         Args:
             watch: Called after every step.
             n_random: Random circuits to compare with.
+            n_random_prompts: On how many prompts of each split they run, at most; None for all.
             folder: Where the result is kept.
             checked: What was looked at before, so that it is not looked at again.
+            counting: Shows how far evaluation and effects are.
         """
-        with telling_memory(self.memory.estimate):
-            return self._run(watch, n_random=n_random, folder=folder, checked=checked)
-
-    def _run(
-        self, watch: Callable[[StepRecord], None], *, n_random: int, folder: ResultFolder, checked: Preflight
-    ) -> Discovery:
         from pruning.discovery import discover
 
-        return discover(
-            self.compiled,
-            self.task,
-            self.recipe,
-            objective=self.objective,
-            ablation=self.ablation,
-            seed=self.seed,
-            splits=self.splits,
-            n_random=n_random,
-            cache_bytes=self.memory.cache_bytes,
-            disk_cache=self.disk_cache,
-            teacher_top_k=self.teacher_top_k,
-            micro_batch=self.memory.micro_batch,
-            recompute=self.memory.recompute,
-            out=folder,
-            watch=watch,
-            say=say,
-            preflight=checked,
-        )
+        with telling_memory(self.memory.estimate):
+            return discover(
+                self.compiled,
+                self.task,
+                self.recipe,
+                objective=self.objective,
+                ablation=self.ablation,
+                seed=self.seed,
+                splits=self.splits,
+                n_random=n_random,
+                n_random_prompts=n_random_prompts,
+                cache_bytes=self.memory.cache_bytes,
+                disk_cache=self.disk_cache,
+                teacher_top_k=self.teacher_top_k,
+                micro_batch=self.memory.micro_batch,
+                recompute=self.memory.recompute,
+                out=folder,
+                watch=watch,
+                counting=counting,
+                say=say,
+                preflight=checked,
+            )

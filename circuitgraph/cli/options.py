@@ -168,6 +168,39 @@ NRandom = Annotated[
     int,
     typer.Option(min=0, help="Random circuits of the same size to compare with.", rich_help_panel=SETTINGS),
 ]
+
+
+def count_or_all(text: str | int | None) -> int | None:
+    """A number of prompts; None for all.
+
+    Raises:
+        typer.BadParameter: Something else.
+
+    Examples:
+        >>> count_or_all("32"), count_or_all("0"), count_or_all("all")
+        (32, None, None)
+    """
+    if text is None or text == "all":
+        return None
+    try:
+        count = int(text)
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise typer.BadParameter(f"expected a number of prompts, or all (0 says the same); got {text!r}")
+    return count or None
+
+
+RandomPrompts = Annotated[
+    int | None,
+    typer.Option(
+        "--random-prompts",
+        parser=count_or_all,
+        metavar="N|all",
+        help="On how many prompts of each split random circuits run, drawn once.",
+        rich_help_panel=SETTINGS,
+    ),
+]
 TrainSize = Annotated[
     int | None,
     typer.Option(help="Training prompts.", show_default="the task's", rich_help_panel=PROMPTS),

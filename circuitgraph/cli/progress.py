@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from circuitgraph.cli.output import figure, say
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from pruning.train import StepRecord
 
+Tick = Callable[[int, int], None]
+"""Called with how many are done, and of how many."""
 _MEAN_OF = 50
 _LINES = 20
 
@@ -55,7 +58,7 @@ def watching(steps: int, objective: str) -> Iterator[Callable[[StepRecord], None
         yield _lines(steps, Reading(objective))
         return
     with _bar() as progress:
-        task = progress.add_task("training", total=steps, reading="")
+        task = progress.add_task("step", total=steps, reading="")
         reading = Reading(objective)
 
         def show(record: StepRecord) -> None:
@@ -66,11 +69,36 @@ def watching(steps: int, objective: str) -> Iterator[Callable[[StepRecord], None
 
 
 @contextlib.contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+def following(
+    steps: int, objective: str
+) -> Iterator[tuple[Callable[[StepRecord], None], Callable[[str], AbstractContextManager[Tick]]]]:
+    """Show how far a run is, its training and what comes after that, on standard error; one bar at a time.
+
+    Args:
+        steps: How many steps the training takes.
+        objective: What is minimised, by name.
+
+    Yields:
+        What to call after each step, and what to open, with its name, for a later stage, see `counting`.
+    """
+    with contextlib.ExitStack() as training:
+        watch = training.enter_context(watching(steps, objective))
+
+        @contextlib.contextmanager
+        def later(what: str) -> Iterator[Tick]:
+            training.close()
+            with counting(what) as tick:
+                yield tick
+
+        yield watch, later
+
+
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Tick]:
     """Show on standard error how many of something are done.
 
     Args:
-        what: What is counted.
+        what: The stage whose runs are counted.
 
     Yields:
         What to call with how many are done, and of how many.
@@ -87,7 +115,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
         yield tell
         return
     with _bar() as progress:
-        task = progress.add_task(what, reading=what)
+        task = progress.add_task(what, total=None, reading="")
 
         def show(done: int, of: int) -> None:
             with contextlib.suppress(OSError):  # the terminal may be gone
@@ -101,7 +129,7 @@ def _bar() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
-        TextColumn("step"),
+        TextColumn("{task.description}", markup=False),
         MofNCompleteColumn(),
         BarColumn(bar_width=20),
         TextColumn("{task.fields[reading]}", markup=False),

@@ -127,7 +127,15 @@ def _names(splits: Sequence[str], result: ResultFolder) -> list[str]:
     """The parts to measure: splits that are, and effects with them or where they are missing."""
     from pruning.measuring import EFFECTS, measured_parts
 
-    return list(measured_parts(splits)) or ([EFFECTS] if EFFECTS in result.missing() else [])
+    return list(measured_parts(splits, _n_effects(result))) or ([EFFECTS] if EFFECTS in result.missing() else [])
+
+
+def _n_effects(result: ResultFolder) -> int:
+    """Of how many edges effects were asked for; results of older versions do not say."""
+    from pruning.measuring import N_EDGES
+
+    asked = result.how_evaluated().get("n_effects")
+    return asked if isinstance(asked, int) else N_EDGES
 
 
 def _still_missing(result: ResultFolder, splits: Sequence[str]) -> list[tuple[str, str]]:
@@ -161,8 +169,10 @@ def _loaded(
 
     from circuitgraph.cli.found_circuit import load_found_circuit
     from circuitgraph.cli.output import say
-    from pruning.measuring import Measuring
+    from circuitgraph.cli.progress import counting
+    from pruning.measuring import N_EDGES, Measuring
     from pruning.result_folder import CIRCUIT
+    from pruning.sampled import N_RANDOM_PROMPTS
 
     found = load_found_circuit(
         result.place / CIRCUIT, model=model, device=device, dtype=dtype, verify=verify, exact=True
@@ -172,17 +182,20 @@ def _loaded(
         say(f"note: {note}")
     how = result.how_evaluated()
     dangling = [circuit.universe.edge_index(*name.split("->", 1)) for name in how.get("dangling_edges") or []]
-    n_random = how.get("n_random")
+    n_random, n_prompts = how.get("n_random"), how.get("n_random_prompts", N_RANDOM_PROMPTS)
     return Measuring(
         compiled=found.compiled,
         task=task,
         circuit=circuit,
         raw_edges=np.sort(np.concatenate([circuit.edge_ids, np.asarray(dangling, dtype=circuit.edge_ids.dtype)])),
         n_random=n_random if isinstance(n_random, int) else 10,
+        n_random_prompts=n_prompts if isinstance(n_prompts, int) else None,
+        n_effects=_n_effects(result) or N_EDGES,
         seed=found.seed,
         provenance=dict(circuit.provenance),
         metrics=metrics,
         folder=result,
+        counting=counting,
     )
 
 

@@ -92,6 +92,7 @@ def study(
             rich_help_panel=options.SETTINGS,
         ),
     ] = 5,
+    n_random_prompts: options.RandomPrompts = 32,
     threshold: Annotated[
         float,
         typer.Option(
@@ -181,7 +182,7 @@ def study(
             teacher_top_k=teacher_top_k,
             memory_bytes=None if memory_gib is None else round(memory_gib * 2**30),
         )
-        checked = job.check(n_random=n_random, strict=strict)
+        checked = job.check(n_random=n_random, n_random_prompts=n_random_prompts, strict=strict)
         job.show(checked)
     if dry_run:
         if as_json:
@@ -189,7 +190,9 @@ def study(
         say("dry run: nothing was trained or written")
         return
     with only_json(as_json), told_as_notes(), _telling_what_is_there(out, overwrite=overwrite):
-        found = job.run(out, overwrite=overwrite, n_random=n_random, threshold=threshold)
+        found = job.run(
+            out, overwrite=overwrite, n_random=n_random, n_random_prompts=n_random_prompts, threshold=threshold
+        )
         compared = _compare(found, out)
     _show(found, compared, out, as_json=as_json)
 

@@ -83,11 +83,14 @@ class StudyJob:
             if not self.circuits.get(name)
         }
 
-    def check(self, *, n_random: int = 5, strict: bool = False) -> dict[str, Preflight]:
+    def check(
+        self, *, n_random: int = 5, n_random_prompts: int | None = 32, strict: bool = False
+    ) -> dict[str, Preflight]:
         """Refuse what could not be trained or measured, before it is tried.
 
         Args:
             n_random: Random circuits for each circuit, for the time.
+            n_random_prompts: On how many prompts they run.
             strict: Whether doubts are errors.
 
         Returns:
@@ -100,7 +103,7 @@ class StudyJob:
         from pruning.checking.requirements import raise_errors
 
         found = {
-            name: self.trainings[name].look(n_random=n_random, splits=("test",))
+            name: self.trainings[name].look(n_random=n_random, n_random_prompts=n_random_prompts, splits=("test",))
             if name in self.trainings
             else preflight(
                 self.compiled, task, self.recipe, ablation=self.ablation, splits=("test",), training=False,
@@ -174,13 +177,16 @@ class StudyJob:
         """The plan of the training that holds the most."""
         return max((job.memory for job in self.trainings.values()), key=lambda plan: plan.estimate.total)
 
-    def run(self, out: Path, *, overwrite: bool, n_random: int, threshold: float) -> Study:
+    def run(
+        self, out: Path, *, overwrite: bool, n_random: int, n_random_prompts: int | None, threshold: float
+    ) -> Study:
         """Train what is not there, and measure.
 
         Args:
             out: The study's folder.
             overwrite: Whether to remove a study that is there.
             n_random: Random circuits for each circuit and each intersection.
+            n_random_prompts: On how many prompts they run; None for all.
             threshold: Of the consensus circuits.
         """
         from pruning.regimes.study import run_regimes
@@ -200,6 +206,7 @@ class StudyJob:
                 objective=self.objective,
                 ablation=self.ablation,
                 n_random=n_random,
+                n_random_prompts=n_random_prompts,
                 threshold=threshold,
                 cache_bytes=min((plan.cache_bytes for plan in plans), default=self.cache_bytes),
                 disk_cache=self.disk_cache,
@@ -238,9 +245,9 @@ def watching_each(steps: int, objectives: Mapping[str, str]) -> Iterator[Callabl
 
 
 def _tell_quarters(regime: str, done: int, total: int) -> None:
-    """A line at about every quarter of the prompts."""
+    """A line at about every quarter of the way."""
     if done == total or (done * _QUARTERS // total) > (max(0, done - total // 16) * _QUARTERS // total):
-        say(f"{regime}: {done:,} of {total:,} prompts")
+        say(f"{regime}: {100 * done / total:.0f} % measured")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

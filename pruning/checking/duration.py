@@ -12,7 +12,8 @@ The run is then
     filling      prompts of the train split × 1
     warm start   its batches × its step
     training     steps × a step, as sparse as the schedule says, between those timed × `TRAINED`
-    evaluation   prompts of each evaluated split × (1 + (circuit, raw, random circuits) × 3 + complement) × `EVALUATED`
+    evaluation   (prompts of each evaluated split × (1 + (circuit, raw) × 3 + complement)
+                 + random circuits × the prompts that they run on × 3) × `EVALUATED`
     effects      `EFFECTS` × evaluation
     files        `FILES` + `FILES_PER_EDGE` × kept edges
 
@@ -146,7 +147,7 @@ class Timed:
 
 
 def estimate_duration(
-    timed: Timed, recipe: Recipe, *, n_train: int, n_evaluated: int, n_random: int, n_kept: int
+    timed: Timed, recipe: Recipe, *, n_train: int, n_evaluated: int, n_random_runs: int, n_kept: int
 ) -> Duration:
     """Count what a run will do.
 
@@ -155,20 +156,21 @@ def estimate_duration(
         recipe: The settings.
         n_train: Training prompts.
         n_evaluated: Prompts of all evaluated splits.
-        n_random: Random circuits to compare with.
+        n_random_runs: Random circuits to compare with × prompts that they run on, over all evaluated splits.
         n_kept: Edges that are to be kept.
 
     Examples:
         >>> from pruning.recipes import recipe_named
         >>> one = Timed(fill=1, warm=2, steps=((0.9, 3.0), (0.97, 3.0)), circuit=4, complement=5)
-        >>> ran = estimate_duration(one, recipe_named("quick"), n_train=10, n_evaluated=2, n_random=8, n_kept=0)
+        >>> ran = estimate_duration(one, recipe_named("quick"), n_train=10, n_evaluated=2, n_random_runs=16, n_kept=0)
         >>> ran.filling, ran.warm_start, ran.training / TRAINED, ran.evaluation / EVALUATED
         (10, 60, 1200.0, 92.0)
     """
     levels, seconds = zip(*timed.steps, strict=True)
     schedule = [_scheduled(recipe, index) for index in range(recipe.steps)]
     warm = WARM_START_LEVELS * WARM_START_BATCHES if recipe.warm_start != "none" else 0
-    evaluation = EVALUATED * n_evaluated * (timed.fill + (2 + n_random) * timed.circuit + timed.complement)
+    on_all = n_evaluated * (timed.fill + 2 * timed.circuit + timed.complement)
+    evaluation = EVALUATED * (on_all + n_random_runs * timed.circuit)
     return Duration(
         filling=n_train * timed.fill,
         warm_start=warm * timed.warm,

@@ -24,6 +24,7 @@ from pruning.checking.requirements import raise_errors, same_tokens, stretched, 
 from pruning.checking.tokens import token_doubts
 from pruning.findings import Finding
 from pruning.recipes import Recipe, recipe_named
+from pruning.sampled import N_RANDOM_PROMPTS
 
 if TYPE_CHECKING:
     from circuitgraph.compile import CompiledModel
@@ -185,6 +186,7 @@ def preflight(
     ablation: str | None = None,
     splits: Sequence[str] = ("validation", "test"),
     n_random: int = 10,
+    n_random_prompts: int | None = N_RANDOM_PROMPTS,
     cache_bytes: int = 2 << 30,
     teacher_top_k: int | None = None,
     memory_bytes: int | None = None,
@@ -202,6 +204,7 @@ def preflight(
         ablation: What cut edges carry; by default the recipe's, else counterfactual.
         splits: The splits that are to be measured on; one without prompts is an error.
         n_random: Random circuits to compare with, for the time.
+        n_random_prompts: On how many prompts of each split they run, at most; None for all.
         cache_bytes: Memory for runs that never change.
         teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
         memory_bytes: What the run has to fit into; None takes what is free.
@@ -256,10 +259,16 @@ def preflight(
         timed = time_passes(
             compiled, train, recipe, objective=objective, ablation=ablation, plan=memory, teacher_top_k=teacher_top_k
         )
-        n_evaluated = sum(len(pairs) for name, pairs in looked_at.items() if name in splits)
+        evaluated = [len(pairs) for name, pairs in looked_at.items() if name in splits]
+        most = max(evaluated, default=0) if n_random_prompts is None else n_random_prompts
         kept = round(max(0.0, 1 - recipe.target_sparsity) * compiled.universe.n_edges)
         duration = estimate_duration(
-            timed, recipe, n_train=len(train), n_evaluated=n_evaluated, n_random=n_random, n_kept=kept
+            timed,
+            recipe,
+            n_train=len(train),
+            n_evaluated=sum(evaluated),
+            n_random_runs=n_random * sum(min(most, n) for n in evaluated),
+            n_kept=kept,
         )
     return Preflight(
         task=task.name,

@@ -22,6 +22,7 @@ from pruning.regimes.derived import (
     with_random,
 )
 from pruning.regimes.training import require_universes
+from pruning.sampled import N_RANDOM_PROMPTS, sampled_prompts
 from pruning.tasks import TaskData
 
 Tick = Callable[[str, int, int], None]
@@ -38,6 +39,7 @@ def evaluate_regimes(
     *,
     split: str = "test",
     n_random: int = 5,
+    n_random_prompts: int | None = N_RANDOM_PROMPTS,
     threshold: float = 0.5,
     seed: int = 0,
     batch_size: int = 16,
@@ -55,10 +57,11 @@ def evaluate_regimes(
         circuits: Circuits by regime and seed; the same seeds for every regime.
         split: Which prompts.
         n_random: How many random circuits for each circuit and each intersection.
+        n_random_prompts: On how many of a regime's prompts random circuits run, drawn once; None for all.
         threshold: In which share of the seeds an edge of a consensus circuit has to be at least.
-        seed: Of the random circuits.
+        seed: Of the random circuits, and of the prompts that they run on.
         batch_size: Prompts a batch.
-        tick: Called with the regime, the number of prompts done and of all, after every batch.
+        tick: Called with the regime, the number of runs done and of all, after every batch.
         say: Called with a line at the start of each stage.
 
     Returns:
@@ -69,7 +72,7 @@ def evaluate_regimes(
         - `of` (str): whose circuit or difference it is, or what a random circuit imitates; else empty;
         - `seed` (str): the seed, or `consensus`; empty for `full` and `empty`;
         - `draw` (Int64): of a random circuit; else missing;
-        - `regime`, `split` (str), `n` (int64): on which prompts, and how many;
+        - `regime`, `split` (str), `n` (int64): on which prompts, and how many: of a random circuit those of the sample;
         - `n_edges`, `n_raw`, `n_universe` (int64): edges, before dangling ones were dropped, and in all; of an edited
           graph as it was run, with frozen edges and without removed ones;
         - metrics (float64), as in `pruning.evaluate`: `kl` or `mse`, `accuracy`, `logit_diff`, `exact_match` and so
@@ -88,6 +91,7 @@ def evaluate_regimes(
     rows = []
     for regime, task in tasks.items():
         pairs = task.splits[split]
+        sample = sampled_prompts(len(pairs), n_random_prompts, seed)
         say(f"evaluating {len(members)} circuits on {len(pairs):,} {split} prompts of {regime}")
         found = evaluate_masks(
             compiled,
@@ -96,6 +100,7 @@ def evaluate_regimes(
             ablation=ablation,
             ablation_data=task.splits.get("train"),
             batch_size=batch_size,
+            only_on={f"member {n}": sample for n, member in enumerate(members) if member.role == "random"},
             tick=None if tick is None else lambda done, total, regime=regime: tick(regime, done, total),
         )
         n_edges = compiled.universe.n_edges

@@ -21,6 +21,7 @@ from pruning.regimes.alignment import require_aligned
 from pruning.regimes.faithfulness import Tick, evaluate_regimes
 from pruning.regimes.folder import StudyFolder, require_file_names
 from pruning.regimes.training import Training, Watch, kept_circuits, require_universes, train_regimes
+from pruning.sampled import N_RANDOM_PROMPTS
 from pruning.stages import check_top_k, hardware, library_versions
 from pruning.tasks import TaskData, load_task, task_names
 
@@ -120,6 +121,7 @@ def run_regimes(
     data_seed: int = 0,
     split: str = "test",
     n_random: int = 5,
+    n_random_prompts: int | None = N_RANDOM_PROMPTS,
     threshold: float = 0.5,
     cache_bytes: int = 2 << 30,
     disk_cache: DiskCache | None = None,
@@ -151,6 +153,7 @@ def run_regimes(
         data_seed: Which prompts are drawn.
         split: The prompts that circuits are measured on.
         n_random: How many random circuits for each circuit and each intersection.
+        n_random_prompts: On how many of a regime's prompts random circuits run, drawn once; None for all.
         threshold: In which share of the seeds an edge of a consensus circuit has to be at least.
         cache_bytes: Memory for runs that never change.
         disk_cache: A folder for them; with it the seeds of a regime share them.
@@ -158,7 +161,7 @@ def run_regimes(
         micro_batch: See `pruning.discover`.
         recompute: See `pruning.discover`.
         watch: Called after every step with the regime, the seed and the step.
-        tick: Called while measuring, with the regime, the number of prompts done and of all.
+        tick: Called while measuring, with the regime, the number of runs done and of all.
         say: Called with a line at the start of each stage.
 
     Returns:
@@ -195,7 +198,8 @@ def run_regimes(
             say(f"note: {folder.note}")
         notes = require_aligned(tasks)
         about = _about(compiled, tasks, training, seeds, given)
-        about |= {"split": split, "n_random": n_random, "threshold": threshold, "notes": notes}
+        about |= {"split": split, "n_random": n_random, "n_random_prompts": n_random_prompts}
+        about |= {"threshold": threshold, "notes": notes}
         for note in notes:
             say(f"note: {note}")
         wanted = {name: task for name, task in tasks.items() if name not in given}
@@ -207,8 +211,9 @@ def run_regimes(
         trained = train_regimes(compiled, wanted, seeds, training, kept=kept, folder=folder, watch=watch, say=say)
         found = {name: given[name] if name in given else trained[name] for name in tasks}
         table = evaluate_regimes(
-            compiled, tasks, found, split=split, n_random=n_random, threshold=threshold, tick=tick, say=say
-        )
+            compiled, tasks, found, split=split, n_random=n_random, n_random_prompts=n_random_prompts,
+            threshold=threshold, tick=tick, say=say,
+        )  # fmt: skip
         about["circuits"] = _listed(found, given)
         if folder is not None:
             folder.write_faithfulness(table)

@@ -177,6 +177,7 @@ def _train(
             seed=seed,
             splits=evaluated_splits(task),
             n_random=0,
+            n_effects=0,
             cache_bytes=training.cache_bytes,
             disk_cache=training.disk_cache,
             teacher_top_k=training.teacher_top_k,

@@ -20,6 +20,8 @@ from pruning.baselines import random_circuit
 from pruning.encoding import EncodedPairs
 from pruning.evaluation import evaluate, evaluate_masks, flat_row, metrics_table
 from pruning.intervals import intervals_of
+from pruning.measured import Measured
+from pruning.sampled import sampled_prompts
 from pruning.scores import score_prompts
 from pruning.tasks import load_task
 from tests.pruning.small_prompts import GlobalRandomState, random_prompts
@@ -292,6 +294,63 @@ def test_random_circuits_are_averaged_with_their_spread(compiled: CompiledModel)
     assert found["kl"] == pytest.approx(mean, abs=1e-6)
     assert found["kl_sd"] == pytest.approx((sum((v - mean) ** 2 for v in values) / 3) ** 0.5, abs=1e-6)
     assert singles[0]["kl_sd"] is None
+
+
+@pytest.fixture(scope="module")
+def sampled(compiled: CompiledModel) -> tuple[dict, list, np.ndarray]:
+    ran: list[tuple[int, int]] = []
+    found = evaluate(
+        compiled, circuit_of(compiled, 0.5), random_prompts(lengths=LENGTHS, wrong=True), n_random=2,
+        n_random_prompts=3, seed=1, batch_size=2, tick=lambda *done: ran.append(done),
+    ).metrics  # fmt: skip
+    return found, ran, sampled_prompts(8, 3, seed=1)
+
+
+class TestRandomCircuitsOnSomePrompts:
+    """Random circuits run on a sample; what they say of it is what an evaluation of these prompts alone says."""
+
+    def test_they_and_their_difference_are_of_these_prompts_alone(self, compiled: CompiledModel, sampled) -> None:
+        found, _, chosen = sampled
+        alone = evaluate(
+            compiled, circuit_of(compiled, 0.5), random_prompts(lengths=LENGTHS, wrong=True).subset(chosen),
+            n_random=2, seed=1,
+        ).metrics  # fmt: skip
+        assert found["random"]["n"] == 3 and len(chosen) == 3
+        for name, expected in flat_row(alone["random"], intervals=True).items():
+            assert flat_row(found["random"], intervals=True)[name] == pytest.approx(expected, abs=1e-6), name
+        for name, expected in alone["random"]["difference"].items():
+            assert found["random"]["difference"][name] == pytest.approx(expected, abs=1e-6), name
+
+    def test_every_other_role_has_all_prompts(self, compiled: CompiledModel, sampled) -> None:
+        found, ran, _ = sampled
+        every = evaluate(
+            compiled, circuit_of(compiled, 0.5), random_prompts(lengths=LENGTHS, wrong=True), n_random=0
+        ).metrics
+        for role in ("full", "circuit", "empty", "complement"):
+            assert found[role]["n"] == 8
+            for name, expected in flat_row(every[role]).items():
+                assert found[role][name] == pytest.approx(expected, abs=1e-6), name
+        # Eight prompts with the model, circuit, empty circuit and complement; three with two random circuits.
+        assert ran[-1] == (38, 38)
+
+    def test_none_takes_all_and_none_at_all_is_refused(self, compiled: CompiledModel) -> None:
+        pairs, circuit = random_prompts(lengths=[4, 4, 5]), circuit_of(compiled, 0.5)
+        few, every = (evaluate(compiled, circuit, pairs, n_random=1, n_random_prompts=n).metrics for n in (3, None))
+        assert few["random"] == every["random"] and every["random"]["n"] == 3
+        with pytest.raises(ConfigurationError, match="a sample of 1 prompt or more"):
+            evaluate(compiled, circuit, pairs, n_random_prompts=0)
+
+    def test_prompts_that_they_leave_undefined_are_named_by_their_place(self) -> None:
+        # Seed 1 draws prompts that do not include every one: a bad token in a drawn one is named as it stands in all.
+        chosen = sampled_prompts(8, 3, seed=1)
+        measured = Measured(
+            columns={
+                "full": {"exact_match": np.ones(8)},
+                "random 0": {"exact_match": np.array([1.0, np.nan, 1.0])},
+            },
+            masks={}, ablation="zero", tops={}, only_on={"random 0": chosen},
+        )  # fmt: skip
+        assert measured.undefined().tolist() == [chosen[1]]
 
 
 def test_the_table_has_every_metric_of_every_role_as_a_number(compiled: CompiledModel) -> None:

@@ -309,13 +309,13 @@ def test_a_discovery_keeps_it(compiled, prompts) -> None:
 def test_the_duration_is_counted_by_hand() -> None:
     timed = Timed(fill=0.5, warm=2.0, steps=((0.0, 4.0), (0.98, 2.0)), circuit=0.25, complement=1.0)
     recipe = recipe_named("paper-gpt2").changed(steps=2, ramp_steps=1)
-    ran = estimate_duration(timed, recipe, n_train=10, n_evaluated=4, n_random=2, n_kept=0)
+    ran = estimate_duration(timed, recipe, n_train=10, n_evaluated=4, n_random_runs=6, n_kept=0)
     assert (ran.filling, ran.warm_start) == (5.0, 0.0)
     # The first step is asked for no sparsity, the second for all of it.
     from pruning.checking.duration import EVALUATED, TRAINED
 
     assert ran.training == pytest.approx(6.0 * TRAINED)
-    assert ran.evaluation == pytest.approx(4 * (0.5 + 4 * 0.25 + 1.0) * EVALUATED)
+    assert ran.evaluation == pytest.approx((4 * (0.5 + 2 * 0.25 + 1.0) + 6 * 0.25) * EVALUATED)
 
 
 def test_behaviour_of_numbers() -> None:
