@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from analysis.checkpoints import compare_checkpoints
     from analysis.drawing import circuit_to_dot, draw
     from analysis.drawing.membership import draw_membership
+    from analysis.effects import effects_table
     from analysis.explorer import write_explorer
     from analysis.faithfulness import area_under_curves, pareto_front
     from analysis.figures.density import block_density_figure
@@ -67,6 +68,7 @@ __all__ = [
     "difference",
     "draw",
     "draw_membership",
+    "effects_table",
     "find",
     "hubs",
     "inclusion_figure",
@@ -121,6 +123,7 @@ _HOME = {
     "difference": "analysis.algebra",
     "draw": "analysis.drawing",
     "draw_membership": "analysis.drawing.membership",
+    "effects_table": "analysis.effects",
     "find": "analysis.query.found",
     "hubs": "analysis.structure.hubs",
     "inclusion_figure": "analysis.figures.inclusion",

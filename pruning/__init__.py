@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pruning.baselines import random_circuit
     from pruning.checking.preflight import preflight
     from pruning.discovery import discover
+    from pruning.effects import Effects, measure_effects
     from pruning.encoding import EncodedPairs
     from pruning.evaluation import evaluate, evaluate_masks, metrics_table
     from pruning.frozen_cache.disk import DiskCache
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DiskCache",
+    "Effects",
     "EncodedPairs",
     "FaithfulnessComparison",
     "PromptPair",
@@ -38,6 +40,7 @@ __all__ = [
     "evaluate_masks",
     "evaluate_regimes",
     "load_task",
+    "measure_effects",
     "metrics_table",
     "preflight",
     "random_circuit",
@@ -49,6 +52,7 @@ __all__ = [
 
 _HOME = {
     "DiskCache": "pruning.frozen_cache.disk",
+    "Effects": "pruning.effects",
     "EncodedPairs": "pruning.encoding",
     "FaithfulnessComparison": "pruning.paired",
     "PromptPair": "pruning.pairs",
@@ -61,6 +65,7 @@ _HOME = {
     "evaluate_masks": "pruning.evaluation",
     "evaluate_regimes": "pruning.regimes.faithfulness",
     "load_task": "pruning.tasks",
+    "measure_effects": "pruning.effects",
     "metrics_table": "pruning.evaluation",
     "preflight": "pruning.checking.preflight",
     "random_circuit": "pruning.baselines",

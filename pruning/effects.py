@@ -106,7 +106,7 @@ def effects_table(effects: dict[str, Any]) -> pd.DataFrame:
 
 
 @in_settled_state
-def effects(
+def measure_effects(
     compiled: CompiledModel,
     circuit: Circuit,
     pairs: EncodedPairs,

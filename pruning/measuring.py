@@ -16,7 +16,7 @@ import pandas as pd
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.csv_text import csv_text
-from pruning.effects import effects
+from pruning.effects import measure_effects
 from pruning.evaluation import evaluate
 from pruning.parts import Parts, why
 from pruning.result_folder import CIRCUIT, EXAMPLES, METRICS, ResultFolder
@@ -113,7 +113,7 @@ class Measuring:
         which = "" if n_edges == len(self.circuit) else f"{n_edges:,} strongest "
         say(f"measuring what cutting each head, each MLP and each of the {which}edges alone costs")
         with self.counting("effects") as tick:
-            found = effects(
+            found = measure_effects(
                 self.compiled, self.circuit, self.task.split(split), top=self.n_effects, n=N_PROMPTS, seed=self.seed,
                 ablation_data=self.task.splits.get("train"), tick=tick,
             )  # fmt: skip

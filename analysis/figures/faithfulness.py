@@ -42,7 +42,8 @@ def curves_figure(
     spans from the lowest to the highest. The legend gives the area under each curve, as `analysis.area_under_curves`
     has it, and the range of x that it is of: the widest that all curves of the panel cover. Curves of one point have no
     area, and there is none where the curves have no common range. Rows that `analysis.pareto_front` marks as `on_front`
-    are ringed.
+    are ringed. Where the table has the bounds of an interval, `Y_low` and `Y_high` as
+    `pruning.metrics_table(..., intervals=True)` gives them, they are lines through the points.
 
     Args:
         table: One row a circuit.
@@ -129,6 +130,9 @@ def _draw_curve(axes: Axes, points: pd.DataFrame, x: str, y: str, style: SeriesS
     if len(points) > len(spread):
         axes.fill_between(spread.index, spread["min"], spread["max"], color=style.color, alpha=0.18, linewidth=0)
         axes.plot(across, up, linestyle="", marker=style.marker, markersize=2, color=style.color, alpha=0.6)
+    if f"{y}_low" in points and f"{y}_high" in points:
+        low, high = numbers_in(points, f"{y}_low"), numbers_in(points, f"{y}_high")
+        axes.vlines(across, low, high, color=style.color, linewidth=0.8, alpha=0.8)
     look = {"color": style.color, "linestyle": style.line, "marker": style.marker, "linewidth": 1.2, "markersize": 4}
     (line,) = axes.plot(spread.index, spread["mean"], **look)
     return line

@@ -124,7 +124,8 @@ def regime_faithfulness_figure(metrics: pd.DataFrame, *, metric: str = "kl", ove
 
     Returns:
         The figure: a panel for each regime that was measured on, with a dashed line for the full model and a dotted
-        one for the empty circuit. Random circuits are averaged over draws.
+        one for the empty circuit, and 95 % intervals over prompts as lines where the table has them. Random circuits
+        are averaged over draws, without intervals.
 
     Raises:
         UnknownNameError: No such metric.
@@ -153,7 +154,7 @@ def regime_faithfulness_figure(metrics: pd.DataFrame, *, metric: str = "kl", ove
         panel.set_xlabel({"kl": "KL (nats)"}.get(metric, METRICS.get(metric, metric)))
     panels[0].set_yticks(range(len(names)), plain_labels([title_of(*name) for name in names]))
     panels[0].invert_yaxis()
-    told = "dashed: full model; dotted: empty circuit; points: seeds"
+    told = "dashed: full model; dotted: empty circuit; points: seeds; lines: 95 % intervals over prompts"
     figure.supxlabel(told, fontsize=SMALL_FONT_SIZE, color=GREY)
     title_panels(panels, [f"on {regime}" for regime in regimes])
     for panel in panels:
@@ -166,17 +167,27 @@ def _draw_regime(
 ) -> None:
     for place, (role, of) in enumerate(names):
         mine = rows.loc[np.asarray(rows["role"] == role) & np.asarray(rows["of"] == of)]
-        values = np.array([numbers_in(one, metric).mean() for _, one in grouped(mine, ["seed"])])
-        values = values[np.isfinite(values)]
+        by_seed = [rows for _, rows in grouped(mine, ["seed"]) if np.isfinite(numbers_in(rows, metric).mean())]
+        values = np.array([numbers_in(one, metric).mean() for one in by_seed])
         if not len(values):
             continue
         own = role in ("circuit", "difference") and of in regimes
         color = series_style(regimes.index(of)).color if own else (GREY if role == "random" else FAINT)
         hatch = {"difference": "////", "random": "...."}.get(role, "")
         panel.barh(place, values.mean(), 0.72, color=color, hatch=hatch, edgecolor=INK, linewidth=0.4, alpha=0.85)
+        spread = place + (np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(1))
+        if role != "random":
+            _draw_intervals(panel, by_seed, spread, metric)
         if len(values) > 1:
-            spread = place + np.linspace(-0.18, 0.18, len(values))
             panel.plot(values, spread, "o", markersize=2.6, color="white", markeredgecolor=INK, markeredgewidth=0.6)
+
+
+def _draw_intervals(panel: Axes, by_seed: list[pd.DataFrame], places: np.ndarray, metric: str) -> None:
+    """The 95 % intervals over prompts, seed by seed; random circuits have several draws, and none together."""
+    if f"{metric}_low" not in by_seed[0]:
+        return
+    low, high = (np.array([numbers_in(one, f"{metric}{end}")[0] for one in by_seed]) for end in ("_low", "_high"))
+    panel.hlines(places, low, high, color=INK, linewidth=0.7)
 
 
 def _draw_references(panel: Axes, rows: pd.DataFrame, metric: str) -> None:

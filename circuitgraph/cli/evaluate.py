@@ -95,13 +95,13 @@ def evaluate(
             )
         worth = None
         if n_effects is not None:
-            from pruning.effects import effects
+            from pruning.effects import measure_effects
 
             n = min(n_effect_prompts, len(pairs))
             edges = f"each of the {min(n_effects, len(found.circuit)):,} strongest edges"
             say(f"measuring what cutting each head, each MLP and {edges} alone costs, on {n:,} prompts")
             with counting("effects") as tick:
-                worth = effects(
+                worth = measure_effects(
                     found.compiled, found.circuit, pairs, top=n_effects, n=n, ablation=cut, tick=tick,
                     seed=found.seed if seed is None else seed, ablation_data=data.splits.get("train"),
                 )  # fmt: skip

@@ -12,7 +12,7 @@ from circuitgraph.compile import CompiledModel, compile_model
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.models import load_model
 from circuitgraph.tracr import ground_truth_edges
-from pruning.effects import effects, effects_table
+from pruning.effects import effects_table, measure_effects
 from pruning.encoding import EncodedPairs
 from pruning.tasks import load_task
 from tests.pruning.small_prompts import GlobalRandomState, random_prompts
@@ -77,7 +77,7 @@ def test_effects_are_those_of_masked_runs(name: str, ablation: str, request: pyt
     for clean, corrupted in zip(pairs.clean_ids[:3], pairs.corrupted_ids[:3], strict=True):
         corrupted[:2] = clean[:2]  # nothing can change before the third token
     state = GlobalRandomState()
-    found = effects(compiled, circuit, pairs, top=5)
+    found = measure_effects(compiled, circuit, pairs, top=5)
     state.assert_untouched()
     assert found.n == len(LENGTHS) and found.measure == "kl"
     writers = universe.endpoints(np.arange(universe.n_edges))[0]
@@ -108,7 +108,7 @@ def test_a_silenced_mlp_is_one_whose_output_is_exchanged_in_hugging_face(
     compiled = compiled_as("llama-gqa", request)
     pairs = random_prompts(lengths=[6, 6, 6], n_tokens=compiled.shape.d_vocab)
     everything = Circuit.from_edges(compiled.universe, np.ones(compiled.universe.n_edges, dtype=bool))
-    found = {row["part"]: row for row in effects(compiled, everything, pairs, top=0).rows["mlps"]}
+    found = {row["part"]: row for row in measure_effects(compiled, everything, pairs, top=0).rows["mlps"]}
     mlp, said = compiled.model.get_submodule("model.layers.1.mlp"), {}
     expected = []
     for clean, corrupted in zip(pairs.clean_ids, pairs.corrupted_ids, strict=True):
@@ -130,7 +130,7 @@ def test_outputs_that_are_numbers_are_compared_by_squared_error() -> None:
     compiled = compile_model(load_model("tracr:xproportion"), embeddings="split", verify=False)
     pairs = load_task("tracr-xproportion", compiled.tokenizer, options={"max_length": 3}).split("test")
     truth = Circuit.from_edges(compiled.universe, ground_truth_edges("xproportion"), ablation="zero")
-    found = effects(compiled, truth, pairs, n=len(pairs))
+    found = measure_effects(compiled, truth, pairs, n=len(pairs))
     # Without the edge into the logits nothing comes out: the error is the proportion of x itself, squared.
     answers = pairs.answer_values
     assert answers is not None
@@ -146,7 +146,7 @@ def test_some_prompts_are_drawn_by_the_seed_alone_and_ticked_off(request: pytest
     pairs = random_prompts(lengths=[5] * 12, n_tokens=compiled.shape.d_vocab)
     ticks: list[tuple[int, int]] = []
     one, again, other = (
-        effects(compiled, circuit, pairs, top=2, n=4, seed=seed, tick=lambda *at: ticks.append(at))
+        measure_effects(compiled, circuit, pairs, top=2, n=4, seed=seed, tick=lambda *at: ticks.append(at))
         for seed in (0, 0, 1)
     )
     assert one.rows == again.rows != other.rows and one.n == 4
@@ -156,7 +156,7 @@ def test_some_prompts_are_drawn_by_the_seed_alone_and_ticked_off(request: pytest
 def test_a_table_and_a_file_have_the_same_numbers(request: pytest.FixtureRequest) -> None:
     compiled = compiled_as("gpt2", request)
     pairs = random_prompts(lengths=[5] * 3, n_tokens=compiled.shape.d_vocab)
-    found = effects(compiled, circuit_of(compiled, 0.6, "zero"), pairs, top=3)
+    found = measure_effects(compiled, circuit_of(compiled, 0.6, "zero"), pairs, top=3)
     as_file = found.to_dict("test")
     assert as_file["split"] == "test" and as_file["n"] == 3
     table = effects_table(as_file)
@@ -170,7 +170,7 @@ def test_an_empty_circuit_has_no_parts(request: pytest.FixtureRequest) -> None:
     compiled = compiled_as("gpt2", request)
     pairs = random_prompts(lengths=[5], n_tokens=compiled.shape.d_vocab)
     empty = Circuit.from_edges(compiled.universe, [])
-    assert effects(compiled, empty, pairs).rows == {"edges": [], "heads": [], "mlps": []}
+    assert measure_effects(compiled, empty, pairs).rows == {"edges": [], "heads": [], "mlps": []}
 
 
 @pytest.mark.parametrize(("top", "n"), [(-1, 4), (4, 0)])
@@ -178,4 +178,4 @@ def test_settings_that_mean_nothing_are_refused(top: int, n: int, request: pytes
     compiled = compiled_as("gpt2", request)
     pairs = random_prompts(lengths=[5], n_tokens=compiled.shape.d_vocab)
     with pytest.raises(ConfigurationError, match="0 edges or more on 1 prompt or more"):
-        effects(compiled, circuit_of(compiled, 0.5, "zero"), pairs, top=top, n=n)
+        measure_effects(compiled, circuit_of(compiled, 0.5, "zero"), pairs, top=top, n=n)

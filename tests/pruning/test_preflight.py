@@ -27,7 +27,7 @@ from pruning import (
 from pruning.checking.behaviour import behaviour, sample_of
 from pruning.checking.duration import Timed, estimate_duration
 from pruning.checking.preflight import Preflight
-from pruning.effects import effects
+from pruning.effects import measure_effects
 from pruning.encoding import EncodedPairs
 from pruning.frozen_runs import FrozenRuns
 from pruning.recipes import recipe_named
@@ -196,7 +196,7 @@ def test_every_way_to_measure_refuses_pairs_of_the_same_tokens(compiled, prompts
         lambda ablation: evaluate(compiled, circuit, same, n_random=0, ablation=ablation),
         lambda ablation: evaluate_masks(compiled, {"one": circuit}, same, ablation=ablation),
         lambda ablation: compare_faithfulness(compiled, {"a": circuit, "b": circuit}, same, ablation=ablation),
-        lambda ablation: effects(compiled, circuit, same, n=2, ablation=ablation),
+        lambda ablation: measure_effects(compiled, circuit, same, n=2, ablation=ablation),
     )
     for measure in measures:
         with pytest.raises(PromptFormatError, match="all 20 prompts have the same tokens as their counterfactual"):

@@ -39,6 +39,24 @@ class TestEvaluate:
         assert "complement" in ended.out
         assert "random" not in ended.out
 
+    def test_effects_and_random_circuits_on_some_prompts(self, text_result):
+        ended = call(
+            "evaluate", text_result / "circuit.json", "--n-random", 1, "--random-prompts", 2, "--effects", 3,
+            "--effect-prompts", 2, "--json",
+        )  # fmt: skip
+        assert ended.code == 0, ended.err
+        metrics, worth = ended.json["metrics"], ended.json["effects"]
+        assert metrics["random"]["n"] == 2 < metrics["circuit"]["n"]
+        assert worth["n"] == 2 and worth["split"] == "test" and len(worth["edges"]) == 3
+        circuit = Circuit.load(text_result / "circuit.json")
+        strongest = np.argsort(-np.abs(circuit.scores), kind="stable")[:3]
+        assert {row["part"] for row in worth["edges"]} == {list(circuit)[place] for place in strongest}
+        assert "effects: " in ended.err and "evaluation: " in ended.err
+
+    def test_a_number_of_prompts_that_is_none_is_refused(self, text_result):
+        ended = call("evaluate", text_result / "circuit.json", "--random-prompts", "some")
+        assert ended.code == 2 and "a number of prompts, or all" in ended.err
+
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
