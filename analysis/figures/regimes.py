@@ -154,7 +154,9 @@ def regime_faithfulness_figure(metrics: pd.DataFrame, *, metric: str = "kl", ove
         panel.set_xlabel({"kl": "KL (nats)"}.get(metric, METRICS.get(metric, metric)))
     panels[0].set_yticks(range(len(names)), plain_labels([title_of(*name) for name in names]))
     panels[0].invert_yaxis()
-    told = "dashed: full model; dotted: empty circuit; points: seeds; lines: 95 % intervals over prompts"
+    told = "dashed: full model; dotted: empty circuit; points: seeds"
+    if f"{metric}_low" in metrics:
+        told += "; lines: 95 % intervals over prompts"
     figure.supxlabel(told, fontsize=SMALL_FONT_SIZE, color=GREY)
     title_panels(panels, [f"on {regime}" for regime in regimes])
     for panel in panels:
