@@ -17,7 +17,7 @@ from circuitgraph.tracr import ground_truth_edges
 from pruning.attribution import gate_gradients
 from pruning.checking.behaviour import behaviour
 from pruning.discovery import discover
-from pruning.effects import effects
+from pruning.effects import measure_effects
 from pruning.frozen_runs import FrozenRuns
 from pruning.recipes import recipe_named
 from pruning.tasks import load_task
@@ -82,7 +82,7 @@ def test_each_step_by_itself_under_every_state(state: str) -> None:
         records = [trainer.step(index) for index in range(2)]
         batch = frozen.batch(np.array([0, 1]))
         return {
-            "effects": effects(compiled, truth, pairs, top=3, n=3).rows,
+            "effects": measure_effects(compiled, truth, pairs, top=3, n=3).rows,
             "objective": [record.objective for record in records],
             "scores": trainer.gates.log_alpha.tolist(),
             "teacher": batch.teacher_logits.tolist(),
