@@ -1,7 +1,8 @@
 """What cutting each part alone costs, as measured by `pruning.effects`: read from a result folder's files.
 
 Rows are as in `metrics.json` under `effects`: `edges`, `heads` and `mlps`, each row with its `part`, its trained
-`score`, and the change in KL when it alone is cut, `in_circuit` and `in_full`, each `{kl, low, high}`.
+`score`, and the change in KL when it alone is cut, `in_circuit` and `in_full`, each `{kl, low, high}`; where outputs are
+numbers, the change in squared error, as `mse`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def read_effects(effects: Effects) -> dict[str, dict[str, Any]]:
     if isinstance(value, Mapping):
         value = value.get("effects", value)
     rows = [row for part in _PARTS for row in _rows(value, part)]
-    found = {str(row["part"]): dict(row) for row in rows if _kl(row, "in_circuit") is not None}
+    found = {str(row["part"]): dict(row) for row in rows if _change(row, "in_circuit") is not None}
     if not found:
         raise ConfigurationError(
             f"{where}: expected `effects` with `edges` and rows of `part` and `in_circuit`, and there are none; "
@@ -64,8 +65,8 @@ def has_effects(effects: Effects) -> bool:
 
 
 def effect_of(row: Mapping[str, Any] | None, where: str = "in_circuit") -> float | None:
-    """The change in KL of one row, None where it was not measured."""
-    return None if row is None else _kl(row, where)
+    """The change in KL, or in squared error, of one row, None where it was not measured."""
+    return None if row is None else _change(row, where)
 
 
 def _rows(value: object, part: str) -> list[Mapping[str, Any]]:
@@ -73,7 +74,7 @@ def _rows(value: object, part: str) -> list[Mapping[str, Any]]:
     return [row for row in rows if isinstance(row, Mapping) and "part" in row] if isinstance(rows, list) else []
 
 
-def _kl(row: Mapping[str, Any], where: str) -> float | None:
+def _change(row: Mapping[str, Any], where: str) -> float | None:
     place = row.get(where)
-    kl = place.get("kl") if isinstance(place, Mapping) else None
-    return float(kl) if isinstance(kl, (int, float)) else None
+    change = place.get("kl", place.get("mse")) if isinstance(place, Mapping) else None
+    return float(change) if isinstance(change, (int, float)) else None
