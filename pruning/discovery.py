@@ -23,7 +23,7 @@ import pandas as pd
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
 from circuitgraph.csv_text import csv_text
-from circuitgraph.errors import IncompleteResultWarning, UnknownNameError
+from circuitgraph.errors import ConfigurationError, IncompleteResultWarning, UnknownNameError
 from circuitgraph.memory.peak import peak_rss_bytes
 from circuitgraph.stopping import Stop, stopping
 from circuitgraph.torch_state import with_gradients
@@ -174,6 +174,8 @@ def discover(
         IncompleteResultWarning: Parts are missing.
     """
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    if isinstance(splits, str):
+        raise ConfigurationError(f"splits must be several names; got {splits!r}. For one, pass [{splits!r}]")
     settings = RunSettings(
         recipe=recipe,
         objective=objective or recipe.objective or task.objective,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pruning.frozen_cache.disk import DiskCache
 from pruning.recipes import Recipe
+from pruning.whole_numbers import whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,9 @@ class RunSettings:
         recompute: Whether MLPs run once more in the backward pass.
         lanes: Parts of a batch that run side by side; None takes as many as pay.
         replay: Whether steps are recorded and replayed; None does so where it pays.
+
+    Raises:
+        ConfigurationError: A number that is none, or makes no sense.
     """
 
     recipe: Recipe
@@ -45,3 +49,11 @@ class RunSettings:
     recompute: bool
     lanes: int | None
     replay: bool | None
+
+    def __post_init__(self) -> None:
+        """Check the numbers, and make them Python's own, which JSON and generators take."""
+        for name, least in (("seed", 0), ("n_random", 0), ("cache_bytes", 0)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least=least))
+        for name in ("teacher_top_k", "micro_batch", "lanes"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))

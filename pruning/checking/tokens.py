@@ -33,7 +33,7 @@ def token_doubts(splits: Mapping[str, EncodedPairs], tokenizer: object, *, ablat
     for name, pairs in present.items():
         if ablation == "counterfactual":
             found += _some_the_same(name, pairs)
-        found += [*_unknown(name, pairs, tokenizer), *_unlike_spaces(name, pairs, tokenizer)]
+        found += [*_unknown(name, pairs, tokenizer), *_unlike_spaces(name, pairs, tokenizer), *_repeated(name, pairs)]
     found += _shared(present)
     return [Finding(name=name, severity="doubt", text=text) for name, text in found]
 
@@ -47,6 +47,20 @@ def _some_the_same(name: str, pairs: EncodedPairs) -> Iterator[tuple[str, str]]:
                 f"{sum(same):,} of {len(same):,} {name} prompts have the same tokens as their counterfactual"
                 f"{_example(pairs, same.index(True))}: every circuit is perfect on them. Leave them "
                 "out, or change a token."
+            ),
+        )
+
+
+def _repeated(name: str, pairs: EncodedPairs) -> Iterator[tuple[str, str]]:
+    """Prompts that repeat another one of their split, with the same counterfactual or another."""
+    n_distinct = len(set(pairs.prompt_keys))
+    if n_distinct < len(pairs):
+        yield (
+            "repeated-prompts",
+            (
+                f"{len(pairs):,} {name} prompts are {n_distinct:,} different ones: intervals, which take prompts for "
+                "independent, are too narrow, and what the full model says on a prompt counts as often as it stands "
+                "there. Leave repeats out, or read the intervals as a lower limit."
             ),
         )
 

@@ -97,6 +97,13 @@ def test_a_rotary_model_runs_longer_prompts_than_it_was_made_for(tiny_llama, pro
     assert "10 test prompts are longer than the 7 tokens the model was made for" in doubt.text
 
 
+def test_prompts_that_repeat_others_are_said(compiled, prompts) -> None:
+    twice = prompts["test"].subset([*range(10), *range(10)])
+    found = looked_at(compiled, task_of(**{**prompts, "test": twice}), sample=0)
+    (doubt,) = (one for one in found.doubts if one.name == "repeated-prompts")
+    assert "20 test prompts are 10 different ones" in doubt.text
+
+
 def test_a_sample_is_spread_over_the_splits(prompts: Mapping[str, EncodedPairs]) -> None:
     assert {name: len(pairs) for name, pairs in sample_of(prompts, 16).items()} == {
         "train": 6, "validation": 5, "test": 5,
