@@ -14,6 +14,7 @@ _SPECIAL = {
 }  # fmt: skip
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _POWER_OF_TEN = re.compile(r"(-?\d+(?:\.\d+)?)e([+-])0*(\d+)")
+_BOUNDS = {"≤": r"\le", "<": "<"}
 
 
 def plain(value: object) -> str:
@@ -30,12 +31,17 @@ def plain(value: object) -> str:
 
 
 def number(text: str) -> str:
-    r"""A formatted number as LaTeX: minus signs, powers of ten, and a dash where there is none.
+    r"""A formatted number as LaTeX: minus signs, powers of ten, bounds, and a dash where there is none.
 
     Examples:
         >>> print(number("1.2e-25"), number("-0.5"), number("12,345"), number("–"))
         $1.2 \times 10^{-25}$ $-0.5$ 12,345 --
+        >>> print(number("≤ 0.005"), number("< 1e-300"))
+        $\le 0.005$ $< 1 \times 10^{-300}$
     """
+    bound, _, rest = text.partition(" ")
+    if bound in _BOUNDS:
+        return f"${_BOUNDS[bound]} {number(rest).strip('$')}$"
     power = _POWER_OF_TEN.fullmatch(text)
     if power is not None:
         sign = "-" if power[2] == "-" else ""

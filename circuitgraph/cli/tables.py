@@ -51,7 +51,11 @@ class ResultTable:
         from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
         frame = self.frame if self.for_people is None else self.for_people
-        numbers = [is_numeric_dtype(frame[name]) and not is_bool_dtype(frame[name]) for name in self.shown]
+        # A p-value at its floor is text, "≤ 0.005", and stands among numbers.
+        numbers = [
+            name.startswith("log10_") or (is_numeric_dtype(frame[name]) and not is_bool_dtype(frame[name]))
+            for name in self.shown
+        ]
         columns = [[_cell(value, name) for value in frame[name].tolist()] for name in self.shown]
         return numbers, [list(row) for row in zip(*columns, strict=True)]
 
