@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from circuitgraph.cli.findings import print_wrapped
 from circuitgraph.cli.output import figure, print_table
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def print_metrics(split: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
     print(f"\n{split}, {every:,} prompts:")
     print_table(["", ">edges", *(f">{name.replace('_', ' ')}" for name in shown)], rows)
     for note in _notes(figures):
-        print(note)
+        print_wrapped(note)
 
 
 def bounds_text(bounds: Sequence[float] | None) -> str:

@@ -23,8 +23,18 @@ def print_findings(findings: Iterable[Mapping[str, str]], *, to_stderr: bool = F
         >>> print_findings([{"severity": "doubt", "name": "few-prompts", "text": "8 test prompts are few."}])
         Doubt (few-prompts): 8 test prompts are few.
     """
-    width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)
     for finding in findings:
-        told = visible(f"{finding['severity'].capitalize()} ({finding['name']}): {finding['text']}")
-        lines = textwrap.wrap(told, width, subsequent_indent="    ", break_on_hyphens=False)
-        print("\n".join(lines), file=sys.stderr if to_stderr else sys.stdout, flush=True)
+        told = f"{finding['severity'].capitalize()} ({finding['name']}): {finding['text']}"
+        print_wrapped(told, to_stderr=to_stderr)
+
+
+def print_wrapped(text: str, *, to_stderr: bool = False) -> None:
+    """Print a paragraph over as many lines as it takes, those after the first indented.
+
+    Args:
+        text: The paragraph.
+        to_stderr: Whether it belongs to what is said on the way.
+    """
+    width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)
+    lines = textwrap.wrap(visible(text), width, subsequent_indent="    ", break_on_hyphens=False)
+    print("\n".join(lines), file=sys.stderr if to_stderr else sys.stdout, flush=True)
