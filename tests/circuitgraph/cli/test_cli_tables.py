@@ -138,13 +138,13 @@ class TestFormats:
         frame = pd.DataFrame(
             {
                 "name": ["a3.h7<q>", "b"], "n": [12345, 1], "share": pd.array([0.25, None], dtype="Float64"),
-                "log10_p": [-400.5, -0.30103], "on": [True, False],
+                "log10_p": [-200.5, -0.30103], "on": [True, False],
             }
         )  # fmt: skip
         shown = {name: name for name in frame}
         numbers, rows = ResultTable(name="x", title="x", frame=frame, shown=shown).cells
         assert numbers == [False, True, True, True, False]
-        assert rows == [["a3.h7<q>", "12,345", "0.250", "3.2e-401", "yes"], ["b", "1", "–", "0.500", "no"]]
+        assert rows == [["a3.h7<q>", "12,345", "0.250", "3.2e-201", "yes"], ["b", "1", "–", "0.500", "no"]]
 
     def test_tables_of_booktabs(self, saved):
         text = call("compare", saved / "a.json", saved / "b.json", "--null", "stratified", "--latex").out
