@@ -81,7 +81,8 @@ class TestSignals:
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
-        ("number", "code", "said"), [(2, 130, "the user"), (15, 143, "SIGTERM"), (1, 129, "SIGHUP")]
+        ("number", "code", "said"),
+        [(2, 130, "the user"), (15, 143, "SIGTERM"), pytest.param(1, 129, "SIGHUP", marks=pytest.mark.full)],
     )
     def test_in_training_what_was_learnt_is_kept(self, number, code, said, tmp_path, monkeypatch):
         before(monkeypatch, "pruning.train.target_at", at=8, number=number)
@@ -126,12 +127,14 @@ class TestSignals:
         assert Circuit.load(tmp_path / "x" / "circuit.json").provenance["metrics"] == ours["splits"]
         assert "What is missing" not in (tmp_path / "x" / "report.md").read_text()
 
+    @pytest.mark.full
     def test_while_pictures_are_made_the_cheap_ones_are_finished(self, tmp_path, monkeypatch):
         before(monkeypatch, "analysis.drawing.draw")
         ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 143
         assert missing(tmp_path / "x") == {"drawings"}
 
+    @pytest.mark.full
     def test_while_the_report_is_written_it_is_finished(self, tmp_path, monkeypatch):
         before(monkeypatch, "analysis.report.write_report")
         assert call(*SMALL, "--out", tmp_path / "x").code == 0
@@ -198,7 +201,7 @@ class TestFailures:
         assert missing(tmp_path / "x") == {"explorer"}
         assert files(tmp_path / "x") == FILES - {"circuit.html"}
 
-    @pytest.mark.parametrize("line", ["text.usetex: true", "backend: nosuch"])
+    @pytest.mark.parametrize("line", [pytest.param("text.usetex: true", marks=pytest.mark.full), "backend: nosuch"])
     def test_settings_of_matplotlib_that_cannot_work(self, line, tmp_path):
         (tmp_path / "matplotlibrc").write_text(line + "\n")
         command = [sys.executable, "-m", "circuitgraph.cli", *map(str, SMALL), "--out", str(tmp_path / "x")]
@@ -221,11 +224,11 @@ class TestReserved:
 
 
 class TestReport:
-    def test_a_part_again(self, tmp_path, tracr_result):
+    def test_a_part_again(self, tmp_path, text_result):
         import shutil
 
         folder = tmp_path / "x"
-        shutil.copytree(tracr_result, folder)
+        shutil.copytree(text_result, folder)
         (folder / "circuit.svg").unlink()
         (folder / ".report.md.00000000.tmp").write_text("half")
         ended = call("report", folder)
