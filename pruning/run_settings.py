@@ -52,8 +52,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Check the numbers, and make them Python's own, which JSON and generators take."""
-        for name, least in (("seed", 0), ("n_random", 0), ("cache_bytes", 0)):
+        for name, least in (("seed", 0), ("n_random", 0), ("n_effects", 0), ("cache_bytes", 0)):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least=least))
-        for name in ("teacher_top_k", "micro_batch", "lanes"):
+        for name in ("n_random_prompts", "teacher_top_k", "micro_batch", "lanes"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))

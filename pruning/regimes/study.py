@@ -24,6 +24,7 @@ from pruning.regimes.training import Training, Watch, kept_circuits, require_uni
 from pruning.sampled import N_RANDOM_PROMPTS
 from pruning.stages import check_top_k, hardware, library_versions
 from pruning.tasks import TaskData, load_task, task_names
+from pruning.whole_numbers import whole_number
 
 Regime = str | Path | TaskData
 GivenCircuits = Mapping[str, Sequence[Circuit | str | Path]]
@@ -175,6 +176,9 @@ def run_regimes(
         TrainingError: A training could not go on; what was found before it is kept.
     """
     say = say or (lambda line: None)
+    n_random = whole_number("n_random", n_random)
+    if n_random_prompts is not None:
+        n_random_prompts = whole_number("n_random_prompts", n_random_prompts, least=1)
     regimes = regimes_of(regimes) if isinstance(regimes, str) else regimes
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
     tasks = load_regimes(regimes, compiled.tokenizer, sizes=sizes, seed=data_seed)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from circuitgraph.circuit import Circuit
 from circuitgraph.compile import CompiledModel
-from circuitgraph.errors import OutputError, TrainingError
+from circuitgraph.errors import IncompleteResultWarning, OutputError, TrainingError
 from circuitgraph.stopping import Stopped, stopping
 from pruning.discovery import discover, evaluated_splits
 from pruning.evaluation import require_universe
@@ -167,7 +168,9 @@ def _train(
     watch: Watch | None,
     say: Callable[[str], None],
 ) -> Circuit:
-    with stopping() as stop, stop.held():
+    with stopping() as stop, stop.held(), warnings.catch_warnings():
+        # What is missing is said below, or by what ends the study.
+        warnings.simplefilter("ignore", IncompleteResultWarning)
         found = discover(
             compiled,
             task,
@@ -190,7 +193,7 @@ def _train(
             raise Stopped(stop.name or "SIGINT")
         if found.run.stopped_by:
             raise TrainingError(f"regime {regime!r}, seed {seed}: training stopped: {found.run.stopped_by}")
-        for line in found.diagnoses:
+        for line in (*found.diagnoses, *(f"{part} is missing: {reason}" for part, reason in found.missing.items())):
             say(f"{regime}, seed {seed}: {line}")
         circuit = found.circuit.with_provenance({"regime": regime})
         if folder is not None:

@@ -14,8 +14,9 @@ from pruning.run_settings import RunSettings
 from pruning.whole_numbers import whole_number
 
 SETTINGS = RunSettings(
-    recipe=recipe_named("quick"), objective="kl", ablation="zero", seed=0, splits=("test",), n_random=1, cache_bytes=0,
-    disk_cache=None, teacher_top_k=None, micro_batch=None, recompute=False, lanes=None, replay=None,
+    recipe=recipe_named("quick"), objective="kl", ablation="zero", seed=0, splits=("test",), n_random=1,
+    n_random_prompts=2, n_effects=3, cache_bytes=0, disk_cache=None, teacher_top_k=None, micro_batch=None,
+    recompute=False, lanes=None, replay=None,
 )  # fmt: skip
 
 
@@ -25,6 +26,8 @@ SETTINGS = RunSettings(
         ("seed", -1),
         ("n_random", -1),
         ("n_random", True),
+        ("n_random_prompts", 0),
+        ("n_effects", -1),
         ("cache_bytes", -1),
         ("micro_batch", 0),
         ("lanes", 0),
