@@ -124,7 +124,7 @@ def measure_effects(
         compiled: The model.
         circuit: The circuit.
         pairs: The prompts, at least one.
-        top: How many edges, those of the largest |score|.
+        top: How many edges, the strongest (`Circuit.strengths`).
         n: How many prompts, drawn from `pairs`; all where there are not more.
         seed: Of the draw.
         ablation: What cut edges carry; by default what the circuit was found with.
@@ -167,7 +167,7 @@ Part = tuple[str, str, float | None, Cut]
 def _parts(circuit: Circuit, top: int) -> list[Part]:
     """What is cut, one after the other."""
     universe = circuit.universe
-    order = np.argsort(-np.abs(circuit.scores), kind="stable")[:top]
+    order = np.argsort(-circuit.strengths, kind="stable")[:top]
     writers, readers = universe.endpoints(circuit.edge_ids[order])
     names = list(circuit)
     found: list[Part] = [

@@ -114,8 +114,8 @@ class Measuring:
         say(f"measuring what cutting each head, each MLP and each of the {which}edges alone costs")
         with self.counting("effects") as tick:
             found = measure_effects(
-                self.compiled, self.circuit, self.task.split(split), top=self.n_effects, n=N_PROMPTS, seed=self.seed,
-                ablation_data=self.task.splits.get("train"), tick=tick,
+                self.compiled, self.described(), self.task.split(split), top=self.n_effects, n=N_PROMPTS,
+                seed=self.seed, ablation_data=self.task.splits.get("train"), tick=tick,
             )  # fmt: skip
         self.metrics["effects"] = found.to_dict(split)
         if self.folder is not None:

@@ -179,3 +179,15 @@ def test_settings_that_mean_nothing_are_refused(top: int, n: int, request: pytes
     pairs = random_prompts(lengths=[5], n_tokens=compiled.shape.d_vocab)
     with pytest.raises(ConfigurationError, match="0 edges or more on 1 prompt or more"):
         measure_effects(compiled, circuit_of(compiled, 0.5, "zero"), pairs, top=top, n=n)
+
+
+def test_the_strongest_edges_are_those_of_the_one_rule(request: pytest.FixtureRequest) -> None:
+    """For trained gates a score of -8 is an edge that was nearly cut, not the strongest one."""
+    compiled = compiled_as(CASES[0][0], request)
+    universe = compiled.universe
+    edges = {f"input->{name}": score for name, score in zip(("m0", "m1", "logits"), (-8.0, 2.0, 1.0), strict=True)}
+    edges |= {"m0->logits": 0.5, "m1->logits": 0.5}
+    circuit = Circuit.from_edges(universe, edges, provenance={"score_meaning": "log-alpha"})
+    pairs = random_prompts(lengths=LENGTHS, n_tokens=compiled.shape.d_vocab)
+    found = measure_effects(compiled, circuit, pairs, top=2, n=2)
+    assert {row["part"] for row in found.rows["edges"]} == {"input->m1", "input->logits"}
