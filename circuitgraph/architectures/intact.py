@@ -32,8 +32,11 @@ _HOOKS = {
     "_backward_pre_hooks": "backward pre-hook",
     "_backward_hooks": "backward hook",
 }
-# What transformers itself hangs on a model's modules; it changes no number.
+# What transformers itself hangs on a model's modules, and torch's own counters of FLOPs and memory on all modules; it
+# changes no number.
 _HARMLESS_HOOKS = {
+    ("torch.utils.module_tracker", "_fw_pre_hook"),
+    ("torch.utils.module_tracker", "_fw_post_hook"),
     ("transformers.utils.output_capturing", "output_capturing_hook"),
     ("transformers.modeling_utils", "make_inputs_require_grads"),
 }
@@ -169,14 +172,20 @@ def _global_hooks() -> Iterator[_Finding]:
     """Hooks of every module of the process."""
     for store, what in _HOOKS.items():
         for hook in getattr(torch_module, f"_global{store}", {}).values():
+            if _is_harmless(hook):
+                continue
             yield f"every module of this process has a {what}, {_name_of(hook)}", _REMOVE_HOOK
+
+
+def _is_harmless(hook: object) -> bool:
+    """Whether a hook is known to change no number."""
+    return (getattr(hook, "__module__", ""), _name_of(hook).rpartition(".")[2]) in _HARMLESS_HOOKS
 
 
 def _hooks(path: str, module: nn.Module) -> Iterator[_Finding]:
     for store, what in _HOOKS.items():
         for hook in getattr(module, store).values():
-            origin = (getattr(hook, "__module__", ""), _name_of(hook).rpartition(".")[2])
-            if origin not in _HARMLESS_HOOKS:
+            if not _is_harmless(hook):
                 # Masks of torch.nn.utils.prune are told by the weights that they add.
                 is_mask = type(hook).__module__ == "torch.nn.utils.prune"
                 yield f"{path} has a {what}, {_name_of(hook)}", "" if is_mask else _REMOVE_HOOK

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaForCausalLM
 
 from circuitgraph.architectures import intact
@@ -277,6 +278,16 @@ def test_every_attention_of_transformers_has_the_same_graph(tiny_llama, chosen: 
     model = tiny_llama()
     model.config._attn_implementation = chosen
     compile_model(model, verify=chosen != "flex_attention")
+
+
+def test_torchs_own_counters_change_no_number(tiny_gpt2) -> None:
+    """They hang hooks on every module of the process while they count."""
+    model = tiny_gpt2()
+    before = compile_model(model, verify=False)
+    with FlopCounterMode(display=False) as counted:
+        compile_model(model)
+        assert before.bound is not None
+    assert counted.get_total_flops() > 0
 
 
 def test_no_global_state_moves(tiny_gpt2) -> None:
