@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from circuitgraph.html_card import card, html_table
+from circuitgraph.memory.estimate import DEVICES
 from pruning.checking.behaviour import Behaviour, behaviour, sample_of
 from pruning.checking.duration import Duration, estimate_duration, time_passes
 from pruning.checking.memory import FREE, training_memory
@@ -68,7 +69,7 @@ class Preflight:
         findings: Errors and doubts, errors first.
         behaviour: The model on a sample of the prompts, or None where it was not run.
         duration: What the run will take, or None where it was not timed or nothing is trained.
-        memory: What it will hold, or None where nothing is trained.
+        memory: What it will hold, or None where nothing is trained, or on a device whose memory nobody has measured.
         seconds: What this check took.
     """
 
@@ -241,7 +242,7 @@ def preflight(
         training=training,
     )  # fmt: skip
     memory = seen = duration = None
-    if training and train is not None and len(train):
+    if training and train is not None and len(train) and compiled.device.type in DEVICES:
         memory = training_memory(
             compiled, train, batch_size=recipe.batch_size, ablation=ablation, cache_bytes=cache_bytes,
             teacher_top_k=teacher_top_k, memory_bytes=memory_bytes,
