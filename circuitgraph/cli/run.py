@@ -157,7 +157,9 @@ def _positions(found: FoundCircuit, pairs: EncodedPairs, top: int) -> list[dict[
     gates = torch.from_numpy(found.circuit.mask).float()
     with torch.no_grad():
         ours = compiled.masked(gates, frozen.pairs.clean, frozen.values).logits
-        kl = kl_divergence(ours, frozen.teacher_logits).tolist() if ours.shape[-1] > 1 else [None] * len(ours)
+        kl: list[float | None] = [None] * len(ours)
+        if ours.shape[-1] > 1:
+            kl = kl_divergence(ours, frozen.teacher_logits).clamp(min=0).tolist()  # rounding may fall below zero
     return [
         {
             "position": int(position),

@@ -255,6 +255,16 @@ class TestRun:
         kl = (logits.log_softmax(-1).exp() * (logits.log_softmax(-1) - ours.log_softmax(-1))).sum()
         assert row["kl"] == pytest.approx(float(kl), abs=1e-4)
 
+    def test_rounding_makes_no_kl_below_zero(self, text_result, tmp_path):
+        circuit = Circuit.load(text_result / "circuit.json")
+        about = {name: circuit.provenance[name] for name in ("model", "dtype")}
+        whole = Circuit.from_edges(circuit.universe, np.ones_like(circuit.mask), provenance=about)
+        path = whole.save(tmp_path / "whole.json")
+        for name in ("Ann", "Cid", "Dan", "Fay"):
+            given = ("--prompt", CLEAN.replace("Ann", name), "--corrupted", CORRUPTED)
+            (row,) = call("run", path, *given, "--json").json["positions"]
+            assert 0 <= row["kl"] < 1e-5
+
     def test_as_a_table(self, text_result):
         ended = call("run", text_result / "circuit.json", "--prompt", CLEAN, "--corrupted", CORRUPTED, "--top", 4)
         assert ended.code == 0
