@@ -36,7 +36,7 @@ def attend(
     query: Float[Tensor, "head batch asking d_head"],
     key: Float[Tensor, "head batch seq d_head"],
     value: Float[Tensor, "head batch seq d_head"],
-    mask: Bool[Tensor, "1 #batch asking seq"] | None,
+    mask: Bool[Tensor, "1 #batch asking seq"] | None,  # noqa: UP037 - no code with a comment
     *,
     causal: bool,
     scale: float,

@@ -293,6 +293,7 @@ class TestRun:
         assert ended.err.count("Warning: the tokenizer does not know 'kettle' in 'x ") == 1
         assert "does not know" not in call(*given, "--prompt", CLEAN).err
 
+    @pytest.mark.slow
     def test_a_program_says_something_at_every_position(self, tracr_result):
         ended = call("run", tracr_result / "circuit.json", "--prompt", "1 2 3", "--json")
         assert ended.code == 0
@@ -300,6 +301,7 @@ class TestRun:
         assert [row["full"][0]["token"] for row in ended.json["positions"]] == ["3", "2", "1"]
         assert "not used" in call("run", tracr_result / "circuit.json", "--prompt", "1", "--corrupted", "2").err
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("prompt", "said"), [("1 2 4", "unknown token '4'"), ("1 1 1 1 1 1", "at most 5"), ("BOS", "empty")]
     )
