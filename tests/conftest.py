@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import types
@@ -18,6 +19,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Runs that tests keep on disk never lie in the user's own folder.
 os.environ["CIRCUITGRAPH_FROZEN_CACHE"] = tempfile.mkdtemp(prefix="frozen-")
 atexit.register(shutil.rmtree, os.environ["CIRCUITGRAPH_FROZEN_CACHE"], ignore_errors=True)
+
+# A test run in the background inherits signals that are ignored, and so would what it tests.
+for _name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    if signal.getsignal(_number := getattr(signal, _name, signal.SIGINT)) == signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
 
 import pytest
 from beartype import BeartypeConf, beartype

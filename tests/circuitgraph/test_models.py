@@ -413,7 +413,7 @@ def test_loading_warns_of_no_shards_that_nobody_asked_for(tmp_path, tiny_llama) 
     handler.emit = lambda record: said.append(record.getMessage())
     logging.getLogger("transformers").addHandler(handler)
     try:
-        load_model(tmp_path)
+        load_model(str(tmp_path))
     finally:
         logging.getLogger("transformers").removeHandler(handler)
     assert said == []
