@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 import circuitgraph
 from circuitgraph.errors import ConfigurationError, ModelNotFoundError, ModelWarning, OutputError, UnknownNameError
 from circuitgraph.models import PACKAGED, LoadedModel, hub, load_config, load_model, smollm2
+from tests.pruning.tiny_tokenizers import word_tokenizer
 
 
 @pytest.fixture
@@ -407,7 +408,9 @@ def test_public_names_are_lazy_and_listed():
 
 
 def test_loading_warns_of_no_shards_that_nobody_asked_for(tmp_path, tiny_llama) -> None:
-    tiny_llama().save_pretrained(tmp_path)
+    tokenizer = word_tokenizer(["a b"])
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
