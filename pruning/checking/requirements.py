@@ -227,10 +227,7 @@ def _all_the_same(present: Mapping[str, EncodedPairs]) -> Iterator[tuple[str, st
 
 def same_tokens(pairs: EncodedPairs) -> list[bool]:
     """Which prompts have the same tokens as their counterfactual."""
-    return [
-        bool(np.array_equal(clean, corrupted))
-        for clean, corrupted in zip(pairs.clean_ids, pairs.corrupted_ids, strict=True)
-    ]
+    return (~pairs.differs).tolist()
 
 
 def raise_errors(findings: Iterable[Finding], *, strict: bool = False) -> None:
