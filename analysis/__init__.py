@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from analysis.query.found import find
     from analysis.regimes.circuits import read_study
     from analysis.regimes.comparison import compare_regimes
+    from analysis.regimes.writing import write_comparison
     from analysis.report import write_report
     from analysis.seeds import consensus, inclusion_frequency, seed_intervals, stability_table
     from analysis.sparsity import block_density, score_concentration, sparsity_table
@@ -95,6 +96,7 @@ __all__ = [
     "symmetric_difference",
     "training_figure",
     "union",
+    "write_comparison",
     "write_explorer",
     "write_graph",
     "write_report",
@@ -114,6 +116,7 @@ _HOME = {
     "communities": "analysis.structure.communities",
     "compare_checkpoints": "analysis.checkpoints",
     "compare_regimes": "analysis.regimes.comparison",
+    "write_comparison": "analysis.regimes.writing",
     "complement": "analysis.algebra",
     "composition": "analysis.structure.composition",
     "composition_counts": "analysis.structure.composition",

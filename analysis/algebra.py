@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from analysis.comparable import Circuits, named_circuits, require_comparable
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.circuits.parentage import parentage
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.parentage import parentage
 
 
 def union(*circuits: Circuits, ablation: str | None = None, across_checkpoints: bool = False) -> Circuit:

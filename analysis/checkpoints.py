@@ -15,10 +15,10 @@ import pandas as pd
 
 from analysis.comparable import require_comparable
 from analysis.strata import strata
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import UnknownNameError
-from circuitgraph.graph import node_attributes
-from circuitgraph.universe import Universe
+from circuitgraph.graph.build import node_attributes
+from circuitgraph.graph.universe import Universe
 
 STATUSES = ("kept", "gained", "lost")
 LEVELS = ("edges", "nodes")

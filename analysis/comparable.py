@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
-from circuitgraph.universe import CHOICES, Universe
+from circuitgraph.graph.universe import CHOICES, Universe
 
 Circuits = Circuit | Sequence[Circuit] | Mapping[str, Circuit]
 

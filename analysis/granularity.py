@@ -12,10 +12,10 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.circuits.parentage import parentage
 from circuitgraph.errors import ConfigurationError, GraphMismatchError, UnknownNameError
-from circuitgraph.parentage import parentage
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 
 AGGREGATIONS = ("max", "sum")
 # Finer first; nothing else may differ.

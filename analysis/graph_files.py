@@ -19,10 +19,10 @@ import networkx as nx
 import numpy as np
 
 from analysis.drawing.escaping import xml_text
-from circuitgraph.atomic_file import write_atomically
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.graph import STRUCTURAL
+from circuitgraph.files.atomic_file import write_atomically
+from circuitgraph.graph.build import STRUCTURAL
 
 # Gephi drops edges of weight 0.
 _LEAST_WEIGHT = 1e-9
@@ -55,7 +55,7 @@ def write_graph(graph: Circuit | nx.DiGraph, path: str | Path, *, structural: bo
 
     Examples:
         >>> import tempfile
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
         >>> circuit = Circuit.from_edges(universe, {"input->m0": -2.0, "m0->logits": 1.0})
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -17,9 +17,9 @@ from analysis.drawing.caption import name_in, parts_of
 from analysis.markdown import code, plain, table
 from analysis.measure_text import METRICS, bounded, figure, title_of
 from analysis.report_effects import edges_section, effects_section
-from circuitgraph.atomic_file import write_atomically
-from circuitgraph.circuit import Circuit
-from circuitgraph.strength import LOG_ALPHA
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.circuits.strength import LOG_ALPHA
+from circuitgraph.files.atomic_file import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

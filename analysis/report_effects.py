@@ -8,7 +8,7 @@ from typing import Any
 from analysis.drawing.caption import name_in
 from analysis.markdown import code, plain, table
 from analysis.measure_text import bounded, title_of
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 
 _SCORES = {
     "edge-pruning": "the trained log α of its gate (higher: training was surer to keep it)",

@@ -12,9 +12,9 @@ from scipy.special import stdtrit
 from analysis.algebra import common_ablation, edge_counts
 from analysis.columns import column_names, grouped, numbers_in, require_columns
 from analysis.comparable import Circuits, named_circuits, require_comparable
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.circuits.parentage import parentage
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.parentage import parentage
 
 _FREQUENCY_DTYPES = {"writer_layer": "int64", "reader_layer": "int64", "count": "int64"}
 

@@ -13,9 +13,9 @@ import pandas as pd
 
 from analysis.comparable import Circuits, named_circuits
 from analysis.strata import Strata, node_groups, strata
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.universe import EDGE_KINDS, WRITER_KINDS, Universe
+from circuitgraph.graph.universe import EDGE_KINDS, WRITER_KINDS, Universe
 
 _NODE_KINDS = ("embedding", "head", "mlp", "q", "k", "v", "qkv", "logits")
 _COUNT_DTYPES = {"layer": "Int64", "kind": "string", "kept": "int64", "total": "int64"}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 
 
 @dataclass(frozen=True, kw_only=True)

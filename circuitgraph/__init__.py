@@ -13,15 +13,17 @@ from circuitgraph.lazy import load_on_use
 
 if TYPE_CHECKING:
     from circuitgraph.batch import TokenBatch
-    from circuitgraph.circuit import Circuit
-    from circuitgraph.compile import CompiledModel, compile_model
+    from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.compiled.compile import compile_model
+    from circuitgraph.compiled.model import CompiledModel
     from circuitgraph.errors import CircuitGraphError
-    from circuitgraph.graph import build_graph
+    from circuitgraph.extract.extraction import extract_circuit
+    from circuitgraph.graph.build import build_graph
+    from circuitgraph.graph.universe import Universe
     from circuitgraph.memory.estimate import MemoryEstimate
     from circuitgraph.memory.plan import MemoryPlan
+    from circuitgraph.memory.sizes import ModelSizes, model_sizes
     from circuitgraph.models import LoadedModel, load_model
-    from circuitgraph.sizes import ModelSizes, model_sizes
-    from circuitgraph.universe import Universe
 
 __all__ = [
     "Circuit",
@@ -36,24 +38,26 @@ __all__ = [
     "__version__",
     "build_graph",
     "compile_model",
+    "extract_circuit",
     "load_model",
     "model_sizes",
 ]
 
 _HOME = {
-    "Circuit": "circuitgraph.circuit",
+    "Circuit": "circuitgraph.circuits.circuit",
     "CircuitGraphError": "circuitgraph.errors",
-    "CompiledModel": "circuitgraph.compile",
+    "CompiledModel": "circuitgraph.compiled.model",
     "LoadedModel": "circuitgraph.models",
     "MemoryEstimate": "circuitgraph.memory.estimate",
     "MemoryPlan": "circuitgraph.memory.plan",
-    "ModelSizes": "circuitgraph.sizes",
+    "ModelSizes": "circuitgraph.memory.sizes",
     "TokenBatch": "circuitgraph.batch",
-    "Universe": "circuitgraph.universe",
-    "build_graph": "circuitgraph.graph",
-    "compile_model": "circuitgraph.compile",
+    "Universe": "circuitgraph.graph.universe",
+    "build_graph": "circuitgraph.graph.build",
+    "compile_model": "circuitgraph.compiled.compile",
+    "extract_circuit": "circuitgraph.extract.extraction",
     "load_model": "circuitgraph.models",
-    "model_sizes": "circuitgraph.sizes",
+    "model_sizes": "circuitgraph.memory.sizes",
 }
 
 __getattr__ = load_on_use(__name__, _HOME)

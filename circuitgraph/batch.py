@@ -1,6 +1,6 @@
 """Token batches: the form in which prompts reach a masked forward pass.
 
-The prompt side (`pruning.encoding`) makes them; `circuitgraph.forward` reads them. Padding may lie on
+The prompt side (`pruning.prompts.encoding`) makes them; `circuitgraph.forward` reads them. Padding may lie on
 either side; positions are counted from the first real token.
 """
 

@@ -125,3 +125,20 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     said = str(error)
     return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
+
+
+def why(error: BaseException) -> str:
+    """An error in one sentence.
+
+    Examples:
+        >>> why(IndexError("index out of range in self"))
+        'IndexError: index out of range in self'
+        >>> why(MemoryError())
+        'out of memory'
+    """
+    first = str(error).strip().split("\n")[0]
+    if out_of_memory(error):
+        return f"out of memory ({first})" if first else "out of memory"
+    if isinstance(error, CircuitGraphError):
+        return str(error)
+    return f"{type(error).__name__}: {first or 'no message'}"

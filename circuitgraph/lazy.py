@@ -18,8 +18,8 @@ def load_on_use(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         The function: it gives the named object, or raises `AttributeError` for a name that is not public.
 
     Examples:
-        >>> load_on_use("circuitgraph", {"Universe": ".universe"})("Universe").__module__
-        'circuitgraph.universe'
+        >>> load_on_use("circuitgraph", {"Universe": ".graph.universe"})("Universe").__module__
+        'circuitgraph.graph.universe'
     """
 
     def load(name: str) -> Any:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 from circuitgraph.lazy import load_on_use
 
 if TYPE_CHECKING:
-    from pruning.baselines import random_circuit
-    from pruning.checking.preflight import preflight
-    from pruning.discovery import discover
-    from pruning.effects import Effects, measure_effects
-    from pruning.encoding import EncodedPairs
-    from pruning.evaluation import evaluate, evaluate_masks, metrics_table
-    from pruning.frozen_cache.disk import DiskCache
-    from pruning.paired import FaithfulnessComparison, compare_faithfulness
-    from pruning.pairs import PromptPair, PromptPairs
-    from pruning.recipes import Recipe, recipe_named
+    from pruning.evaluation.effects import Effects, measure_effects
+    from pruning.evaluation.evaluate import evaluate, evaluate_masks, metrics_table
+    from pruning.evaluation.paired import FaithfulnessComparison, compare_faithfulness
+    from pruning.evaluation.random_circuits import random_circuit
+    from pruning.frozen.disk import DiskCache
+    from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
+    from pruning.prompts.encoding import EncodedPairs
+    from pruning.prompts.pairs import PromptPair, PromptPairs
     from pruning.regimes.faithfulness import evaluate_regimes
     from pruning.regimes.study import run_regimes
+    from pruning.runs.checking.preflight import preflight
+    from pruning.runs.discover import discover
     from pruning.tasks import TaskData, load_task, register_task, task_from_pairs
 
 __all__ = [
@@ -51,25 +51,25 @@ __all__ = [
 ]
 
 _HOME = {
-    "DiskCache": "pruning.frozen_cache.disk",
-    "Effects": "pruning.effects",
-    "EncodedPairs": "pruning.encoding",
-    "FaithfulnessComparison": "pruning.paired",
-    "PromptPair": "pruning.pairs",
-    "PromptPairs": "pruning.pairs",
-    "Recipe": "pruning.recipes",
+    "DiskCache": "pruning.frozen.disk",
+    "Effects": "pruning.evaluation.effects",
+    "EncodedPairs": "pruning.prompts.encoding",
+    "FaithfulnessComparison": "pruning.evaluation.paired",
+    "PromptPair": "pruning.prompts.pairs",
+    "PromptPairs": "pruning.prompts.pairs",
+    "Recipe": "pruning.methods.edge_pruning.recipes",
     "TaskData": "pruning.tasks",
-    "compare_faithfulness": "pruning.paired",
-    "discover": "pruning.discovery",
-    "evaluate": "pruning.evaluation",
-    "evaluate_masks": "pruning.evaluation",
+    "compare_faithfulness": "pruning.evaluation.paired",
+    "discover": "pruning.runs.discover",
+    "evaluate": "pruning.evaluation.evaluate",
+    "evaluate_masks": "pruning.evaluation.evaluate",
     "evaluate_regimes": "pruning.regimes.faithfulness",
     "load_task": "pruning.tasks",
-    "measure_effects": "pruning.effects",
-    "metrics_table": "pruning.evaluation",
-    "preflight": "pruning.checking.preflight",
-    "random_circuit": "pruning.baselines",
-    "recipe_named": "pruning.recipes",
+    "measure_effects": "pruning.evaluation.effects",
+    "metrics_table": "pruning.evaluation.evaluate",
+    "preflight": "pruning.runs.checking.preflight",
+    "random_circuit": "pruning.evaluation.random_circuits",
+    "recipe_named": "pruning.methods.edge_pruning.recipes",
     "register_task": "pruning.tasks",
     "run_regimes": "pruning.regimes.study",
     "task_from_pairs": "pruning.tasks",

@@ -13,18 +13,18 @@ from tests.changed import ROOT, concerned
 def house(tmp_path: Path) -> Path:
     """Two modules, a room of a package, tests of both, one through a helper, one through the package's public name."""
     files = {
-        "circuitgraph/__init__.py": "from circuitgraph.circuit import Circuit\n",
-        "circuitgraph/circuit.py": "",
-        "circuitgraph/graph.py": "",
+        "circuitgraph/__init__.py": "from circuitgraph.circuits.circuit import Circuit\n",
+        "circuitgraph/circuits/circuit.py": "",
+        "circuitgraph/graph/build.py": "",
         "circuitgraph/cli/draw.py": "",
         "circuitgraph/cli/deep/down.py": "",
         "pruning/__init__.py": "",
         "analysis/__init__.py": "",
-        "tests/helper.py": "import circuitgraph.graph\n",
-        "tests/circuitgraph/test_circuit.py": "from circuitgraph.circuit import Circuit\n",
-        "tests/circuitgraph/test_graph.py": "from tests.helper import graph\n",
+        "tests/helper.py": "import circuitgraph.graph.build\n",
+        "tests/circuitgraph/circuits/test_circuit.py": "from circuitgraph.circuits.circuit import Circuit\n",
+        "tests/circuitgraph/graph/test_build.py": "from tests.helper import graph\n",
         "tests/circuitgraph/test_public.py": "from circuitgraph import Circuit\n",
-        "tests/circuitgraph/test_module.py": "def test():\n    from circuitgraph import circuit\n",
+        "tests/circuitgraph/test_module.py": "def test():\n    from circuitgraph.circuits import circuit\n",
         "tests/circuitgraph/cli/test_draw.py": "",
         "tests/docs/test_pages.py": "",
     }
@@ -39,17 +39,21 @@ def house(tmp_path: Path) -> Path:
     [
         (["README.md"], []),
         (
-            ["circuitgraph/circuit.py"],
+            ["circuitgraph/circuits/circuit.py"],
             [
-                "circuitgraph/circuit.py",
-                "tests/circuitgraph/test_circuit.py",
+                "circuitgraph/circuits/circuit.py",
+                "tests/circuitgraph/circuits",
+                "tests/circuitgraph/circuits/test_circuit.py",
                 "tests/circuitgraph/test_module.py",
                 "tests/circuitgraph/test_public.py",
             ],
         ),
-        (["circuitgraph/graph.py"], ["circuitgraph/graph.py", "tests/circuitgraph/test_graph.py"]),
+        (
+            ["circuitgraph/graph/build.py"],
+            ["circuitgraph/graph/build.py", "tests/circuitgraph/graph", "tests/circuitgraph/graph/test_build.py"],
+        ),
         (["circuitgraph/gone.py"], []),
-        (["tests/helper.py"], ["tests/circuitgraph/test_graph.py"]),
+        (["tests/helper.py"], ["tests/circuitgraph/graph/test_build.py"]),
         (["circuitgraph/cli/draw.py"], ["circuitgraph/cli/draw.py", "tests/circuitgraph/cli"]),
         (["circuitgraph/cli/deep/down.py"], ["circuitgraph/cli/deep/down.py", "tests/circuitgraph/cli"]),
         (["circuitgraph/cli/page.js"], ["tests/circuitgraph/cli"]),
@@ -63,8 +67,8 @@ def test_what_a_change_concerns(house: Path, changed: list[str], found: list[str
 
 
 def test_this_house_is_understood() -> None:
-    found = concerned(["circuitgraph/circuit_file.py", "analysis/explorer/page/view.js"])
+    found = concerned(["circuitgraph/circuits/file.py", "analysis/explorer/page/view.js"])
     assert "tests/analysis/explorer" in found
-    assert "circuitgraph/circuit_file.py" in found
+    assert "circuitgraph/circuits/file.py" in found
     assert all((ROOT / path).exists() for path in found)
-    assert "tests/circuitgraph/test_circuit.py" in concerned(["circuitgraph/circuit.py"])
+    assert "tests/circuitgraph/circuits/test_circuit.py" in concerned(["circuitgraph/circuits/circuit.py"])

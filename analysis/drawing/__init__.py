@@ -9,7 +9,7 @@ from analysis.drawing.diagram import Drawing
 from analysis.drawing.dot import circuit_drawing, circuit_to_dot
 from analysis.drawing.effects import Effects, read_effects
 from analysis.drawing.fit import fit, inches, say
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 
 __all__ = ["Drawing", "circuit_to_dot", "draw"]
 

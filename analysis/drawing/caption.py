@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from circuitgraph.circuit import Circuit
-from circuitgraph.provenance import name_in
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.circuits.provenance import name_in
 
 
 def recorded_metric(provenance: Mapping[str, Any], metric: str) -> tuple[str, float] | None:

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 from analysis.drawing.render import FORMATS, render
-from circuitgraph.atomic_file import write_atomically
 from circuitgraph.errors import RenderingError, UnknownNameError
+from circuitgraph.files.atomic_file import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)

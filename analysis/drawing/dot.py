@@ -31,9 +31,10 @@ from analysis.drawing.style import (
     TITLE_SIZE,
     line_widths,
 )
-from circuitgraph.circuit import Circuit
-from circuitgraph.strength import strength_name
-from circuitgraph.universe import Universe, node_kind, node_layer
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.circuits.strength import strength_name
+from circuitgraph.graph.node_names import node_kind, node_layer
+from circuitgraph.graph.universe import Universe
 
 # Above this many edges the layout looks for a good order of the nodes less long.
 _HASTY = 300

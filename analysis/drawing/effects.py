@@ -1,4 +1,4 @@
-"""What cutting each part alone costs, as measured by `pruning.effects`: read from a result folder's files.
+"""What cutting each part alone costs, as measured by `pruning.evaluation.effects`: read from a result folder's files.
 
 Rows are as in `metrics.json` under `effects`: `edges`, `heads` and `mlps`, each row with its `part`, its trained
 `score`, and the change in KL when it alone is cut, `in_circuit` and `in_full`, each `{kl, low, high}`; where outputs

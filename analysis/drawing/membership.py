@@ -36,7 +36,7 @@ from analysis.drawing.escaping import html_text, quoted
 from analysis.drawing.fit import fit, inches, say
 from analysis.drawing.selection import kept_by, shared_strengths, strongest_edges
 from analysis.drawing.style import EDGE_STYLES, FAINT, TITLE_SIZE, line_widths
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
 
 # Colour and line of the shared edges, then of each circuit's own, then of those that some share.
@@ -95,7 +95,7 @@ def membership_to_dot(
         GraphMismatchError: The circuits are of different universes or models.
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
         >>> a = Circuit.from_edges(universe, ["input->logits", "input->m0", "m0->logits"])
         >>> dot = membership_to_dot({"a": a, "b": Circuit.from_edges(universe, ["input->logits"])})
@@ -189,7 +189,7 @@ def draw_membership(
         OutputError: The file cannot be written.
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
         >>> one = Circuit.from_edges(universe, ["input->logits", "input->m0", "m0->logits"])
         >>> drawing = draw_membership({"one": one, "other": Circuit.from_edges(universe, ["input->logits"])})

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import networkx as nx
 import numpy as np
 
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 
 Edge = tuple[str, str]
 

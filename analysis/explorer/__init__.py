@@ -14,7 +14,7 @@ from analysis.comparable import Circuits
 from analysis.drawing.effects import Effects
 from analysis.explorer.contents import MAX_EDGES, page_contents
 from analysis.explorer.document import page_document
-from circuitgraph.atomic_file import write_atomically
+from circuitgraph.files.atomic_file import write_atomically
 
 __all__ = ["MAX_EDGES", "page_contents", "page_document", "write_explorer"]
 

@@ -17,9 +17,10 @@ from analysis.drawing.effects import Effects, effect_of, read_effects
 from analysis.drawing.escaping import xml_text
 from analysis.drawing.selection import kept_by, shared_strengths, strongest_edges
 from analysis.explorer.layout import FIRST_LAYER, Gaps, choose_gaps, place_node
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.universe import CHOICES, EDGE_KINDS, WRITER_KINDS, Universe, node_kind, node_layer
+from circuitgraph.graph.node_names import node_kind, node_layer
+from circuitgraph.graph.universe import CHOICES, EDGE_KINDS, WRITER_KINDS, Universe
 
 OPENING = 150
 """Edges that are shown when the page opens, the strongest; the others are a click away."""

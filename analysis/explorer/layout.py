@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from circuitgraph.universe import Universe, node_kind, node_layer
+from circuitgraph.graph.node_names import node_kind, node_layer
+from circuitgraph.graph.universe import Universe
 
 # Of the picture with the layers from left to right; about that of a slide.
 _ASPECT = 1.6

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.own_look import own_look
-from circuitgraph.atomic_file import write_atomically
 from circuitgraph.errors import UnknownNameError
+from circuitgraph.files.atomic_file import write_atomically
 
 # Inches: a column of a two-column page, and the whole page.
 SINGLE_COLUMN = 3.3

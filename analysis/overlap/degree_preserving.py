@@ -33,9 +33,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 
 ROUNDS = 20
 

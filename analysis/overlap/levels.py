@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.strata import node_groups, strata
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 
 LEVELS = ("edges", "nodes", "heads", "layers")
 

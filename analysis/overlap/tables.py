@@ -14,9 +14,9 @@ from analysis.overlap.hypergeometric import hypergeometric_tails
 from analysis.overlap.levels import LEVELS, items, n_items, require_level, stratum_counts
 from analysis.overlap.stratified import stratified_tails
 from analysis.overlap.tails import ALTERNATIVES, Tails
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 
 NULLS = ("hypergeometric", "stratified", "degree-preserving")
 

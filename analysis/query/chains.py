@@ -18,7 +18,7 @@ import numpy as np
 
 from analysis.query.names import Readings, StepFit
 from analysis.structure.modules import module_edges
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 
 
 class _Automaton:

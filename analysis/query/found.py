@@ -22,9 +22,9 @@ import pandas as pd
 from analysis.query.chains import edges_on_chain, edges_touching
 from analysis.query.language import parse_query
 from analysis.query.names import Readings, fit_steps
-from circuitgraph.circuit import Circuit
-from circuitgraph.html_card import card, html_table
-from circuitgraph.parentage import parentage
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.circuits.parentage import parentage
+from circuitgraph.html import card, html_table
 
 # How many edges a notebook shows.
 SHOWN = 20
@@ -140,7 +140,7 @@ def find(circuit: Circuit, query: str) -> Found:
         UnknownNameError: A name or a pattern that fits nothing in the universe.
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=2, n_heads=2, n_kv_heads=2)
         >>> edges = ["input->m0", "m0->a1.h0<q>", "m0->a1.h1<k>", "a1.h0->logits", "a1.h1->logits"]
         >>> circuit = Circuit.from_edges(universe, edges)

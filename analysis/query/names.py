@@ -10,7 +10,7 @@ import numpy as np
 from analysis.query.language import Chain, Glob, Step, query_error, to_regex
 from analysis.structure.modules import module_names, modules_reading
 from circuitgraph.errors import UnknownNameError
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ import pandas as pd
 from analysis.algebra import difference, intersection, union
 from analysis.comparable import named_circuits, require_comparable
 from analysis.seeds import consensus
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import CircuitFormatError, ConfigurationError
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 
 Given = Mapping[str, Circuit | Sequence[Circuit] | Mapping[int, Circuit] | Mapping[str, Circuit]]
 

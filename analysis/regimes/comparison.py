@@ -8,14 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.drawing.membership import draw_membership
-from analysis.regimes.case_study import CONSENSUS, case_study_latex, case_study_markdown, case_study_table
+from analysis.regimes.case_study import CONSENSUS, case_study_table
 from analysis.regimes.circuits import Given, RegimeCircuits, read_faithfulness, read_study, regime_circuits
 from analysis.regimes.differences import edge_differences, module_differences
 from analysis.regimes.overlaps import consensus_tests, pairwise_overlap, pairwise_tests, within_and_across
-from circuitgraph.atomic_file import write_atomically
-from circuitgraph.circuit import Circuit
-from circuitgraph.csv_text import csv_text
-from circuitgraph.errors import OutputError, RenderingError
+from circuitgraph.circuits.circuit import Circuit
 
 MAX_EDGES = 150
 
@@ -100,63 +97,6 @@ class RegimeComparison:
             across_checkpoints=self.circuits.across_checkpoints,
         )
 
-    def write(self, folder: str | Path) -> list[str]:
-        """Write everything: tables, figures, drawings, circuits and a report that a person can read.
-
-        Args:
-            folder: Where to; made if it is not there. Files of these names are replaced, others stay.
-
-        Returns:
-            What could not be drawn, and why; everything else is there.
-
-        Raises:
-            OutputError: The folder or a file cannot be written.
-        """
-        from analysis.regimes.report import write_regime_report
-
-        folder = Path(folder)
-        _make(folder, "tables", "figures", "drawings")
-        for name, table in self.tables.items():
-            write_atomically(folder / "tables" / f"{name}.csv", csv_text(table))
-        if self.metrics is not None:
-            write_atomically(folder / "tables" / "case_study.md", case_study_markdown(self.metrics) + "\n")
-            write_atomically(folder / "tables" / "case_study.tex", case_study_latex(self.metrics) + "\n")
-        self.shared.save(folder / "drawings" / "shared.json")
-        for number, circuit in enumerate(self.private.values()):
-            circuit.save(folder / "drawings" / f"private-{number}.json")
-        self._write_figures(folder / "figures")
-        undrawn = self._write_drawings(folder / "drawings")
-        write_regime_report(folder / "report.md", self)
-        return undrawn
-
-    def _write_figures(self, folder: Path) -> None:
-        from analysis.figures.regimes import regime_faithfulness_figure, shared_private_figure
-        from analysis.figures.style import save_figure
-
-        figures = {}
-        if len(self.circuits.regimes) == 2:
-            for by in ("reader_layer", "writer_layer", "reader_kind"):
-                figures[f"shared-private-{by.replace('_', '-')}"] = shared_private_figure(self.differences, by=by)
-        for metric in ("kl", "mse", "accuracy", "exact_match") if self.metrics is not None else ():
-            assert self.metrics is not None
-            if metric in self.metrics and bool(self.metrics[metric].notna().any()):
-                figures[f"faithfulness-{metric.replace('_', '-')}"] = regime_faithfulness_figure(
-                    self.metrics, metric=metric
-                )
-        for name, figure in figures.items():
-            for suffix in ("pdf", "svg"):
-                save_figure(figure, folder / f"{name}.{suffix}")
-
-    def _write_drawings(self, folder: Path) -> list[str]:
-        for name, side_by_side in (("side-by-side", True), ("overlay", False)):
-            self.draw(folder / f"{name}.dot", side_by_side=side_by_side)
-            try:
-                for suffix in ("pdf", "svg"):
-                    self.draw(folder / f"{name}.{suffix}", side_by_side=side_by_side)
-            except RenderingError as error:
-                return [f"drawings are there as .dot alone: {error}"]
-        return []
-
 
 def compare_regimes(
     circuits: Given | RegimeCircuits | str | Path,
@@ -181,7 +121,7 @@ def compare_regimes(
         across_checkpoints: Allow other weights or another model of the same universe.
 
     Returns:
-        Tables, circuits, and `write` and `draw` for files.
+        Tables, circuits, and `draw`; `write_comparison` writes all of it into a folder.
 
     Raises:
         ConfigurationError: Fewer than two regimes, or one without circuits.
@@ -215,11 +155,3 @@ def compare_regimes(
         modules=module_differences(circuits),
         metrics=metrics,
     )
-
-
-def _make(folder: Path, *names: str) -> None:
-    try:
-        for place in (folder, *(folder / name for name in names)):
-            place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error.strerror or error}; choose another") from error

@@ -14,8 +14,8 @@ from scipy.stats import fisher_exact
 
 from analysis.overlap.families import adjust_p_values
 from analysis.regimes.circuits import RegimeCircuits
-from circuitgraph.circuit import Circuit
-from circuitgraph.universe import Universe
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.graph.universe import Universe
 
 BY = ("reader_layer", "writer_layer", "reader_kind", "writer_kind")
 _SMALLEST = 1e-300

@@ -18,7 +18,7 @@ from analysis.overlap.levels import LEVELS
 from analysis.overlap.tables import applicable_nulls, overlap_table, overlap_tests
 from analysis.regimes.circuits import RegimeCircuits
 from analysis.seeds import jackknife
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 
 _MOST = 20_000
 _SAMPLES = 9_999

@@ -12,7 +12,7 @@ from analysis.columns import grouped
 from analysis.drawing.caption import name_in
 from analysis.markdown import code, plain, table
 from analysis.regimes.case_study import CONSENSUS, case_study_markdown
-from circuitgraph.atomic_file import write_atomically
+from circuitgraph.files.atomic_file import write_atomically
 
 if TYPE_CHECKING:
     from analysis.regimes.comparison import RegimeComparison

@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.structure.modules import modules_of
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import UnknownNameError
-from circuitgraph.graph import STRUCTURAL
+from circuitgraph.graph.build import STRUCTURAL
 
 LENGTHS = ("inverse", "hops")
 PAIRS = ("modules", "ends")
@@ -54,7 +54,7 @@ def betweenness(circuit: Circuit, *, length: str = "inverse", between: str = "mo
         UnknownNameError: No such length or pairs.
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
         >>> scores = {"input->m0": 4.0, "m0->logits": 4.0, "input->logits": 1.0}
         >>> table = betweenness(Circuit.from_edges(universe, scores), between="ends")

@@ -14,9 +14,10 @@ import networkx as nx
 import numpy as np
 
 from analysis.structure.modules import module_edges, module_names, modules_reading
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.universe import EDGE_KINDS, Universe, node_kind, node_layer
+from circuitgraph.graph.node_names import node_kind, node_layer
+from circuitgraph.graph.universe import EDGE_KINDS, Universe
 
 GROUPINGS = ("module", "sublayer", "layer", "kind")
 Grouping = str | Mapping[str, str] | Callable[[str], str]

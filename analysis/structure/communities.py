@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.structure.coarse import coarse_graph
 from analysis.structure.modules import modules_of
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 
 WEIGHTS = ("score", "count")
@@ -63,7 +63,7 @@ def communities(circuit: Circuit, *, weight: str = "score", resolution: float = 
         UnknownNameError: No such weight.
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=2, n_heads=1, n_kv_heads=1)
         >>> edges = {"input->m0": 9.0, "m0->a1.h0<q>": 0.1, "a1.h0->m1": 9.0, "m1->logits": 9.0}
         >>> found = communities(Circuit.from_edges(universe, edges))

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.structure.modules import module_edges, module_names
-from circuitgraph.circuit import Circuit
-from circuitgraph.strength import strengths_of
-from circuitgraph.universe import node_layer
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.circuits.strength import strengths_of
+from circuitgraph.graph.node_names import node_layer
 
 COMPOSITION_COLUMNS = (
     "source", "target", "kind", "source_layer", "target_layer", "score", "edge", "n_sharing",
@@ -32,7 +32,7 @@ def composition(circuit: Circuit) -> pd.DataFrame:
         Count edges by distinct `edge`. Without head-to-head edges: no rows.
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=2, n_heads=1, n_kv_heads=1)
         >>> scores = {"input->a0.h0<v>": 1.0, "a0.h0->a1.h0<k>": -2.0, "a1.h0->logits": 1.0}
         >>> composition(Circuit.from_edges(universe, scores))[["source", "target", "kind", "score"]].values.tolist()
@@ -73,7 +73,7 @@ def composition_counts(circuit: Circuit) -> pd.DataFrame:
         |score|), `n_sources` and `n_targets` (heads that take part).
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=2, n_heads=2, n_kv_heads=2)
         >>> edges = ["input->a0.h0<v>", "a0.h0->a1.h0<k>", "a1.h0->logits"]
         >>> composition_counts(Circuit.from_edges(universe, edges))[["kind", "n_edges", "n_universe"]].values.tolist()

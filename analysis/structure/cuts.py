@@ -17,9 +17,9 @@ import networkx as nx
 import pandas as pd
 
 from analysis.structure.ends import Names, find_ends, graph_between
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.graph import STRUCTURAL
+from circuitgraph.graph.build import STRUCTURAL
 
 Edge = tuple[str, str]
 
@@ -59,7 +59,7 @@ def minimum_edge_cut(circuit: Circuit, *, by: str = "count", sources: Names = No
         ConfigurationError: A node is both a source and a target.
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=2, n_heads=1, n_kv_heads=1)
         >>> scores = {"input->m0": 3.0, "m0->a1.h0<v>": 1.0, "m0->m1": 1.5, "a1.h0->m1": 1.0, "m1->logits": 9.0}
         >>> circuit = Circuit.from_edges(universe, scores)
@@ -109,7 +109,7 @@ def minimum_node_cut(circuit: Circuit, *, sources: Names = None, targets: Names 
             that nothing cuts it; the message names one.
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
         >>> edges = ["input->a0.h0<v>", "input->a0.h1<v>", "a0.h0->m0", "a0.h1->m0", "m0->logits"]
         >>> minimum_node_cut(Circuit.from_edges(universe, edges)).table["node"].tolist()

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 
 import networkx as nx
 
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 
 Names = str | Iterable[str] | None
 

@@ -6,9 +6,9 @@ import networkx as nx
 import pandas as pd
 
 from analysis.structure.modules import module_edges, module_names, modules_of, possible_degrees
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import UnknownNameError
-from circuitgraph.graph import STRUCTURAL
+from circuitgraph.graph.build import STRUCTURAL
 
 _PORTS = ("q", "k", "v", "qkv")
 HUB_COLUMNS = (
@@ -35,7 +35,7 @@ def hubs(circuit: Circuit, *, by: str = "degree") -> pd.DataFrame:
         UnknownNameError: No such column.
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
         >>> scores = {"input->a0.h1<k>": 1.0, "input->a0.h1<v>": -2.0, "a0.h1->logits": 3.0}
         >>> hubs(Circuit.from_edges(universe, scores))[["node", "in_degree", "in_score"]].values.tolist()
@@ -79,7 +79,7 @@ def reachability(circuit: Circuit) -> pd.DataFrame:
         is no path (a writer without inputs, which is kept under zero and mean ablation).
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=2, n_heads=1, n_kv_heads=1)
         >>> edges = ["input->m0", "m0->m1", "input->m1", "m1->logits"]
         >>> table = reachability(Circuit.from_edges(universe, edges)).set_index("node")

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitgraph.circuit import Circuit
-from circuitgraph.universe import Universe, node_kind
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.graph.node_names import node_kind
+from circuitgraph.graph.universe import Universe
 
 
 @dataclass(frozen=True, kw_only=True)

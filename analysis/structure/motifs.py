@@ -21,9 +21,9 @@ from scipy import sparse
 
 from analysis.overlap.degree_preserving import ROUNDS, EdgeSet, trade
 from analysis.structure.modules import module_edges
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 
 
 def motifs(circuit: Circuit, *, n_samples: int = 0, seed: int = 0, rounds: int = ROUNDS) -> pd.DataFrame:

@@ -20,9 +20,9 @@ import pandas as pd
 
 from analysis.structure.ends import Names, as_names, find_ends, graph_between, restrict_to_passing
 from analysis.structure.strength import Rank, Strength, make_strength
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.graph import STRUCTURAL
+from circuitgraph.graph.build import STRUCTURAL
 
 PATH_COLUMNS = ("rank", "path", "strength", "n_edges", "weakest_edge", "sign", "nodes")
 
@@ -75,7 +75,7 @@ def strongest_paths(
         UnknownNameError: No such measure, node or edge.
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
         >>> scores = {"input->a0.h0<v>": 3.0, "a0.h0->logits": 2.0, "a0.h0->m0": -4.0, "m0->logits": 1.0}
         >>> paths = strongest_paths(Circuit.from_edges(universe, scores))
@@ -103,7 +103,7 @@ def count_paths(circuit: Circuit, *, sources: Names = None, targets: Names = Non
 
     Examples:
         >>> import numpy as np
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> gpt2 = Universe(family="gpt2", n_layers=12, n_heads=12, n_kv_heads=12)
         >>> count_paths(Circuit.from_edges(gpt2, np.arange(gpt2.n_edges))) == 74**12
         True
@@ -132,7 +132,7 @@ def path_counts(circuit: Circuit, *, sources: Names = None, targets: Names = Non
         UnknownNameError: No such node.
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
         >>> circuit = Circuit.from_edges(universe, ["input->m0", "m0->logits", "input->logits"])
         >>> path_counts(circuit)[["node", "n_paths", "share"]].values.tolist()

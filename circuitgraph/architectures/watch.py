@@ -3,7 +3,7 @@
 It has to be quick, since a training step of a sparse circuit takes some ten milliseconds, so it compares what each
 module holds by identity, and where weights and buffers lie: 0.2 ms for 400 modules. A changed number in a weight is no
 change (weights are shared, not copied), unless changes in place are asked for. What a change means is not decided here,
-see `circuitgraph.binding`.
+see `circuitgraph.compiled.binding`.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ import typer
 from circuitgraph.cli import options
 
 if TYPE_CHECKING:
-    from pruning.frozen_cache.disk import DiskCache
-    from pruning.frozen_cache.folder import Entry
+    from pruning.frozen.disk import DiskCache
+    from pruning.frozen.folder import Entry
 
 
 def cache(
@@ -26,9 +26,9 @@ def cache(
 
     What is not there is computed again. Converted models are not shown, and stay.
     """
-    from circuitgraph.cache_folder import frozen_folder
     from circuitgraph.cli.output import bytes_text, print_json
-    from pruning.frozen_cache import folder as files
+    from circuitgraph.files.cache_folder import frozen_folder
+    from pruning.frozen import folder as files
 
     folder = cache_dir.expanduser() if cache_dir is not None else frozen_folder()
     if clear:
@@ -99,7 +99,7 @@ def disk_cache(folder: Path | None, gib: float) -> DiskCache | None:
         folder: Where, or None for the usual place.
         gib: How large; 0 for none.
     """
-    from pruning.frozen_cache.disk import DiskCache
+    from pruning.frozen.disk import DiskCache
 
     return DiskCache(folder, budget_bytes=round(gib * 2**30)) if gib else None
 

@@ -12,8 +12,8 @@ from circuitgraph.cli.output import say
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
 
 if TYPE_CHECKING:
-    from circuitgraph.circuit import Circuit
-    from circuitgraph.universe import Universe
+    from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.graph.universe import Universe
 
 
 def named_files(given: Sequence[str]) -> dict[str, Path]:
@@ -68,7 +68,7 @@ def load_circuits(files: Mapping[str, Path]) -> dict[str, Circuit]:
     Raises:
         CircuitFormatError: A file is no circuit.
     """
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
 
     return {name: Circuit.load(path) for name, path in files.items()}
 

@@ -11,7 +11,7 @@ import typer
 from circuitgraph.cli import options
 
 if TYPE_CHECKING:
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
 
 _UNION, _INTERSECTION, _CONSENSUS = "union", "intersection", "consensus"
 _DIFFERENCE, _SYMMETRIC, _COMPLEMENT = "difference", "symmetric-difference", "complement"

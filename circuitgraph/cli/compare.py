@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.checkpoints import CheckpointComparison
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.on_task import OnTaskResult
     from circuitgraph.cli.tables import ResultTable
 
@@ -203,7 +203,7 @@ def _on_task(
     dtype: str | None,
 ) -> OnTaskResult:
     """Measure the circuits on a task's prompts."""
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.on_task import OnTask
     from circuitgraph.errors import ConfigurationError
 

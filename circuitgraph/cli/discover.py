@@ -29,9 +29,9 @@ from circuitgraph.stopping import Stopped, exit_code
 
 if TYPE_CHECKING:
     from circuitgraph.models import LoadedModel
-    from pruning.checking.preflight import Preflight
-    from pruning.discovery import Discovery
-    from pruning.result_folder import ResultFolder
+    from pruning.runs.checking.preflight import Preflight
+    from pruning.runs.discover import Discovery
+    from pruning.runs.result_folder import ResultFolder
     from pruning.tasks import TaskData
 
 
@@ -79,7 +79,7 @@ def discover(
     from circuitgraph.cli.cache import disk_cache
     from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.cli.result_writer import result_bytes
-    from pruning.result_folder import ResultFolder, require_room
+    from pruning.runs.result_folder import ResultFolder, require_room
 
     with only_json(as_json), ResultFolder.opened(out, overwrite=overwrite) as folder:
         settled = settle_recipe(
@@ -182,7 +182,7 @@ def _check_learnt(found: Discovery, ended_by: str) -> None:
 def _show(found: Discovery, missing: dict[str, str], path: Path, *, as_json: bool) -> None:
     """Print the result."""
     from circuitgraph.cli.output import print_json
-    from pruning.result_folder import report_command
+    from pruning.runs.result_folder import report_command
 
     circuit, run = found.circuit, found.run
     if as_json:

@@ -12,7 +12,7 @@ from circuitgraph.cli import options
 
 if TYPE_CHECKING:
     from analysis.drawing import Drawing
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
 
 _WIDTHS_BY = ("score", "effect")
 
@@ -67,7 +67,7 @@ def draw(
     as_json: options.Json = False,
 ) -> None:
     """Draw one circuit or two, or write a page to explore them. Loads no model."""
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.output import only_json, print_json
     from circuitgraph.errors import ConfigurationError, UnknownNameError
 
@@ -125,7 +125,7 @@ def _write_page(
 
     from analysis.drawing.effects import has_effects
     from analysis.explorer import MAX_EDGES, page_contents, page_document
-    from circuitgraph.atomic_file import write_atomically
+    from circuitgraph.files.atomic_file import write_atomically
 
     limit = MAX_EDGES if max_edges is None else max_edges
     beside = {name: path.parent / "metrics.json" for name, path in zip(named, paths, strict=True)}

@@ -50,7 +50,7 @@ def evaluate(
     Model, task, prompts and ablation are those the circuit was found with, unless others are given; the graph's
     universe is always the circuit's.
     """
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.cache import told_as_notes
     from circuitgraph.cli.figures import print_effects, print_metrics
     from circuitgraph.cli.findings import print_findings
@@ -71,9 +71,9 @@ def evaluate(
             raise ConfigurationError(f"task {data.name} has no {split} prompts; choose another --split")
         for note in data.notes:
             say(f"note: {note}")
-        from pruning.checking.preflight import preflight
-        from pruning.evaluation import evaluate as measure
-        from pruning.verdicts import verdicts
+        from pruning.evaluation.evaluate import evaluate as measure
+        from pruning.runs.checking.preflight import preflight
+        from pruning.runs.verdicts import verdicts
 
         checked = preflight(found.compiled, data, splits=(split,), ablation=cut, sample=0, training=False)
         checked.require(strict=strict)
@@ -95,7 +95,7 @@ def evaluate(
             )
         worth = None
         if n_effects is not None:
-            from pruning.effects import measure_effects
+            from pruning.evaluation.effects import measure_effects
 
             n = min(n_effect_prompts, len(pairs))
             edges = f"each of the {min(n_effects, len(found.circuit)):,} strongest edges"

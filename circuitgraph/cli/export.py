@@ -39,7 +39,7 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write a circuit as a graph that other programs open. Loads no model."""
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.output import only_json, print_json
     from circuitgraph.cli.tables import refuse_to_replace
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from circuitgraph.cli.found_circuit import FoundCircuit
     from circuitgraph.extract import ExtractedCircuit, SpeedUp
     from circuitgraph.forward.ablation_values import AblationValues
-    from pruning.encoding import EncodedPairs
+    from pruning.prompts.encoding import EncodedPairs
 
 
 def extract(
@@ -44,7 +44,7 @@ def extract(
     """
     from circuitgraph.cli.found_circuit import load_found_circuit
     from circuitgraph.cli.output import only_json, print_json, say
-    from circuitgraph.extract.extraction import largest_difference, settle_ablation
+    from circuitgraph.extract.extraction import extract_circuit, largest_difference, settle_ablation
     from circuitgraph.extract.saving import check_free, save_extracted
     from circuitgraph.extract.speed import measure_speed_up
 
@@ -55,7 +55,7 @@ def extract(
         ablation = settle_ablation(found.circuit, ablation)
         pairs = _prompts(found, task)
         values = _values(found, ablation, pairs, batch_size)
-        extracted = found.circuit.extract(found.compiled, values=values, verify=not no_verify)
+        extracted = extract_circuit(found.circuit, found.compiled, values=values, verify=not no_verify)
         batch = _batch(found, pairs, batch_size)
         difference = largest_difference(extracted, found.circuit, found.compiled, batch, values)
         say(f"timing {repeats} turns on {batch.input_ids.shape[0]} prompts")
@@ -75,7 +75,7 @@ def extract(
 
 
 def _circuit(path: Path) -> Any:
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
 
     return Circuit.load(path)
 
@@ -110,7 +110,8 @@ def _values(found: FoundCircuit, ablation: str, pairs: EncodedPairs, batch_size:
     if ablation == "optimal":
         raise ConfigurationError(
             "optimal ablation needs the constants that were learnt with the gates, which a circuit file does not hold; "
-            "in Python: circuit.extract(compiled, values=...). Or choose --ablation zero, mean or mean-positional"
+            "in Python: extract_circuit(circuit, compiled, values=...). Or choose "
+            "--ablation zero, mean or mean-positional"
         )
     chunks = [range(first, min(first + batch_size, len(pairs))) for first in range(0, len(pairs), batch_size)]
     compiled = found.compiled

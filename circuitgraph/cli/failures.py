@@ -8,8 +8,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from circuitgraph.atomic_file import reason
 from circuitgraph.errors import CircuitGraphError, out_of_memory
+from circuitgraph.files.atomic_file import reason
 from circuitgraph.stopping import exit_code
 
 FAILURE, USAGE, INTERRUPTED, UNREAD = 1, 2, 130, 141

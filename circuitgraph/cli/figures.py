@@ -9,7 +9,7 @@ from circuitgraph.cli.findings import print_wrapped
 from circuitgraph.cli.output import figure, print_table
 
 if TYPE_CHECKING:
-    from pruning.effects import Effects
+    from pruning.evaluation.effects import Effects
 
 _ROLES = {
     "circuit": "circuit",

@@ -18,8 +18,8 @@ from circuitgraph.errors import (
 )
 
 if TYPE_CHECKING:
-    from circuitgraph.circuit import Circuit
-    from circuitgraph.compile import CompiledModel
+    from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.compiled.model import CompiledModel
     from pruning.tasks import TaskData
 
 
@@ -61,7 +61,7 @@ class FoundCircuit:
         Raises:
             ConfigurationError: Neither the caller nor the circuit names a task.
         """
-        from pruning.trained_on import task_of_provenance
+        from pruning.evaluation.trained_on import task_of_provenance
 
         return task_of_provenance(self.provenance, self.compiled.tokenizer, name=name, seed=seed)
 
@@ -91,8 +91,8 @@ def warn_of_trained(circuits: Mapping[str, Circuit], tokenizer: object, data: Ta
         data: The prompts.
         split: Those of them to be measured on.
     """
-    from pruning.prompt_rules import shown
-    from pruning.trained_on import trained_on
+    from pruning.evaluation.trained_on import trained_on
+    from pruning.prompts.text_rules import shown
 
     made: dict[str, TaskData | str] = {data.data_hash: data}
     pairs = data.split(split)
@@ -115,7 +115,7 @@ def warn_of_trained(circuits: Mapping[str, Circuit], tokenizer: object, data: Ta
 
 def _made_again(provenance: Mapping[str, Any], tokenizer: object, data_hash: str) -> TaskData | str:
     """The prompts that a circuit was found with, or why they cannot be made again."""
-    from pruning.trained_on import task_of_provenance
+    from pruning.evaluation.trained_on import task_of_provenance
 
     try:
         own = task_of_provenance(provenance, tokenizer)
@@ -157,7 +157,7 @@ def load_found_circuit(
         ConfigurationError: Neither the caller nor the circuit names a model.
         GraphMismatchError: The model has another graph than the circuit, or, if that matters, other weights.
     """
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
 
     circuit = Circuit.load(path)
     provenance = circuit.provenance
@@ -188,7 +188,7 @@ def load_found_circuit(
 
 def _another_model(compiled: CompiledModel, provenance: dict[str, Any]) -> dict[str, str]:
     """In what the model is another than the circuit was found in, by field; another number format is none."""
-    from circuitgraph.identity import config_hash
+    from circuitgraph.compiled.identity import config_hash
 
     told: dict[str, str] = {}
     found, dtype = provenance.get("dtype"), str(compiled.dtype).removeprefix("torch.")
@@ -212,7 +212,7 @@ def _as_edited(compiled: CompiledModel, edits: object, path: Path) -> CompiledMo
 
     What it is compared with, its complement and random circuits, must not hold edges that were removed.
     """
-    from circuitgraph.gate_map import GateMap
+    from circuitgraph.graph.gate_map import GateMap
 
     if not isinstance(edits, dict) or not (edits.get("removed") or edits.get("frozen")):
         return compiled

@@ -9,8 +9,8 @@ import typer
 from circuitgraph.cli import options
 
 if TYPE_CHECKING:
+    from circuitgraph.graph.universe import Universe
     from circuitgraph.memory.plan import MemoryPlan
-    from circuitgraph.universe import Universe
 
 
 def graph(
@@ -39,12 +39,12 @@ def graph(
 
     from circuitgraph.cli.output import only_json, print_json
     from circuitgraph.cli.settings import GraphChoices, plan_model
+    from circuitgraph.compiled.kernels import choose_kernels
     from circuitgraph.errors import UnknownNameError
-    from circuitgraph.forward.frozen_linear import choose_kernels
     from circuitgraph.memory.estimate import DEVICES
     from circuitgraph.memory.numbers import BYTES
-    from circuitgraph.sizes import ModelSizes, count_parameters
-    from pruning.lanes import lanes_for
+    from circuitgraph.memory.sizes import ModelSizes, count_parameters
+    from pruning.execution.lanes import lanes_for
 
     kind = device.partition(":")[0]
     for what, asked, choices in (("dtype", dtype, BYTES), ("device", kind, DEVICES)):
@@ -91,7 +91,7 @@ def count(universe: Universe) -> dict[str, Any]:
         `nodes` and `edges` by kind, with a `total`; `layers`, a row a layer with its edges by kind.
 
     Examples:
-        >>> from circuitgraph.universe import Universe
+        >>> from circuitgraph.graph.universe import Universe
         >>> counts = count(Universe(family="gpt2", n_layers=12, n_heads=12, n_kv_heads=12))
         >>> counts["edges"]["total"], counts["nodes"]["head"], counts["layers"][0]["mlp"]
         (32491, 144, 13)

@@ -13,17 +13,17 @@ from circuitgraph.cli.output import bytes_text, print_table, say
 from circuitgraph.cli.settings import ModelPlan
 
 if TYPE_CHECKING:
-    from circuitgraph.compile import CompiledModel
+    from circuitgraph.compiled.model import CompiledModel
     from circuitgraph.memory.estimate import MemoryEstimate
     from circuitgraph.memory.plan import MemoryPlan
-    from pruning.checking.preflight import Preflight
-    from pruning.discovery import Discovery
-    from pruning.frozen_cache.disk import DiskCache
-    from pruning.measuring import Counting
-    from pruning.recipes import Recipe
-    from pruning.result_folder import ResultFolder
+    from pruning.frozen.disk import DiskCache
+    from pruning.methods.edge_pruning.recipes import Recipe
+    from pruning.methods.edge_pruning.train import StepRecord
+    from pruning.runs.checking.preflight import Preflight
+    from pruning.runs.discover import Discovery
+    from pruning.runs.measuring import Counting
+    from pruning.runs.result_folder import ResultFolder
     from pruning.tasks import TaskData
-    from pruning.train import StepRecord
 
 EVALUATED = ("validation", "test")
 _NAMED_BYTES = 2**20
@@ -106,7 +106,7 @@ class Job:
             sample: Prompts that the model is run on, about; None for the usual number.
             splits: What is measured on; by default validation and test, where the task has them.
         """
-        from pruning.checking.preflight import SAMPLE, preflight
+        from pruning.runs.checking.preflight import SAMPLE, preflight
 
         return preflight(
             self.compiled,
@@ -149,7 +149,7 @@ class Job:
     @cached_property
     def memory(self) -> MemoryPlan:
         """What the run is expected to hold at its dearest moment, and how it is run so that it fits."""
-        from pruning.checking.memory import training_memory
+        from pruning.runs.checking.memory import training_memory
 
         return training_memory(
             self.compiled,
@@ -247,7 +247,7 @@ class Job:
             checked: What was looked at before, so that it is not looked at again.
             counting: Shows how far evaluation and effects are.
         """
-        from pruning.discovery import discover
+        from pruning.runs.discover import discover
 
         with telling_memory(self.memory.estimate):
             return discover(

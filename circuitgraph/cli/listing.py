@@ -46,7 +46,7 @@ def tasks(as_json: options.Json = False) -> None:
 def recipes(as_json: options.Json = False) -> None:
     """List the recipes with all their settings."""
     from circuitgraph.cli.output import print_json, print_table
-    from pruning.recipes import RECIPES
+    from pruning.methods.edge_pruning.recipes import RECIPES
 
     if as_json:
         print_json([recipe.to_dict() for recipe in RECIPES.values()])

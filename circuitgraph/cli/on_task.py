@@ -14,10 +14,10 @@ from circuitgraph.errors import ConfigurationError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.found_circuit import FoundCircuit
     from circuitgraph.cli.tables import ResultTable
-    from pruning.paired import FaithfulnessComparison
+    from pruning.evaluation.paired import FaithfulnessComparison
     from pruning.tasks import TaskData
 
 OPTION, OWN = "--on-task", "own"
@@ -80,7 +80,7 @@ class OnTask:
         from circuitgraph.cli.found_circuit import load_found_circuit, warn_of_trained
         from circuitgraph.cli.output import say
         from circuitgraph.cli.settings import ablation_of_circuit
-        from pruning.paired import compare_faithfulness
+        from pruning.evaluation.paired import compare_faithfulness
 
         if self.model is None:
             _require_one_model(circuits)
@@ -168,7 +168,7 @@ def _faithfulness(metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """A row per circuit, and one of the full model, with its means and their bounds."""
     import pandas as pd
 
-    from pruning.evaluation import flat_row
+    from pruning.evaluation.evaluate import flat_row
 
     names = [name for name in _MEASURES if any(name in row for row in metrics.values())]
     columns = ["n", "n_undefined", "n_edges", *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))]

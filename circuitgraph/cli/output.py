@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from circuitgraph.plain_json import json_text
+from circuitgraph.files.plain_json import json_text
 
 _WIDTH_OF_A_PIPE = 120
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")

@@ -15,10 +15,10 @@ from circuitgraph.stopping import exit_code
 if TYPE_CHECKING:
     import pandas as pd
 
-    from circuitgraph.circuit import Circuit
-    from pruning.measuring import Measuring
-    from pruning.parts import Parts
-    from pruning.result_folder import ResultFolder
+    from circuitgraph.circuits.circuit import Circuit
+    from pruning.runs.measuring import Measuring
+    from pruning.runs.parts import Parts
+    from pruning.runs.result_folder import ResultFolder
 
 EVALUATION, VERDICTS = "evaluation", "verdicts"
 CHOICES = (EVALUATION, "curve", "drawings", "explorer", "report")
@@ -48,11 +48,11 @@ def report(
     Pictures and report come from circuit.json, metrics.json and curve.csv alone. The evaluation needs the model and the
     prompts, which are loaded as the circuit says. The circuit and its gates cannot be made again but by training.
     """
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.cli.result_writer import ended_at_once, is_loss, tell_missing, write_shown
     from circuitgraph.stopping import stopping
-    from pruning.result_folder import CIRCUIT, METRICS, ResultFolder, report_command
+    from pruning.runs.result_folder import CIRCUIT, METRICS, ResultFolder, report_command
 
     chosen = _chosen(only or [])
     with only_json(as_json), ResultFolder.completing(folder) as result, stopping() as stop, ended_at_once(result):
@@ -125,14 +125,14 @@ def _splits(result: ResultFolder, metrics: dict[str, Any], *, again: bool) -> tu
 
 def _names(splits: Sequence[str], result: ResultFolder) -> list[str]:
     """The parts to measure: splits that are, and effects with them or where they are missing."""
-    from pruning.measuring import EFFECTS, measured_parts
+    from pruning.runs.measuring import EFFECTS, measured_parts
 
     return list(measured_parts(splits, _n_effects(result))) or ([EFFECTS] if EFFECTS in result.missing() else [])
 
 
 def _n_effects(result: ResultFolder) -> int:
     """Of how many edges effects were asked for; results of older versions do not say."""
-    from pruning.measuring import N_EDGES
+    from pruning.runs.measuring import N_EDGES
 
     asked = result.how_evaluated().get("n_effects")
     return asked if isinstance(asked, int) else N_EDGES
@@ -140,7 +140,7 @@ def _n_effects(result: ResultFolder) -> int:
 
 def _still_missing(result: ResultFolder, splits: Sequence[str]) -> list[tuple[str, str]]:
     """What is missing before anything is made, of what is not shown."""
-    from pruning.result_folder import CURVE, GATES
+    from pruning.runs.result_folder import CURVE, GATES
 
     known = result.missing()
     rows = [(part, known.get(part, "not made yet")) for part in _names(splits, result)]
@@ -170,9 +170,9 @@ def _loaded(
     from circuitgraph.cli.found_circuit import load_found_circuit
     from circuitgraph.cli.output import say
     from circuitgraph.cli.progress import counting
-    from pruning.measuring import N_EDGES, Measuring
-    from pruning.result_folder import CIRCUIT
-    from pruning.sampled import N_RANDOM_PROMPTS
+    from pruning.evaluation.sampled import N_RANDOM_PROMPTS
+    from pruning.runs.measuring import N_EDGES, Measuring
+    from pruning.runs.result_folder import CIRCUIT
 
     found = load_found_circuit(
         result.place / CIRCUIT, model=model, device=device, dtype=dtype, verify=verify, exact=True
@@ -202,8 +202,8 @@ def _loaded(
 def _measured(making: Measuring, planned: Sequence[str], stop: Any) -> Parts:
     """Measure, judge, and keep it."""
     from circuitgraph.cli.output import say
-    from pruning.parts import Parts
-    from pruning.verdicts import verdicts
+    from pruning.runs.parts import Parts
+    from pruning.runs.verdicts import verdicts
 
     parts = Parts(stop, planned)
     making.run(parts, say)
@@ -218,9 +218,9 @@ def _measured(making: Measuring, planned: Sequence[str], stop: Any) -> Parts:
 
 def _judged_again(result: ResultFolder, metrics: dict[str, Any], stop: Any) -> Parts:
     """Judge what was measured, and keep it: nothing else was missing."""
-    from pruning.parts import Parts
-    from pruning.result_folder import METRICS
-    from pruning.verdicts import verdicts
+    from pruning.runs.parts import Parts
+    from pruning.runs.result_folder import METRICS
+    from pruning.runs.verdicts import verdicts
 
     parts = Parts(stop, (VERDICTS,))
 
@@ -248,7 +248,7 @@ def _curve(result: ResultFolder) -> pd.DataFrame:
     """The curve's rows; none where the file is gone or damaged."""
     import pandas as pd
 
-    from pruning.result_folder import CURVE
+    from pruning.runs.result_folder import CURVE
 
     try:
         return pd.read_csv(result.place / CURVE)

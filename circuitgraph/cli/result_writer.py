@@ -15,10 +15,10 @@ from circuitgraph.errors import RenderingError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from circuitgraph.circuit import Circuit
-    from circuitgraph.universe import Universe
-    from pruning.parts import Parts
-    from pruning.result_folder import ResultFolder
+    from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.graph.universe import Universe
+    from pruning.runs.parts import Parts
+    from pruning.runs.result_folder import ResultFolder
 
 FILES_OF = {
     "curve": ("curve.png",),
@@ -63,8 +63,9 @@ def write_shown(
     Raises:
         KeyboardInterrupt: The run was asked to stop a second time.
     """
+    from circuitgraph.errors import why
     from circuitgraph.stopping import stopping
-    from pruning.parts import Parts, why
+    from pruning.runs.parts import Parts
 
     with stopping() as stop, stop.held():
         parts = Parts(stop, wanted)
@@ -136,7 +137,7 @@ def _report(
     missing: Mapping[str, str],
 ) -> None:
     from analysis.report import write_report
-    from pruning.result_folder import report_command
+    from pruning.runs.result_folder import report_command
 
     def there(name: str) -> Any:
         return folder.place / name if name in folder else None
@@ -164,7 +165,7 @@ def tell_missing(folder: ResultFolder, missing: Mapping[str, str], errors: Mappi
         missing: Why, by part.
         errors: What was raised, by part; shown with `--debug`.
     """
-    from pruning.result_folder import report_command
+    from pruning.runs.result_folder import report_command
 
     for part, reason in missing.items():
         if os.environ.get(DEBUG_VARIABLE) and part in errors:
@@ -195,7 +196,7 @@ def ended_at_once(folder: ResultFolder) -> Iterator[None]:
         Interrupted: It was.
     """
     from circuitgraph.stopping import Stopped
-    from pruning.result_folder import CIRCUIT, GATES, report_command
+    from pruning.runs.result_folder import CIRCUIT, GATES, report_command
 
     try:
         yield

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuitgraph.cli.found_circuit import FoundCircuit
-    from pruning.encoding import EncodedPairs
+    from pruning.prompts.encoding import EncodedPairs
 
 Output = list[dict[str, Any]]
 
@@ -75,8 +75,8 @@ def _pair(found: FoundCircuit, prompt: str, corrupted: str | None) -> EncodedPai
 
     from circuitgraph.cli.output import warn
     from circuitgraph.errors import ConfigurationError, PromptFormatError
-    from pruning.encoding import EncodedPairs
-    from pruning.prompt_rules import refuse_equal_sides
+    from pruning.prompts.encoding import EncodedPairs
+    from pruning.prompts.prompt_rules import refuse_equal_sides
 
     counterfactual = found.circuit.ablation == "counterfactual"
     if counterfactual and corrupted is None:
@@ -118,7 +118,7 @@ def _tokens(found: FoundCircuit, text: str) -> list[int]:
         tokens = text.split()
         return tokenizer.encode_tokens(tokens[1:] if tokens[:1] == [tokenizer.bos_token] else tokens)
     from circuitgraph.cli.output import warn
-    from pruning.encoder import PromptEncoder
+    from pruning.prompts.encoder import PromptEncoder
 
     made = found.task_options
     encoder = PromptEncoder(
@@ -147,8 +147,8 @@ def _positions(found: FoundCircuit, pairs: EncodedPairs, top: int) -> list[dict[
     import numpy as np
     import torch
 
-    from pruning.frozen_runs import FrozenRuns
-    from pruning.objectives import kl_divergence
+    from pruning.execution.objectives import kl_divergence
+    from pruning.frozen.runs import FrozenRuns
 
     compiled, ablation = found.compiled, found.circuit.ablation
     data = found.own_task(exact=False).split("train") if ablation.startswith("mean") else None

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from circuitgraph.architectures import ModelShape
-    from circuitgraph.circuit import Circuit
-    from circuitgraph.compile import CompiledModel
+    from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.compiled.model import CompiledModel
+    from circuitgraph.graph.universe import Universe
     from circuitgraph.models import LoadedModel
-    from circuitgraph.universe import Universe
-    from pruning.recipes import Recipe
+    from pruning.methods.edge_pruning.recipes import Recipe
 
 DEFAULT_RECIPE = "quick"
 TRACR = "tracr"
@@ -84,7 +84,7 @@ class ModelPlan:
 
     def compile(self, loaded: LoadedModel, *, verify: bool, kernels: str = "plain") -> CompiledModel:
         """Compile the loaded model with the choices made, and a way to multiply (see `compile_model`)."""
-        from circuitgraph.compile import compile_model
+        from circuitgraph.compiled.compile import compile_model
 
         universe = self.universe
         return compile_model(
@@ -118,7 +118,7 @@ def plan_model(name: str, choices: GraphChoices) -> ModelPlan:
         ConfigurationError: The choices do not fit it.
     """
     from circuitgraph.architectures import family_of
-    from circuitgraph.compile import universe_of
+    from circuitgraph.architectures.universe import universe_of
     from circuitgraph.models import load_config
 
     config = load_config(name)
@@ -145,7 +145,7 @@ def settle_recipe(
         UnknownNameError: No such recipe.
         ConfigurationError: A value that makes no sense.
     """
-    from pruning.recipes import recipe_named
+    from pruning.methods.edge_pruning.recipes import recipe_named
 
     default = TRACR if model.startswith(f"{TRACR}:") else DEFAULT_RECIPE
     return recipe_named(name or default).changed(steps=steps, target_sparsity=target_sparsity, batch_size=batch_size)
@@ -157,7 +157,7 @@ def settle_ablation(chosen: str | None, recipe: Recipe, model: ModelPlan) -> str
     Raises:
         UnknownNameError: No such ablation.
     """
-    from circuitgraph.circuit import ABLATIONS
+    from circuitgraph.graph.ablations import ABLATIONS
 
     ablation = chosen or recipe.ablation or ("zero" if model.is_tracr else "counterfactual")
     if ablation not in ABLATIONS:
@@ -172,7 +172,7 @@ def ablation_of_circuit(chosen: str | None, circuit: Circuit) -> str:
         UnknownNameError: No such ablation.
         ConfigurationError: Optimal ablation, whose values a circuit's file does not hold.
     """
-    from circuitgraph.circuit import ABLATIONS
+    from circuitgraph.graph.ablations import ABLATIONS
 
     ablation = chosen or circuit.ablation
     if ablation not in ABLATIONS:
@@ -191,7 +191,7 @@ def settle_objective(chosen: str | None, recipe: Recipe, task: str) -> str:
     Raises:
         UnknownNameError: No such objective or no such task.
     """
-    from pruning.objectives import objective_named
+    from pruning.execution.objectives import objective_named
     from pruning.tasks import get_task
 
     own = get_task(task).objective

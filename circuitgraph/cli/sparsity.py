@@ -12,7 +12,7 @@ from circuitgraph.cli import options
 if TYPE_CHECKING:
     import pandas as pd
 
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.tables import ResultTable
 
 _ALL, _LAYER, _KIND, _BLOCK, _SCORE = _BY = ("all", "layer", "kind", "block", "score")

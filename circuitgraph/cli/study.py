@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.regimes.comparison import RegimeComparison
-    from circuitgraph.circuit import Circuit
-    from circuitgraph.compile import CompiledModel
+    from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.compiled.model import CompiledModel
     from pruning.regimes.study import Study
     from pruning.tasks import TaskData
 
@@ -225,7 +225,7 @@ def _regime_names(
 
 
 def _load_circuits(files: list[tuple[str, str]]) -> dict[str, list[Circuit]]:
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
 
     loaded: dict[str, list[Circuit]] = {}
     for name, path in files:
@@ -308,14 +308,14 @@ def _compare(found: Study, out: Path) -> RegimeComparison:
     Raises:
         Exit: It could not be written; circuits and measures are there.
     """
-    from analysis import compare_regimes
+    from analysis import compare_regimes, write_comparison
     from circuitgraph.cli.output import say, warn
-    from pruning.parts import why
+    from circuitgraph.errors import why
 
     say("comparing the circuits, null models by sampling included")
     compared = compare_regimes(found.circuits, found.faithfulness, threshold=found.about["threshold"])
     try:
-        texts = compared.write(out)
+        texts = write_comparison(compared, out)
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise

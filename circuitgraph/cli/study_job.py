@@ -17,15 +17,15 @@ from circuitgraph.cli.settings import ModelPlan, settle_objective
 from circuitgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from circuitgraph.circuit import Circuit
-    from circuitgraph.compile import CompiledModel
+    from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.compiled.model import CompiledModel
     from circuitgraph.memory.plan import MemoryPlan
-    from pruning.checking.preflight import Preflight
-    from pruning.frozen_cache.disk import DiskCache
-    from pruning.recipes import Recipe
+    from pruning.frozen.disk import DiskCache
+    from pruning.methods.edge_pruning.recipes import Recipe
+    from pruning.methods.edge_pruning.train import StepRecord
     from pruning.regimes.study import Study
+    from pruning.runs.checking.preflight import Preflight
     from pruning.tasks import TaskData
-    from pruning.train import StepRecord
 
 _QUARTERS = 4
 
@@ -99,8 +99,8 @@ class StudyJob:
         Raises:
             ConfigurationError: Something stands in the way in some regime; the message has all of it.
         """
-        from pruning.checking.preflight import preflight
-        from pruning.checking.requirements import raise_errors
+        from pruning.runs.checking.preflight import preflight
+        from pruning.runs.checking.requirements import raise_errors
 
         found = {
             name: self.trainings[name].look(n_random=n_random, n_random_prompts=n_random_prompts, splits=("test",))

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitgraph.cli.output import figure, only_json, power_of_ten, print_table, say, utf8_output
-from circuitgraph.csv_text import csv_text
 from circuitgraph.errors import ConfigurationError, OutputError
-from circuitgraph.plain_json import json_text
+from circuitgraph.files.csv_text import csv_text
+from circuitgraph.files.plain_json import json_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,7 +149,7 @@ class TableFormat:
     @contextlib.contextmanager
     def _stream(self) -> Iterator[None]:
         """Standard output, or a file that is written whole or not at all."""
-        from circuitgraph.atomic_file import write_atomically
+        from circuitgraph.files.atomic_file import write_atomically
 
         if self.out is None:
             if self.name != TEXT:

@@ -2,7 +2,7 @@
 
     Circuit + CompiledModel + ablation values ──folding──▶ layout and constants ──▶ ExtractedCircuit ──▶ folder
 
-Start at `Circuit.extract`. Importing this package loads no torch; names load their module when used.
+Start at `extract_circuit`. Importing this package loads no torch; names load their module when used.
 """
 
 from __future__ import annotations

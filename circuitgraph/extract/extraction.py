@@ -1,4 +1,4 @@
-"""From a circuit and its model to an `ExtractedCircuit`: what `Circuit.extract` does."""
+"""From a circuit and its model to an `ExtractedCircuit`: what `extract_circuit` does."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from circuitgraph.batch import TokenBatch
-from circuitgraph.circuit import ABLATIONS, Circuit
-from circuitgraph.compile import CompiledModel, compile_model
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.compiled.parity import TOLERANCE
 from circuitgraph.errors import ConfigurationError, GraphMismatchError, ParityError, UnknownNameError
 from circuitgraph.extract.folding import fold
 from circuitgraph.extract.module import ExtractedCircuit, Origin
 from circuitgraph.forward.ablation_values import AblationValues
+from circuitgraph.graph.ablations import ABLATIONS
 from circuitgraph.models import LoadedModel
-from circuitgraph.parity import TOLERANCE
 from circuitgraph.torch_state import in_settled_state
 
 CONSTANT_ABLATIONS = tuple(name for name in ABLATIONS if name != "counterfactual")
@@ -31,7 +33,7 @@ def extract_circuit(
     values: AblationValues | None = None,
     verify: bool = True,
 ) -> ExtractedCircuit:
-    """Make a circuit a model of its own; see `Circuit.extract`.
+    """Make a circuit a small torch module that outputs what the circuit does; see `circuitgraph.extract`.
 
     Args:
         circuit: The circuit.
@@ -47,6 +49,15 @@ def extract_circuit(
         GraphMismatchError: The model has another graph than the circuit.
         ConfigurationError: Counterfactual ablation, or values that are missing or differ from prompt to prompt.
         ParityError: The module does not say what the masked run says.
+
+    Examples:
+        >>> from circuitgraph import Circuit, compile_model, load_model
+        >>> from circuitgraph.tracr import ground_truth_edges
+        >>> compiled = compile_model(load_model("tracr:reverse"), embeddings="split")
+        >>> circuit = Circuit.from_edges(compiled.universe, ground_truth_edges("reverse"), ablation="zero")
+        >>> small = extract_circuit(circuit, compiled)
+        >>> small.live_heads, small.live_mlps
+        (('a0.h0', 'a3.h0'), ('m0', 'm1', 'm2'))
     """
     ablation = settle_ablation(circuit, None if values is None else values.ablation)
     compiled = _compiled(circuit, model).with_kernels("plain")  # its modules are copied into the new one
@@ -88,7 +99,7 @@ def settle_ablation(circuit: Circuit, ablation: str | None) -> str:
         "ablation the same edges are another circuit, so look at it first. On the command line: circuitgraph evaluate "
         "--ablation mean, then circuitgraph extract --ablation mean. In Python: "
         'pruning.evaluate(compiled, circuit, pairs, ablation="mean"), then '
-        'circuit.extract(compiled, values=compiled.ablation_values("mean", batches))'
+        'extract_circuit(circuit, compiled, values=compiled.ablation_values("mean", batches))'
     )
 
 

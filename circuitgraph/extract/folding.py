@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitgraph.architectures.family import Projection
-from circuitgraph.compile import CompiledModel
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.extract.layout import (
     AttentionLayout,
     CircuitLayout,
@@ -36,7 +36,7 @@ from circuitgraph.extract.layout import (
     ReadLayout,
 )
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.universe import ReaderBlock, Universe
+from circuitgraph.graph.universe import ReaderBlock, Universe
 
 
 @dataclass(frozen=True, kw_only=True)

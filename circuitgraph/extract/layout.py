@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from circuitgraph.errors import CircuitFormatError
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 
 
 @dataclass(frozen=True, kw_only=True)

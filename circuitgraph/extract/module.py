@@ -93,7 +93,7 @@ class Layer(nn.Module):
 
 
 class ExtractedCircuit(nn.Module):
-    """A circuit as a small model. Get one from `Circuit.extract` or `load_extracted`.
+    """A circuit as a small model. Get one from `extract_circuit` or `load_extracted`.
 
     It is an ordinary module: it can be moved, cast, differentiated, trained, hooked and saved. `layers` holds only
     layers of which something runs.

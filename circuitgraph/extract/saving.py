@@ -21,11 +21,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from circuitgraph.architectures import Family, family_of
-from circuitgraph.atomic_file import hidden_beside, reason, sweep, write_atomically
-from circuitgraph.compile import universe_of
+from circuitgraph.architectures.universe import universe_of
 from circuitgraph.errors import CircuitFormatError, CircuitGraphError, OutputError, UnsupportedModelError
 from circuitgraph.extract.layout import CircuitLayout
 from circuitgraph.extract.module import ExtractedCircuit, Origin
+from circuitgraph.files.atomic_file import hidden_beside, reason, sweep, write_atomically
 
 FORMAT_VERSION = 1
 DESCRIPTION, WEIGHTS = "extracted.json", "weights.safetensors"

@@ -13,7 +13,7 @@ import torch
 from circuitgraph.architectures.family import frozen_view
 from circuitgraph.architectures.rotary import as_fresh
 from circuitgraph.batch import TokenBatch
-from circuitgraph.compile import CompiledModel
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.extract.module import ExtractedCircuit
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitgraph.circuit import ABLATIONS
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.graph.ablations import ABLATIONS
 
 _BATCH_AXIS = (
     ("embeddings", 0), ("heads", 1), ("attention", 0), ("mlps", 0), ("query", 1), ("key", 1), ("value", 1),

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitgraph.forward.uncut import Heads, Reads, UncutRun, add_read, by_head
-from circuitgraph.universe import ReaderBlock
+from circuitgraph.graph.universe import ReaderBlock
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from torch import Tensor
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.attention import attend
-from circuitgraph.forward.cells import Cells, CellSets
-from circuitgraph.forward.head_products import pick
-from circuitgraph.forward.passing import Share
+from circuitgraph.forward.engine.head_products import pick
+from circuitgraph.forward.plan.cells import Cells, CellSets
+from circuitgraph.forward.stream.passing import Share
+from circuitgraph.graph.universe import Universe
 from circuitgraph.transfer import to_device
-from circuitgraph.universe import Universe
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,18 +17,19 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues, check_fits, check_layer, check_same_prompts
 from circuitgraph.forward.attention import attention_mask
-from circuitgraph.forward.cells import Cells, CellSets, cell_sets
-from circuitgraph.forward.head_products import pick
+from circuitgraph.forward.engine.head_products import pick
 from circuitgraph.forward.heads import AskedGrid, LayerHeads, among, asked_grid
-from circuitgraph.forward.passing import begin, read, read_projected, write_heads, write_mlp
-from circuitgraph.forward.plan import StepPlan, covering_edges, plan_step
-from circuitgraph.forward.prefix_sums import PrefixSums
+from circuitgraph.forward.plan.cells import Cells, CellSets, cell_sets
+from circuitgraph.forward.plan.plan import StepPlan, covering_edges, plan_step
 from circuitgraph.forward.reference import embed
-from circuitgraph.forward.stream import Stream, Tape
-from circuitgraph.forward.workspace import Workspace
-from circuitgraph.liveness import effective_edges
+from circuitgraph.forward.stream.passing import begin, read, read_projected, write_heads, write_mlp
+from circuitgraph.forward.stream.prefix_sums import PrefixSums
+from circuitgraph.forward.stream.stream import Stream
+from circuitgraph.forward.stream.tape import Tape
+from circuitgraph.forward.stream.workspace import Workspace
+from circuitgraph.graph.liveness import effective_edges
+from circuitgraph.graph.universe import Universe
 from circuitgraph.transfer import to_device, to_host
-from circuitgraph.universe import Universe
 
 
 @dataclass(frozen=True, kw_only=True)

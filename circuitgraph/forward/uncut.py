@@ -23,10 +23,10 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.attention import attend
-from circuitgraph.forward.mixing import add_mixed
+from circuitgraph.forward.engine.plain import add_mixed
 from circuitgraph.forward.reference import embed, project, to_query_heads
-from circuitgraph.liveness import readers_reaching, readers_used
-from circuitgraph.universe import ReaderBlock, Universe
+from circuitgraph.graph.liveness import readers_reaching, readers_used
+from circuitgraph.graph.universe import ReaderBlock, Universe
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from circuitgraph.memory.numbers import values_a_token
 from circuitgraph.memory.step import StepMemory
 
-_FILLED_AT_ONCE = 16  # prompts, see `pruning.frozen_runs.FrozenRuns`
+_FILLED_AT_ONCE = 16  # prompts, see `pruning.frozen.runs.FrozenRuns`
 
 
 @dataclass(frozen=True, kw_only=True)

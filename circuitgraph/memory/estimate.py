@@ -7,7 +7,7 @@ stream of all reached tokens, B × S × share × d × b:
 
 * weights: parameters × b;
 * stream: the buffer of what writers add and of the gradients of what readers saw, in rows: as many as
-  `circuitgraph.forward.stream_layout` folds them into, or, without the CPU's kernels, for writers and readers both
+  `circuitgraph.forward.stream.buffer` folds them into, or, without the CPU's kernels, for writers and readers both
   where the readers' take no more than 64 MiB.
   Readers of which only the asked positions are looked at, the last layer's queries and MLP and the logits, have a
   buffer of their own, with the writers again, at these positions;
@@ -27,7 +27,8 @@ stream of all reached tokens, B × S × share × d × b:
 * filling: where the cache is filled with runs of 16 prompts, and these take more than all that a step holds from
   `stream` to `logits`, how much more;
 * packed: copies of the MLPs' weights, one a direction, where small products take them packed (see
-  `circuitgraph.forward.frozen_linear`); none from 112 tokens at once on, of which 96 are reached in most tasks;
+  `circuitgraph.forward.engine.mlps.frozen_linear`); none from 112 tokens at once on, of which 96 are reached in most
+  tasks;
 * gates: α, its gradient, the optimiser's two moments, a draw, the host's copies and the step's plan, 140 bytes
   an edge; on CUDA what is sent there of it, 20;
 * heap: on a CPU, what the C library's heap holds free. A layer's passing tensors leave a hole behind, in which smaller
@@ -48,11 +49,11 @@ from dataclasses import asdict, dataclass
 
 from circuitgraph.architectures.family import ModelShape
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.forward.kernels import cpu_kernels_installed
+from circuitgraph.forward.engine.choose import cpu_kernels_installed
+from circuitgraph.graph.universe import Universe
 from circuitgraph.memory.cache import CacheMemory
 from circuitgraph.memory.numbers import BYTES, packed_bytes
 from circuitgraph.memory.step import StepMemory
-from circuitgraph.universe import Universe
 
 DEVICES = ("cpu", "cuda", "mps")
 _PROGRAM = 480 << 20  # 410 to 510 were measured, by how much of the libraries' files is resident
@@ -127,7 +128,7 @@ def estimate_memory(
         ablation: Only counterfactual values differ from prompt to prompt and fill the cache.
         recompute: Whether MLPs are run again in the backward pass.
         kernels: How MLPs multiply; `packed` has another copy of their weights a direction for small batches.
-        lanes: Parts of a batch that run side by side on a CPU, see `pruning.lanes`; one a thread at most.
+        lanes: Parts of a batch that run side by side on a CPU, see `pruning.execution.lanes`; one a thread at most.
         teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
         cpu_kernels: Whether products and norms are the CPU's kernels', as they are in float32 and float64 on a CPU
             where Numba is installed; None for what is installed here.

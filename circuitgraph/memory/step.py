@@ -8,18 +8,18 @@ from functools import cached_property
 from math import ceil
 
 from circuitgraph.architectures.family import ModelShape
-from circuitgraph.forward.prefix_sums import KEPT_EVERY
-from circuitgraph.forward.stream import KEPT_BYTES
-from circuitgraph.forward.stream_layout import overlapping, side_by_side
+from circuitgraph.forward.stream.buffer import overlapping, side_by_side
+from circuitgraph.forward.stream.prefix_sums import KEPT_EVERY
+from circuitgraph.forward.stream.stream import KEPT_BYTES
+from circuitgraph.graph.universe import Universe
 from circuitgraph.memory.numbers import BYTES
-from circuitgraph.universe import Universe
 
 _MAPPED_FROM = 32 << 20  # DEFAULT_MMAP_THRESHOLD_MAX of glibc's malloc.c, on 64 bits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """The readers that run at the same tokens, when every gate is undecided; see `circuitgraph.forward.plan`.
+    """The readers that run at the same tokens, when every gate is undecided; see `circuitgraph.forward.plan.plan`.
 
     Attributes:
         readers: How many of each reader block.
@@ -151,7 +151,7 @@ class StepMemory:
 
     @property
     def _takes_onednn(self) -> bool:
-        """Whether products of the stream are oneDNN's, see `circuitgraph.forward.mixing`."""
+        """Whether products of the stream are oneDNN's, see `circuitgraph.forward.engine.plain`."""
         return self.device == "cpu" and self.dtype == "float32" and not self.cpu_kernels
 
     @property
@@ -175,5 +175,5 @@ class StepMemory:
 
 
 def _sums_of(n_terms: int) -> int:
-    """How many sums of so many terms are there at once, see `circuitgraph.forward.prefix_sums`."""
+    """How many sums of so many terms are there at once, see `circuitgraph.forward.stream.prefix_sums`."""
     return n_terms // KEPT_EVERY + min(n_terms, KEPT_EVERY - 1)

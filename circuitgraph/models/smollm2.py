@@ -33,8 +33,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from circuitgraph.cache_folder import cache_root
 from circuitgraph.errors import ModelNotFoundError, OutputError
+from circuitgraph.files.cache_folder import cache_root
 from circuitgraph.models.hub import load_weights, quiet_progress
 
 NAME = "smollm2-135m"

@@ -26,7 +26,7 @@ import torch
 
 from circuitgraph.memory.peak import peak_rss_bytes
 from pruning.bench.settings import BenchSettings
-from pruning.heap import hand_back
+from pruning.execution.heap import hand_back
 
 TURNS = 3
 _PAGE_STATUS = Path("/proc/self/status")
@@ -176,12 +176,12 @@ def _warm_up(settings: BenchSettings, model: Any) -> None:
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from circuitgraph.circuit import Circuit
-    from circuitgraph.compile import compile_model
+    from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.compiled.compile import compile_model
     from pruning.bench.models import random_model
     from pruning.bench.prompts import random_prompts
     from pruning.bench.stages import EvaluateStage, PlainStage, StepStage, middle_alpha
-    from pruning.frozen_runs import FrozenRuns
+    from pruning.frozen.runs import FrozenRuns
 
     prompts = random_prompts(2, 4, d_vocab=16, seed=0)
     device = next(model.parameters()).device

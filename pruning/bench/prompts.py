@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitgraph.compile import CompiledModel
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from pruning.bench.settings import BenchSettings
-from pruning.encoding import EncodedPairs
+from pruning.prompts.encoding import EncodedPairs
 
 _DEFAULT_SEQ = 32
 _IOI_SPARE, _IOI_A_PROMPT = 64, 40
@@ -154,21 +154,3 @@ def _repeated(pairs: EncodedPairs, seq: int) -> EncodedPairs:
         wrong_ids=pairs.wrong_ids,
         groups=pairs.groups,
     )
-
-
-def share_reached(pairs: EncodedPairs) -> float:
-    """The share of tokens from the first that differs from the counterfactual to the last one asked.
-
-    Args:
-        pairs: The prompts.
-
-    Examples:
-        >>> share_reached(random_prompts(3, 8, d_vocab=50, seed=0).pairs)
-        0.75
-    """
-    reached = 0
-    for clean, corrupted, asked in zip(pairs.clean_ids, pairs.corrupted_ids, pairs.predict_positions, strict=True):
-        differs = np.flatnonzero(clean != corrupted)
-        if len(differs):
-            reached += max(0, int(asked.max()) + 1 - int(differs[0]))
-    return reached / int(pairs.lengths.sum())

@@ -16,11 +16,11 @@ import transformers
 
 from circuitgraph._version import __version__
 from pruning.bench.memory import Measured, meter_for
-from pruning.bench.prompts import share_reached
 from pruning.bench.settings import SPARSITIES
 from pruning.bench.stages import Workbench, circuit_of
 from pruning.bench.timing import WARM_UP, Timings
-from pruning.versions import installed_version
+from pruning.prompts.reached import share_reached
+from pruning.runs.versions import installed_version
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pruning.bench.report import conditions, figures
 from pruning.bench.settings import BenchSettings
 from pruning.bench.stages import Workbench
 from pruning.bench.timing import interleaved
-from pruning.threads import threads
+from pruning.execution.threads import threads
 
 
 def run_bench(

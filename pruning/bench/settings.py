@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.models import DTYPES, KERNELS
-from pruning.recipes import CONTROLS
+from pruning.methods.edge_pruning.recipes import CONTROLS
 
 GPT2_RANDOM = "gpt2-random"
 SMOLLM2 = "smollm2-135m"
@@ -35,9 +35,10 @@ class BenchSettings:
         differ: In how many tokens a random prompt and its counterfactual differ: `three` or `all`.
         control: How the step holds the sparsity, `lagrangian` or `budget`.
         micro_batch: Prompts run at once within a training step; None runs all of them.
-        lanes: Parts of a training step's batch that run side by side; None for as many as pay (see `pruning.lanes`).
+        lanes: Parts of a training step's batch that run side by side; None for as many as pay (see
+            `pruning.execution.lanes`).
         replay: Whether training steps are recorded and replayed where that pays; None for on CUDA (see
-            `pruning.replay`).
+            `pruning.execution.replay`).
         recompute: Whether a training step runs MLPs again on the way back instead of keeping what is inside them.
         kernels: How MLPs multiply on a CPU, see `compile_model`. The plain model is as it is in any case.
         trained_98: A file of gates trained to 98 %, instead of the one that comes along.

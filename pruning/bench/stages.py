@@ -22,22 +22,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitgraph.batch import PairBatch
-from circuitgraph.circuit import Circuit
-from circuitgraph.compile import CompiledModel, compile_model
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.graph.universe import Universe
 from circuitgraph.models import LoadedModel
-from circuitgraph.universe import Universe
 from pruning.bench.models import load
 from pruning.bench.prompts import BenchPrompts, make_prompts
 from pruning.bench.settings import SPARSITIES, STAGES, BenchSettings
 from pruning.bench.trained import TrainedGates, read_trained, why_none
-from pruning.budget import expected_gate
-from pruning.discretize import discretize, edges_to_keep
-from pruning.frozen_runs import FrozenRuns
-from pruning.gates import EPSILON, Gates
-from pruning.lanes import lanes_for
-from pruning.recipes import Recipe
-from pruning.scores import score_prompts
-from pruning.train import Trainer
+from pruning.evaluation.scores import score_prompts
+from pruning.execution.lanes import lanes_for
+from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.budget import expected_gate
+from pruning.methods.edge_pruning.gates import EPSILON, Gates
+from pruning.methods.edge_pruning.recipes import Recipe
+from pruning.methods.edge_pruning.train import Trainer
+from pruning.selection.best import discretize, edges_to_keep
 
 START, MIDDLE_SPREAD = 10.0, 2.0
 _ALL_IN_MEMORY = 1 << 62

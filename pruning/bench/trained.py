@@ -17,7 +17,7 @@ from torch import Tensor
 
 from circuitgraph.errors import ConfigurationError
 from pruning.bench.settings import GPT2_RANDOM, SMOLLM2, SPARSITIES, BenchSettings
-from pruning.budget import expected_gate
+from pruning.methods.edge_pruning.budget import expected_gate
 
 DATA_FOLDER = Path(__file__).parent / "data"
 SHIPPED = {SMOLLM2: "smollm2-135m-ioi", GPT2_RANDOM: "gpt2-random"}

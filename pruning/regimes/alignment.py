@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations, permutations
 
 from circuitgraph.errors import ConfigurationError, PromptFormatError
-from pruning.prompt_rules import SPLITS, refuse_shared_prompts, spelled_alike
+from pruning.prompts.prompt_rules import refuse_shared_prompts, spelled_alike
+from pruning.prompts.text_rules import SPLITS
 from pruning.tasks import TaskData
 
 _SHOWN = 5

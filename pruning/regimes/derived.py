@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
-from pruning.baselines import random_circuit
+from pruning.evaluation.random_circuits import random_circuit
 
 ROLES = ("full", "empty", "circuit", "intersection", "union", "difference", "random")
 CONSENSUS = "consensus"

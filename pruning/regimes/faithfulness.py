@@ -8,11 +8,12 @@ from itertools import count
 import numpy as np
 import pandas as pd
 
-from circuitgraph.circuit import Circuit
-from circuitgraph.compile import CompiledModel
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.torch_state import with_gradients
-from pruning.evaluation import evaluate_masks, flat_row
+from pruning.evaluation.evaluate import evaluate_masks, flat_row
+from pruning.evaluation.sampled import N_RANDOM_PROMPTS, sampled_prompts
 from pruning.regimes.derived import (
     CONSENSUS,
     Member,
@@ -22,7 +23,6 @@ from pruning.regimes.derived import (
     with_random,
 )
 from pruning.regimes.training import require_universes
-from pruning.sampled import N_RANDOM_PROMPTS, sampled_prompts
 from pruning.tasks import TaskData
 
 Tick = Callable[[str, int, int], None]

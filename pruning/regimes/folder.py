@@ -24,18 +24,18 @@ from typing import Any
 
 import pandas as pd
 
-from circuitgraph.atomic_file import write_atomically
-from circuitgraph.circuit import Circuit
-from circuitgraph.csv_text import csv_text
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, OutputError
-from circuitgraph.reservation import reserved
+from circuitgraph.files.atomic_file import write_atomically
+from circuitgraph.files.csv_text import csv_text
+from circuitgraph.files.reservation import reserved
 
 FORMAT_VERSION = 1
 CONTENTS = ("study.json", "faithfulness.csv", "circuits", "report.md", "tables", "figures", "drawings")
 """Everything that a study's folder may hold, what `analysis` writes into it included."""
 
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-"""A file that a killed run was writing, see `circuitgraph.atomic_file`."""
+"""A file that a killed run was writing, see `circuitgraph.files.atomic_file`."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

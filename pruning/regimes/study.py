@@ -10,19 +10,19 @@ from typing import Any
 
 import pandas as pd
 
-from circuitgraph.circuit import Circuit
-from circuitgraph.compile import CompiledModel
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, OutputError, UnknownNameError
 from circuitgraph.torch_state import with_gradients
-from pruning.frozen_cache.disk import DiskCache
-from pruning.objectives import check_objective, objective_named
-from pruning.recipes import Recipe, recipe_named
+from pruning.evaluation.sampled import N_RANDOM_PROMPTS
+from pruning.execution.objectives import check_objective, objective_named
+from pruning.frozen.disk import DiskCache
+from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
 from pruning.regimes.alignment import require_aligned
 from pruning.regimes.faithfulness import Tick, evaluate_regimes
 from pruning.regimes.folder import StudyFolder, require_file_names
 from pruning.regimes.training import Training, Watch, kept_circuits, require_universes, train_regimes
-from pruning.sampled import N_RANDOM_PROMPTS
-from pruning.stages import check_top_k, hardware, library_versions
+from pruning.runs.stages import check_top_k, hardware, library_versions
 from pruning.tasks import TaskData, load_task, task_names
 from pruning.whole_numbers import whole_number
 

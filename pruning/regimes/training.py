@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from circuitgraph.circuit import Circuit
-from circuitgraph.compile import CompiledModel
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import IncompleteResultWarning, OutputError, TrainingError
 from circuitgraph.stopping import Stopped, stopping
-from pruning.discovery import discover, evaluated_splits
-from pruning.evaluation import require_universe
-from pruning.frozen_cache.disk import DiskCache
-from pruning.recipes import Recipe
+from pruning.evaluation.evaluate import require_universe
+from pruning.frozen.disk import DiskCache
+from pruning.methods.edge_pruning.recipes import Recipe
+from pruning.methods.edge_pruning.train import StepRecord
 from pruning.regimes.folder import StudyFolder, first_difference
+from pruning.runs.discover import discover, evaluated_splits
 from pruning.tasks import TaskData
-from pruning.train import StepRecord
 
 Watch = Callable[[str, int, StepRecord], None]
 

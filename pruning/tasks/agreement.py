@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from circuitgraph.errors import ConfigurationError
-from pruning.pairs import PromptPair
+from pruning.prompts.pairs import PromptPair
 from pruning.tasks.context import TaskContext, shortened
 from pruning.tasks.registry import register_task
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pruning.pairs import PromptPair
+from pruning.prompts.pairs import PromptPair
 from pruning.tasks.context import TaskContext
 from pruning.tasks.regimes import Wording, item_pairs, listed, register_regimes
 

@@ -18,7 +18,7 @@ from itertools import islice
 import numpy as np
 
 from circuitgraph.errors import ConfigurationError
-from pruning.pairs import PromptPair
+from pruning.prompts.pairs import PromptPair
 from pruning.tasks.context import TRIED_IN_VAIN, TaskContext
 from pruning.tasks.regimes import register_regimes
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.tracr.tokenizer import TracrTokenizer
-from pruning.encoded_rows import encode_rows
-from pruning.encoder import PromptEncoder
-from pruning.pairs import PromptPair
+from pruning.prompts.encoded_rows import encode_rows
+from pruning.prompts.encoder import PromptEncoder
+from pruning.prompts.pairs import PromptPair
 
 TRIED_IN_VAIN = 2_000
 """So many prompts in a row that do not fit the tokenizer, and no more are tried: some generators have millions."""
@@ -33,7 +33,7 @@ class TaskContext:
         sizes_given: Whether the user asked for these sizes.
         options: The task's own options, defaults filled in.
         chat_template: Whether prompts are wrapped as a user's message.
-        bos: What stands before a prompt, see `pruning.encoder.PromptEncoder`.
+        bos: What stands before a prompt, see `pruning.prompts.encoder.PromptEncoder`.
         notes: What was dropped and why, in order; `note` adds to it.
     """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from circuitgraph.errors import CircuitGraphError
-from pruning.pairs import PromptPair
+from pruning.prompts.pairs import PromptPair
 from pruning.tasks.context import TaskContext
 from pruning.tasks.registry import Task, get_task, task_names
 

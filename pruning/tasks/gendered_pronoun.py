@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from circuitgraph.errors import ConfigurationError
-from pruning.pairs import PromptPair
+from pruning.prompts.pairs import PromptPair
 from pruning.tasks.context import TaskContext
 from pruning.tasks.names import FEMALE, MALE, NAMES
 from pruning.tasks.registry import register_task

@@ -27,8 +27,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from circuitgraph.errors import ConfigurationError
-from pruning.encoded_rows import continuation
-from pruning.pairs import PromptPair
+from pruning.prompts.encoded_rows import continuation
+from pruning.prompts.pairs import PromptPair
 from pruning.tasks.context import TaskContext
 from pruning.tasks.registry import register_task
 

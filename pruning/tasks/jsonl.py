@@ -1,4 +1,4 @@
-"""Prompts of one's own: `jsonl:PATH`, in the format of `pruning.pairs`, or pairs in memory (`task_from_pairs`).
+"""Prompts of one's own: `jsonl:PATH`, in the format of `pruning.prompts.pairs`, or pairs in memory (`task_from_pairs`).
 
 Where no pair has a `split`, the prompts are dealt out with the task's seed: half to train, a quarter each to
 validation and test, those of the same clean prompt (by its tokens) or the same group together. Sizes, where
@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from circuitgraph.errors import ConfigurationError, PromptFormatError
-from pruning.encoder import Ids
-from pruning.encoding import EncodedPairs, encode_pairs
-from pruning.pairs import PromptPair, PromptPairs
-from pruning.prompt_rules import SPLITS, units
+from pruning.prompts.encoder import Ids
+from pruning.prompts.encoding import EncodedPairs, encode_pairs
+from pruning.prompts.pairs import PromptPair, PromptPairs
+from pruning.prompts.prompt_rules import units
+from pruning.prompts.text_rules import SPLITS
 from pruning.tasks.context import TaskContext
 from pruning.tasks.registry import register_task
 

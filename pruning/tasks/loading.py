@@ -12,13 +12,13 @@ import numpy as np
 
 from circuitgraph.errors import ConfigurationError, PromptFormatError, UnknownNameError
 from circuitgraph.tracr.tokenizer import TracrTokenizer
-from pruning import prompt_rules
-from pruning.cards import task_card
-from pruning.encoded_rows import EncodedRow, encode_rows, remarks
-from pruning.encoder import Ids
-from pruning.encoding import EncodedPairs, columns
-from pruning.pairs import PromptPair, refuse_shared_prompts
-from pruning.prompt_rules import SPLITS
+from pruning.prompts import prompt_rules
+from pruning.prompts.encoded_rows import EncodedRow, encode_rows, remarks
+from pruning.prompts.encoder import Ids
+from pruning.prompts.encoding import EncodedPairs, columns
+from pruning.prompts.pairs import PromptPair, refuse_shared_prompts
+from pruning.prompts.text_rules import SPLITS
+from pruning.tasks.card import task_card
 from pruning.tasks.context import TRIED_IN_VAIN, TaskContext
 from pruning.tasks.registry import Task, get_task, task_names
 
@@ -62,7 +62,7 @@ class TaskData:
         return f"<Task {self.name}: {sizes} prompts; objective {self.objective}>"
 
     def _repr_html_(self) -> str:
-        return task_card(self)
+        return task_card(self.name, self.objective, self.splits)
 
 
 def load_task(

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from circuitgraph.errors import ConfigurationError
-from pruning.pairs import PromptPair
-from pruning.prompt_rules import SPLITS
+from pruning.prompts.pairs import PromptPair
+from pruning.prompts.text_rules import SPLITS
 from pruning.tasks.context import TaskContext, shortened
 from pruning.tasks.registry import DEFAULT_SIZES, TaskFunction, register_task
 

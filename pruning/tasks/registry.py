@@ -14,8 +14,8 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from pruning.encoding import EncodedPairs
-from pruning.pairs import PromptPair
+from pruning.prompts.encoding import EncodedPairs
+from pruning.prompts.pairs import PromptPair
 from pruning.tasks.context import TaskContext
 
 ENTRY_POINT_GROUP = "circuitgraph.tasks"

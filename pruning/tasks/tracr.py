@@ -15,8 +15,8 @@ import numpy as np
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.tracr.programs import get_program
 from circuitgraph.tracr.tokenizer import TracrTokenizer
-from pruning.encoding import EncodedPairs
-from pruning.prompt_rules import SPLITS
+from pruning.prompts.encoding import EncodedPairs
+from pruning.prompts.text_rules import SPLITS
 from pruning.tasks.context import TaskContext
 from pruning.tasks.registry import register_task
 

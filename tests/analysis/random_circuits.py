@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from circuitgraph.circuit import Circuit
-from circuitgraph.universe import Universe
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.graph.universe import Universe
 
 SMOLLM2 = Universe(family="llama", n_layers=30, n_heads=9, n_kv_heads=3)
 TRACR = Universe(family="tracr", n_layers=4, n_heads=1, n_kv_heads=1, embeddings="split")

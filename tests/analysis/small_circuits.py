@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from circuitgraph.circuit import Circuit
-from circuitgraph.universe import Universe
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.graph.universe import Universe
 
 UNIVERSES = {
     "mha": Universe(family="gpt2", n_layers=2, n_heads=2, n_kv_heads=2),

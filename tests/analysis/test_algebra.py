@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 
 from analysis import complement, difference, intersection, symmetric_difference, union
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
-from circuitgraph.universe import Universe
-from tests.circuitgraph.universes import STEADY, Kept, kept_edges
+from circuitgraph.graph.universe import Universe
+from tests.circuitgraph.graph.universes import STEADY, Kept, kept_edges
 
 TINY = Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
 OPERATIONS: dict[Callable[..., Circuit], Callable[[set[str], set[str]], set[str]]] = {

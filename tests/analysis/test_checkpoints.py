@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from analysis.checkpoints import compare_checkpoints
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import GraphMismatchError, UnknownNameError
-from circuitgraph.graph import build_graph
+from circuitgraph.graph.build import build_graph
 from tests.analysis.small_circuits import UNIVERSES, large_circuit, random_circuit
 
 NAMES = [name for name in UNIVERSES if name != "hand"]
@@ -143,7 +143,7 @@ def test_large_circuits_need_no_graph_of_the_universe(monkeypatch: pytest.Monkey
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the universe's graph was built")
 
-    monkeypatch.setattr("circuitgraph.graph.build_graph", refuse)
+    monkeypatch.setattr("circuitgraph.graph.build.build_graph", refuse)
     before, after = large_circuit(0), large_circuit(1)
     counts = compare_checkpoints(before, after).counts()
     assert counts["n_universe"].sum() == before.universe.n_edges

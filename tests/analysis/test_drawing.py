@@ -15,10 +15,10 @@ from analysis.drawing.dot import end_of
 from analysis.drawing.membership import draw_membership, membership_to_dot
 from analysis.drawing.selection import strongest_edges
 from analysis.drawing.style import EDGE_STYLES
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import OutputError, RenderingError, UnknownNameError
-from circuitgraph.liveness import effective_edges
-from circuitgraph.universe import EDGE_KINDS, Universe
+from circuitgraph.graph.liveness import effective_edges
+from circuitgraph.graph.universe import EDGE_KINDS, Universe
 from tests.analysis.random_circuits import crowded_circuit, reverse_circuit
 
 pygraphviz = pytest.importorskip("pygraphviz", reason="its wheel holds the Graphviz that lays the tests out")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from analysis.granularity import coarsen, common_universe
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import GraphMismatchError, UnknownNameError
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 
 FINEST = {
     "mha": Universe(family="gpt2", n_layers=2, n_heads=2, n_kv_heads=2, embeddings="split", kv_heads="per_query"),

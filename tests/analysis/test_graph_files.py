@@ -12,9 +12,9 @@ import pytest
 
 from analysis.graph_files import write_graph
 from analysis.structure.coarse import coarse_graph
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import CircuitFormatError, ConfigurationError, OutputError, UnknownNameError
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 from tests.analysis.small_circuits import UNIVERSES, hand_circuit, large_circuit, random_circuit
 
 HOSTILE = "\"><script>alert('1')</script>&amp;]]>\n<!-- \\ %s {x} é 語"

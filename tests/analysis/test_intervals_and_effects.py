@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from analysis import curves_figure, effects_table
-from analysis.figures.regimes import regime_faithfulness_figure
+from analysis.regimes.figures import regime_faithfulness_figure
 from circuitgraph.errors import ConfigurationError
 
 

@@ -16,7 +16,7 @@ import analysis
 from analysis.overlap.levels import LEVELS
 from analysis.overlap.matrices import cluster
 from analysis.overlap.tables import applicable_nulls
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
 from tests.analysis.small_circuits import UNIVERSES
 

@@ -18,9 +18,9 @@ import pytest
 from analysis.drawing import circuit_to_dot, draw
 from analysis.drawing.membership import draw_membership
 from analysis.drawing.render import render
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, RenderingError
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 from tests.analysis.random_circuits import crowded_circuit, reverse_circuit
 
 pygraphviz = pytest.importorskip("pygraphviz", reason="its wheel holds the Graphviz that lays the tests out")

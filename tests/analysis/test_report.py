@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from analysis.report import write_report
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import OutputError
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 from tests.analysis.random_circuits import crowded_circuit, reverse_circuit
 
 HOSTILE = "a|b <script>alert(1)</script> `code` [x](y) \n # heading \ud800"

@@ -12,9 +12,10 @@ import pytest
 from scipy.stats import bootstrap, t
 
 from analysis import consensus, inclusion_frequency, seed_intervals, stability_table
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, GraphMismatchError, UnknownNameError
-from circuitgraph.universe import Universe, node_layer
+from circuitgraph.graph.node_names import node_layer
+from circuitgraph.graph.universe import Universe
 
 UNIVERSE = Universe(family="gpt2", n_layers=3, n_heads=3, n_kv_heads=3)
 TINY = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 
 from analysis.sparsity import block_density, depth, score_concentration, sparsity_table
 from analysis.strata import strata
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.graph import build_graph
-from circuitgraph.universe import Universe
-from tests.circuitgraph.universes import STEADY, Kept, kept_edges
+from circuitgraph.graph.build import build_graph
+from circuitgraph.graph.universe import Universe
+from tests.circuitgraph.graph.universes import STEADY, Kept, kept_edges
 
 GPT2_SMALL = Universe(family="gpt2", n_layers=12, n_heads=12, n_kv_heads=12)
 

@@ -18,16 +18,17 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from circuitgraph.compile import CompiledModel, compile_model
-from pruning.batch_run import BatchRunner, Share
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.compiled.model import CompiledModel
 from pruning.bench.models import random_model
 from pruning.bench.prompts import random_prompts
 from pruning.bench.settings import DIFFER
 from pruning.bench.stages import middle_alpha, start_alpha
-from pruning.encoding import EncodedPairs
-from pruning.frozen_runs import FrozenRuns
-from pruning.gates import sample_hard_concrete
-from pruning.objectives import objective_named
+from pruning.execution.batch_run import BatchRunner, Share
+from pruning.execution.objectives import objective_named
+from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.gates import sample_hard_concrete
+from pruning.prompts.encoding import EncodedPairs
 from tests.benchmarks.made_gates import made_circuit
 
 BOUNDS = {"float32": (1e-4, 1e-3), "bfloat16": (5e-2, 3e-1)}

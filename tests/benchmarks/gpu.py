@@ -39,8 +39,9 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from circuitgraph.circuit import Circuit
-from circuitgraph.compile import CompiledModel, compile_model
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.models import check_device
 from pruning.bench.memory import Meter, meter_for, settle
 from pruning.bench.models import random_model
@@ -50,11 +51,11 @@ from pruning.bench.running import run_bench
 from pruning.bench.settings import GPT2_RANDOM, BenchSettings
 from pruning.bench.stages import EvaluateStage, PlainStage, Stage, StepStage, Workbench, middle_alpha, start_alpha
 from pruning.bench.timing import interleaved
-from pruning.discretize import discretize, edges_to_keep
-from pruning.frozen_runs import FrozenRuns
-from pruning.recipes import recipe_named
-from pruning.threads import threads
-from pruning.train import Trainer, train
+from pruning.execution.threads import threads
+from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.recipes import recipe_named
+from pruning.methods.edge_pruning.train import Trainer, train
+from pruning.selection.best import discretize, edges_to_keep
 from tests.benchmarks.exactness import compare, compare_replayed
 from tests.benchmarks.made_gates import EDGES_A_NODE, made_alpha, made_circuit
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.liveness import readers_used
-from circuitgraph.universe import Universe
+from circuitgraph.graph.liveness import readers_used
+from circuitgraph.graph.universe import Universe
 
 KEPT, CUT = 10.0, -10.0
 UNDECIDED_SHARE = 0.2

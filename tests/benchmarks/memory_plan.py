@@ -74,15 +74,16 @@ def measure(
     import torch
     from transformers import GPT2LMHeadModel, LlamaForCausalLM
 
-    from circuitgraph.compile import compile_model
+    from circuitgraph.compiled.compile import compile_model
     from circuitgraph.memory.peak import peak_rss_bytes
-    from circuitgraph.sizes import model_sizes
+    from circuitgraph.memory.sizes import model_sizes
     from pruning.bench.models import random_model
-    from pruning.bench.prompts import random_prompts, share_reached
-    from pruning.frozen_runs import FrozenRuns
-    from pruning.lanes import lanes_for
-    from pruning.recipes import recipe_named
-    from pruning.train import Trainer
+    from pruning.bench.prompts import random_prompts
+    from pruning.execution.lanes import lanes_for
+    from pruning.frozen.runs import FrozenRuns
+    from pruning.methods.edge_pruning.recipes import recipe_named
+    from pruning.methods.edge_pruning.train import Trainer
+    from pruning.prompts.reached import share_reached
 
     torch.set_num_threads(threads)
     config = config_of(family, narrow)

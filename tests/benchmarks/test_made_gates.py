@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.graph import build_graph
-from circuitgraph.universe import Universe
+from circuitgraph.graph.build import build_graph
+from circuitgraph.graph.universe import Universe
 from tests.benchmarks.made_gates import made_alpha, made_circuit
 
 UNIVERSES = (

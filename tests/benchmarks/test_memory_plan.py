@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from circuitgraph.forward.kernels import SWITCH
+from circuitgraph.forward.engine.choose import SWITCH
 
 
 @pytest.mark.full

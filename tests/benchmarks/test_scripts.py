@@ -11,7 +11,8 @@ from safetensors import safe_open
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from circuitgraph.architectures import family_of
-from circuitgraph.compile import compile_model, universe_of
+from circuitgraph.architectures.universe import universe_of
+from circuitgraph.compiled.compile import compile_model
 from pruning.bench.models import random_model
 from pruning.bench.prompts import random_prompts
 from pruning.bench.settings import BenchSettings

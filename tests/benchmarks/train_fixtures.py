@@ -23,16 +23,17 @@ from typing import Any
 
 import torch
 
-from circuitgraph.compile import CompiledModel, compile_model
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.models import LoadedModel
 from pruning.bench.models import gpt2_random
 from pruning.bench.prompts import BenchPrompts, random_prompts
 from pruning.bench.report import versions
 from pruning.bench.settings import GPT2_RANDOM, SPARSITIES
 from pruning.bench.trained import DATA_FOLDER, SHIPPED, TrainedGates, save_trained
-from pruning.frozen_runs import FrozenRuns
-from pruning.recipes import recipe_named
-from pruning.train import StepRecord, Trainer, train
+from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.recipes import recipe_named
+from pruning.methods.edge_pruning.train import StepRecord, Trainer, train
 
 _LAST = 20
 

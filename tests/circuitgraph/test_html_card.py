@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from circuitgraph.circuit import Circuit
-from circuitgraph.compile import compile_model
-from circuitgraph.html_card import card
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.graph.universe import Universe
+from circuitgraph.html import card
 from circuitgraph.models import load_model
-from circuitgraph.universe import Universe
 from tests.html_reader import read
 
 HOSTILE = """"' onload=x <script>alert("x")</script> </div> &lt; \x00\x1b\ud800"""

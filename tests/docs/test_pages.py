@@ -25,7 +25,7 @@ from tests.doc_pages import (
 
 # Pages that a test of their own runs, because they need something of their own.
 ELSEWHERE = {
-    "explanations/cache.md": "tests/pruning/test_cache_page.py",
+    "explanations/cache.md": "tests/pruning/frozen/test_cache_page.py",
     "index.md": "tests/docs/test_readme.py",
 }
 PAGES = [page for page in all_pages() if page.relative_to(DOCS).as_posix() not in ELSEWHERE]

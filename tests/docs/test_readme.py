@@ -19,7 +19,7 @@ from tests.doc_pages import DOCS, ROOT, python_blocks, run_script
 @pytest.fixture
 def shortened(monkeypatch, tmp_path):
     """`discover` and `load_task` as a reader calls them, but small; and the saved circuits that a block reads."""
-    from pruning.discovery import discover
+    from pruning.runs.discover import discover
     from pruning.tasks import load_task
 
     recipe = pruning.recipe_named("quick").changed(steps=2, batch_size=2, warm_start="none", init_mean=2.0)

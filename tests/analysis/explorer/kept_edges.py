@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import networkx as nx
 import pytest
 
 from analysis.structure.paths import strongest_paths
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from tests.analysis.explorer.kept_edges import Kept, kept_edges, names, nodes_of
 from tests.analysis.explorer.shown import Shown
 from tests.analysis.small_circuits import UNIVERSES, hand_circuit, random_circuit

@@ -13,7 +13,7 @@ import pytest
 from analysis.explorer import page_contents, write_explorer
 from analysis.explorer.document import json_block
 from analysis.explorer.layout import Gaps, choose_gaps, place_node
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, GraphMismatchError, OutputError
 from tests.analysis.small_circuits import CODELLAMA_13B, UNIVERSES, large_circuit, random_circuit
 

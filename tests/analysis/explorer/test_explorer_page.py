@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from tests.analysis.explorer.kept_edges import kept_edges
 from tests.analysis.explorer.shown import Shown
 from tests.analysis.small_circuits import large_circuit, random_circuit

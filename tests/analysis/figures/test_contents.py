@@ -18,9 +18,10 @@ from analysis.figures.layers import MOST_BARS, layer_counts_figure
 from analysis.figures.overlap import overlap_figure
 from analysis.overlap.matrices import cluster
 from analysis.sparsity import block_density
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.universe import Universe, node_layer
+from circuitgraph.graph.node_names import node_layer
+from circuitgraph.graph.universe import Universe
 from tests.analysis.small_circuits import UNIVERSES, hand_circuit, random_circuit
 
 pytestmark = pytest.mark.slow

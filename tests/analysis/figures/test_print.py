@@ -23,7 +23,7 @@ from analysis.figures.labels import plain_label, plain_labels
 from analysis.figures.layers import layer_counts_figure
 from analysis.figures.overlap import overlap_figure
 from analysis.figures.style import FORMATS, figure_bytes, new_figure, save_figure, series_style
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import OutputError, UnknownNameError
 from tests.analysis.random_circuits import crowded_circuit
 

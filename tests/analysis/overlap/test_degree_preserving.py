@@ -12,9 +12,9 @@ from scipy.stats import chi2, chisquare
 
 from analysis.overlap.degree_preserving import EdgeSet, mixing_curve, sampled_overlaps, trade
 from analysis.overlap.tails import Tails
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 from tests.analysis.random_circuits import crowded_circuit
 
 # Five readers that see 1, 2, 3, 4 and 5 writers: 15 edges, 32,768 edge sets.

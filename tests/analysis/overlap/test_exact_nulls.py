@@ -17,7 +17,7 @@ from analysis.overlap.hypergeometric import hypergeometric_tails
 from analysis.overlap.stratified import stratified_tails
 from analysis.overlap.tails import ALTERNATIVES, Tails
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from tests.circuitgraph.universes import STEADY
+from tests.circuitgraph.graph.universes import STEADY
 
 Pmf = dict[int, Fraction]
 

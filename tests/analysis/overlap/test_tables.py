@@ -18,12 +18,13 @@ from analysis.overlap.levels import LEVELS
 from analysis.overlap.matrices import cluster, overlap_matrix
 from analysis.overlap.stratified import stratified_tails
 from analysis.overlap.tables import NULLS, overlap_table, overlap_tests
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, GraphMismatchError, UnknownNameError
-from circuitgraph.graph import build_graph
-from circuitgraph.universe import Universe, node_kind, node_layer
+from circuitgraph.graph.build import build_graph
+from circuitgraph.graph.node_names import node_kind, node_layer
+from circuitgraph.graph.universe import Universe
 from tests.analysis.random_circuits import crowded_circuit
-from tests.circuitgraph.universes import STEADY, Kept, kept_edges
+from tests.circuitgraph.graph.universes import STEADY, Kept, kept_edges
 
 TINY = Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
 

@@ -10,7 +10,7 @@ import networkx as nx
 import pytest
 
 from analysis.query.found import find
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from tests.analysis.small_circuits import UNIVERSES, hand_circuit, random_circuit
 

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from scipy.stats import hypergeom
 
-from analysis import compare_regimes
+from analysis import compare_regimes, write_comparison
 from analysis.drawing.membership import membership_to_dot
 from analysis.drawing.render import render
 from analysis.regimes.case_study import case_study_latex, case_study_markdown, case_study_table
 from analysis.regimes.circuits import regime_circuits
 from analysis.regimes.differences import edge_differences, module_differences
 from analysis.regimes.overlaps import pairwise_overlap, within_and_across
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
 from tests.analysis.small_circuits import UNIVERSES
 
@@ -195,7 +195,7 @@ class TestDrawings:
 class TestWhole:
     def test_everything_is_written(self, tmp_path):
         found = compare_regimes(made(2), metrics(), n_samples=9)
-        assert found.write(tmp_path / "out") == []
+        assert write_comparison(found, tmp_path / "out") == []
         report = (tmp_path / "out" / "report.md").read_text()
         assert "not a test that was passed" in report and "smallest possible p is 0.5" in report
         for link in report.split("](<")[1:]:
@@ -205,7 +205,7 @@ class TestWhole:
         assert Circuit.load(tmp_path / "out" / "drawings" / "shared.json") == found.shared
 
     def test_hostile_regimes(self, tmp_path):
-        compare_regimes(made(1, (HOSTILE, "b")), metrics((HOSTILE, "b")), n_samples=0).write(tmp_path)
+        write_comparison(compare_regimes(made(1, (HOSTILE, "b")), metrics((HOSTILE, "b")), n_samples=0), tmp_path)
         report = (tmp_path / "report.md").read_text()
         assert report.count("<script") == report.count("\\<script") > 0  # Markdown shows an escaped one as it is
         assert report.splitlines()[2].startswith("Circuits of two regimes share on average 0.")

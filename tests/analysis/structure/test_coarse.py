@@ -14,10 +14,10 @@ from analysis.overlap.degree_preserving import ROUNDS, EdgeSet, trade
 from analysis.structure.coarse import coarse_graph
 from analysis.structure.communities import communities
 from analysis.structure.motifs import motifs
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.graph import build_graph
-from circuitgraph.universe import node_kind, node_layer
+from circuitgraph.graph.build import build_graph
+from circuitgraph.graph.node_names import node_kind, node_layer
 from tests.analysis.small_circuits import UNIVERSES, hand_circuit, random_circuit
 
 NAMES = [name for name in UNIVERSES if name != "hand"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from analysis.structure.cuts import minimum_edge_cut, minimum_node_cut
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from tests.analysis.small_circuits import UNIVERSES, hand_circuit, random_circuit
 

@@ -11,9 +11,9 @@ import pytest
 from analysis.structure.betweenness import betweenness
 from analysis.structure.composition import composition, composition_counts
 from analysis.structure.hubs import hubs, reachability
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import UnknownNameError
-from circuitgraph.graph import build_graph
+from circuitgraph.graph.build import build_graph
 from tests.analysis.small_circuits import UNIVERSES, hand_circuit, random_circuit
 
 NAMES = [name for name in UNIVERSES if name != "hand"]

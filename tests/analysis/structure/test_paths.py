@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from analysis.structure.paths import count_paths, path_counts, strongest_paths
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from tests.analysis.small_circuits import UNIVERSES, hand_circuit, random_circuit
 

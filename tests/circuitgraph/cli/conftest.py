@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from circuitgraph.cli import main
-from tests.pruning.tiny_tokenizers import word_tokenizer
+from tests.pruning.prompts.tiny_tokenizers import word_tokenizer
 
 NAMES = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay")
 

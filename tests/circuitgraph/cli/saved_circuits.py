@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from circuitgraph.circuit import Circuit
-from circuitgraph.universe import Universe
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.graph.universe import Universe
 
 UNIVERSE = Universe(family="gpt2", n_layers=2, n_heads=2, n_kv_heads=2)
 ONE = {"input->a0.h1<v>": 3.0, "a0.h1->m1": 2.0, "m1->logits": 1.0, "input->m1": 0.5}

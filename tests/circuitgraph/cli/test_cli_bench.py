@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 
-from circuitgraph.universe import Universe
+from circuitgraph.graph.universe import Universe
 from pruning.bench import running
 from pruning.bench.memory import Measured
 from pruning.bench.settings import STAGES
 from pruning.bench.trained import save_trained
-from pruning.threads import threads
+from pruning.execution.threads import threads
 from tests.circuitgraph.cli.conftest import call
 
 UNIVERSE = Universe(family="llama", n_layers=2, n_heads=4, n_kv_heads=2)

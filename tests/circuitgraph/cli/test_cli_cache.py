@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from pruning.frozen_cache import keys
+from pruning.frozen import keys
 from tests.circuitgraph.cli.conftest import call
 
 pytestmark = pytest.mark.slow
@@ -117,7 +117,7 @@ class TestDiscover:
         assert list(tmp_path.iterdir()) == []
 
     def test_top_k(self, text_run, tmp_path):
-        from circuitgraph.circuit import Circuit
+        from circuitgraph.circuits.circuit import Circuit
 
         ended = call(*text_run, "--steps", 3, "--teacher-top-k", 5, "--out", tmp_path / "x")
         assert ended.code == 0, ended.err

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from circuitgraph import Circuit, compile_model, load_model
-from pruning.encoding import EncodedPairs
-from pruning.evaluation import evaluate as measure
-from pruning.evaluation import flat_row
+from pruning.evaluation.evaluate import evaluate as measure
+from pruning.evaluation.evaluate import flat_row
+from pruning.prompts.encoding import EncodedPairs
 from pruning.tasks import load_task
 from tests.circuitgraph.cli.conftest import call
 

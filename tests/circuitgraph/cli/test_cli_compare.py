@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
-from circuitgraph.circuit import Circuit
-from circuitgraph.universe import Universe
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.graph.universe import Universe
 from tests.circuitgraph.cli.conftest import call
 from tests.circuitgraph.cli.saved_circuits import save_all
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import OutputError, RenderingError, TrainingError
 from tests.circuitgraph.cli.conftest import TRACR, call
 
@@ -206,7 +206,7 @@ class TestRefusals:
         ],
     )
     def test_bad_input_is_refused_before_work_and_writes_nothing(self, tmp_path, monkeypatch, changed, said):
-        monkeypatch.setattr("pruning.train.Trainer.step", lambda *_: pytest.fail("training began"))
+        monkeypatch.setattr("pruning.methods.edge_pruning.train.Trainer.step", lambda *_: pytest.fail("training began"))
         ended = call(*TRACR, "--out", tmp_path / "x", *changed)
         assert ended.code == 2
         assert said in ended.err
@@ -229,7 +229,7 @@ def test_out_of_memory_says_what_the_run_was_to_hold(tmp_path, monkeypatch):
         given.update(how)
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
 
-    monkeypatch.setattr("pruning.discovery.discover", runs_out)
+    monkeypatch.setattr("pruning.runs.discover.discover", runs_out)
     ended = call(*TRACR, "--out", tmp_path / "x", "--cache-gib", 0.5)
     assert ended.code == 1
     assert "what the run was to hold" in ended.err and "activations" in ended.err.split("what the run was to hold")[1]
@@ -321,7 +321,7 @@ class TestFolder:
         def full(*_, **__):
             raise OutputError("cannot write: No space left on device")
 
-        monkeypatch.setattr("pruning.result_folder.write_atomically", full)
+        monkeypatch.setattr("pruning.runs.result_folder.write_atomically", full)
         ended = call(*text_run, "--out", tmp_path / "x", "--overwrite")
         assert ended.code != 0
         assert "No space left" in ended.err
@@ -344,7 +344,7 @@ class TestFolder:
 @pytest.mark.slow
 class TestEndedEarly:
     def stop_at(self, monkeypatch, step: int, error: BaseException) -> None:
-        from pruning.train import Trainer
+        from pruning.methods.edge_pruning.train import Trainer
 
         real = Trainer.step
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from circuitgraph.graph import build_graph
-from circuitgraph.universe import Universe
-from pruning.recipes import RECIPES
+from circuitgraph.graph.build import build_graph
+from circuitgraph.graph.universe import Universe
+from pruning.methods.edge_pruning.recipes import RECIPES
 from pruning.tasks import TaskDescription, task_names
 from tests.circuitgraph.cli.conftest import call
 

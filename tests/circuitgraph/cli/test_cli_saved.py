@@ -8,7 +8,7 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from tests.circuitgraph.cli.conftest import call
 from tests.circuitgraph.cli.saved_circuits import OTHER, save_all
 

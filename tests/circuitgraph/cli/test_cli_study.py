@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from circuitgraph.circuit import Circuit
+from circuitgraph.circuits.circuit import Circuit
 from tests.circuitgraph.cli.conftest import call
 
 pytestmark = pytest.mark.slow

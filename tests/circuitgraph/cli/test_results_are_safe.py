@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from circuitgraph.circuit import Circuit
-from pruning.verdicts import verdicts
+from circuitgraph.circuits.circuit import Circuit
+from pruning.runs.verdicts import verdicts
 from tests.circuitgraph.cli.conftest import TRACR, call
 from tests.circuitgraph.cli.test_cli_discover import FILES
 from tests.circuitgraph.cli.test_file_formats import complaints
@@ -59,7 +59,7 @@ def before(monkeypatch, name: str, *, error: Exception | None = None, at: int = 
 
 def test_a_judgement_that_fails_says_nothing_and_report_makes_it(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        before(patched, "pruning.discovery.verdicts", error=TypeError("no"), at=2)
+        before(patched, "pruning.runs.discover.verdicts", error=TypeError("no"), at=2)
         ended = call(*SMALL, "--out", tmp_path / "x")
     assert ended.code == 1 and missing(tmp_path / "x") == {"verdicts"}
     # Not what was judged before anything was measured, "measured on no prompts".
@@ -72,7 +72,7 @@ def test_a_judgement_that_fails_says_nothing_and_report_makes_it(tmp_path, monke
 
 
 class TestSignals:
-    @pytest.mark.parametrize("stage", ["circuitgraph.models.load_model", "pruning.stages.FrozenRuns"])
+    @pytest.mark.parametrize("stage", ["circuitgraph.models.load_model", "pruning.runs.stages.FrozenRuns"])
     def test_before_training_nothing_is_left(self, stage, tmp_path, monkeypatch):
         before(monkeypatch, stage)
         ended = call(*SMALL, "--out", tmp_path / "deep" / "x")
@@ -85,7 +85,7 @@ class TestSignals:
         [(2, 130, "the user"), (15, 143, "SIGTERM"), pytest.param(1, 129, "SIGHUP", marks=pytest.mark.full)],
     )
     def test_in_training_what_was_learnt_is_kept(self, number, code, said, tmp_path, monkeypatch):
-        before(monkeypatch, "pruning.train.target_at", at=8, number=number)
+        before(monkeypatch, "pruning.methods.edge_pruning.train.target_at", at=8, number=number)
         ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == code
         assert f"interrupted by {said} after 7 steps" in ended.err
@@ -97,7 +97,7 @@ class TestSignals:
         assert files(tmp_path) == {"x"}
 
     def test_while_edges_are_kept_there_is_a_circuit_all_the_same(self, tmp_path, monkeypatch):
-        before(monkeypatch, "pruning.stages.keep_faithful")
+        before(monkeypatch, "pruning.runs.stages.keep_faithful")
         ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 143
         assert (
@@ -108,7 +108,7 @@ class TestSignals:
 
     def test_in_evaluation_the_splits_before_it_are_kept_and_report_makes_the_rest(self, tmp_path, monkeypatch):
         with monkeypatch.context() as patched:
-            before(patched, "pruning.measuring.evaluate", at=2)
+            before(patched, "pruning.runs.measuring.evaluate", at=2)
             ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 143
         assert missing(tmp_path / "x") == {"evaluation:test", "effects", "drawings"}
@@ -141,7 +141,7 @@ class TestSignals:
         assert files(tmp_path / "x") == FILES
 
     def test_a_second_one_ends_at_once_and_says_what_is_there(self, tmp_path, monkeypatch):
-        before(monkeypatch, "pruning.measuring.evaluate", signals=1)
+        before(monkeypatch, "pruning.runs.measuring.evaluate", signals=1)
         before(monkeypatch, "analysis.figures.style.save_figure", signals=1)
         ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 143
@@ -176,7 +176,7 @@ class TestSignals:
 
 class TestFailures:
     def test_an_evaluation_that_fails(self, tmp_path, monkeypatch):
-        before(monkeypatch, "pruning.measuring.evaluate", error=IndexError("index out of range in self"))
+        before(monkeypatch, "pruning.runs.measuring.evaluate", error=IndexError("index out of range in self"))
         ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 1
         assert "Warning: missing: evaluation:validation: IndexError: index out of range in self" in ended.err
@@ -184,7 +184,7 @@ class TestFailures:
         assert files(tmp_path / "x") == FILES
 
     def test_a_step_that_fails_for_any_reason_keeps_those_before_it(self, tmp_path, monkeypatch):
-        before(monkeypatch, "pruning.train.target_at", at=8, error=RuntimeError("cuda went away"))
+        before(monkeypatch, "pruning.methods.edge_pruning.train.target_at", at=8, error=RuntimeError("cuda went away"))
         ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 1
         assert "after 7 steps: RuntimeError: cuda went away" in ended.err
@@ -214,7 +214,7 @@ class TestFailures:
 
 class TestReserved:
     def test_two_runs_into_one_folder(self, tmp_path):
-        from pruning.result_folder import ResultFolder
+        from pruning.runs.result_folder import ResultFolder
 
         with ResultFolder.opened(tmp_path / "x"):
             ended = call(*SMALL, "--out", tmp_path / "x")
@@ -255,7 +255,7 @@ class TestPython:
         compiled = compile_model(load_model("tracr:xproportion"), embeddings="split", verify=False)
         task = load_task("tracr-xproportion", compiled.tokenizer, options={"max_length": 3})
         recipe = recipe_named("tracr").changed(steps=2, target_sparsity=0.5)
-        before(monkeypatch, "pruning.measuring.evaluate", at=2, error=RuntimeError("no"))
+        before(monkeypatch, "pruning.runs.measuring.evaluate", at=2, error=RuntimeError("no"))
         with pytest.warns(IncompleteResultWarning, match="evaluation:test: RuntimeError: no.*circuitgraph report"):
             found = discover(compiled, task, recipe, n_random=0, out=tmp_path / "x")
         assert list(found.missing) == ["evaluation:test"] and set(found.metrics["splits"]) == {"validation"}

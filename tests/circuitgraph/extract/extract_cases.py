@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from circuitgraph.batch import TokenBatch
-from circuitgraph.circuit import Circuit
-from circuitgraph.compile import CompiledModel
-from circuitgraph.extract import ExtractedCircuit
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.extract import ExtractedCircuit, extract_circuit
 from circuitgraph.forward.reference import AblationValues
-from tests.circuitgraph.oracle_cases import pair_of_batches
+from tests.oracles.cases import pair_of_batches
 
 CONSTANT = ("zero", "mean", "mean-positional", "optimal")
 
@@ -87,7 +87,7 @@ class Bench:
             return self.compiled.masked(gates, self.batch, values).logits
 
     def extracted(self, circuit: Circuit, values: AblationValues) -> ExtractedCircuit:
-        return circuit.extract(self.compiled, values=values, verify=False)
+        return extract_circuit(circuit, self.compiled, values=values, verify=False)
 
     def everywhere(self, module: ExtractedCircuit) -> Tensor:
         """The module's logits at all positions, of which the real tokens' are taken `[asked d_vocab]`."""

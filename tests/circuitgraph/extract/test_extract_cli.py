@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from circuitgraph import Circuit, compile_model, load_model
-from circuitgraph.extract import load_extracted
+from circuitgraph.extract import extract_circuit, load_extracted
 from circuitgraph.tracr import ground_truth_edges
 from tests.circuitgraph.cli.conftest import call
 
@@ -86,7 +86,7 @@ def test_means_are_over_the_training_prompts(saved: Path, tmp_path: Path) -> Non
     compiled = compile_model(loaded, embeddings="split")
     train = load_task("tracr-reverse", loaded.tokenizer).splits["train"]
     values = compiled.ablation_values("mean", [train.batch(range(len(train))).clean])
-    module = Circuit.load(saved).extract(compiled, values=values)
+    module = extract_circuit(Circuit.load(saved), compiled, values=values)
     ids = train.batch(range(5)).clean.input_ids
     with torch.no_grad():
         torch.testing.assert_close(load_extracted(tmp_path / "small")(ids), module(ids), atol=1e-5, rtol=1e-5)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitgraph.compile import CompiledModel
-from tests.circuitgraph import oracle_definition as oracle
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.extract import extract_circuit
 from tests.circuitgraph.extract.extract_cases import CONSTANT, Bench, circuit_of
-from tests.circuitgraph.oracle_cases import CASES, ModelMakers, in_parallel
-from tests.circuitgraph.situations import BothWays, Situation
+from tests.circuitgraph.forward.situations import BothWays, Situation
+from tests.oracles import definition as oracle
+from tests.oracles.cases import CASES, ModelMakers, in_parallel
 
 # Sums of a few dozen float64 terms in another order, through a few layers of norms; 1e-14 is seen.
 EXACT = 1e-11
@@ -91,7 +92,7 @@ def test_logits_equal_the_definition(case: str, ablation: str, tiny_gpt2, tiny_l
             compiled, oracle.plain_model(compiled.model), Situation("ones", 0, 0, ablation, side, lengths, 2, seed)
         )
         batch = both.batches[0]
-        module = circuit.extract(compiled, values=both.values(), verify=False)
+        module = extract_circuit(circuit, compiled, values=both.values(), verify=False)
         with torch.no_grad():
             ours = module(batch.input_ids, batch.attention_mask, at=batch.predict_index)
         wanted = both.definition(torch.from_numpy(circuit.mask).double())
@@ -117,7 +118,7 @@ def test_float32_rounds_no_worse_than_the_definition_does(case: str, ablation: s
         noise = (narrow.definition(gates.float()).double() - truth).abs().max()
         batch = both.batches[0]
         with torch.no_grad():
-            ours = circuit.extract(compiled, values=both.values())(
+            ours = extract_circuit(circuit, compiled, values=both.values())(
                 batch.input_ids, batch.attention_mask, at=batch.predict_index
             )
         assert ours.dtype == torch.float32
@@ -135,7 +136,7 @@ def test_bfloat16_is_as_near_as_the_masked_run(case: str, tiny_gpt2, tiny_llama)
     values = coarse.values("mean")
     theirs = coarse.masked(circuit, values).double()
     with torch.no_grad():
-        ours = coarse.everywhere(circuit.extract(narrow, values=values))
+        ours = coarse.everywhere(extract_circuit(circuit, narrow, values=values))
     assert ours.dtype == torch.bfloat16
 
     def error(logits: torch.Tensor) -> torch.Tensor:
@@ -163,7 +164,8 @@ def test_a_shipped_program_runs_as_its_circuit() -> None:
 
     loaded = load_model("tracr:reverse")
     compiled = compile_model(loaded, embeddings="split")
-    small = Circuit.from_edges(compiled.universe, ground_truth_edges("reverse"), ablation="zero").extract(compiled)
+    circuit = Circuit.from_edges(compiled.universe, ground_truth_edges("reverse"), ablation="zero")
+    small = extract_circuit(circuit, compiled)
     ids = torch.tensor([loaded.tokenizer.encode_tokens(["3", "1", "2", "2"])])
     with torch.no_grad():
         best = small(ids)[0, 1:].argmax(-1)

@@ -7,7 +7,7 @@ import torch
 
 from circuitgraph.transfer import to_device
 from tests.circuitgraph.extract.extract_cases import Bench, circuit_of
-from tests.circuitgraph.oracle_cases import ModelMakers
+from tests.oracles.cases import ModelMakers
 from tests.pretend_device import DEVICE, Elsewhere, PretendDevice
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from circuitgraph.circuit import Circuit
-from circuitgraph.compile import CompiledModel, compile_model
-from circuitgraph.extract import ExtractedCircuit
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.extract import ExtractedCircuit, extract_circuit
 from circuitgraph.extract.layout import ReadLayout
 from circuitgraph.extract.parts import Read, Stream
 from tests.circuitgraph.extract.extract_cases import Bench, circuit_of
-from tests.circuitgraph.oracle_cases import ModelMakers
+from tests.oracles.cases import ModelMakers
 
 # A tiny GPT-2: 2 layers of 3 heads of width 4, d_model 12, 29 tokens, 16 positions, MLPs of width 48.
 D, D_HEAD, TABLES = 12, 4, (29 + 16) * 12
@@ -261,7 +262,7 @@ def test_it_says_what_it_is(gpt2: CompiledModel) -> None:
 
 def test_the_global_random_state_is_left_alone(gpt2: CompiledModel) -> None:
     before = torch.random.get_rng_state()
-    circuit_of(gpt2, 0.4, 2, "zero").extract(gpt2)
+    extract_circuit(circuit_of(gpt2, 0.4, 2, "zero"), gpt2)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from circuitgraph.circuit import Circuit
-from circuitgraph.compile import CompiledModel, compile_model
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, GraphMismatchError, ParityError, UnknownNameError
-from circuitgraph.extract import parts
-from circuitgraph.universe import Universe
+from circuitgraph.extract import extract_circuit, parts
+from circuitgraph.graph.universe import Universe
 from tests.circuitgraph.extract.extract_cases import Bench, circuit_of
 
 
@@ -27,17 +28,17 @@ def test_counterfactuals_are_no_constants(compiled: CompiledModel, asked: str | 
     if asked is not None:
         values = compiled.run_with_values(Bench(compiled).batch)[1]
     with pytest.raises(ConfigurationError) as caught:
-        circuit.extract(compiled, values=values)
+        extract_circuit(circuit, compiled, values=values)
     said = str(caught.value)
     assert "zero, mean, mean-positional, optimal" in said
     assert 'pruning.evaluate(compiled, circuit, pairs, ablation="mean")' in said
-    assert 'circuit.extract(compiled, values=compiled.ablation_values("mean", batches))' in said
+    assert 'extract_circuit(circuit, compiled, values=compiled.ablation_values("mean", batches))' in said
 
 
 def test_a_counterfactual_circuit_under_another_ablation(compiled: CompiledModel) -> None:
     bench = Bench(compiled)
     circuit, values = circuit_of(compiled, 0.5, 0, "counterfactual"), bench.values("mean")
-    module = circuit.extract(compiled, values=values)
+    module = extract_circuit(circuit, compiled, values=values)
     assert module.ablation == "mean"
     wanted = bench.masked(circuit, values)
     with torch.no_grad():
@@ -50,7 +51,7 @@ def test_a_counterfactual_circuit_under_another_ablation(compiled: CompiledModel
 )
 def test_values_that_are_missing(compiled: CompiledModel, ablation: str, said: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        circuit_of(compiled, 0.5, 0, ablation).extract(compiled)
+        extract_circuit(circuit_of(compiled, 0.5, 0, ablation), compiled)
     assert said in str(caught.value)
 
 
@@ -59,14 +60,14 @@ def test_values_that_do_not_fit(compiled: CompiledModel) -> None:
     values = bench.values("mean")
     prompts = compiled.run_with_values(bench.batch)[1].constant("mean")
     with pytest.raises(ConfigurationError, match="3 prompts, so they differ from prompt to prompt"):
-        circuit.extract(compiled, values=prompts)
+        extract_circuit(circuit, compiled, values=prompts)
     with pytest.raises(ConfigurationError, match=r"mlps must have the shape \[1, seq or 1, 12\]; got \[12\]"):
-        circuit.extract(compiled, values=replace(values, mlps=tuple(v[0, 0] for v in values.mlps)))
+        extract_circuit(circuit, compiled, values=replace(values, mlps=tuple(v[0, 0] for v in values.mlps)))
     with pytest.raises(ConfigurationError, match="expected 2 tensors of heads; got 1"):
-        circuit.extract(compiled, values=replace(values, heads=values.heads[:1]))
+        extract_circuit(circuit, compiled, values=replace(values, heads=values.heads[:1]))
     by_position = tuple(value.expand(-1, 3 + i, -1) for i, value in enumerate(values.mlps))
     with pytest.raises(ConfigurationError, match=r"one number of positions; got \[3, 4\]"):
-        circuit.extract(compiled, values=replace(values, mlps=by_position))
+        extract_circuit(circuit, compiled, values=replace(values, mlps=by_position))
 
 
 def test_names_and_graphs(compiled: CompiledModel) -> None:
@@ -75,14 +76,15 @@ def test_names_and_graphs(compiled: CompiledModel) -> None:
     other = Universe(family="gpt2", n_layers=2, n_heads=3, n_kv_heads=3, qkv="joint")
     stranger = Circuit.from_edges(other, ["input->logits"], ablation="zero")
     with pytest.raises(GraphMismatchError, match="qkv: 'joint' against 'split'"):
-        stranger.extract(compiled)
+        extract_circuit(stranger, compiled)
     # A model that is not compiled is compiled with the circuit's own choices.
-    assert stranger.extract(compiled.model).layout.universe == other
+    assert extract_circuit(stranger, compiled.model).layout.universe == other
 
 
 def test_prompts_of_another_length_than_the_constants(compiled: CompiledModel) -> None:
     bench = Bench(compiled, side="none")
-    module = circuit_of(compiled, 0.5, 0, "mean-positional").extract(compiled, values=bench.values("mean-positional"))
+    circuit, values = circuit_of(compiled, 0.5, 0, "mean-positional"), bench.values("mean-positional")
+    module = extract_circuit(circuit, compiled, values=values)
     with pytest.raises(ConfigurationError, match="for prompts of 4 tokens; got 3"):
         module(torch.zeros(1, 3, dtype=torch.int64))
 
@@ -91,6 +93,6 @@ def test_a_module_that_says_something_else_is_refused(compiled: CompiledModel, m
     """As it would in a family whose attention does what extraction does not know of."""
     circuit, attend = circuit_of(compiled, 0.7, 0, "zero"), parts.attend
     monkeypatch.setattr(parts, "attend", lambda *a, scale, **k: attend(*a, scale=1.5 * scale, **k))
-    circuit.extract(compiled, verify=False)
+    extract_circuit(circuit, compiled, verify=False)
     with pytest.raises(ParityError, match="differs from the masked run"):
-        circuit.extract(compiled)
+        extract_circuit(circuit, compiled)

@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from circuitgraph.compile import CompiledModel, compile_model
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import CircuitFormatError, OutputError, UnsupportedModelError
 from circuitgraph.extract import ExtractedCircuit, load_extracted, save_extracted, saving
 from circuitgraph.extract.layout import CircuitLayout
 from tests.circuitgraph.extract.extract_cases import Bench, circuit_of
-from tests.circuitgraph.oracle_cases import CASES, ModelMakers
+from tests.oracles.cases import CASES, ModelMakers
 
 
 def some(compiled: CompiledModel, ablation: str = "mean", share: float = 0.4) -> tuple[ExtractedCircuit, Bench]:

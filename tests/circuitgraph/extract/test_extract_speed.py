@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from circuitgraph.compile import CompiledModel, compile_model
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.extract import measure_speed_up, speed
+from circuitgraph.extract import extract_circuit, measure_speed_up, speed
 from tests.circuitgraph.extract.extract_cases import Bench, circuit_of
 
 
@@ -24,7 +25,7 @@ def compiled(tiny_gpt2) -> CompiledModel:
 def test_medians_of_turns_by_a_clock_of_our_own(compiled: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each turn takes the model 3, 30 or 300 seconds, the circuit 1, 2 or 50; two turns before are not counted."""
     bench = Bench(compiled)
-    module = circuit_of(compiled, 0.5, 0, "zero").extract(compiled)
+    module = extract_circuit(circuit_of(compiled, 0.5, 0, "zero"), compiled)
     calls: list[str] = []
 
     def counted(name: str, forward: Callable[..., object]) -> Callable[..., object]:
@@ -52,14 +53,15 @@ def test_medians_of_turns_by_a_clock_of_our_own(compiled: CompiledModel, monkeyp
 
 def test_the_model_stays_as_it_was(compiled: CompiledModel) -> None:
     compiled.model.train()
-    measure_speed_up(circuit_of(compiled, 0.5, 0, "zero").extract(compiled), compiled, Bench(compiled).batch, repeats=1)
+    small = extract_circuit(circuit_of(compiled, 0.5, 0, "zero"), compiled)
+    measure_speed_up(small, compiled, Bench(compiled).batch, repeats=1)
     assert compiled.model.training
     compiled.model.eval()
     assert all(weight.requires_grad and weight.grad is None for weight in compiled.model.parameters())
 
 
 def test_refusals(compiled: CompiledModel) -> None:
-    module, batch = circuit_of(compiled, 0.5, 0, "zero").extract(compiled), Bench(compiled).batch
+    module, batch = extract_circuit(circuit_of(compiled, 0.5, 0, "zero"), compiled), Bench(compiled).batch
     with pytest.raises(ConfigurationError, match="at least 1; got 0"):
         measure_speed_up(module, compiled, batch, repeats=0)
     with pytest.raises(ConfigurationError, match="the circuit is on meta and the model on cpu"):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from circuitgraph.batch import TokenBatch
-from circuitgraph.compile import CompiledModel, compile_model
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.models import load_model
 from circuitgraph.tracr.ground_truth import ground_truth_edges
 

@@ -14,7 +14,7 @@ import torch
 from pruning.bench import memory
 from pruning.bench.memory import CpuMeter, measure_in_subprocess, measure_stage, meter_for, settle
 from pruning.bench.settings import BenchSettings
-from tests.pruning.tiny_tokenizers import word_tokenizer
+from tests.pruning.prompts.tiny_tokenizers import word_tokenizer
 
 MIB = 1 << 20
 linux = pytest.mark.skipif(not CpuMeter().resettable, reason="the system cannot forget a peak")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from circuitgraph.compile import compile_model
+from circuitgraph.compiled.compile import compile_model
 from circuitgraph.errors import ConfigurationError
-from pruning.bench.prompts import ioi_prompts, make_prompts, random_prompts, share_reached
+from pruning.bench.prompts import ioi_prompts, make_prompts, random_prompts
 from pruning.bench.settings import BenchSettings
-from pruning.encoding import EncodedPairs
+from pruning.prompts.encoding import EncodedPairs
+from pruning.prompts.reached import share_reached
 from pruning.tasks.ioi import OBJECTS, PLACES, TEMPLATES
 from pruning.tasks.names import NAMES
-from tests.pruning.tiny_tokenizers import word_tokenizer
+from tests.pruning.prompts.tiny_tokenizers import word_tokenizer
 
 
 @pytest.fixture(scope="module")

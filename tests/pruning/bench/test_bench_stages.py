@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuitgraph.compile import CompiledModel, compile_model
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.graph.universe import Universe
 from circuitgraph.models import LoadedModel
-from circuitgraph.universe import Universe
 from pruning.bench.models import random_model
 from pruning.bench.prompts import BenchPrompts, random_prompts
 from pruning.bench.settings import BenchSettings
@@ -27,8 +28,8 @@ from pruning.bench.stages import (
     start_alpha,
 )
 from pruning.bench.trained import TrainedGates, save_trained
-from pruning.frozen_runs import FrozenRuns
-from tests.pruning.small_prompts import GlobalRandomState
+from pruning.frozen.runs import FrozenRuns
+from tests.pruning.prompts.small_prompts import GlobalRandomState
 
 UNIVERSES = (
     Universe(family="gpt2", n_layers=3, n_heads=4, n_kv_heads=4),
@@ -195,7 +196,7 @@ def test_forward_is_the_plain_models_without_gradients(compiled, monkeypatch):
 
 def test_a_loaded_model_asks_for_no_gradients(tmp_path, tiny_llama):
     from pruning.bench.models import load
-    from tests.pruning.tiny_tokenizers import word_tokenizer
+    from tests.pruning.prompts.tiny_tokenizers import word_tokenizer
 
     tiny_llama().save_pretrained(tmp_path)
     word_tokenizer(["a b"]).save_pretrained(tmp_path)
@@ -258,7 +259,7 @@ def _wide():
 
 def test_evaluation_runs_the_circuit_without_gradients(compiled, frozen, monkeypatch):
     import pruning.bench.stages as stages
-    from circuitgraph.circuit import Circuit
+    from circuitgraph.circuits.circuit import Circuit
 
     seen: list[tuple[Tensor, Tensor]] = []
     score = stages.score_prompts

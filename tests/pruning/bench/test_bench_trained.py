@@ -12,7 +12,7 @@ from circuitgraph.errors import ConfigurationError
 from pruning.bench import trained
 from pruning.bench.settings import BenchSettings
 from pruning.bench.trained import file_of, read_trained, save_trained, why_none
-from tests.pruning.test_budget import mean_gate
+from tests.pruning.methods.edge_pruning.test_budget import mean_gate
 
 N = 400
 
@@ -90,7 +90,7 @@ def test_files_that_come_along(tmp_path, monkeypatch):
 
 def test_the_files_in_the_package_fit_their_models():
     """Whatever files are there, they are whole, and nearly as sparse as their names say."""
-    from circuitgraph.universe import Universe
+    from circuitgraph.graph.universe import Universe
 
     universes = {
         "smollm2-135m": Universe(family="llama", n_layers=30, n_heads=9, n_kv_heads=3),

@@ -1,0 +1,37 @@
+"""From a model's sizes and the user's choices to its universe."""
+
+from __future__ import annotations
+
+from circuitgraph.architectures.family import Family, ModelShape
+from circuitgraph.errors import ConfigurationError
+from circuitgraph.graph.universe import Universe
+
+
+def universe_of(
+    family: Family,
+    shape: ModelShape,
+    *,
+    embeddings: str = "joint",
+    kv_heads: str = "native",
+    qkv: str = "split",
+) -> Universe:
+    """The universe of a model's sizes and the user's choices.
+
+    Raises:
+        ConfigurationError: The choices do not fit the model.
+    """
+    if embeddings == "split" and not shape.learned_positions:
+        raise ConfigurationError(
+            f"embeddings='split' needs learned position embeddings, which {family.name} models do not have; "
+            "use embeddings='joint'"
+        )
+    return Universe(
+        family=family.name,
+        block_order=shape.block_order,
+        n_layers=shape.n_layers,
+        n_heads=shape.n_heads,
+        n_kv_heads=shape.n_kv_heads,
+        embeddings=embeddings,
+        kv_heads=kv_heads,
+        qkv=qkv,
+    )

@@ -1,0 +1,1 @@
+"""What was found: circuits, their files and where they come from."""

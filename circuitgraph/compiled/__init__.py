@@ -1,0 +1,1 @@
+"""A model as it runs under gates: compiled, checked against itself, and known again."""

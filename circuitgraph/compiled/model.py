@@ -1,0 +1,255 @@
+"""The compiled model: a model, its universe, its gates, and the means to run it.
+
+It holds the user's model by reference and never changes it: no hooks, no changed `requires_grad` or mode, no copied
+weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import networkx as nx
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from circuitgraph.architectures import Family, ModelShape
+from circuitgraph.architectures.family import BoundModel
+from circuitgraph.batch import TokenBatch
+from circuitgraph.compiled.binding import Binding
+from circuitgraph.compiled.identity import weights_checksum
+from circuitgraph.compiled.kernels import settle_kernels
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.forward.ablation_values import AblationValues
+from circuitgraph.forward.engine.choose import cpu_kernels
+from circuitgraph.forward.masked import FixedPlan, MaskedPass, fixed_pass, masked_pass
+from circuitgraph.forward.reference import mean_values, read_again, reference_run, zero_values
+from circuitgraph.forward.stream.workspace import Workspace
+from circuitgraph.graph.build import build_graph
+from circuitgraph.graph.gate_map import GateMap
+from circuitgraph.graph.universe import Universe
+from circuitgraph.torch_state import in_settled_state
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class CompiledModel:
+    """A model, its universe, and the map from edges to gates.
+
+    Attributes:
+        model: The user's model, untouched.
+        tokenizer: Its tokenizer, if it was loaded with one.
+        name: What the model was called.
+        revision: Its version, if known.
+        config_hash: Hash of its config.
+        family: Its family.
+        shape: Its sizes.
+        universe: What fixes which edges exist.
+        gate_map: Which gate each edge has; changed by `with_graph`.
+        kernels: How MLPs multiply: `plain`, `direct` or `packed`; see `compile_model`.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    revision: str | None
+    config_hash: str
+    family: Family
+    shape: ModelShape
+    universe: Universe
+    gate_map: GateMap
+    kernels: str = "plain"
+    _binding: Binding = field(repr=False)
+    _workspace: Workspace = field(default_factory=Workspace, repr=False)
+
+    def __repr__(self) -> str:
+        universe, edits = self.universe, self.gate_map.edits
+        choices = f"embeddings={universe.embeddings}, kv_heads={universe.kv_heads}, qkv={universe.qkv}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        edited = ", ".join(f"{edits[how]:,} {how}" for how in ("removed", "frozen", "tied") if edits.get(how)) or "none"
+        return (
+            f"CompiledModel of {self.name} ({universe.family}): {universe.n_layers} layers, {universe.n_heads} heads a "
+            f"layer\n"
+            f"  graph: {universe.n_edges:,} edges, {universe.n_writers:,} writers, {universe.n_readers:,} readers "
+            f"({choices})\n"
+            f"  runs: {dtype} on {self.device}, kernels={self.kernels}\n"
+            f"  edges edited: {edited}"
+        )
+
+    def _repr_html_(self) -> str:
+        from circuitgraph.compiled.card import model_card
+
+        return model_card(self.name, self.revision, self.gate_map)
+
+    @property
+    def graph(self) -> nx.DiGraph:
+        """The computation graph, freshly built; edit it and hand it to `with_graph`."""
+        return build_graph(self.universe, self.identity)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """Which model this is, as kept in graphs and circuits; the weights as they are now."""
+        return {
+            "model": self.name,
+            "revision": self.revision,
+            "config_hash": self.config_hash,
+            "weights": weights_checksum(self.model),
+        }
+
+    def with_graph(self, graph: nx.DiGraph) -> CompiledModel:
+        """Take an edited copy of `graph` back: removed, frozen and tied edges.
+
+        Args:
+            graph: A copy of `self.graph` with edges removed, `frozen=True` set, or `mask` values made equal.
+
+        Returns:
+            The same model with another map from edges to gates.
+
+        Raises:
+            GraphEditError: The graph has something that the universe lacks.
+        """
+        return replace(self, gate_map=GateMap.from_graph(self.universe, graph))
+
+    def with_kernels(self, kernels: str) -> CompiledModel:
+        """The same model with another way to multiply by its MLPs' weights.
+
+        Args:
+            kernels: `plain`, `direct`, `packed` or `auto`; see `compile_model`.
+
+        Raises:
+            ConfigurationError: Direct products or packed weights are asked for, and not possible.
+            UnknownNameError: No such choice.
+        """
+        return replace(self, kernels=settle_kernels(kernels, self.shape, self.model), _binding=self._binding.apart())
+
+    def with_own_buffers(self) -> CompiledModel:
+        """The same model, its weights bound once for both, with buffers of its own for masked passes."""
+        return replace(self, _workspace=Workspace())
+
+    @property
+    def bound(self) -> BoundModel:
+        """The model's weights in the form of the forward pass.
+
+        Bound again when the model was moved or cast, or a module, weight or buffer of it was replaced; packed again
+        also when weights were changed in place. What `compile_model` refuses is refused here too.
+
+        Raises:
+            UnsupportedModelError: The model is no longer what its config describes, or its config is another than it
+                was compiled with.
+        """
+        return self._binding.bound(self.kernels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's number format."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def uses_cpu_kernels(self) -> bool:
+        """Whether masked passes are done by the CPU's kernels, see `circuitgraph.forward.engine.choose`."""
+        return cpu_kernels(torch.empty(0, dtype=self.dtype, device=self.device)) is not None
+
+    @in_settled_state
+    def logits(self, batch: TokenBatch) -> Float[Tensor, "asked d_vocab"]:
+        """The full model's logits at the asked positions."""
+        return reference_run(self.bound, self.shape, batch, keep=False)[0]
+
+    @in_settled_state
+    def run_with_values(self, batch: TokenBatch) -> tuple[Float[Tensor, "asked d_vocab"], AblationValues]:
+        """The full model's logits, and what every writer says."""
+        logits, values = reference_run(self.bound, self.shape, batch)
+        assert values is not None
+        return logits, values
+
+    @in_settled_state
+    def whole_values(self, values: AblationValues) -> AblationValues:
+        """Ablation values with all that `AblationValues.only_said` left out filled in again.
+
+        Args:
+            values: Of a run, whole or not, or constants.
+        """
+        return values if values.attention else read_again(self.bound, values)
+
+    @in_settled_state
+    def ablation_values(self, ablation: str, batches: Iterable[TokenBatch] = ()) -> AblationValues:
+        """Ablation values that do not depend on the prompt.
+
+        Args:
+            ablation: `zero`, `mean` or `mean-positional`.
+            batches: The data set that means are taken over.
+
+        Raises:
+            UnknownNameError: No such ablation.
+            ConfigurationError: No data to average over, or unequal lengths for means per position.
+        """
+        if ablation == "zero":
+            return zero_values(self.bound, self.shape, next(self.model.parameters()))
+        if ablation in ("mean", "mean-positional"):
+            return mean_values(self.bound, self.shape, batches, per_position=ablation == "mean-positional")
+        raise UnknownNameError.of("constant ablation", ablation, ("zero", "mean", "mean-positional"))
+
+    @in_settled_state
+    def masked(
+        self,
+        gates: Float[Tensor, " edge"],
+        batch: TokenBatch,
+        values: AblationValues,
+        *,
+        wanted: Bool[Tensor, " edge"] | None = None,
+        recompute: bool = False,
+    ) -> MaskedPass:
+        """Run the model with every edge gated.
+
+        Args:
+            gates: One gate an edge of the universe; 1 keeps it, 0 ablates it.
+            batch: Prompts.
+            values: What ablated writers say: `run_with_values(corrupted)[1]`, or `ablation_values`. They know of which
+                kind they are.
+            wanted: Gates whose gradient is wanted; by default those strictly between 0 and 1.
+            recompute: Run MLPs once more in the backward pass instead of keeping what is inside them: less
+                memory, more time, the same numbers.
+
+        Returns:
+            Logits at the asked positions, and how much of the model ran.
+
+        Raises:
+            ConfigurationError: The gates are not one an edge, or the values are of another model or of other prompts.
+        """
+        if gates.shape != (self.universe.n_edges,):
+            raise ConfigurationError(
+                f"gates must have one entry for each of the universe's {self.universe.n_edges:,} edges; "
+                f"got shape {tuple(gates.shape)}"
+            )
+        return masked_pass(
+            self.bound, self.shape, self.universe, gates, batch, values,
+            wanted=wanted, workspace=self._workspace, recompute=recompute,
+        )  # fmt: skip
+
+    @in_settled_state
+    def masked_by_plan(
+        self,
+        gates: Float[Tensor, " edge"],
+        batch: TokenBatch,
+        values: AblationValues,
+        fixed: FixedPlan,
+        *,
+        first_differing: int = 0,
+        recompute: bool = False,
+    ) -> MaskedPass:
+        """Run the model, every edge gated, by a plan made beforehand; see `circuitgraph.forward.masked.fixed_pass`."""
+        return fixed_pass(
+            self.bound, self.shape, self.universe, gates, batch, values, fixed,
+            first_differing=first_differing, recompute=recompute,
+        )  # fmt: skip
+
+    def free_buffers(self) -> None:
+        """Give back the memory that masked passes keep from one to the next, and what torch keeps free on a GPU."""
+        self._workspace.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

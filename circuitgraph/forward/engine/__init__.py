@@ -1,0 +1,1 @@
+"""How the sums of a masked pass are computed on a device."""

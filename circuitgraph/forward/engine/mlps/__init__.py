@@ -1,0 +1,1 @@
+"""How the products of frozen MLPs are computed."""

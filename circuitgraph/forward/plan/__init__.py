@@ -1,0 +1,1 @@
+"""What of a masked pass has to run for given gates."""

@@ -1,0 +1,1 @@
+"""When things are computed: what readers see, and the way back."""

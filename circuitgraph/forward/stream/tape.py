@@ -1,0 +1,44 @@
+"""What the streams of one masked pass share."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitgraph.forward.stream.workspace import Workspace
+
+
+class Tape:
+    """What the streams of one pass share.
+
+    Args:
+        gates: All gates `[edge]`; 1 keeps an edge.
+        gates_host: The same on the host, float64.
+        wanted: Booleans `[edge]` on the host: gates whose gradient is wanted.
+        workspace: Where large buffers are kept between steps.
+        goes_back: Whether a backward pass may follow; without one, what readers saw is not kept.
+        fixed: Whether `gates_host` says only which gates may be open, and the gates themselves are read on the device:
+            then nothing that runs depends on their values, and every reader takes the direct sum.
+    """
+
+    def __init__(
+        self,
+        gates: Tensor,
+        gates_host: np.ndarray,
+        wanted: np.ndarray,
+        workspace: Workspace,
+        *,
+        goes_back: bool = True,
+        fixed: bool = False,
+    ) -> None:
+        self.gates, self.gates_host, self.wanted = gates, gates_host, wanted
+        self.goes_back, self.fixed = goes_back, fixed
+        self.finished = False
+        self.workspace = workspace if workspace.hand_to(self) else Workspace()
+        self.gradient = torch.zeros_like(gates)
+
+    def check_unfinished(self) -> None:
+        """Refuse a second way back, for the first has written over what it would need."""
+        if self.finished:
+            raise RuntimeError("a masked pass can be taken backward once; run the masked pass again")

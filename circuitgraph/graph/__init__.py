@@ -1,0 +1,1 @@
+"""What there is: the nodes and edges of a model as a graph, with the gate of each edge."""

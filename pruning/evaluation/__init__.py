@@ -1,0 +1,1 @@
+"""How well a circuit does what the model does: measures, intervals, baselines."""

@@ -1,0 +1,440 @@
+"""How faithful a circuit is: its outputs next to the full model's, and next to what chance would give.
+
+What is measured of each prompt is in `pruning.evaluation.scores`, how prompts are summed up in
+`pruning.evaluation.summary`, and how sure a mean is in `pruning.evaluation.intervals`.
+
+Roles, each a set of kept edges: the `circuit`; the `full` model, which is the model as it was loaded, whatever was
+edited; `empty` (no edge); the `complement` (all edges but the circuit's); `random` (the mean of random circuits of that
+size); `raw` (the circuit with its dangling edges).
+
+Where the model's graph was edited (`CompiledModel.with_graph`), removed edges are kept in no role but `full`, and
+frozen ones in every role, `empty` and `complement` as well; `edited` is then the most that a circuit of that graph
+could keep, all edges that were not removed. So what removing edges costs is the KL of `edited`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.errors import ConfigurationError, GraphMismatchError
+from circuitgraph.graph.liveness import effective_edges
+from circuitgraph.torch_state import with_gradients
+from pruning.evaluation.card import evaluation_card, metrics_line
+from pruning.evaluation.measured import Measured, measure_prompts
+from pruning.evaluation.random_circuits import random_circuit
+from pruning.evaluation.sampled import N_RANDOM_PROMPTS, sampled_prompts
+from pruning.evaluation.summary import difference_to, summary, summary_of_random, warn_of_undefined
+from pruning.prompts.encoding import EncodedPairs
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Evaluation:
+    """Figures for a circuit and for what it is compared with.
+
+    Attributes:
+        metrics: By role, then by metric, see `evaluate`.
+        examples: A row per prompt, for the circuit and the full model; a cell is missing where a prompt has no such
+            value, as without a wrong answer it has no `logit_diff`.
+    """
+
+    metrics: dict[str, dict[str, Any]]
+    examples: pd.DataFrame
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The metrics as a table, see `metrics_table`."""
+        return metrics_table(self.metrics)
+
+    def __repr__(self) -> str:
+        return f"<Evaluation: {metrics_line(self.metrics)}>"
+
+    def _repr_html_(self) -> str:
+        return evaluation_card(self.metrics)
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, Any]], *, intervals: bool = False) -> pd.DataFrame:
+    """Metrics by role as a table to look at.
+
+    Args:
+        metrics: By role, then by metric, as in `Evaluation.metrics`.
+        intervals: Whether each metric's bounds are there as well, as `METRIC_low` and `METRIC_high`.
+
+    Returns:
+        A row per role, in the order given, a column per metric (float64), NaN where a role lacks it.
+
+    Examples:
+        >>> table = metrics_table({"circuit": {"kl": 0.25}, "random": {"kl": 3.0, "kl_sd": None}})
+        >>> table["kl"].to_dict()
+        {'circuit': 0.25, 'random': 3.0}
+    """
+    rows = {role: flat_row(row, intervals=intervals) for role, row in metrics.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").astype(float)
+
+
+def flat_row(row: Mapping[str, Any], *, intervals: bool = False) -> dict[str, float | int | None]:
+    """A role's metrics without what lies inside them: differences, and intervals unless they are asked for.
+
+    Args:
+        row: A role's metrics.
+        intervals: Whether to add `METRIC_low` and `METRIC_high`, None where there is no interval.
+
+    Examples:
+        >>> flat_row({"kl": 0.25, "intervals": {"kl": [0.125, 0.5]}}, intervals=True)
+        {'kl': 0.25, 'kl_low': 0.125, 'kl_high': 0.5}
+    """
+    found = {name: value for name, value in row.items() if not isinstance(value, Mapping)}
+    for name, bounds in row.get("intervals", {}).items() if intervals else ():
+        found[f"{name}_low"], found[f"{name}_high"] = bounds or (None, None)
+    return found
+
+
+@with_gradients
+def evaluate(
+    compiled: CompiledModel,
+    circuit: Circuit,
+    pairs: EncodedPairs,
+    *,
+    ablation_data: EncodedPairs | None = None,
+    n_random: int = 10,
+    n_random_prompts: int | None = N_RANDOM_PROMPTS,
+    seed: int = 0,
+    batch_size: int = 16,
+    ablation: str | None = None,
+    raw_edges: np.ndarray | None = None,
+    tick: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure a circuit on prompts, next to the full model, nothing, its complement and random circuits.
+
+    Args:
+        compiled: The model.
+        circuit: The circuit.
+        pairs: The prompts.
+        ablation_data: The prompts that means are taken over; `pairs` by default.
+        n_random: How many random circuits of the same size a layer pair; 0 for none.
+        n_random_prompts: On how many prompts random circuits run, drawn once from `pairs`; all where there are not
+            more, and with None.
+        seed: Of the random circuits, and of the prompts that they run on.
+        batch_size: Prompts a batch; halved when memory runs out.
+        ablation: What cut edges carry; by default what the circuit was found with.
+        raw_edges: Flat indices of the edges kept before dangling ones were dropped, to be measured as role `raw`.
+        tick: Called with the number of runs done and of all, after every batch: one per prompt and set of edges.
+
+    Returns:
+        Metrics by role, and a row per prompt. A role has `n` (prompts; of `random` those that random circuits ran on,
+        of all others all), `n_edges` (kept, dangling ones not counted; of
+        `random` the mean, with `n_edges_min`, `n_edges_max` and the mean shortfall `n_missing`), `n_undefined` (prompts
+        with NaN or infinite logits, left out of every mean), the means of `pruning.evaluation.scores`, with `n_METRIC`
+        where fewer prompts have it than `n`, `intervals` (`METRIC: [low, high]`, 95 %, a bootstrap over prompts; None
+        of fewer than two), and, but for the circuit, `difference` (`METRIC: {mean, low, high}`, the circuit minus that
+        role, paired by prompt, on the prompts that both ran on).
+
+    Raises:
+        GraphMismatchError: The circuit is of another universe, or not of the model's edited graph.
+        ConfigurationError: No prompts, or random circuits on fewer than one.
+        PromptFormatError: Counterfactual ablation, and no prompt differs from its counterfactual in any token.
+
+    Warns:
+        UndefinedWarning: Prompts were left out because of NaN or infinite logits.
+    """
+    if not len(pairs):
+        raise ConfigurationError("there is nothing to evaluate on: the split has no prompts")
+    require_universe(compiled, circuit)
+    require_edits(compiled, circuit)
+    ablation = ablation or circuit.ablation
+    masks = _masks(compiled, circuit, raw_edges)
+    randoms = [random_circuit(circuit, seed=seed + index, gate_map=compiled.gate_map) for index in range(n_random)]
+    named = {f"random {index}": one.mask for index, one in enumerate(randoms)}
+    sample = sampled_prompts(len(pairs), n_random_prompts, seed)
+    measured = measure_prompts(
+        compiled,
+        {**masks, **named},
+        pairs,
+        ablation=ablation,
+        ablation_data=ablation_data,
+        batch_size=batch_size,
+        only_on=dict.fromkeys(named, sample),
+        tick=tick,
+    )
+    columns = {role: measured.columns[role] for role in ("full", *masks)}
+    metrics = {role: summary(scores, columns["full"]) for role, scores in columns.items()}
+    for role, mask in masks.items():
+        metrics[role]["n_edges"] = _n_edges(compiled, mask, ablation)
+        if role != "circuit":
+            metrics[role]["difference"] = difference_to(columns["circuit"], columns[role])
+    metrics["full"] |= {
+        "n_edges": compiled.universe.n_edges,
+        "difference": difference_to(columns["circuit"], columns["full"]),
+    }
+    if n_random:
+        found, together = summary_of_random([measured.columns[name] for name in named], measured.at("full", "random 0"))
+        metrics["random"] = {
+            **found,
+            **_sizes_of(compiled, randoms, ablation),
+            "difference": difference_to(measured.at("circuit", "random 0"), together),
+        }
+    warn_of_undefined(metrics, measured.undefined(), pairs.texts)
+    return Evaluation(metrics=metrics, examples=_examples(measured, pairs, compiled))
+
+
+def _masks(compiled: CompiledModel, circuit: Circuit, raw_edges: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The edges that each role keeps, as the graph was edited; without the full model and random circuits."""
+    gate_map = compiled.gate_map
+    masks = {"circuit": circuit.mask, "empty": np.zeros_like(circuit.mask), "complement": ~circuit.mask}
+    if gate_map.n_removed:
+        masks["edited"] = np.ones_like(circuit.mask)
+    if raw_edges is not None:
+        masks["raw"] = np.zeros_like(circuit.mask)
+        masks["raw"][raw_edges] = True
+    return {role: gate_map.settled(mask) for role, mask in masks.items()}
+
+
+def _n_edges(compiled: CompiledModel, mask: np.ndarray, ablation: str) -> int:
+    """How many edges a set keeps when it is run, dangling ones not counted."""
+    return int(effective_edges(compiled.universe, compiled.gate_map.settled(mask), ablation).sum())
+
+
+def _sizes_of(compiled: CompiledModel, randoms: list[Circuit], ablation: str) -> dict[str, float | int]:
+    sizes = [_n_edges(compiled, one.mask, ablation) for one in randoms]
+    missing = [one.provenance.get("missing", 0) for one in randoms]
+    return {
+        "n_edges": float(np.mean(sizes)),
+        "n_edges_min": min(sizes),
+        "n_edges_max": max(sizes),
+        "n_missing": float(np.mean(missing)),
+    }
+
+
+def require_universe(compiled: CompiledModel, circuit: Circuit, name: str = "the circuit's universe") -> None:
+    """Refuse a circuit of another universe than the model's.
+
+    Args:
+        compiled: The model.
+        circuit: The circuit.
+        name: What the message calls its universe.
+
+    Raises:
+        GraphMismatchError: They differ; the message says in what first.
+    """
+    difference = circuit.universe.first_difference(compiled.universe)
+    if difference is not None:
+        raise GraphMismatchError(
+            f"{name} is not the compiled model's: {difference}; compile the model with the "
+            "circuit's choices of embeddings, kv_heads and qkv"
+        )
+
+
+def require_edits(compiled: CompiledModel, circuit: Circuit, name: str = "the circuit") -> None:
+    """Refuse a circuit that the model's edited graph cannot be.
+
+    Args:
+        compiled: The model.
+        circuit: The circuit, of the model's universe.
+        name: What the message calls it.
+
+    Raises:
+        GraphMismatchError: It keeps edges that were removed from the graph, or cuts frozen ones that would not dangle.
+    """
+    settled = compiled.gate_map.settled(circuit.mask)
+    if settled is circuit.mask or np.array_equal(settled, circuit.mask):
+        return
+    removed = np.flatnonzero(circuit.mask & ~settled)
+    if len(removed):
+        raise GraphMismatchError(
+            f"{name} keeps {len(removed)} edges that were removed from the model's graph "
+            f"({_first_names(circuit, removed)}); measure it with the model that it was found with, or cut them first, "
+            "with circuit.without(...)"
+        )
+    frozen = np.flatnonzero(effective_edges(compiled.universe, settled, circuit.ablation) & ~circuit.mask)
+    if len(frozen):
+        raise GraphMismatchError(
+            f"{name} cuts {len(frozen)} edges that the model's graph keeps frozen ({_first_names(circuit, frozen)}); "
+            "measure it with the model that it was found with, or measure its mask, which is run with them"
+        )
+
+
+def _first_names(circuit: Circuit, edges: np.ndarray) -> str:
+    names = [circuit.universe.edge_name(int(edge)) for edge in edges[:3]]
+    return ", ".join(names) + (" …" if len(edges) > 3 else "")
+
+
+@with_gradients
+def evaluate_masks(
+    compiled: CompiledModel,
+    masks: Mapping[str, Circuit | np.ndarray],
+    pairs: EncodedPairs,
+    *,
+    ablation: str | None = None,
+    ablation_data: EncodedPairs | None = None,
+    batch_size: int = 16,
+    only_on: Mapping[str, np.ndarray] | None = None,
+    tick: Callable[[int, int], None] | None = None,
+    intervals: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Measure many circuits, or sets of kept edges, on the same prompts; what never changes is run once for all.
+
+    Args:
+        compiled: The model.
+        masks: By name, a circuit, or one boolean an edge of the universe, true where kept `[edge]`; the name `full`
+            is taken. Circuits have lost their dangling edges; a mask is run as it is, but for edges that were removed
+            from the model's graph, which are never kept, and frozen ones, which always are.
+        pairs: The prompts, at least one.
+        ablation: What cut edges carry; by default what the circuits were found with.
+        ablation_data: The prompts that means are taken over; `pairs` by default.
+        batch_size: Prompts a batch; halved when memory runs out.
+        only_on: By name of a set that is not to run on all prompts, the places of those that it runs on, rising; `n`
+            of its metrics is then their number.
+        tick: Called with the number of runs done and of all, after every batch: one per prompt and set.
+        intervals: Whether to bootstrap.
+
+    Returns:
+        Metrics by name as of `evaluate`, without differences; those of the full model as `full`. `metrics_table` makes
+        them a table.
+
+    Raises:
+        GraphMismatchError: A circuit is of another universe, or not of the model's edited graph.
+        ConfigurationError: No prompts, a mask that is not one boolean an edge, the name `full`, or no ablation where
+            the circuits have none in common.
+
+    Examples:
+        >>> from circuitgraph import compile_model, load_model
+        >>> from circuitgraph.tracr import ground_truth_edges
+        >>> from pruning import load_task
+        >>> compiled = compile_model(load_model("tracr:xproportion"), embeddings="split")
+        >>> inputs = load_task("tracr-xproportion", compiled.tokenizer, options={"max_length": 3}).split("test")
+        >>> truth = Circuit.from_edges(compiled.universe, ground_truth_edges("xproportion"), ablation="zero")
+        >>> measured = evaluate_masks(compiled, {"truth": truth, "rest": ~truth.mask}, inputs)
+        >>> metrics_table(measured)["accuracy"].round(2).to_dict()
+        {'full': 1.0, 'truth': 1.0, 'rest': 0.46}
+    """
+    measured = scores_of(
+        compiled, masks, pairs, ablation=ablation, ablation_data=ablation_data, batch_size=batch_size,
+        only_on=only_on, tick=tick,
+    )  # fmt: skip
+    return metrics_of_columns(compiled, measured, pairs, intervals=intervals)
+
+
+@with_gradients
+def scores_of(
+    compiled: CompiledModel,
+    masks: Mapping[str, Circuit | np.ndarray],
+    pairs: EncodedPairs,
+    *,
+    ablation: str | None = None,
+    ablation_data: EncodedPairs | None = None,
+    batch_size: int = 16,
+    only_on: Mapping[str, np.ndarray] | None = None,
+    tick: Callable[[int, int], None] | None = None,
+) -> Measured:
+    """Measure many circuits, or sets of kept edges, prompt by prompt; `evaluate_masks` without its means.
+
+    Args:
+        compiled: The model.
+        masks: As of `evaluate_masks`.
+        pairs: The prompts, at least one.
+        ablation: What cut edges carry; by default what the circuits were found with.
+        ablation_data: The prompts that means are taken over; `pairs` by default.
+        batch_size: Prompts run at once; halved when memory runs out.
+        only_on: As of `evaluate_masks`.
+        tick: As of `evaluate_masks`.
+
+    Returns:
+        Scores by name and measure, one per prompt that a set ran on.
+
+    Raises:
+        GraphMismatchError: A circuit is of another universe, or not of the model's edited graph.
+        ConfigurationError: As of `evaluate_masks`.
+    """
+    if not len(pairs):
+        raise ConfigurationError("there is nothing to evaluate on: the split has no prompts")
+    return measure_prompts(
+        compiled,
+        {name: _mask_of(compiled, name, one) for name, one in masks.items()},
+        pairs,
+        ablation=ablation or _common_ablation(masks),
+        ablation_data=ablation_data,
+        batch_size=batch_size,
+        only_on=only_on,
+        tick=tick,
+    )
+
+
+def metrics_of_columns(
+    compiled: CompiledModel, measured: Measured, pairs: EncodedPairs, *, intervals: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Sum up sets of kept edges, and warn of prompts that were left out.
+
+    Args:
+        compiled: The model that they ran in.
+        measured: Their scores.
+        pairs: The prompts, to be named.
+        intervals: Whether to bootstrap.
+
+    Returns:
+        Metrics by name as of `evaluate`, without differences.
+    """
+    found = {
+        name: summary(scores, measured.at("full", name), intervals=intervals)
+        for name, scores in measured.columns.items()
+    }
+    for name, mask in measured.masks.items():
+        found[name]["n_edges"] = _n_edges(compiled, mask, measured.ablation)
+    found["full"]["n_edges"] = compiled.universe.n_edges
+    warn_of_undefined(found, measured.undefined(), pairs.texts)
+    return found
+
+
+def _mask_of(compiled: CompiledModel, name: str, one: Circuit | np.ndarray) -> np.ndarray:
+    """The kept edges of a circuit, or of a mask that is one."""
+    if name == "full":
+        raise ConfigurationError("the name 'full' is that of the whole model, which is measured in any case")
+    if isinstance(one, Circuit):
+        require_universe(compiled, one, f"the universe of {name!r}")
+        require_edits(compiled, one, repr(name))
+        return one.mask
+    n_edges = compiled.universe.n_edges
+    if one.dtype != np.bool_ or one.shape != (n_edges,):
+        raise ConfigurationError(
+            f"{name!r}: expected a circuit, or one boolean for each of the universe's {n_edges:,} edges; "
+            f"got {one.dtype} of shape {one.shape}"
+        )
+    return one
+
+
+def _common_ablation(masks: Mapping[str, Circuit | np.ndarray]) -> str:
+    """What the cut edges of all circuits among them carry."""
+    found = {one.ablation for one in masks.values() if isinstance(one, Circuit)}
+    if len(found) != 1:
+        told = f"the circuits differ in it ({', '.join(sorted(found))})" if found else "masks do not say"
+        raise ConfigurationError(f"ablation: {told}; say what cut edges carry, with ablation=")
+    return found.pop()
+
+
+def _examples(measured: Measured, pairs: EncodedPairs, compiled: CompiledModel) -> pd.DataFrame:
+    columns = measured.columns
+
+    def tops(role: str) -> list[object]:
+        values, missing = measured.tops[role], np.isnan(columns[role]["exact_match"])
+        decode = getattr(compiled.tokenizer, "decode", None)
+        if values.dtype.kind == "f" or decode is None:
+            told = values.tolist()
+        else:
+            told = [decode([int(token)]) for token in values]
+        return [None if gone else one for one, gone in zip(told, missing, strict=True)]
+
+    frame: dict[str, object] = {"prompt": list(pairs.texts) if pairs.texts else [""] * len(pairs)}
+    frame["corrupted"] = list(pairs.corrupted_texts) if pairs.corrupted_texts else [""] * len(pairs)
+    frame["group"] = list(pairs.groups)
+    frame["full_top"], frame["circuit_top"] = tops("full"), tops("circuit")
+    for name, values in columns["circuit"].items():
+        frame[name] = values
+    for name in ("accuracy", "logit_diff"):
+        if name in columns["full"]:
+            frame[f"full_{name}"] = columns["full"][name]
+    return pd.DataFrame(frame)

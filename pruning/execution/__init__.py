@@ -1,0 +1,1 @@
+"""A batch of prompts under gates: losses and gradients."""

@@ -1,0 +1,220 @@
+"""A batch forward and backward: in parts where memory asks for it, side by side where that pays.
+
+The gates can be drawn more than once a step, each draw for its share of the batch. A share is run in parts of at most
+`micro_batch` prompts, whose gradients add up; `lanes` of them run at once, each smaller accordingly, so that memory
+holds as many prompts as without lanes. What lanes have to do each by itself, however few its prompts, is most of a
+sparse step: there parts run one after the other, all threads on each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.errors import out_of_memory
+from circuitgraph.graph.liveness import effective_edges
+from circuitgraph.memory.numbers import step_numbers
+from pruning.execution.lanes import Lanes
+from pruning.execution.objectives import Objective
+from pruning.execution.replay import Replays, widest
+from pruning.frozen.runs import FrozenRuns
+
+_SPARSE_BELOW = 1 / 30  # of the gates are not 0
+_ONE_LANE = Lanes(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Prompts of a batch, and the gates that they run with.
+
+    Attributes:
+        prompts: Which of the data set, at least one, of one length.
+        gates: One gate an edge, on the host.
+        wanted: Gates whose gradient is wanted, on the host.
+        likely: Gives gates that are likely to be open in steps to come, on the host; None for these ones.
+    """
+
+    prompts: np.ndarray
+    gates: Float[Tensor, " edge"]
+    wanted: Bool[Tensor, " edge"]
+    likely: Callable[[], Bool[Tensor, " edge"]] | None = None
+
+    @property
+    def active(self) -> np.ndarray:
+        """Booleans `[edge]`: gates that are not 0, or whose gradient is wanted."""
+        return ((self.gates != 0) | self.wanted).numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchResult:
+    """A batch that went forward and backward.
+
+    Attributes:
+        gradients: Of the objective in each share's gates `[edge]`, on the device.
+        objective: Its mean over the batch, on the device.
+        live_heads: Heads that ran, with the last gates.
+        live_mlps: MLPs that ran, with the last gates.
+    """
+
+    gradients: list[Float[Tensor, " edge"]]
+    objective: Float[Tensor, ""]
+    live_heads: int
+    live_mlps: int
+
+
+class BatchRunner:
+    """Takes batches forward and backward.
+
+    Args:
+        compiled: The model.
+        frozen: The data with its frozen runs.
+        objective: What is minimised.
+        micro_batch: Prompts that run at once at most, more only where few gates leave little to hold; halved when
+            memory runs out.
+        recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
+        lanes: How many parts of a share run side by side, unless nearly all gates are 0.
+        replay: Whether parts are recorded and replayed where that pays; see `pruning.execution.replay`.
+        say: Called with a line when memory ran out.
+    """
+
+    def __init__(
+        self,
+        compiled: CompiledModel,
+        frozen: FrozenRuns,
+        objective: Objective,
+        *,
+        micro_batch: int,
+        recompute: bool = False,
+        lanes: int = 1,
+        replay: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.compiled, self.frozen, self.objective = compiled, frozen, objective
+        self.micro_batch, self.recompute, self._say = micro_batch, recompute, say
+        self._most_sparse: int | None = None  # prompts at once, once memory ran out
+        self._lanes = Lanes(1 if replay else lanes)
+        self._replays: Replays | None = None
+        if replay:
+            self._replays = Replays(compiled, frozen, objective, at_once=micro_batch, recompute=recompute, say=say)
+
+    @property
+    def lanes(self) -> int:
+        """How many parts run side by side."""
+        return self._lanes.n
+
+    @property
+    def replays(self) -> bool:
+        """Whether parts are recorded and replayed where that pays."""
+        return self._replays is not None
+
+    @property
+    def recorded(self) -> int:
+        """How many parts were recorded so far."""
+        return 0 if self._replays is None else self._replays.recorded
+
+    def run(self, shares: Sequence[Share]) -> BatchResult:
+        """Run a batch forward and backward, in smaller parts if memory runs out; at last, MLPs are run again.
+
+        Args:
+            shares: All of the batch, at least one.
+        """
+        sparse = all(int(share.gates.count_nonzero()) < _SPARSE_BELOW * len(share.gates) for share in shares)
+        lanes = _ONE_LANE if sparse else self._lanes
+        while True:
+            at_once = [self._at_once(share) if sparse else self.micro_batch for share in shares]
+            try:
+                return self._run(shares, at_once, lanes)
+            except (RuntimeError, MemoryError) as error:
+                tried = max(min(n, len(share.prompts)) for n, share in zip(at_once, shares, strict=True))
+                if not out_of_memory(error) or (tried == 1 and self.recompute):
+                    raise
+            # Outside of the handler, whose traceback holds the failed pass.
+            self._take_less(tried)
+
+    def _take_less(self, tried: int) -> None:
+        """Take less memory, now that it ran out with so many prompts at once."""
+        if tried == 1:
+            self.recompute = True
+            told = "going on with MLPs run again in the backward pass"
+        elif tried > self.micro_batch:
+            self._most_sparse = max((tried + 1) // 2, self.micro_batch)
+            told = f"sparse steps go on with {self._most_sparse} prompts at once, the same batches"
+        else:
+            self.micro_batch = self._most_sparse = (tried + 1) // 2
+            told = f"going on with {self.micro_batch} prompts at once, the same batches"
+        self._replays = None
+        self.compiled.free_buffers()
+        self._say(f"memory ran out: {told}")
+
+    def _run(self, shares: Sequence[Share], at_once: Sequence[int], lanes: Lanes) -> BatchResult:
+        n_prompts = sum(len(share.prompts) for share in shares)
+        places = [
+            (place, part)
+            for place, share in enumerate(shares)
+            for part in self._parts(share.prompts, lanes.n, at_once[place])
+        ]
+        parts = [replace(shares[place], prompts=part) for place, part in places]
+        device = self.compiled.device
+        if self._replays is not None:
+            self._replays.plan(*_open(shares))
+        gradients = [torch.zeros(len(share.gates), dtype=share.gates.dtype, device=device) for share in shares]
+        objective = torch.zeros((), dtype=widest(device), device=device)
+        live_heads = live_mlps = 0
+        with closing(lanes.map(lambda part: self._run_part(part, n_prompts), parts)) as results:
+            for (place, _), (gradient, loss, live) in zip(places, results, strict=True):
+                gradients[place] += gradient
+                objective += loss
+                live_heads, live_mlps = live
+        return BatchResult(gradients=gradients, objective=objective, live_heads=live_heads, live_mlps=live_mlps)
+
+    def _at_once(self, share: Share) -> int:
+        """How many prompts run at once with few gates: as many as hold no more than `micro_batch` with all gates do."""
+        if len(share.prompts) <= self.micro_batch:
+            return self.micro_batch
+        universe, shape = self.compiled.universe, self.compiled.shape
+        live = effective_edges(universe, share.active, self.frozen.ablation)
+        writers, readers = (np.unique(ends) for ends in universe.endpoints(np.flatnonzero(live)))
+        kinds, first = universe.writer_kinds[writers], int(share.prompts[0])
+        length, asked = self.frozen.pairs.lengths[first], len(self.frozen.pairs.predict_positions[first])
+        prompt = {"tokens": int(length), "asked": asked, "n_bytes": self.compiled.dtype.itemsize}
+        heads, mlps = (int((kinds == kind).sum()) for kind in ("head", "mlp"))
+        few = step_numbers(shape, writers=len(writers), readers=len(readers), heads=heads, mlps=mlps, **prompt)
+        whole = {"writers": universe.n_writers, "readers": universe.n_readers}
+        whole |= {"heads": shape.n_layers * shape.n_heads, "mlps": shape.n_layers}
+        every = step_numbers(shape, **whole, **prompt)
+        fit = self.micro_batch * (every // few)
+        return fit if self._most_sparse is None else min(fit, self._most_sparse)
+
+    def _parts(self, prompts: np.ndarray, lanes: int, at_once: int) -> list[np.ndarray]:
+        """What runs at once in one of some lanes."""
+        lanes = min(lanes, at_once)
+        if lanes == 1:
+            return [prompts[start : start + at_once] for start in range(0, len(prompts), at_once)]
+        turns = -(-len(prompts) // at_once)
+        return np.array_split(prompts, min(lanes * turns, len(prompts)))
+
+    def _run_part(self, part: Share, n_prompts: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """What a part adds to gradient and objective of a batch of so many prompts; its live heads and MLPs."""
+        ran = self._replays.run(part.prompts, part.gates) if self._replays is not None else None
+        if ran is not None:
+            share = len(part.prompts) / n_prompts
+            return ran.gradient * share, ran.objective * share, (ran.live_heads, ran.live_mlps)
+        gates = part.gates.detach().requires_grad_()
+        batch = self.frozen.batch(part.prompts)
+        ran = self.compiled.masked(gates, batch.pairs.clean, batch.values, wanted=part.wanted, recompute=self.recompute)
+        loss = self.objective(ran.logits, batch.teacher, batch.pairs) * (len(part.prompts) / n_prompts)
+        return torch.autograd.grad(loss, ran.gates)[0], loss.detach(), (ran.live_heads, ran.live_mlps)
+
+
+def _open(shares: Sequence[Share]) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
+    """Gates that are active in any share, and what gives those that are likely to be."""
+    active = np.logical_or.reduce([share.active for share in shares])
+    likely = shares[0].likely
+    return active, (lambda: active) if likely is None else lambda: likely().numpy()

@@ -1,0 +1,1 @@
+"""How edges are ranked: one file or folder per method."""

@@ -1,0 +1,276 @@
+"""Recipes: named, complete settings of a run. The published ones are as published; `quick` is ours."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.graph.ablations import ABLATIONS
+from circuitgraph.graph.universe import CHOICES
+from pruning.methods.edge_pruning.schedule import RAMPS
+
+CONTROLS = ("lagrangian", "budget")
+KEEP_RULES = ("paper", "target", "faithful", "minimal")
+WARM_STARTS = ("none", "gate-importance")
+OBJECTIVE_NAMES = ("kl", "kl-top1", "logit-diff", "cross-entropy", "mse", "position-kl")
+_VALID: dict[str, tuple[str, ...]] = {
+    "ramp": RAMPS,
+    "control": CONTROLS,
+    "keep": KEEP_RULES,
+    "warm_start": WARM_STARTS,
+    "objective": OBJECTIVE_NAMES,
+    "ablation": tuple(name for name in ABLATIONS if name != "optimal"),
+    "embeddings": CHOICES["embeddings"],
+    "kv_heads": CHOICES["kv_heads"],
+    "qkv": CHOICES["qkv"],
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All settings of a run.
+
+    Attributes:
+        name: The recipe's name.
+        summary: What it is, in a line.
+        steps: Optimiser steps.
+        ramp_steps: Steps over which the target sparsity rises.
+        warmup_steps: Steps over which the learning rate rises; it then falls linearly to 0.
+        ramp: `linear` or `logarithmic`.
+        learning_rate: Of the gates' α (AdamW).
+        multiplier_rate: Learning rate of the Lagrange multipliers (gradient ascent).
+        weight_decay: Of AdamW, on α and multipliers. The released code leaves it at the library's default of
+            0.01; that is what moves gates away from α = 10, where they have no gradient.
+        target_sparsity: Where the ramp ends; above 1 is allowed and pushes harder.
+        control: How the sparsity is held: `lagrangian` as published, or `budget`: α are shifted together so
+            that the expected sparsity *is* the scheduled one at every step.
+        sharpen: Control `budget` only: by what factor α grow, as seen from the threshold, between the end of the
+            ramp and the last step. It settles undecided gates while the others can still adapt.
+        settle_steps: Control `lagrangian` only: how many of the last steps follow the objective alone. Gates that it
+            needs open for good, and those that it has no use for stay closed.
+        start_sparsity: Where the ramp begins.
+        warm_start: `none`: α start from `init_mean` and `init_std`; `gate-importance`: from how much each gate
+            matters on the way from 0 to 1 (`pruning.methods.gate_gradients`), as `init_mean + init_std · z`, z being
+            the standardised logarithm.
+        init_mean: Mean of the α to start from.
+        init_std: Their standard deviation.
+        batch_size: Prompts a step.
+        draws: How often gates are drawn a step, each time for an equal share of the batch. A gate drawn closed says
+            nothing of what it is good for, nor do those behind it; more draws hear from all of them in every step.
+        balance_lengths: Whether each epoch has as many batches of every prompt length.
+        keep: How gates become edges: `paper` or `target` (see `pruning.selection.best`), `faithful` or `minimal` (see
+            `pruning.selection.faithful`).
+        tolerance: Keep `faithful` and `minimal` only: the KL in nats, or the mean squared error, on the training
+            prompts up to which fewer edges are still enough.
+        writer_gates: Whether writers have gates too.
+        writer_target: Their target sparsity.
+        ablation: `counterfactual`, `zero`, `mean` or `mean-positional`; None is counterfactual.
+        objective: Name of the objective; None takes the task's own.
+        embeddings: Choice of universe, or None for the default.
+        kv_heads: Choice of universe, or None for the default.
+        qkv: Choice of universe, or None for the default.
+
+    Raises:
+        ConfigurationError: A setting makes no sense.
+        UnknownNameError: A setting has no such choice.
+    """
+
+    name: str
+    summary: str = ""
+    steps: int
+    ramp_steps: int
+    warmup_steps: int
+    ramp: str = "linear"
+    learning_rate: float
+    multiplier_rate: float = 0.0
+    weight_decay: float = 0.0
+    target_sparsity: float
+    control: str = "lagrangian"
+    sharpen: float = 1.0
+    settle_steps: int = 0
+    start_sparsity: float = 0.0
+    warm_start: str = "none"
+    init_mean: float = 10.0
+    init_std: float = 0.01
+    batch_size: int
+    draws: int = 1
+    balance_lengths: bool = False
+    keep: str = "paper"
+    tolerance: float = 1e-4
+    writer_gates: bool = False
+    writer_target: float = 0.0
+    ablation: str | None = None
+    objective: str | None = None
+    embeddings: str | None = None
+    kv_heads: str | None = None
+    qkv: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("ramp_steps", "warmup_steps", "settle_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"{name} must be at least 0; got {getattr(self, name)}")
+        if not 1 <= self.draws <= self.batch_size:
+            raise ConfigurationError(
+                f"draws must be from 1 to batch_size ({self.batch_size}), a prompt a draw; got {self.draws}"
+            )
+        if self.settle_steps and self.control == "budget":
+            raise ConfigurationError("control='budget' holds the sparsity to the end; settle_steps must be 0")
+        if not 0 < self.target_sparsity <= 2:
+            percent = f"; did you mean {self.target_sparsity / 100:g}?" if 2 < self.target_sparsity <= 100 else ""
+            raise ConfigurationError(f"target sparsity must be in (0, 2]; got {self.target_sparsity:g}{percent}")
+        if self.tolerance <= 0:
+            raise ConfigurationError(f"tolerance must be positive; got {self.tolerance}")
+        if self.learning_rate <= 0:
+            raise ConfigurationError(f"learning_rate must be positive; got {self.learning_rate}")
+        if self.sharpen < 1:
+            raise ConfigurationError(f"sharpen must be at least 1; got {self.sharpen}")
+        if not 0 <= self.writer_target <= 2:
+            raise ConfigurationError(f"writer_target must be in [0, 2]; got {self.writer_target}")
+        for name, valid in _VALID.items():
+            value = getattr(self, name)
+            if value is not None and value not in valid:
+                raise UnknownNameError.of(name.replace("_", " "), value, valid)
+        if not 0 <= self.start_sparsity < 1:
+            raise ConfigurationError(f"start_sparsity must be in [0, 1); got {self.start_sparsity}")
+        if self.control == "budget" and (self.target_sparsity >= 1 or self.writer_gates):
+            raise ConfigurationError(
+                "control='budget' holds the expected sparsity at the target, which must be below 1, and has no "
+                f"writer gates; got target {self.target_sparsity}, writer_gates={self.writer_gates}. "
+                "Use control='lagrangian'."
+            )
+
+    def changed(self, **changes: Any) -> Recipe:
+        """The recipe with some settings changed; a change of `steps` scales ramp, warm-up and settling with it.
+
+        Raises:
+            UnknownNameError: No such setting.
+        """
+        names = [field.name for field in fields(self)]
+        given = {name: value for name, value in changes.items() if value is not None}
+        for name in given:
+            if name not in names:
+                raise UnknownNameError.of("recipe setting", name, names)
+        steps = given.get("steps")
+        if steps is not None and steps != self.steps:
+            for name in ("ramp_steps", "warmup_steps", "settle_steps"):
+                given.setdefault(name, round(getattr(self, name) * steps / self.steps))
+        return replace(self, **given)
+
+    def to_dict(self) -> dict[str, object]:
+        """Every setting as a JSON value."""
+        return asdict(self)
+
+
+_ALL = [
+    Recipe(
+        name="quick",
+        summary="Ours, for a laptop: a start from gate importance, then the sparsity held exactly at its schedule.",
+        steps=400,
+        ramp_steps=250,
+        warmup_steps=5,
+        ramp="logarithmic",
+        learning_rate=0.08,
+        target_sparsity=0.97,
+        control="budget",
+        sharpen=5.0,
+        start_sparsity=0.9,
+        warm_start="gate-importance",
+        init_mean=0.0,
+        init_std=6.0,
+        batch_size=4,
+        keep="target",
+    ),
+    Recipe(
+        name="tracr",
+        summary="Ours, for compiled programs: so little pressure that only edges that change nothing give way.",
+        steps=2000,
+        ramp_steps=1500,
+        warmup_steps=50,
+        learning_rate=0.05,
+        multiplier_rate=2e-4,
+        target_sparsity=1.0,
+        init_mean=2.0,
+        init_std=0.01,
+        batch_size=32,
+        draws=2,
+        settle_steps=500,
+        balance_lengths=True,
+        keep="faithful",
+        ablation="zero",
+        embeddings="split",
+    ),
+    Recipe(
+        name="paper-gpt2",
+        summary="GPT-2 small on IOI, greater-than and gendered pronouns, as released.",
+        steps=3000,
+        ramp_steps=2500,
+        warmup_steps=200,
+        learning_rate=0.8,
+        multiplier_rate=0.8,
+        weight_decay=0.01,
+        target_sparsity=0.98,
+        batch_size=32,
+        embeddings="split",
+    ),
+    Recipe(
+        name="paper-tracr-reverse",
+        summary="The Tracr program `reverse`, as released.",
+        steps=6000,
+        ramp_steps=5900,
+        warmup_steps=1500,
+        learning_rate=0.03,
+        multiplier_rate=0.001,
+        weight_decay=0.01,
+        target_sparsity=1.02,
+        batch_size=16,
+        ablation="zero",
+        embeddings="split",
+    ),
+    Recipe(
+        name="paper-tracr-xproportion",
+        summary="The Tracr program `xproportion`, as released.",
+        steps=720,
+        ramp_steps=640,
+        warmup_steps=96,
+        learning_rate=1.0,
+        multiplier_rate=1e-4,
+        weight_decay=0.01,
+        target_sparsity=0.92,
+        writer_gates=True,
+        writer_target=0.4,
+        batch_size=16,
+        ablation="zero",
+        objective="position-kl",
+        embeddings="split",
+    ),
+    Recipe(
+        name="paper-codellama",
+        summary="CodeLlama-13B-Instruct on Boolean expressions, as released (it took 32 GPUs).",
+        steps=6000,
+        ramp_steps=5500,
+        warmup_steps=200,
+        learning_rate=0.8,
+        multiplier_rate=0.4,
+        weight_decay=0.01,
+        target_sparsity=1.2,
+        batch_size=32,
+    ),
+]
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
+
+
+def recipe_named(name: str) -> Recipe:
+    """Look a recipe up.
+
+    Raises:
+        UnknownNameError: No such recipe.
+    """
+    if name not in RECIPES:
+        raise UnknownNameError.of("recipe", name, RECIPES)
+    return RECIPES[name]

@@ -1,0 +1,388 @@
+"""Training gates: the loop at the heart of Edge Pruning.
+
+A step, in order:
+
+1. the schedule says which sparsity is asked for;
+2. gates are drawn from the hard-concrete distribution;
+3. the masked model runs on a batch; the objective compares it with the full model;
+4. the gates' α descend along the objective plus `λ₁(s − t) + λ₂(s − t)²`, and the multipliers λ ascend
+   (control `lagrangian`, Bhaskar et al. 2024), or the α move along the surface of the budget (control
+   `budget`, see `pruning.methods.edge_pruning.budget`);
+5. the step is recorded, and checked for NaN.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.errors import NotFiniteError, TrainingError, why
+from circuitgraph.stopping import Stop
+from circuitgraph.torch_state import with_gradients
+from circuitgraph.transfer import to_host
+from pruning.execution.batch_run import BatchResult, BatchRunner, Share
+from pruning.execution.finite import not_finite_text, require_numbers
+from pruning.execution.lanes import lanes_for
+from pruning.execution.objectives import objective_named, require_wrong_answers
+from pruning.execution.threads import threads
+from pruning.frozen.runs import BatchOrder, FrozenRuns
+from pruning.methods.edge_pruning.budget import ExpectedGate, project_gradient, shift_for_budget
+from pruning.methods.edge_pruning.gates import Gates, GateSample
+from pruning.methods.edge_pruning.recipes import Recipe
+from pruning.methods.edge_pruning.schedule import rate_at, target_at
+from pruning.methods.gate_gradients import GatePath, gate_importance
+
+_FEW_GATES = 1 << 18
+"""Fewer gates than these are no work for several threads; beside a GPU, waking them takes longer than all of it."""
+_WARM_START_BATCHES = 6
+"""Batches of prompts at each level of the path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """One step, as a row of the curve.
+
+    Attributes:
+        step: From 0.
+        seconds: Since training began.
+        loss: What was minimised.
+        objective: Its part from the task, such as the KL in nats.
+        sparsity: Of the gates drawn.
+        target: The sparsity asked for.
+        lambda1: First multiplier.
+        lambda2: Second multiplier.
+        live_heads: Heads that ran.
+        live_mlps: MLPs that ran.
+        undecided: Gates strictly between 0 and 1.
+    """
+
+    step: int
+    seconds: float
+    loss: float
+    objective: float
+    sparsity: float
+    target: float
+    lambda1: float
+    lambda2: float
+    live_heads: int
+    live_mlps: int
+    undecided: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """What training gives back.
+
+    Attributes:
+        gates: The trained gates.
+        records: A row a step.
+        interrupted: Whether it was stopped early by the user.
+        stopped_by: Why it stopped early, or an empty text.
+    """
+
+    gates: Gates
+    records: tuple[StepRecord, ...]
+    interrupted: bool
+    stopped_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """The numbers of a step.
+
+    Attributes:
+        loss: What was minimised.
+        objective: Its part from the task.
+        sparsity: Of the gates drawn.
+        undecided: Gates strictly between 0 and 1.
+        finite: Whether all gradients are.
+    """
+
+    loss: float
+    objective: float
+    sparsity: float
+    undecided: int
+    finite: bool
+
+
+class Trainer:
+    """Everything that a step needs; one instance a run.
+
+    Args:
+        compiled: The model, with the map from edges to gates.
+        frozen: The training data with its frozen runs.
+        recipe: The settings.
+        objective: Name of the objective.
+        seed: Seeds the start, the gates drawn and the order of batches.
+        micro_batch: Prompts run at once; gradients add up over a batch. By default all of a batch. Halved when
+            memory runs out.
+        recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
+        lanes: Parts of a batch that run side by side; by default as many as pay on this machine (see
+            `pruning.execution.lanes`).
+        replay: Whether steps are recorded and replayed where that pays (see `pruning.execution.replay`); by default on
+            CUDA.
+        say: Called with a line when something about the run had to change.
+
+    Attributes:
+        runner: Takes batches forward and backward.
+    """
+
+    @with_gradients
+    def __init__(
+        self,
+        compiled: CompiledModel,
+        frozen: FrozenRuns,
+        recipe: Recipe,
+        *,
+        objective: str,
+        seed: int,
+        micro_batch: int | None = None,
+        recompute: bool = False,
+        lanes: int | None = None,
+        replay: bool | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        require_wrong_answers(objective, frozen.pairs)
+        self.compiled, self.recipe = compiled, recipe
+        micro_batch = min(micro_batch or recipe.batch_size, recipe.batch_size)
+        tokens = min(micro_batch, recipe.batch_size // recipe.draws) * int(np.median(frozen.pairs.lengths))
+        self.runner = BatchRunner(
+            compiled, frozen, objective_named(objective), micro_batch=micro_batch, recompute=recompute,
+            lanes=lanes or lanes_for(compiled.device, tokens),
+            replay=compiled.device.type == "cuda" if replay is None else replay, say=say,
+        )  # fmt: skip
+        self.generator = torch.Generator().manual_seed(seed)
+        self.gates = Gates(
+            compiled.gate_map, init_mean=recipe.init_mean, init_std=recipe.init_std, writers=recipe.writer_gates,
+            generator=self.generator,
+        )  # fmt: skip
+        self.order = BatchOrder(
+            frozen.by_length, recipe.batch_size, np.random.default_rng(seed), balance=recipe.balance_lengths
+        )
+        self.optimiser = torch.optim.AdamW(
+            self.gates.parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.multipliers = torch.zeros(4 if recipe.writer_gates else 2, requires_grad=True)
+        self.ascent = torch.optim.AdamW(
+            [self.multipliers], lr=recipe.multiplier_rate, weight_decay=recipe.weight_decay, maximize=True
+        )
+        gate_map = compiled.gate_map
+        few = compiled.device.type == "cuda" and gate_map.n_parameters < _FEW_GATES
+        self._threads = 1 if few else None
+        self._weights = torch.tensor(gate_map.edges_per_parameter, dtype=torch.float32)
+        self._expected = ExpectedGate()
+        if recipe.warm_start == "gate-importance":
+            self._warm_start(seed)
+        self.began = time.perf_counter()
+
+    def _warm_start(self, seed: int) -> None:
+        path = GatePath(batches=_WARM_START_BATCHES, batch_size=self.recipe.batch_size)
+        importance = gate_importance(self.runner, path, seed=seed)
+        require_numbers(importance, self.runner.frozen, "gate importances")
+        self.gates.start_from(importance, mean=self.recipe.init_mean, spread=self.recipe.init_std)
+
+    @with_gradients
+    def step(self, index: int) -> StepRecord:
+        """Take one step.
+
+        Args:
+            index: The step, from 0.
+
+        Returns:
+            Its record.
+
+        Raises:
+            TrainingError: The loss or a gradient is not finite.
+        """
+        with threads(self._threads):
+            return self._step(index)
+
+    def _step(self, index: int) -> StepRecord:
+        recipe = self.recipe
+        target = target_at(
+            index, target=recipe.target_sparsity, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp,
+            start=min(recipe.start_sparsity, recipe.target_sparsity),
+        )  # fmt: skip
+        self._set_rates(index)
+        if recipe.control == "budget":
+            self._sharpen(index)
+            self._hold_budget(target)
+        samples, ran = self._run(self.order.next(), [self.gates.sample(self.generator) for _ in range(recipe.draws)])
+        penalty = self._penalties(index, samples, target) if self._presses(index) else None
+        gradients, objective = _brought(ran)
+        self._backward(samples, gradients, penalty)
+        told = self._tell(samples, objective, penalty)
+        self._check_finite(index, told)
+        self._move()
+        lambdas = self.multipliers.detach().tolist()
+        return StepRecord(
+            step=index,
+            seconds=time.perf_counter() - self.began,
+            loss=told.loss,
+            objective=told.objective,
+            sparsity=told.sparsity,
+            target=target,
+            lambda1=lambdas[0],
+            lambda2=lambdas[1],
+            live_heads=ran.live_heads,
+            live_mlps=ran.live_mlps,
+            undecided=told.undecided,
+        )
+
+    def _set_rates(self, index: int) -> None:
+        """Give both optimisers the learning rates of a step."""
+        recipe = self.recipe
+        rate = rate_at(index, steps=recipe.steps, warmup_steps=recipe.warmup_steps)
+        for optimiser, base in ((self.optimiser, recipe.learning_rate), (self.ascent, recipe.multiplier_rate)):
+            for group in optimiser.param_groups:
+                group["lr"] = base * rate
+
+    def _presses(self, index: int) -> bool:
+        """Whether multipliers press for sparsity at a step."""
+        recipe = self.recipe
+        return recipe.control == "lagrangian" and index < recipe.steps - recipe.settle_steps
+
+    def _penalties(self, index: int, samples: Sequence[GateSample], target: float) -> Tensor:
+        """What the multipliers ask for being off the targets."""
+        recipe = self.recipe
+        penalty = self._penalty(_mean([sample.sparsity for sample in samples]), target, self.multipliers[:2])
+        writers = [sample.writer_sparsity for sample in samples if sample.writer_sparsity is not None]
+        if writers:
+            goal = target_at(index, target=recipe.writer_target, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp)
+            penalty = penalty + self._penalty(_mean(writers), goal, self.multipliers[2:])
+        return penalty
+
+    def _backward(self, samples: Sequence[GateSample], gradients: list[Tensor], penalty: Tensor | None) -> None:
+        """Take objective and penalty backward, to α and the multipliers."""
+        self.optimiser.zero_grad()
+        self.ascent.zero_grad()
+        losses = [sample.edges for sample in samples] + ([] if penalty is None else [penalty])
+        torch.autograd.backward(losses, [*gradients, *([] if penalty is None else [None])])
+
+    def _tell(self, samples: Sequence[GateSample], objective: float, penalty: Tensor | None) -> _Told:
+        """The numbers of a step."""
+        gradients = [p.grad for p in self.gates.parameters if p.grad is not None]
+        return _Told(
+            loss=objective + (0.0 if penalty is None else float(penalty.detach())),
+            objective=objective,
+            sparsity=float(_mean([sample.sparsity.detach() for sample in samples])),
+            undecided=round(sum(sample.undecided for sample in samples) / len(samples)),
+            finite=all(bool(gradient.isfinite().all()) for gradient in gradients),
+        )
+
+    def _move(self) -> None:
+        """Take both optimisers' steps."""
+        if self.recipe.control == "budget":
+            gradient = self.gates.log_alpha.grad
+            assert gradient is not None
+            gradient.copy_(project_gradient(gradient, self.gates.log_alpha, self._weights, self._expected))
+        self.optimiser.step()
+        if self.multipliers.grad is not None:
+            self.ascent.step()
+
+    def _run(self, prompts: np.ndarray, samples: Sequence[GateSample]) -> tuple[list[GateSample], BatchResult]:
+        """Run a batch, each draw of the gates on its share; also gives the draws for which there were prompts."""
+        shares = zip(samples, np.array_split(prompts, len(samples)), strict=True)
+        drawn = [(sample, share) for sample, share in shares if len(share)]
+        ran = self.runner.run(
+            [
+                Share(prompts=share, gates=sample.edges, wanted=sample.wanted, likely=self.gates.likely)
+                for sample, share in drawn
+            ]
+        )
+        return [sample for sample, _ in drawn], ran
+
+    def _sharpen(self, index: int) -> None:
+        """Stretch α away from the threshold, a little at every step after the ramp."""
+        recipe = self.recipe
+        if recipe.sharpen > 1 and index >= recipe.ramp_steps:
+            with torch.no_grad():
+                self.gates.log_alpha *= recipe.sharpen ** (1 / max(1, recipe.steps - recipe.ramp_steps))
+
+    def _hold_budget(self, target: float) -> None:
+        gate_map = self.compiled.gate_map
+        kept = (1 - target) * self.compiled.universe.n_edges - gate_map.n_frozen
+        with torch.no_grad():
+            log_alpha = self.gates.log_alpha
+            log_alpha -= shift_for_budget(log_alpha, self._weights, kept, self._expected)
+
+    def _penalty(self, sparsity: Tensor, target: float, multipliers: Tensor) -> Tensor:
+        gap = sparsity - target
+        return multipliers[0] * gap + multipliers[1] * gap * gap
+
+    def _check_finite(self, index: int, told: _Told) -> None:
+        if math.isfinite(told.loss) and told.finite:
+            return
+        why_not = not_finite_text(self.runner.frozen)
+        if why_not and index == 0:
+            raise NotFiniteError(
+                f"there is nothing to train towards: {why_not}. Try --dtype float32, or other weights."
+            )
+        raise TrainingError(
+            f"step {index}: the loss or its gradient is not finite (loss {told.loss}); the state before "
+            f"this step was kept. {why_not or 'Try --dtype float32, or a lower learning rate'}."
+        )
+
+
+def _brought(ran: BatchResult) -> tuple[list[Tensor], float]:
+    """A batch's gradients and objective on the host: the one time in a step that it waits for the device."""
+    *gradients, objective = to_host(*ran.gradients, ran.objective)
+    assert objective is not None
+    return [torch.from_numpy(gradient) for gradient in gradients if gradient is not None], float(objective)
+
+
+def _mean(numbers: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(numbers)).float().mean() if len(numbers) > 1 else numbers[0]
+
+
+Watch = Callable[[StepRecord], None]
+
+
+def train(trainer: Trainer, watch: Watch | None = None, stop: Stop | None = None) -> TrainingRun:
+    """Run all steps.
+
+    Args:
+        trainer: A fresh trainer.
+        watch: Called after every step, e.g. by a progress bar.
+        stop: Who asks the run to stop.
+
+    Returns:
+        The trained gates and the curve. A request to stop, a NaN and any error after the first step end it early and
+        keep the last good state.
+
+    Raises:
+        NotFiniteError: The full model's own logits are NaN or infinite in the first step.
+    """
+    records: list[StepRecord] = []
+    stopped_by = ""
+    interrupted = False
+    stop = stop or Stop()
+    try:
+        with stop.open():
+            for index in range(trainer.recipe.steps):
+                record = trainer.step(index)
+                records.append(record)
+                if watch is not None:
+                    watch(record)
+    except KeyboardInterrupt as error:
+        stop.note(error)
+        by = "the user" if stop.name == "SIGINT" else stop.name
+        interrupted, stopped_by = True, f"interrupted by {by} after {len(records)} steps"
+    except NotFiniteError:
+        raise
+    except TrainingError as error:
+        stopped_by = str(error)
+    except Exception as error:
+        if not records:
+            raise
+        stopped_by = f"after {len(records)} steps: {why(error)}"
+    if trainer.recipe.control == "budget" and records:
+        trainer._hold_budget(records[-1].target)
+    return TrainingRun(gates=trainer.gates, records=tuple(records), interrupted=interrupted, stopped_by=stopped_by)

@@ -1,0 +1,382 @@
+"""Prompt pairs as token ids, and batches of them.
+
+Second step of the flow: `encode_pairs` turns `PromptPairs` into `EncodedPairs`; `EncodedPairs.batch` makes
+the `PairBatch` that a masked forward pass reads.
+
+How a pair becomes tokens:
+
+1. Spaces that end a prompt belong to the answer: `"… is <predict>Paris</predict>"` and
+   `"… is<predict> Paris</predict>"` are the same text and give the same tokens.
+2. Prompt alone and prompt with answer are tokenised. The second must begin with the first: what is left
+   are the answer's tokens. A tokenizer that merges across the boundary makes the pair unusable, which is
+   an error (or drops it). Nothing is assumed about how an answer alone would be tokenised.
+3. The corrupted prompt must be as long as the clean one and leave the same answer tokens.
+4. The model reads prompt and answer but its last token; the answer's first token is asked at the prompt's
+   last position.
+
+With a chat template the prompt is the user's message, and the answer, without leading spaces, begins the
+assistant's. What comes before the prompt is `pruning.prompts.encoder`'s.
+
+What tokens alone can tell of a data set lies beside them, as plain data: which pairs differ at all (`differs`), how
+much the tokenizer did not know (`unknown`), which answers look wrongly spaced (`spacing`), the largest ids and the
+greatest length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from circuitgraph.batch import PairBatch, TokenBatch
+from circuitgraph.errors import ConfigurationError, PromptFormatError
+from circuitgraph.transfer import to_device
+from pruning.prompts.encoded_rows import EncodedRow, encode_rows, remarks
+from pruning.prompts.encoder import PromptEncoder
+from pruning.prompts.pairs import PromptPair
+from pruning.prompts.spacing import Respelling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPairs:
+    """Prompt pairs as token ids, unpadded.
+
+    Attributes:
+        clean_ids: One int64 array a prompt: the prompt's tokens, then the answer's but the last.
+        corrupted_ids: The counterfactuals, of the same lengths.
+        predict_positions: The positions whose output is asked.
+        answer_ids: The right token at each asked position, or None for numeric outputs.
+        answer_values: The right number at each asked position, or None for token outputs.
+        correct_ids: Right tokens at the first asked position, or None.
+        wrong_ids: Wrong tokens at the first asked position, or None.
+        texts: Each clean prompt before its answer.
+        groups: Each prompt's group; empty means none has one.
+        corrupted_texts: Each counterfactual before the answer; empty if it has no text.
+        notes: What was left out while encoding, and why; not part of the hash.
+        sources: Where each prompt came from, such as a file's line; empty, or "" for a prompt, where that is not
+            known.
+        prompt_lengths: How many of `clean_ids` come before the answer; empty if the prompts are no text with an
+            answer.
+        unknown: How many unknown tokens, and characters that the tokenizer drops, are in each prompt's sides and
+            answers; empty if not counted.
+        spacing: For each prompt, the answer as it was probably meant where its spaces look wrong, else None; empty
+            if not looked for.
+
+    Raises:
+        PromptFormatError: Arrays that do not fit together, or numbers that can be no token's.
+    """
+
+    clean_ids: tuple[np.ndarray, ...]
+    corrupted_ids: tuple[np.ndarray, ...]
+    predict_positions: tuple[np.ndarray, ...]
+    answer_ids: tuple[np.ndarray, ...] | None = None
+    answer_values: tuple[np.ndarray, ...] | None = None
+    correct_ids: tuple[np.ndarray, ...] | None = None
+    wrong_ids: tuple[np.ndarray, ...] | None = None
+    texts: tuple[str, ...] = ()
+    groups: tuple[str | None, ...] = ()
+    corrupted_texts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    prompt_lengths: tuple[int, ...] = ()
+    unknown: tuple[int, ...] = ()
+    spacing: tuple[Respelling | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that all columns have the same number of prompts and each prompt's arrays fit."""
+        for name in _COLUMNS:
+            column = getattr(self, name)
+            if column is not None and len(column) != len(self):
+                raise PromptFormatError(f"{name} has {len(column)} entries for {len(self)} prompts")
+        for index in range(len(self)):
+            self._check_prompt(index)
+        for name in _REMARKS:
+            column = getattr(self, name)
+            if column and len(column) != len(self):
+                raise PromptFormatError(f"{name} has {len(column)} entries for {len(self)} prompts")
+        for name in _COLUMNS:
+            _check_numbers(name, getattr(self, name))
+        if not self.groups:
+            object.__setattr__(self, "groups", (None,) * len(self))
+
+    def _check_prompt(self, index: int) -> None:
+        """Check one prompt's lengths and asked positions."""
+        clean, corrupted = self.clean_ids[index], self.corrupted_ids[index]
+        asked = self.predict_positions[index]
+        if len(clean) != len(corrupted):
+            raise PromptFormatError(
+                f"prompt {index}: {len(clean)} clean tokens but {len(corrupted)} corrupted ones; "
+                "both sides must have the same length"
+            )
+        if len(asked) == 0 or asked.min() < 0 or asked.max() >= len(clean):
+            raise PromptFormatError(
+                f"prompt {index}: asked positions {asked.tolist()} must be at least one, "
+                f"all within its {len(clean)} tokens"
+            )
+        for answers in (self.answer_ids, self.answer_values):
+            if answers is not None and len(answers[index]) != len(asked):
+                raise PromptFormatError(
+                    f"prompt {index}: {len(answers[index])} answers for {len(asked)} asked positions"
+                )
+
+    def __len__(self) -> int:
+        """Count the prompts."""
+        return len(self.clean_ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Each prompt's number of tokens, int64."""
+        return np.array([len(ids) for ids in self.clean_ids], dtype=np.int64)
+
+    @property
+    def longest(self) -> int:
+        """The greatest number of tokens, 0 where there is no prompt."""
+        return int(self.lengths.max(initial=0))
+
+    @cached_property
+    def differs(self) -> np.ndarray:
+        """Whether each prompt's two sides differ in any token, bool; where not, the counterfactual changes nothing."""
+        sides = zip(self.clean_ids, self.corrupted_ids, strict=True)
+        return np.array([not np.array_equal(clean, corrupted) for clean, corrupted in sides], dtype=bool)
+
+    @cached_property
+    def highest_input_ids(self) -> np.ndarray:
+        """The largest id that each prompt reads, on either side, int64; a model must have an embedding for it."""
+        return _highest([self.clean_ids, self.corrupted_ids], len(self))
+
+    @cached_property
+    def highest_output_ids(self) -> np.ndarray:
+        """The largest id among each prompt's answers, right and wrong, int64; -1 where the outputs are numbers."""
+        return _highest([self.answer_ids, self.correct_ids, self.wrong_ids], len(self))
+
+    @cached_property
+    def prompt_keys(self) -> tuple[bytes, ...]:
+        """What tells prompts apart: the clean tokens before the answer, or, where the prompts are no text, all."""
+        if self.prompt_lengths:
+            cut = zip(self.clean_ids, self.prompt_lengths, strict=True)
+            return tuple(np.asarray(ids[:length], dtype=np.int64).tobytes() for ids, length in cut)
+        asked = zip(self.clean_ids, self.predict_positions, strict=True)
+        return tuple(np.concatenate([[len(ids)], ids, at]).astype(np.int64).tobytes() for ids, at in asked)
+
+    def where(self, index: int) -> str:
+        """Say which prompt is meant, for messages: its file and line, else its text, else its number.
+
+        Args:
+            index: A prompt's number.
+        """
+        if self.sources and self.sources[index]:
+            return self.sources[index]
+        return f"prompt {self.texts[index]!r}" if self.texts else f"prompt {index}"
+
+    @cached_property
+    def data_hash(self) -> str:
+        """SHA-256 over every token id, asked position and answer."""
+        digest = hashlib.sha256()
+        for name in _COLUMNS:
+            column = getattr(self, name)
+            digest.update(f"{name}:{'none' if column is None else len(column)};".encode())
+            for array in column or ():
+                kind = "<f8" if name == "answer_values" else "<i8"
+                digest.update(f"{len(array)},".encode() + np.asarray(array).astype(kind).tobytes())
+        return digest.hexdigest()
+
+    def subset(self, indices: Iterable[int] | np.ndarray) -> EncodedPairs:
+        """Take some of the prompts, in the order given.
+
+        Args:
+            indices: Which prompts.
+
+        Returns:
+            A new data set; notes are kept.
+        """
+        chosen = [int(index) for index in indices]
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        taken = {
+            name: tuple(column[index] for index in chosen) if column else column
+            for name, column in columns.items()
+            if name != "notes"
+        }
+        return EncodedPairs(**taken, notes=self.notes)
+
+    def batch(
+        self,
+        indices: Iterable[int] | np.ndarray,
+        *,
+        pad_id: int = 0,
+        side: str = "right",
+        device: torch.device | str = "cpu",
+    ) -> PairBatch:
+        """Pad some of the prompts into one batch.
+
+        Args:
+            indices: Which prompts, in this order.
+            pad_id: The id at padding; it is masked, so any id of the vocabulary will do.
+            side: The side that padding lies on, `right` or `left`.
+            device: Where the tensors go.
+
+        Returns:
+            The batch; its `index` holds `indices`.
+
+        Raises:
+            ConfigurationError: An unknown side, or no prompt.
+        """
+        if side not in ("right", "left"):
+            raise ConfigurationError(f"padding side must be 'right' or 'left', got {side!r}")
+        chosen = [int(index) for index in indices]
+        if not chosen:
+            raise ConfigurationError("a batch needs at least one prompt, got none")
+        width = max(len(self.clean_ids[index]) for index in chosen)
+        starts = [width - len(self.clean_ids[i]) if side == "left" else 0 for i in chosen]
+        asked = [self.predict_positions[i] for i in chosen]
+        flat = [row * width + start + at for row, (start, at) in enumerate(zip(starts, asked, strict=True))]
+        prompts = np.repeat(np.arange(len(chosen)), [len(at) for at in asked])
+
+        def tokens(column: tuple[np.ndarray, ...]) -> TokenBatch:
+            ids = np.full((len(chosen), width), pad_id, dtype=np.int64)
+            mask = np.zeros((len(chosen), width), dtype=np.int64)
+            for row, (index, start) in enumerate(zip(chosen, starts, strict=True)):
+                ids[row, start : start + len(column[index])] = column[index]
+                mask[row, start : start + len(column[index])] = 1
+            return TokenBatch(
+                input_ids=torch.from_numpy(ids),
+                attention_mask=torch.from_numpy(mask),
+                predict_index=torch.from_numpy(np.concatenate(flat)),
+                predict_prompt=torch.from_numpy(prompts),
+            ).to(device)
+
+        return PairBatch(
+            clean=tokens(self.clean_ids),
+            corrupted=tokens(self.corrupted_ids),
+            answer_ids=_joined(self.answer_ids, chosen, np.int64, device),
+            answer_values=_joined(self.answer_values, chosen, np.float32, device),
+            correct_ids=_padded(self.correct_ids, chosen, device),
+            wrong_ids=_padded(self.wrong_ids, chosen, device),
+            index=to_device(torch.tensor(chosen), device),
+        )
+
+
+_COLUMNS = (
+    "clean_ids",
+    "corrupted_ids",
+    "predict_positions",
+    "answer_ids",
+    "answer_values",
+    "correct_ids",
+    "wrong_ids",
+)
+_REMARKS = ("texts", "groups", "corrupted_texts", "sources", "prompt_lengths", "unknown", "spacing")
+
+
+def _check_numbers(name: str, column: tuple[np.ndarray, ...] | None) -> None:
+    """Refuse ids that are no whole numbers from 0, and answers that are no numbers."""
+    if not column:
+        return
+    numbers = np.concatenate([np.asarray(array) for array in column])
+    if name == "answer_values":
+        if not np.isfinite(numbers).all():
+            raise PromptFormatError("answer_values holds NaN or infinity; every asked position needs a number")
+    elif numbers.size and not np.issubdtype(numbers.dtype, np.integer):
+        raise PromptFormatError(f"{name} must hold whole numbers, got {numbers.dtype}")
+    elif numbers.size and numbers.min() < 0:
+        raise PromptFormatError(f"{name} holds {numbers.min()}; ids and positions are 0 or more")
+
+
+def _highest(columns: list[tuple[np.ndarray, ...] | None], n_prompts: int) -> np.ndarray:
+    """The largest number of each prompt over several columns, -1 where there is none."""
+    given = [column for column in columns if column is not None]
+    return np.array(
+        [max((int(column[at].max(initial=-1)) for column in given), default=-1) for at in range(n_prompts)],
+        dtype=np.int64,
+    )
+
+
+def _joined(
+    column: tuple[np.ndarray, ...] | None, chosen: list[int], dtype: type, device: torch.device | str
+) -> torch.Tensor | None:
+    """Lay the answers of the chosen prompts end to end."""
+    if column is None:
+        return None
+    return to_device(np.concatenate([column[index] for index in chosen]).astype(dtype), device)
+
+
+def _padded(
+    column: tuple[np.ndarray, ...] | None, chosen: list[int], device: torch.device | str
+) -> torch.Tensor | None:
+    """Stack sets of tokens of different sizes, padded with -1."""
+    if column is None:
+        return None
+    rows = np.full((len(chosen), max(1, *(len(column[index]) for index in chosen))), -1, dtype=np.int64)
+    for row, index in enumerate(chosen):
+        rows[row, : len(column[index])] = column[index]
+    return to_device(rows, device)
+
+
+def encode_pairs(
+    pairs: Iterable[PromptPair],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    chat_template: bool = False,
+    bos: str = "auto",
+    align: str = "error",
+) -> EncodedPairs:
+    """Tokenise prompt pairs.
+
+    Args:
+        pairs: The pairs.
+        tokenizer: A Hugging Face tokenizer.
+        chat_template: Whether the prompt is wrapped as a user's message; by default it is not.
+        bos: `auto` (what the tokenizer puts before a text by itself, the default), `yes` or `no`.
+        align: What happens to a pair whose sides differ in token length, or whose answer's tokens are not
+            well defined: `error` raises, `drop` leaves it out and says so in `notes`.
+
+    Returns:
+        The token ids. A right or wrong alternative whose text the tokenizer merges with the prompt's end is
+        left out of its set (it could not be written there), and `notes` counts them.
+
+    Raises:
+        PromptFormatError: A pair that cannot be used, naming its file and line or its index; or no pair.
+        ConfigurationError: An unknown option, or one that the tokenizer cannot follow.
+    """
+    if align not in ("error", "drop"):
+        raise ConfigurationError(f"align must be 'error' or 'drop', got {align!r}")
+    encoder = PromptEncoder(tokenizer=tokenizer, chat_template=chat_template, bos=bos)
+    listed = list(pairs)
+    if not listed:
+        raise PromptFormatError("no prompt pairs to encode")
+    rows, problems = encode_rows(listed, encoder)
+    if problems and (align == "error" or not rows):
+        more = f" (and {len(problems) - 1} more pairs)" if len(problems) > 1 else ""
+        raise PromptFormatError(problems[0] + more)
+    return columns(rows, (*(f"dropped: {problem}" for problem in problems), *remarks(rows)))
+
+
+def columns(rows: list[EncodedRow], notes: tuple[str, ...]) -> EncodedPairs:
+    """Turn usable pairs into columns."""
+
+    def column(take: Callable[[EncodedRow], Sequence[int]]) -> tuple[np.ndarray, ...]:
+        return tuple(np.array(take(row), dtype=np.int64) for row in rows)
+
+    return EncodedPairs(
+        clean_ids=column(lambda row: row.clean + row.answer[:-1]),
+        corrupted_ids=column(lambda row: row.corrupted + row.answer[:-1]),
+        predict_positions=column(lambda row: range(len(row.clean) - 1, len(row.clean) + len(row.answer) - 1)),
+        answer_ids=column(lambda row: row.answer),
+        correct_ids=column(lambda row: row.correct),
+        wrong_ids=column(lambda row: row.wrong) if any(row.wrong for row in rows) else None,
+        texts=tuple(row.pair.clean for row in rows),
+        groups=tuple(row.pair.group for row in rows),
+        corrupted_texts=tuple(row.pair.corrupted for row in rows),
+        notes=notes,
+        sources=tuple(row.pair.source for row in rows),
+        prompt_lengths=tuple(len(row.clean) for row in rows),
+        unknown=tuple(row.unknown for row in rows),
+        spacing=tuple(row.spacing for row in rows),
+    )

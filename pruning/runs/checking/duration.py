@@ -1,0 +1,324 @@
+"""How long a run will take, by stage: a few of its passes are timed, and counted as often as the run makes them.
+
+Timed, after one pass that does not count, on training prompts of the commonest length:
+
+1. filling the cache: the full model on the prompt, and on the counterfactual with all that is kept of it;
+2. a step, forward and backward, with gates drawn at random as sparse as the schedule begins, as it ends, and at levels
+   between where it goes through them; a step of the warm start, where there is one;
+3. a circuit of the target's size drawn at random, and its complement, forward alone.
+
+The run is then
+
+    filling      prompts of the train split × 1
+    warm start   its batches × its step
+    training     steps × a step, as sparse as the schedule says, between those timed × `TRAINED`
+    evaluation   (prompts of each evaluated split × (1 + (circuit, raw) × 3 + complement)
+                 + random circuits × the prompts that they run on × 3) × `EVALUATED`
+    effects      a circuit on one prompt × `EFFECTS`, if anything is evaluated
+    files        `FILES` + `FILES_PER_EDGE` × kept edges
+
+Constants stand below, with where they come from; they are ratios, so that a slow machine, or a busy one, changes the
+estimate as it changes the run. Loading, compiling and this check itself are not in it, nor is waiting for other
+programs that begin later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pruning.execution.batch_run import BatchRunner, Share
+from pruning.execution.lanes import lanes_for
+from pruning.execution.objectives import objective_named
+from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.schedule import target_at
+
+if TYPE_CHECKING:
+    from circuitgraph.compiled.model import CompiledModel
+    from circuitgraph.memory.plan import MemoryPlan
+    from pruning.methods.edge_pruning.recipes import Recipe
+    from pruning.prompts.encoding import EncodedPairs
+
+TRAINED = 1.1
+"""A step in training by one with gates drawn at random: trained ones leave more dead, and the optimiser is added."""
+EVALUATED = 1.15
+"""Evaluation by what was timed: its batches are of one length each, and many are not full."""
+EFFECTS = 900
+"""Measuring what 150 edges and all heads and MLPs do on 8 prompts, by a circuit's pass on one prompt: 39.2 s of one
+core for each of the 8 against 0.347 s (SmolLM2, ioi, 2,106 edges, 156 heads and 30 MLPs)."""
+FILES, FILES_PER_EDGE = 6.0, 0.004
+"""Seconds for figures, report and explorer, and for drawing an edge; they do not depend on the model."""
+UNDECIDED = 0.8
+"""The share of kept gates whose gradient is wanted."""
+WARM_START_LEVELS, WARM_START_BATCHES = 5, 6
+_PROMPTS = 16
+_BETWEEN = (0.5,)
+_CACHE_BYTES = 1 << 30
+_SHORT = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duration:
+    """Seconds by stage.
+
+    Attributes:
+        filling: Running what never changes, once for each training prompt.
+        warm_start: Before the first step.
+        training: All steps.
+        evaluation: On all evaluated splits.
+        effects: What single edges, heads and MLPs do.
+        files: Figures, drawings, explorer and report.
+    """
+
+    filling: float
+    warm_start: float
+    training: float
+    evaluation: float
+    effects: float
+    files: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(asdict(self).values())
+
+    def to_dict(self) -> dict[str, float]:
+        """Every stage and the total."""
+        return {**asdict(self), "total": self.total}
+
+    def times(self, n: int) -> Duration:
+        """That of several trainings, each with its files."""
+        return Duration(**{name: n * seconds for name, seconds in asdict(self).items()})
+
+    def describe(self) -> str:
+        """In words.
+
+        Examples:
+            >>> print(Duration(filling=88, warm_start=30, training=250, evaluation=150, effects=0, files=9).describe())
+            about 9 min (filling 88 s, warm start 30 s, training 4 min, evaluation 2 min 30 s, files 9 s)
+        """
+        parts = ", ".join(
+            f"{name.replace('_', ' ')} {seconds_text(seconds)}"
+            for name, seconds in asdict(self).items()
+            if seconds >= 1
+        )
+        return f"about {seconds_text(self.total)}" + (f" ({parts})" if parts else "")
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds for people, to two places.
+
+    Examples:
+        >>> seconds_text(0.2), seconds_text(88), seconds_text(250), seconds_text(7500)
+        ('a second', '88 s', '4 min', '2 h 5 min')
+    """
+    if seconds < 1.5:
+        return "a second"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        minutes, rest = divmod(round(seconds / 30), 2)
+        return f"{minutes} min" + (" 30 s" if rest and minutes < 5 else "")
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """Seconds of single passes.
+
+    Attributes:
+        fill: Per prompt.
+        warm: A step of the warm start; 0 where there is none.
+        steps: Sparsities, rising, and the seconds of a step at each.
+        circuit: Per prompt, of a random circuit.
+        complement: Per prompt, of what it leaves.
+    """
+
+    fill: float
+    warm: float
+    steps: tuple[tuple[float, float], ...]
+    circuit: float
+    complement: float
+
+
+def estimate_duration(
+    timed: Timed, recipe: Recipe, *, n_train: int, n_evaluated: int, n_random_runs: int, n_kept: int
+) -> Duration:
+    """Count what a run will do.
+
+    Args:
+        timed: What its passes take.
+        recipe: The settings.
+        n_train: Training prompts.
+        n_evaluated: Prompts of all evaluated splits.
+        n_random_runs: Random circuits to compare with × prompts that they run on, over all evaluated splits.
+        n_kept: Edges that are to be kept.
+
+    Examples:
+        >>> from pruning.methods.edge_pruning.recipes import recipe_named
+        >>> one = Timed(fill=1, warm=2, steps=((0.9, 3.0), (0.97, 3.0)), circuit=4, complement=5)
+        >>> ran = estimate_duration(one, recipe_named("quick"), n_train=10, n_evaluated=2, n_random_runs=16, n_kept=0)
+        >>> ran.filling, ran.warm_start, ran.training / TRAINED, ran.evaluation / EVALUATED
+        (10, 60, 1200.0, 92.0)
+    """
+    levels, seconds = zip(*timed.steps, strict=True)
+    schedule = [_scheduled(recipe, index) for index in range(recipe.steps)]
+    warm = WARM_START_LEVELS * WARM_START_BATCHES if recipe.warm_start != "none" else 0
+    on_all = n_evaluated * (timed.fill + 2 * timed.circuit + timed.complement)
+    evaluation = EVALUATED * (on_all + n_random_runs * timed.circuit)
+    return Duration(
+        filling=n_train * timed.fill,
+        warm_start=warm * timed.warm,
+        training=TRAINED * float(np.interp(schedule, levels, seconds).sum()),
+        evaluation=evaluation,
+        effects=EFFECTS * timed.circuit if n_evaluated else 0.0,
+        files=FILES + FILES_PER_EDGE * n_kept,
+    )
+
+
+def _scheduled(recipe: Recipe, index: int) -> float:
+    """The sparsity asked for at a step."""
+    start = min(recipe.start_sparsity, recipe.target_sparsity)
+    return min(
+        1.0,
+        target_at(index, target=recipe.target_sparsity, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp, start=start),
+    )
+
+
+def time_passes(
+    compiled: CompiledModel,
+    train: EncodedPairs,
+    recipe: Recipe,
+    *,
+    objective: str,
+    ablation: str,
+    plan: MemoryPlan,
+    teacher_top_k: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Timed:
+    """Time a few passes of the kinds that a run is made of.
+
+    Args:
+        compiled: The model.
+        train: The training prompts, at least one.
+        recipe: The settings.
+        objective: What is compared.
+        ablation: What cut edges carry.
+        plan: How many prompts run at once.
+        teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
+        clock: In seconds.
+
+    Returns:
+        What they took.
+    """
+    lengths = train.lengths
+    commonest = np.flatnonzero(lengths == np.bincount(lengths).argmax())
+    some = train.subset(commonest[:_PROMPTS])
+    began = clock()
+    frozen = FrozenRuns(
+        compiled, some, ablation=ablation, budget_bytes=_CACHE_BYTES, ablation_data=train, teacher_top_k=teacher_top_k
+    )
+    filling = clock() - began if ablation == "counterfactual" else _fill_again(compiled, some, clock)
+    step = _StepClock(compiled, frozen, recipe, objective, plan, clock)
+    first, last = (min(1.0, max(0.0, level)) for level in (_scheduled(recipe, 0), recipe.target_sparsity))
+    between = [level for level in _BETWEEN if first < level < last]
+    step(_half(compiled), wanted=1.0)  # what is compiled on the way, and buffers, do not count
+    warm = step(_half(compiled), wanted=1.0) if recipe.warm_start != "none" else 0.0
+    levels = sorted({first, *between, last})
+    timed = [(level, step(_drawn(compiled, level), wanted=UNDECIDED)) for level in levels]
+    circuit, complement = _forward(compiled, frozen, min(last, 0.999), clock)
+    return Timed(
+        fill=filling / len(some), warm=warm, steps=tuple(timed), circuit=circuit / len(some),
+        complement=complement / len(some),
+    )  # fmt: skip
+
+
+def _fill_again(compiled: CompiledModel, some: EncodedPairs, clock: Callable[[], float]) -> float:
+    """Under constant ablation only the full model runs for each prompt."""
+    batch = some.batch(range(len(some)), device=compiled.device).clean
+    began = clock()
+    with torch.no_grad():
+        compiled.logits(batch)
+    return clock() - began
+
+
+def _half(compiled: CompiledModel) -> torch.Tensor:
+    return torch.full((compiled.universe.n_edges,), 0.5)
+
+
+def _drawn(compiled: CompiledModel, sparsity: float) -> torch.Tensor:
+    """Gates at random, as sparse as that."""
+    drawn = torch.rand(compiled.universe.n_edges, generator=torch.Generator().manual_seed(0))
+    return (drawn >= sparsity).float()
+
+
+class _StepClock:
+    """Takes steps and says how long they took."""
+
+    def __init__(
+        self,
+        compiled: CompiledModel,
+        frozen: FrozenRuns,
+        recipe: Recipe,
+        objective: str,
+        plan: MemoryPlan,
+        clock: Callable[[], float],
+    ) -> None:
+        n = len(frozen.pairs)
+        self._prompts = np.arange(recipe.batch_size) % n
+        self._draws, self._clock = recipe.draws, clock
+        at_once = min(plan.micro_batch, recipe.batch_size)
+        tokens = min(at_once, recipe.batch_size // recipe.draws) * int(np.median(frozen.pairs.lengths))
+        self._runner = BatchRunner(
+            compiled, frozen, objective_named(objective), micro_batch=at_once, recompute=plan.recompute,
+            lanes=lanes_for(compiled.device, tokens),
+        )  # fmt: skip
+
+    def __call__(self, gates: torch.Tensor, *, wanted: float) -> float:
+        """Seconds of a step with such gates, of the open ones so many wanted."""
+        some = torch.rand(len(gates), generator=torch.Generator().manual_seed(1)) < wanted
+        wants = some & (gates > 0)
+        gates = torch.where(wants & (gates == 1), torch.tensor(0.5), gates)
+        shares = [
+            Share(prompts=part, gates=gates, wanted=wants)
+            for part in np.array_split(self._prompts, self._draws)
+            if len(part)
+        ]
+
+        def once() -> float:
+            began = self._clock()
+            self._runner.run(shares).objective.item()
+            return self._clock() - began
+
+        return _best(once)
+
+
+def _forward(
+    compiled: CompiledModel, frozen: FrozenRuns, sparsity: float, clock: Callable[[], float]
+) -> Sequence[float]:
+    """Seconds of a random circuit on all prompts, and of its complement."""
+    seconds = []
+    kept = _drawn(compiled, sparsity)
+    with torch.no_grad():
+        batch = frozen.batch(np.arange(len(frozen.pairs)))
+        for gates in (kept, 1 - kept):
+
+            def once(gates: torch.Tensor = gates) -> float:
+                began = clock()
+                compiled.masked(gates, batch.pairs.clean, batch.values).logits.sum().item()
+                return clock() - began
+
+            seconds.append(_best(once))
+    return seconds
+
+
+def _best(once: Callable[[], float]) -> float:
+    """Seconds of a pass; a short one is taken again, since what is made at first use would be most of it."""
+    first = once()
+    return min(first, once()) if first < _SHORT else first

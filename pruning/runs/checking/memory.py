@@ -1,0 +1,82 @@
+"""What a training run on a task is expected to hold, and how it is run so that it fits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from circuitgraph.memory.available import available_bytes
+from circuitgraph.memory.estimate import MemoryEstimate, estimate_memory
+from circuitgraph.memory.plan import MemoryPlan, plan_memory
+from pruning.execution.lanes import lanes_for
+from pruning.prompts.reached import share_reached
+
+if TYPE_CHECKING:
+    from circuitgraph.compiled.model import CompiledModel
+    from pruning.prompts.encoding import EncodedPairs
+
+_SAFE = 0.9  # of what is free; estimates were up to a tenth too low
+FREE = "free, less a tenth for what the estimate may be off"
+
+
+def training_memory(
+    compiled: CompiledModel,
+    train: EncodedPairs,
+    *,
+    batch_size: int,
+    ablation: str,
+    cache_bytes: int,
+    teacher_top_k: int | None = None,
+    memory_bytes: int | None = None,
+) -> MemoryPlan:
+    """Plan a training run's memory.
+
+    Args:
+        compiled: The model.
+        train: The training prompts, at least one.
+        batch_size: Prompts a step.
+        ablation: What cut edges carry.
+        cache_bytes: Memory for runs that never change.
+        teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
+        memory_bytes: What the run has to fit into; None takes what is free.
+
+    Returns:
+        The plan: the dearest moment by part, and how many prompts run at once.
+    """
+    batch_size, seq = min(batch_size, len(train)), int(train.lengths.max())
+    n_parameters = sum(weights.numel() for weights in compiled.model.parameters())
+    device = compiled.device
+    reached = _reached(compiled, train, ablation)
+
+    def estimate(prompts_at_once: int, recompute: bool, cache: int) -> MemoryEstimate:
+        return estimate_memory(
+            compiled.shape,
+            compiled.universe,
+            n_parameters=n_parameters,
+            batch_size=prompts_at_once,
+            seq=seq,
+            dtype=str(compiled.dtype).removeprefix("torch."),
+            device=device.type,
+            share_reached=sum(reached[:prompts_at_once]) / (prompts_at_once * seq),
+            n_asked=max(len(asked) for asked in train.predict_positions),
+            n_prompts=len(train),
+            cache_bytes=cache,
+            ablation=ablation,
+            recompute=recompute,
+            kernels=compiled.kernels,
+            lanes=lanes_for(device, prompts_at_once * seq),
+            teacher_top_k=teacher_top_k,
+        )
+
+    limit, free = memory_bytes, available_bytes(str(device))
+    if limit is None and free is not None:
+        held = estimate(1, False, 0)
+        limit = int(free * _SAFE) + held.weights + held.program  # these are loaded already
+    return plan_memory(estimate, batch_size=batch_size, seq=seq, limit_bytes=limit, cache_bytes=cache_bytes)
+
+
+def _reached(compiled: CompiledModel, train: EncodedPairs, ablation: str) -> list[float]:
+    """How many tokens of each prompt a difference from its counterfactual reaches, the most first."""
+    lengths = train.lengths.tolist()
+    if ablation == "counterfactual" and compiled.shape.causal:
+        lengths = [length * share_reached(train.subset([index])) for index, length in enumerate(lengths)]
+    return sorted(lengths, reverse=True)

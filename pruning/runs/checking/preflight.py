@@ -1,0 +1,355 @@
+"""Before any training: whether model, task and settings can give a result that means something, and what it costs.
+
+In this order, each only where those before found no error:
+
+1. settings and tokens: what cannot run, or cannot be compared, is an error (`requirements`, `memory`);
+2. tokens: pairs that do not differ, unknown words, prompts in two splits, answers of unlike spacing (`tokens`);
+3. the model on a sample of the prompts: accuracy, probability of the answer, its likeliest wrong tokens, what cutting
+   everything changes (`behaviour`);
+4. the time that a run will take (`duration`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from circuitgraph.html import card, html_table
+from circuitgraph.memory.estimate import DEVICES
+from pruning.evaluation.sampled import N_RANDOM_PROMPTS
+from pruning.findings import Finding
+from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
+from pruning.runs.checking.behaviour import Behaviour, behaviour, sample_of
+from pruning.runs.checking.duration import Duration, estimate_duration, time_passes
+from pruning.runs.checking.memory import FREE, training_memory
+from pruning.runs.checking.requirements import raise_errors, same_tokens, stretched, unfit
+from pruning.runs.checking.tokens import token_doubts
+
+if TYPE_CHECKING:
+    from circuitgraph.compiled.model import CompiledModel
+    from circuitgraph.memory.plan import MemoryPlan
+    from pruning.prompts.encoding import EncodedPairs
+    from pruning.runs.run_settings import RunSettings
+    from pruning.tasks import TaskData
+
+SAMPLE = 48
+FEW_EVALUATED, FEW_TRAINING = 20, 20
+_GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCount:
+    """The prompts of a split.
+
+    Attributes:
+        n: How many.
+        shortest: Tokens of the shortest; 0 without prompts.
+        longest: Tokens of the longest.
+        n_same: Prompts of the same tokens as their counterfactual.
+    """
+
+    n: int
+    shortest: int
+    longest: int
+    n_same: int
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Preflight:
+    """What was found before a run.
+
+    Attributes:
+        task: The task's name.
+        model: The model's name.
+        objective: What is compared.
+        ablation: What cut edges carry.
+        splits: The prompts by split.
+        findings: Errors and doubts, errors first.
+        behaviour: The model on a sample of the prompts, or None where it was not run.
+        duration: What the run will take, or None where it was not timed or nothing is trained.
+        memory: What it will hold, or None where nothing is trained, or on a device whose memory nobody has measured.
+        seconds: What this check took.
+    """
+
+    task: str
+    model: str
+    objective: str
+    ablation: str
+    splits: Mapping[str, SplitCount]
+    findings: tuple[Finding, ...]
+    behaviour: Behaviour | None
+    duration: Duration | None
+    memory: MemoryPlan | None
+    seconds: float
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """What stands in the way of any work."""
+        return tuple(one for one in self.findings if one.severity == "error")
+
+    @property
+    def doubts(self) -> tuple[Finding, ...]:
+        """What may make a result mean less than it seems to."""
+        return tuple(one for one in self.findings if one.severity == "doubt")
+
+    def require(self, *, strict: bool = False) -> None:
+        """Refuse to go on where there are errors.
+
+        Args:
+            strict: Whether doubts are errors.
+
+        Raises:
+            ConfigurationError: There are some; the message has all of them.
+        """
+        raise_errors(self.findings, strict=strict)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What was looked at, and what was seen, in words."""
+        found = [
+            (name, f"{count.n:,} prompts of {_lengths(count)}" + _same(count, self.ablation))
+            for name, count in self.splits.items()
+            if count.n
+        ]
+        if self.behaviour is not None:
+            found += _behaviour_rows(self.behaviour, self.ablation)
+        if self.memory is not None:
+            total = self.memory.estimate.total / _GIB
+            found.append(("memory", f"about {total:.1f} GiB at most; {self.memory.describe()}"))
+        if self.duration is not None:
+            found.append(("time", self.duration.describe()))
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {
+            "task": self.task,
+            "model": self.model,
+            "objective": self.objective,
+            "ablation": self.ablation,
+            "splits": {name: asdict(count) for name, count in self.splits.items()},
+            "findings": [one.to_dict() for one in self.findings],
+            "behaviour": None if self.behaviour is None else _plain(self.behaviour),
+            "duration": None if self.duration is None else self.duration.to_dict(),
+            "memory": None if self.memory is None else self.memory.to_dict(),
+            "seconds": self.seconds,
+        }
+
+    def __repr__(self) -> str:
+        lines = [f"{name}: {text}" for name, text in self.rows()]
+        lines += [f"{one.severity} ({one.name}): {one.text}" for one in self.findings]
+        counted = f"{len(self.errors)} errors, {len(self.doubts)} doubts"
+        return f"<Preflight of {self.task} on {self.model}: {counted}>\n" + "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [*self.rows(), *((f"{one.severity}: {one.name}", one.text) for one in self.findings)]
+        return card(f"Preflight of {self.task} on {self.model}", [], html_table(["", "found"], rows))
+
+
+def _lengths(count: SplitCount) -> str:
+    if count.shortest == count.longest:
+        return f"{count.longest:,} tokens"
+    return f"{count.shortest:,} to {count.longest:,} tokens"
+
+
+def _same(count: SplitCount, ablation: str) -> str:
+    if ablation != "counterfactual":
+        return ""
+    return f"; {count.n_same:,} like their counterfactual" if count.n_same else "; all unlike their counterfactuals"
+
+
+def _behaviour_rows(seen: Behaviour, ablation: str) -> list[tuple[str, str]]:
+    rows = [("model run on", f"{seen.n:,} of the prompts"), ("accuracy", seen.accuracy_text())]
+    if seen.answer_probability is not None:
+        rows.append(("probability of the answer", f"{seen.answer_probability:.3f} on average"))
+    if seen.wrong_tokens:
+        rows.append(("likeliest wrong tokens", ", ".join(f"{token!r} {n}×" for token, n in seen.wrong_tokens)))
+    if seen.cut is not None:
+        what = "KL(clean ‖ corrupted)" if (seen.metric, ablation) == ("kl", "counterfactual") else (
+            f"{seen.metric.upper()} with all edges cut"
+        )  # fmt: skip
+        rows.append((what, f"{seen.cut:.3g}" + (" nats" if seen.metric == "kl" else "")))
+    return rows
+
+
+def _plain(seen: Behaviour) -> dict[str, Any]:
+    named = {"wrong_tokens": [{"token": token, "n": n} for token, n in seen.wrong_tokens]}
+    return {**asdict(seen), **named, "spacing_example": list(seen.spacing_example) if seen.spacing_example else None}
+
+
+def preflight(
+    compiled: CompiledModel,
+    task: TaskData,
+    recipe: Recipe | str = "quick",
+    *,
+    objective: str | None = None,
+    ablation: str | None = None,
+    splits: Sequence[str] = ("validation", "test"),
+    n_random: int = 10,
+    n_random_prompts: int | None = N_RANDOM_PROMPTS,
+    cache_bytes: int = 2 << 30,
+    teacher_top_k: int | None = None,
+    memory_bytes: int | None = None,
+    sample: int = SAMPLE,
+    training: bool = True,
+    estimate_time: bool = True,
+) -> Preflight:
+    """Check a model, a task and settings before any work.
+
+    Args:
+        compiled: The model.
+        task: The prompts.
+        recipe: The settings, or the name of a recipe.
+        objective: What is compared; by default the recipe's, else the task's own.
+        ablation: What cut edges carry; by default the recipe's, else counterfactual.
+        splits: The splits that are to be measured on; one without prompts is an error.
+        n_random: Random circuits to compare with, for the time.
+        n_random_prompts: On how many prompts of each split they run, at most; None for all.
+        cache_bytes: Memory for runs that never change.
+        teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
+        memory_bytes: What the run has to fit into; None takes what is free.
+        sample: Prompts that the model is run on, about, spread over the splits; 0 runs it on none.
+        training: Whether gates are to be trained; else only `splits` are looked at.
+        estimate_time: Whether a few passes are timed.
+
+    Returns:
+        What was found. It raises nothing for errors among it: see `Preflight.require`.
+
+    Raises:
+        UnknownNameError: No such recipe or objective.
+
+    Examples:
+        >>> from circuitgraph import compile_model, load_model
+        >>> from pruning import load_task
+        >>> compiled = compile_model(load_model("tracr:reverse"), embeddings="split")
+        >>> task = load_task("tracr-reverse", compiled.tokenizer, options={"max_length": 3})
+        >>> found = preflight(compiled, task, "tracr", estimate_time=False)
+        >>> found.behaviour.accuracy, [one.name for one in found.findings]
+        (1.0, [])
+        >>> [one.name for one in preflight(compiled, task, "tracr", ablation="counterfactual").errors]
+        ['same-tokens', 'same-tokens', 'same-tokens']
+    """
+    began = time.perf_counter()
+    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    objective = objective or recipe.objective or task.objective
+    ablation = ablation or recipe.ablation or "counterfactual"
+    names = dict.fromkeys((*(("train",) if training else ()), *splits))
+    looked_at = {name: task.splits[name] for name in names if name in task.splits}
+    train = task.splits.get("train")
+    findings = unfit(
+        compiled, task, objective=objective, teacher_top_k=teacher_top_k, splits=splits, ablation=ablation,
+        training=training,
+    )  # fmt: skip
+    memory = seen = duration = None
+    if training and train is not None and len(train) and compiled.device.type in DEVICES:
+        memory = training_memory(
+            compiled, train, batch_size=recipe.batch_size, ablation=ablation, cache_bytes=cache_bytes,
+            teacher_top_k=teacher_top_k, memory_bytes=memory_bytes,
+        )  # fmt: skip
+        findings += _memory(memory, memory_bytes)
+    findings += stretched(compiled, looked_at)
+    findings += token_doubts(looked_at, compiled.tokenizer, ablation=ablation)
+    findings += _few(looked_at, splits) if training else []
+    if sample and not any(one.severity == "error" for one in findings):
+        chosen = sample_of(looked_at, sample)
+        seen = behaviour(compiled, chosen, ablation=ablation, ablation_data=_for_means(train, ablation, sample))
+        findings += seen.doubts()
+    unhindered = not any(one.severity == "error" for one in findings)
+    if estimate_time and memory is not None and train is not None and unhindered:
+        timed = time_passes(
+            compiled, train, recipe, objective=objective, ablation=ablation, plan=memory, teacher_top_k=teacher_top_k
+        )
+        evaluated = [len(pairs) for name, pairs in looked_at.items() if name in splits]
+        most = max(evaluated, default=0) if n_random_prompts is None else n_random_prompts
+        kept = round(max(0.0, 1 - recipe.target_sparsity) * compiled.universe.n_edges)
+        duration = estimate_duration(
+            timed,
+            recipe,
+            n_train=len(train),
+            n_evaluated=sum(evaluated),
+            n_random_runs=n_random * sum(min(most, n) for n in evaluated),
+            n_kept=kept,
+        )
+    return Preflight(
+        task=task.name,
+        model=compiled.name,
+        objective=objective,
+        ablation=ablation,
+        splits={name: _count(pairs) for name, pairs in looked_at.items()},
+        findings=tuple(sorted(findings, key=lambda one: one.severity != "error")),
+        behaviour=seen,
+        duration=duration,
+        memory=memory,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def look_before(
+    compiled: CompiledModel, task: TaskData, settings: RunSettings, say: Callable[[str], None] | None
+) -> Preflight:
+    """Check before a training from Python: errors are raised, doubts are said. No time is estimated.
+
+    Args:
+        compiled: The model.
+        task: The prompts.
+        settings: The settings.
+        say: Called with each doubt.
+
+    Raises:
+        ConfigurationError: Something stands in the way; the message has all of it.
+    """
+    found = preflight(
+        compiled, task, settings.recipe, objective=settings.objective, ablation=settings.ablation,
+        splits=settings.splits, cache_bytes=settings.cache_bytes, teacher_top_k=settings.teacher_top_k,
+        estimate_time=False,
+    )  # fmt: skip
+    found.require()
+    for one in found.doubts:
+        (say or (lambda line: None))(f"doubt ({one.name}): {one.text}")
+    return found
+
+
+def _for_means(train: EncodedPairs | None, ablation: str, sample: int) -> EncodedPairs | None:
+    """Prompts to take means over here; a sample of them will do."""
+    if train is None or not len(train) or not ablation.startswith("mean"):
+        return None
+    return sample_of({"train": train}, sample)["train"]
+
+
+def _count(pairs: EncodedPairs) -> SplitCount:
+    lengths = pairs.lengths.tolist()
+    return SplitCount(
+        n=len(pairs), shortest=min(lengths, default=0), longest=max(lengths, default=0), n_same=sum(same_tokens(pairs))
+    )
+
+
+def _memory(plan: MemoryPlan, memory_bytes: int | None) -> list[Finding]:
+    """A run that does not fit."""
+    from circuitgraph.errors import ConfigurationError
+
+    try:
+        plan.require(FREE if memory_bytes is None else "what --memory-gib lets it take")
+    except ConfigurationError as error:
+        return [Finding(name="does-not-fit", severity="error", text=str(error))]
+    return []
+
+
+def _few(looked_at: Mapping[str, EncodedPairs], splits: Sequence[str]) -> list[Finding]:
+    """Splits too small for what is to be said of them."""
+    sizes = {name: len(pairs) for name, pairs in looked_at.items()}
+    found = []
+    measured = [name for name in splits if sizes.get(name)]
+    if not measured:
+        found.append("there are no validation or test prompts: nothing will be known of the circuit. Give some.")
+    elif max(sizes[name] for name in measured) < FEW_EVALUATED:
+        told = ", ".join(f"{sizes[name]} {name}" for name in measured)
+        found.append(
+            f"{told} prompts to measure on: a share of so few may be off by some 20 percentage points. Give more."
+        )
+    if 0 < sizes.get("train", 0) < FEW_TRAINING:
+        found.append(
+            f"{sizes['train']} training prompts: the circuit will fit these rather than the task. Give more than a "
+            "hundred if you can."
+        )
+    return [Finding(name="few-prompts", severity="doubt", text=text) for text in found]

@@ -1,0 +1,173 @@
+"""What a result says of its circuit beyond the circuit itself, part by part, into its folder as it comes.
+
+The same for a run that has just trained and for a saved result that is completed later (`circuitgraph report`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.errors import why
+from circuitgraph.files.csv_text import csv_text
+from pruning.evaluation.effects import measure_effects
+from pruning.evaluation.evaluate import evaluate
+from pruning.runs.parts import Parts
+from pruning.runs.result_folder import CIRCUIT, EXAMPLES, METRICS, ResultFolder
+from pruning.tasks import TaskData
+
+EVALUATION = "evaluation:"
+"""What the part of a split's evaluation begins with."""
+N_EDGES, N_PROMPTS = 150, 8
+"""Of how many edges the effects are measured beside a run, and on how many prompts."""
+EFFECTS = "effects"
+"""The part that holds what single edges, heads and MLPs are worth."""
+
+Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
+"""Called with a stage's name, gives a context that yields what to call with the number of runs done and of all."""
+
+
+def not_counted(stage: str) -> AbstractContextManager[None]:
+    """Show nothing of a stage.
+
+    Args:
+        stage: Its name.
+    """
+    del stage
+    return nullcontext()
+
+
+def measured_parts(splits: Sequence[str], n_effects: int = N_EDGES) -> tuple[str, ...]:
+    """The parts that are measured, in their order.
+
+    Args:
+        splits: Splits to evaluate on.
+        n_effects: Of how many edges the effects are measured; 0 for none at all.
+
+    Examples:
+        >>> measured_parts(["validation", "test"])
+        ('evaluation:validation', 'evaluation:test', 'effects')
+    """
+    return (*(EVALUATION + split for split in splits), *([EFFECTS] if splits and n_effects else []))
+
+
+@dataclass(kw_only=True)
+class Measuring:
+    """A circuit that is being measured, and what is known of it so far.
+
+    Attributes:
+        compiled: The model.
+        task: The prompts.
+        circuit: The circuit, without its dangling edges.
+        raw_edges: Flat indices of the edges kept, dangling ones included `[n]`.
+        n_random: Random circuits to compare with.
+        n_random_prompts: On how many prompts of a split they run, at most; None for all.
+        n_effects: Of how many edges the effects are measured.
+        seed: Of these.
+        provenance: Where the circuit came from.
+        metrics: As in `metrics.json`; grows.
+        examples: A row a prompt of the split evaluated last.
+        folder: Where it is kept, or None.
+        counting: Shows how far a part is.
+    """
+
+    compiled: CompiledModel
+    task: TaskData
+    circuit: Circuit
+    raw_edges: np.ndarray
+    n_random: int
+    n_random_prompts: int | None
+    n_effects: int
+    seed: int
+    provenance: dict[str, Any]
+    metrics: dict[str, Any]
+    examples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    folder: ResultFolder | None = None
+    counting: Counting = not_counted
+
+    def run(self, parts: Parts, say: Callable[[str], None]) -> None:
+        """Make the measured parts that are missing, each by itself.
+
+        Args:
+            parts: Knows which are missing, and takes in what fails.
+            say: Called with a line on what begins.
+        """
+        for part in [part for part in parts.missing if part.startswith(EVALUATION)]:
+            split = part.removeprefix(EVALUATION)
+            parts.attempt(part, lambda split=split: self._evaluate(split, say))
+            self.keep_state(parts)
+        if EFFECTS in parts.missing:
+            parts.attempt(EFFECTS, lambda: self._measure_effects(say))
+            self.keep_state(parts)
+
+    def _measure_effects(self, say: Callable[[str], None]) -> None:
+        """Measure what single parts are worth, on prompts of the test split if it has any, else of another."""
+        split = next(name for name in ("test", "validation", "train") if len(self.task.splits.get(name, ())))
+        n_edges = min(self.n_effects, len(self.circuit))
+        which = "" if n_edges == len(self.circuit) else f"{n_edges:,} strongest "
+        say(f"measuring what cutting each head, each MLP and each of the {which}edges alone costs")
+        with self.counting("effects") as tick:
+            found = measure_effects(
+                self.compiled, self.described(), self.task.split(split), top=self.n_effects, n=N_PROMPTS,
+                seed=self.seed, ablation_data=self.task.splits.get("train"), tick=tick,
+            )  # fmt: skip
+        self.metrics["effects"] = found.to_dict(split)
+        if self.folder is not None:
+            self.folder.write_json(METRICS, self.metrics)
+            self.folder.write("effects.csv", csv_text(found.table))
+
+    def _evaluate(self, split: str, say: Callable[[str], None]) -> None:
+        """Measure the circuit on one split, next to what it is compared with."""
+        say(f"evaluating on {len(self.task.split(split)):,} {split} prompts")
+        with self.counting(f"{split} evaluation") as tick:
+            found = evaluate(
+                self.compiled,
+                self.circuit,
+                self.task.split(split),
+                ablation_data=self.task.splits.get("train"),
+                n_random=self.n_random,
+                n_random_prompts=self.n_random_prompts,
+                seed=self.seed,
+                raw_edges=self.raw_edges,
+                tick=tick,
+            )
+        self.metrics["splits"][split] = found.metrics
+        kl, raw = found.metrics["circuit"].get("kl"), found.metrics["raw"].get("kl")
+        if kl is not None and raw is not None:
+            # How much dropping dangling edges changed the KL: nothing but rounding, or something is wrong.
+            self.metrics["sparsity"].setdefault("kl_effective_minus_raw", kl - raw)
+        self.examples = found.examples
+        if self.folder is not None:
+            self.folder.write_json(METRICS, self.metrics)
+            self.folder.write(EXAMPLES, csv_text(self.examples))
+
+    def described(self) -> Circuit:
+        """The circuit with its provenance, measures included."""
+        return self.circuit.with_provenance({**self.provenance, "metrics": self.metrics["splits"]})
+
+    def keep(self) -> None:
+        """Write what is known to the folder."""
+        if self.folder is not None:
+            self.folder.write_json(METRICS, self.metrics)
+            self.described().save(self.folder.place / CIRCUIT)
+
+    def keep_state(self, parts: Parts, **about: Any) -> None:
+        """Write to the folder what is missing; where that fails, it is missing itself.
+
+        Args:
+            parts: Knows what is missing.
+            about: What else the state says, see `ResultFolder.write_state`.
+        """
+        if self.folder is None:
+            return
+        try:
+            self.folder.write_state(parts.missing, **about)
+        except Exception as error:  # noqa: BLE001 - a full disk, for one; what is there already is not lost by it
+            parts.errors["state"], parts.missing["state"] = error, why(error)

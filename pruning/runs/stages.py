@@ -1,0 +1,268 @@
+"""The first stages of a run, each a function: check → train → keep.
+
+`pruning.runs.discover` puts them together and keeps what each of them made before the next begins; what is measured
+afterwards is in `pruning.runs.measuring`.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.errors import ConfigurationError, why
+from circuitgraph.stopping import Stop
+from pruning.execution.objectives import TAKES_TOP_K, check_objective
+from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.train import StepRecord, Trainer, TrainingRun, train
+from pruning.runs.run_settings import RunSettings
+from pruning.runs.versions import installed_version
+from pruning.selection.best import discretize, edges_to_keep
+from pruning.selection.faithful import keep_faithful
+from pruning.tasks import TaskData
+
+_LIBRARIES = ("transformer-circuitgraph", "torch", "transformers", "networkx", "numpy", "numba")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training leaves.
+
+    Attributes:
+        run: The training run with its gates.
+        seconds: What it took, the frozen runs included.
+        frozen_runs: Prompts by where their frozen runs came from.
+        provenance: How it was made to fit and to be fast: `lanes`, `replay`, `memory`.
+    """
+
+    run: TrainingRun
+    seconds: float
+    frozen_runs: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What was kept of the gates.
+
+    Attributes:
+        circuit: The circuit, without its dangling edges.
+        raw_edges: Flat indices of the edges kept, dangling ones included `[n]`.
+        trouble: Why the recipe's keep rule was not taken, or an empty text.
+    """
+
+    circuit: Circuit
+    raw_edges: np.ndarray
+    trouble: str
+
+
+def check_run(compiled: CompiledModel, task: TaskData, settings: RunSettings) -> None:
+    """Refuse, before any work, what could not be trained or evaluated.
+
+    Args:
+        compiled: The model.
+        task: The prompts.
+        settings: The settings.
+
+    Raises:
+        ConfigurationError: Settings that cannot work together, or no training prompts.
+        UnknownNameError: No such objective or split.
+    """
+    check_top_k(settings.teacher_top_k, settings.objective, compiled.shape.d_vocab)
+    compiled.gate_map.check_target(settings.recipe.target_sparsity)
+    if not len(task.split("train")):
+        raise ConfigurationError(f"task {task.name}: the train split is empty; there is nothing to learn from")
+    check_objective(settings.objective, task.split("train"), f"task {task.name} (train)")
+    for split in settings.splits:
+        if not len(task.split(split)):
+            raise ConfigurationError(
+                f"task {task.name}: the {split} split is empty; leave it out of the splits to evaluate on"
+            )
+
+
+def train_gates(
+    compiled: CompiledModel,
+    task: TaskData,
+    settings: RunSettings,
+    *,
+    watch: Callable[[StepRecord], None] | None,
+    say: Callable[[str], None],
+    stop: Stop,
+) -> Trained:
+    """Keep what never changes of the training prompts, then train the gates.
+
+    Args:
+        compiled: The model.
+        task: The prompts.
+        settings: The settings.
+        watch: Called after every step.
+        say: Called with a line on what begins.
+        stop: Who asked the run to stop: training ends then, and what was learnt is given back.
+
+    Raises:
+        KeyboardInterrupt: The run was asked to stop before training began.
+    """
+    began = time.perf_counter()
+    with stop.open():
+        say(f"keeping what never changes of {len(task.splits['train']):,} training prompts")
+        frozen = FrozenRuns(
+            compiled,
+            task.splits["train"],
+            ablation=settings.ablation,
+            budget_bytes=settings.cache_bytes,
+            disk=settings.disk_cache,
+            teacher_top_k=settings.teacher_top_k,
+        )
+        say(f"frozen runs: {frozen.describe()}")
+        trainer = Trainer(
+            compiled, frozen, settings.recipe, objective=settings.objective, seed=settings.seed,
+            micro_batch=settings.micro_batch, recompute=settings.recompute, lanes=settings.lanes,
+            replay=settings.replay, say=say,
+        )  # fmt: skip
+    runner = trainer.runner
+    lanes, at_once = runner.lanes, runner.micro_batch
+    beside = f", {lanes} parts of a batch side by side" if lanes > 1 else ""
+    recipe = settings.recipe
+    say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name}){beside}")
+    run = train(trainer, watch, stop)
+    say(f"prompts drawn in training: {frozen.drawn}")
+    memory = {
+        "micro_batch": at_once, "micro_batch_at_the_end": runner.micro_batch, "recompute": runner.recompute,
+        "cache_bytes": settings.cache_bytes, "short_runs": frozen.short,
+    }  # fmt: skip
+    return Trained(
+        run=run,
+        seconds=time.perf_counter() - began,
+        frozen_runs=frozen.counts(),
+        provenance={"lanes": lanes, "replay": runner.replays, "memory": memory},
+    )
+
+
+def keep_edges(
+    compiled: CompiledModel,
+    task: TaskData,
+    settings: RunSettings,
+    run: TrainingRun,
+    *,
+    say: Callable[[str], None],
+    stop: Stop,
+) -> Kept:
+    """Decide which edges the circuit has.
+
+    A rule that runs the model may fail or be ended; the rule `target`, which looks at the gates alone, takes its place
+    then, so that there is a circuit in any case.
+
+    Args:
+        compiled: The model.
+        task: The prompts.
+        settings: The settings.
+        run: The training run.
+        say: Called with a line on what begins.
+        stop: Who asked the run to stop.
+
+    Raises:
+        KeyboardInterrupt: The run was asked to stop a second time.
+    """
+    recipe, trouble = settings.recipe, ""
+    target = run.records[-1].target if run.records else recipe.target_sparsity
+    if recipe.keep in ("faithful", "minimal"):
+        try:
+            with stop.open():
+                say("looking for the fewest edges that are enough")
+                edges, scores = keep_faithful(
+                    compiled, run.gates, task.splits["train"], ablation=settings.ablation,
+                    tolerance=recipe.tolerance, minimal=recipe.keep == "minimal",
+                )  # fmt: skip
+                return Kept(circuit=_circuit(compiled, settings, edges, scores), raw_edges=edges, trouble="")
+        except KeyboardInterrupt as error:
+            stop.note(error)
+            trouble = f"the run was ended by {stop.name}"
+        except Exception as error:  # noqa: BLE001 - the gates are trained; a circuit of them is not lost by it
+            trouble = why(error)
+        trouble = (
+            f"The fewest edges that are enough were not looked for to the end ({trouble}): the circuit has the best "
+            f"edges at the target sparsity instead, as the keep rule 'target' does."
+        )
+    rule = "target" if trouble else recipe.keep
+    edges, scores = discretize(run.gates, keep=edges_to_keep(run.gates, rule=rule, target_sparsity=target))
+    return Kept(circuit=_circuit(compiled, settings, edges, scores), raw_edges=edges, trouble=trouble)
+
+
+def _circuit(compiled: CompiledModel, settings: RunSettings, edges: np.ndarray, scores: np.ndarray) -> Circuit:
+    return Circuit.from_edges(compiled.universe, edges, scores=scores, ablation=settings.ablation)
+
+
+def provenance_of(compiled: CompiledModel, task: TaskData, settings: RunSettings, trained: Trained) -> dict[str, Any]:
+    """Where the circuit came from, but for its measures.
+
+    Args:
+        compiled: The model.
+        task: The prompts.
+        settings: The settings.
+        trained: What training left.
+    """
+    return {
+        **compiled.identity,
+        "tokenizer": type(compiled.tokenizer).__name__,
+        "dtype": str(compiled.dtype).removeprefix("torch."),
+        "kernels": compiled.kernels,
+        "cpu_kernels": compiled.uses_cpu_kernels,
+        **trained.provenance,
+        "task": task.name,
+        "task_options": dict(task.provenance),
+        "data_hash": task.data_hash,
+        "objective": settings.objective,
+        "teacher_top_k": settings.teacher_top_k,
+        "recipe": settings.recipe.to_dict(),
+        "method": "edge-pruning",
+        "score_meaning": "log-alpha",
+        "seed": settings.seed,
+        "steps_taken": len(trained.run.records),
+        "edits": compiled.gate_map.edits,
+        "versions": library_versions(),
+        "hardware": hardware(compiled.device),
+    }
+
+
+def check_top_k(teacher_top_k: int | None, objective: str, d_vocab: int) -> None:
+    """Refuse a cut vocabulary where the objective needs all of it.
+
+    Args:
+        teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps all.
+        objective: What is compared.
+        d_vocab: Size of the vocabulary.
+
+    Raises:
+        ConfigurationError: The objective needs the whole vocabulary.
+
+    Examples:
+        >>> check_top_k(64, "kl", 50257)
+        >>> check_top_k(64, "mse", 1)
+    """
+    if teacher_top_k is not None and teacher_top_k < d_vocab and objective not in TAKES_TOP_K:
+        raise ConfigurationError(
+            f"objective {objective!r} needs the full model's whole vocabulary, and teacher_top_k={teacher_top_k} "
+            f"keeps its likeliest tokens alone; leave it out, or use {' or '.join(TAKES_TOP_K)}"
+        )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the result depends on."""
+    libraries = {name: installed_version(name) or "not installed" for name in _LIBRARIES}
+    return {"python": platform.python_version(), **libraries}
+
+
+def hardware(device: torch.device) -> dict[str, str | int]:
+    """What it ran on."""
+    found: dict[str, str | int] = {"device": str(device), "threads": torch.get_num_threads()}
+    found["cpu"] = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found

@@ -1,0 +1,1 @@
+"""From trained gates to a circuit."""

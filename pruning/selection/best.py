@@ -1,0 +1,65 @@
+"""From trained gates to edges, by a named rule that looks at the gates alone.
+
+`paper` keeps as many edges as the deterministic soft mask sums to, which is what the published evaluation
+does by a search over thresholds; `target` keeps as many as the target sparsity asks. Either way the edges
+with the highest scores stay; tied edges stay or go together; frozen edges stay and removed ones go. Rules that run
+the model are in `pruning.selection.faithful`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from circuitgraph.errors import UnknownNameError
+from pruning.methods.edge_pruning.gates import Gates
+
+
+def edges_to_keep(gates: Gates, *, rule: str, target_sparsity: float) -> int:
+    """How many edges a rule keeps.
+
+    Args:
+        gates: Trained gates.
+        rule: `paper` or `target`.
+        target_sparsity: What `target` goes by; 1 and above keep nothing.
+
+    Raises:
+        UnknownNameError: No such rule.
+    """
+    if rule == "paper":
+        return round(float(gates.soft_edges().sum()))
+    if rule == "target":
+        return max(0, round((1 - target_sparsity) * gates.gate_map.universe.n_edges))
+    raise UnknownNameError.of("keep rule", rule, ("paper", "target"))
+
+
+@torch.no_grad()
+def discretize(gates: Gates, *, keep: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the best edges.
+
+    Args:
+        gates: Trained gates.
+        keep: How many edges at most, frozen ones included. Ties are whole, so it can be fewer.
+
+    Returns:
+        Flat indices of the kept edges `[n]`, and their scores `[n]`; a frozen edge gets the highest score
+        of the others.
+    """
+    scores = gates.scores().double().cpu().numpy()
+    codes = gates.gate_map.parameter_of_edge
+    frozen = codes == -2
+    # A tied group counts once, at its best edge's score, and stays or goes whole.
+    groups = np.where(codes >= 0, codes, -1)
+    trained = np.flatnonzero(codes >= 0)
+    best = np.full(gates.gate_map.n_parameters, -np.inf)
+    np.maximum.at(best, groups[trained], scores[trained])
+    order = np.argsort(-best, kind="stable")
+    sizes = gates.gate_map.edges_per_parameter[order]
+    room = keep - int(frozen.sum())
+    chosen = order[np.cumsum(sizes) <= room]
+    kept_groups = np.zeros(gates.gate_map.n_parameters + 1, dtype=bool)
+    kept_groups[chosen] = True
+    edges = np.flatnonzero(frozen | kept_groups[groups])
+    values = scores[edges]
+    finite = values[np.isfinite(values)]
+    return edges, np.where(np.isfinite(values), values, finite.max() if len(finite) else 0.0)

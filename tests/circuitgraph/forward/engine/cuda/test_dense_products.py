@@ -1,0 +1,48 @@
+"""Dense products by kernels, in Triton's interpreter on the CPU, against float64."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("triton", reason="products by kernels need triton, which comes with torch for CUDA")
+
+_CHECK = """
+import sys
+import torch
+from circuitgraph.forward.engine.cuda import dense as kernels
+
+n_to, n_from, cells, width, dtype = *map(int, sys.argv[1:5]), getattr(torch, sys.argv[5])
+kernels.CHUNK = 256
+draw = torch.Generator().manual_seed(0)
+buffer = torch.randn(n_to + n_from + 3, cells, width, generator=draw).to(dtype)
+rows, out = buffer[2 : 2 + n_from], torch.randn(n_to, cells, width, generator=draw).to(dtype)
+coefficients = torch.randn(n_from, n_to, generator=draw).to(dtype).T
+one = torch.randn(cells, width, generator=draw).to(dtype)
+product = torch.einsum("ts,scw->tcw", coefficients.double(), rows.double())
+# Products and sums are float32, what is stored has eleven bits.
+close = {"rtol": 2**-10, "atol": 2**-10}
+for base in (None, one, out):
+    into = torch.full_like(out, torch.nan) if base is not out else out.clone()
+    kernels.mix_dense(into, into if base is out else base, coefficients, rows)
+    expected = product if base is None else product + base.double()
+    torch.testing.assert_close(into.double(), expected, **close)
+found = kernels.dots_dense(out, rows)
+expected = torch.einsum("tcw,scw->ts", out.double(), rows.double())
+torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+"""
+
+
+# The interpreter does not multiply bfloat16; a GPU is asked by `tests/benchmarks/gpu.py`.
+@pytest.mark.parametrize("dtype", ["float16"])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 8), (3, 70, 5, 24), (36, 33, 9, 32), (17, 130, 3, 100)])
+def test_mixing_and_dots(sizes: tuple[int, ...], dtype: str):
+    ran = subprocess.run(
+        [sys.executable, "-c", _CHECK, *map(str, sizes), dtype],
+        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
