@@ -260,15 +260,14 @@ def preflight(
         timed = time_passes(
             compiled, train, recipe, objective=objective, ablation=ablation, plan=memory, teacher_top_k=teacher_top_k
         )
-        evaluated = [len(pairs) for name, pairs in looked_at.items() if name in splits]
-        most = max(evaluated, default=0) if n_random_prompts is None else n_random_prompts
         kept = round(max(0.0, 1 - recipe.target_sparsity) * compiled.universe.n_edges)
         duration = estimate_duration(
             timed,
             recipe,
             n_train=len(train),
-            n_evaluated=sum(evaluated),
-            n_random_runs=n_random * sum(min(most, n) for n in evaluated),
+            evaluated=[pairs.lengths for name, pairs in looked_at.items() if name in splits],
+            n_random=n_random,
+            n_random_prompts=n_random_prompts,
             n_kept=kept,
         )
     return Preflight(

@@ -26,6 +26,7 @@ from pruning import (
     task_from_pairs,
 )
 from pruning.evaluation.effects import measure_effects
+from pruning.evaluation.sampled import sampled_prompts
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.recipes import recipe_named
 from pruning.prompts.encoding import EncodedPairs
@@ -315,15 +316,19 @@ def test_a_discovery_keeps_it(compiled, prompts) -> None:
 
 
 def test_the_duration_is_counted_by_hand() -> None:
-    timed = Timed(fill=0.5, warm=2.0, steps=((0.0, 4.0), (0.98, 2.0)), circuit=0.25, complement=1.0)
+    timed = Timed(fill=0.5, warm=2.0, steps=((0.0, 4.0), (0.98, 2.0)), circuit_pass=0.125, circuit=0.25, complement=1.0)
     recipe = recipe_named("paper-gpt2").changed(steps=2, ramp_steps=1)
-    ran = estimate_duration(timed, recipe, n_train=10, n_evaluated=4, n_random_runs=6, n_kept=0)
+    lengths = np.repeat([7, 9], [17, 2])  # 17 of one length are two passes, 2 of another a third
+    ran = estimate_duration(timed, recipe, n_train=10, evaluated=[lengths], n_random=2, n_random_prompts=3, n_kept=0)
     assert (ran.filling, ran.warm_start) == (5.0, 0.0)
     # The first step is asked for no sparsity, the second for all of it.
-    from pruning.runs.checking.duration import EVALUATED, TRAINED
+    from pruning.runs.checking.duration import EFFECTS, EVALUATED, TRAINED
 
     assert ran.training == pytest.approx(6.0 * TRAINED)
-    assert ran.evaluation == pytest.approx((4 * (0.5 + 2 * 0.25 + 1.0) + 6 * 0.25) * EVALUATED)
+    n_lengths = len(set(lengths[sampled_prompts(19, 3, seed=0)]))
+    on_all = 19 * (0.5 + 1.0) + 2 * (3 * 0.125 + 19 * 0.25)
+    assert ran.evaluation == pytest.approx((on_all + 2 * (n_lengths * 0.125 + 3 * 0.25)) * EVALUATED)
+    assert ran.effects == pytest.approx(0.375 * EFFECTS)
 
 
 def test_behaviour_of_numbers() -> None:
