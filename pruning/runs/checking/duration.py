@@ -349,7 +349,7 @@ def _forward(
 
 
 def _typical(once: Callable[[], float]) -> float:
-    """The median of a few passes, since what is made at first use would be most of one; of a long pass, its one time."""
+    """The median of a few passes, since what is made at first use would be most of one; a long pass is timed once."""
     seconds = [once()]
     while len(seconds) < _REPEATS and sum(seconds) < _ENOUGH:
         seconds.append(once())
