@@ -1,0 +1,136 @@
+"""From what a user chose to a run that is decided: the one rule for defaults.
+
+What was chosen wins, then what the recipe says, then what the task and the model say:
+
+    recipe       chosen, else `tracr` for a compiled program, else `quick`; then what was chosen of it
+    embeddings   chosen, else the recipe's, else `split` for a compiled program, else `joint`
+    kv_heads     chosen, else the recipe's, else `native`
+    qkv          chosen, else the recipe's, else `split`
+    objective    chosen, else the recipe's, else the task's
+    ablation     chosen, else the recipe's, else `zero` for a compiled program, else `counterfactual`
+    task.seed    chosen, else the run's seed
+    the rest     chosen, else the default of `RunRequest` and `RunSettings`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from circuitgraph.errors import ConfigurationError
+from circuitgraph.files.toml_text import toml_text
+from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
+from pruning.runs.choices import RECIPE, Chosen, setting_kinds
+from pruning.runs.request import ModelRequest, RunRequest, TaskRequest
+from pruning.runs.settings import RunSettings
+
+if TYPE_CHECKING:
+    from pruning.tasks import Task
+
+TRACR = "tracr"
+DEFAULT_RECIPE = "quick"
+
+
+def decide(chosen: Mapping[str, Any], *, family: str, objective: str) -> tuple[RunRequest, RunSettings]:
+    """What a run is asked for and how it is done, from what was chosen.
+
+    Args:
+        chosen: Values by full name, see `pruning.runs.choices`; with `model.name` and `task.name`.
+        family: The model's family, such as `gpt2` or `tracr`.
+        objective: The task's own objective.
+
+    Raises:
+        ConfigurationError: A value that makes no sense, or neither model nor task are named.
+        UnknownNameError: A choice that there is not.
+
+    Examples:
+        >>> request, settings = decide(
+        ...     {"model.name": "tracr:reverse", "task.name": "tracr-reverse", "recipe.steps": 50, "seed": 3},
+        ...     family="tracr", objective="kl",
+        ... )
+        >>> request.recipe.name, request.recipe.steps, request.ablation, request.model.embeddings, request.task.seed
+        ('tracr', 50, 'zero', 'split', 3)
+    """
+    program = family == TRACR
+    recipe = decided_recipe(chosen, family)
+    asked = _section(chosen, "")
+    model, task = _section(chosen, "model."), _section(chosen, "task.")
+    for table, what in ((model, "model"), (task, "task")):
+        if "name" not in table:
+            raise ConfigurationError(f"which {what}? Give --{what}, or name it in a file ([{what}] name = …)")
+    own = {"embeddings": "split" if program else "joint", "kv_heads": "native", "qkv": "split"}
+    model |= {name: model.get(name) or getattr(recipe, name) or default for name, default in own.items()}
+    task.setdefault("seed", asked.get("seed", 0))
+    asked["objective"] = asked.get("objective") or recipe.objective or objective
+    asked["ablation"] = asked.get("ablation") or recipe.ablation or ("zero" if program else "counterfactual")
+    request = RunRequest(model=ModelRequest(**model), task=TaskRequest(**task), recipe=recipe, **asked)
+    return request, RunSettings(**_section(chosen, "settings."))
+
+
+def decided_recipe(chosen: Mapping[str, Any], family: str) -> Recipe:
+    """The recipe of a run, with what was chosen of it.
+
+    Args:
+        chosen: As of `decide`.
+        family: The model's family.
+
+    Raises:
+        UnknownNameError: No such recipe.
+        ConfigurationError: Settings of it that make no sense.
+    """
+    base = chosen.get(RECIPE) or (TRACR if family == TRACR else DEFAULT_RECIPE)
+    recipe = base if isinstance(base, Recipe) else recipe_named(base)
+    changes = _section(chosen, "recipe.")
+    nothing = {name: None for name, value in changes.items() if value is None}
+    changed = recipe.changed(**changes) if len(nothing) < len(changes) else recipe
+    return replace(changed, **nothing) if nothing else changed
+
+
+def _section(chosen: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The settings of one table, those of tables within it put together."""
+    found: dict[str, Any] = {}
+    for name in setting_kinds():
+        if not name.startswith(prefix) or "." in name.removeprefix(prefix):
+            continue
+        inside = {one.removeprefix(f"{name}."): value for one, value in chosen.items() if one.startswith(f"{name}.")}
+        if name in chosen:
+            found[name.removeprefix(prefix)] = {**chosen[name], **inside} if inside else chosen[name]
+        elif inside:
+            found[name.removeprefix(prefix)] = inside
+    return found
+
+
+def task_options(chosen: Mapping[str, Any], task: Task) -> Chosen:
+    """A task's options as they were typed, numbers read where the task's defaults are numbers.
+
+    Args:
+        chosen: As of `decide`.
+        task: The task.
+
+    Raises:
+        ConfigurationError: A number was expected.
+    """
+    read = dict(chosen)
+    for name, default in task.options.items():
+        key = f"task.options.{name}"
+        value = chosen.get(key)
+        if isinstance(value, str) and isinstance(default, int):
+            try:
+                read[key] = int(value)
+            except ValueError:
+                raise ConfigurationError(f"{key}: expected a number, such as {default}; got {value!r}") from None
+    return read
+
+
+def run_text(request: RunRequest, settings: RunSettings) -> str:
+    """A run as TOML, which `pruning.runs.choices.read_run_file` reads.
+
+    Args:
+        request: What is asked for.
+        settings: How it is done.
+    """
+    asked = request.to_dict()
+    if request.n_random_prompts is None:
+        asked["n_random_prompts"] = "all"
+    return toml_text({**asked, "settings": settings.to_dict()})
