@@ -78,6 +78,10 @@ class OutputError(CircuitGraphError, ValueError):
     """A place to write to that exists, cannot be written, or is full."""
 
 
+class CheckpointError(CircuitGraphError, ValueError):
+    """Checkpoints of a run that are damaged, of another run, or not there."""
+
+
 class ParityError(CircuitGraphError):
     """The compiled graph does not reproduce the model it came from."""
 
@@ -100,6 +104,10 @@ class IncompleteResultWarning(UserWarning):
 
 class CacheWarning(UserWarning):
     """A cache that could not be read or written; what it would have given is computed instead."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint that was passed over because it is damaged; an earlier one was taken."""
 
 
 class UndefinedWarning(UserWarning):

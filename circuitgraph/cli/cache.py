@@ -108,9 +108,9 @@ def disk_cache(folder: Path | None, gib: float) -> DiskCache | None:
 def told_as_notes() -> Iterator[None]:
     """Say warnings of ours as the command line says its own, each once."""
     from circuitgraph.cli.output import warn
-    from circuitgraph.errors import CacheWarning, ModelWarning, UndefinedWarning
+    from circuitgraph.errors import CacheWarning, CheckpointWarning, ModelWarning, UndefinedWarning
 
-    ours = (CacheWarning, ModelWarning, UndefinedWarning)
+    ours = (CacheWarning, CheckpointWarning, ModelWarning, UndefinedWarning)
     said: set[str] = set()
     with warnings.catch_warnings():
         for one in ours:

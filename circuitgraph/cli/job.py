@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from circuitgraph.memory.plan import MemoryPlan
     from pruning.frozen.disk import DiskCache
     from pruning.methods.edge_pruning.recipes import Recipe
-    from pruning.methods.edge_pruning.train import StepRecord
+    from pruning.methods.edge_pruning.state import StepRecord
     from pruning.runs.checking.preflight import Preflight
     from pruning.runs.discover import Discovery
     from pruning.runs.measuring import Counting

@@ -14,7 +14,7 @@ from circuitgraph.cli.output import figure, say
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from pruning.methods.edge_pruning.train import StepRecord
+    from pruning.methods.edge_pruning.state import StepRecord
 
 Tick = Callable[[int, int], None]
 """Called with how many are done, and of how many."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from circuitgraph.memory.plan import MemoryPlan
     from pruning.frozen.disk import DiskCache
     from pruning.methods.edge_pruning.recipes import Recipe
-    from pruning.methods.edge_pruning.train import StepRecord
+    from pruning.methods.edge_pruning.state import StepRecord
     from pruning.regimes.study import Study
     from pruning.runs.checking.preflight import Preflight
     from pruning.tasks import TaskData

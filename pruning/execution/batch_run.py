@@ -23,7 +23,7 @@ from circuitgraph.graph.liveness import effective_edges
 from circuitgraph.memory.numbers import step_numbers
 from pruning.execution.lanes import Lanes
 from pruning.execution.objectives import Objective
-from pruning.execution.replay import Replays, widest
+from pruning.execution.replay import Replays, ReplayState, widest
 from pruning.frozen.runs import FrozenRuns
 
 _SPARSE_BELOW = 1 / 30  # of the gates are not 0
@@ -67,6 +67,23 @@ class BatchResult:
     objective: Float[Tensor, ""]
     live_heads: int
     live_mlps: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunnerState:
+    """How later batches are divided and run.
+
+    Attributes:
+        micro_batch: Prompts at once.
+        most_sparse: Prompts at once with few gates open, once memory ran out; None before that.
+        recompute: Whether MLPs run again in the backward pass.
+        replays: What decides which parts are replayed; None where none are.
+    """
+
+    micro_batch: int
+    most_sparse: int | None
+    recompute: bool
+    replays: ReplayState | None
 
 
 class BatchRunner:
@@ -118,6 +135,25 @@ class BatchRunner:
     def recorded(self) -> int:
         """How many parts were recorded so far."""
         return 0 if self._replays is None else self._replays.recorded
+
+    def state(self) -> RunnerState:
+        """What decides how later batches run, beside their gates and prompts."""
+        replays = None if self._replays is None else self._replays.state()
+        return RunnerState(
+            micro_batch=self.micro_batch, most_sparse=self._most_sparse, recompute=self.recompute, replays=replays
+        )
+
+    def restore(self, state: RunnerState) -> None:
+        """Go on from a state of the same run.
+
+        Args:
+            state: What `state` gave.
+        """
+        self.micro_batch, self._most_sparse, self.recompute = state.micro_batch, state.most_sparse, state.recompute
+        if state.replays is None:
+            self._replays = None
+        elif self._replays is not None:
+            self._replays.restore(state.replays)
 
     def run(self, shares: Sequence[Share]) -> BatchResult:
         """Run a batch forward and backward, in smaller parts if memory runs out; at last, MLPs are run again.

@@ -63,6 +63,25 @@ class Replayed:
     live_mlps: int
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReplayState:
+    """What decides which steps are replayed, and by which plan.
+
+    Attributes:
+        works: Whether steps are recorded at all.
+        planned: Booleans `[edge]` that the plan was made from; None where there is no plan.
+        missed: Booleans `[edge]` that the plan lacked since, to be in the next one; None where it lacked none.
+        age: Steps since the plan was made.
+        keys: Tokens per prompt and number of prompts of what was recorded by this plan, in order.
+    """
+
+    works: bool
+    planned: np.ndarray | None
+    missed: np.ndarray | None
+    age: int
+    keys: tuple[tuple[int, int], ...]
+
+
 class Replays:
     """Records parts of batches and replays them.
 
@@ -92,6 +111,8 @@ class Replays:
         self.recompute, self._say = recompute, say
         self.recorded = 0
         self._plan: FixedPlan | None = None
+        self._planned_from: np.ndarray | None = None
+        self._keys: set[tuple[int, int]] = set()
         self._missed: np.ndarray | None = None
         self._fits = False
         self._age = 0
@@ -122,9 +143,28 @@ class Replays:
             return
         if self._plan is None or self._age >= PATIENCE:
             wanted = likely() | active
-            self._plan = self._planned(wanted if self._missed is None else wanted | self._missed)
+            self._planned_from = wanted if self._missed is None else wanted | self._missed
+            self._plan = self._planned(self._planned_from)
             self._fits, self._age, self._missed = True, 0, None
             self._forget()
+
+    def state(self) -> ReplayState:
+        """What decides how later steps run; arrays are shared, and never written to."""
+        return ReplayState(
+            works=self._works, planned=self._planned_from, missed=self._missed, age=self._age,
+            keys=tuple(sorted(self._keys)),
+        )  # fmt: skip
+
+    def restore(self, state: ReplayState) -> None:
+        """Go on from a state of the same run: the plan is made again, and recordings when they are used.
+
+        Args:
+            state: What `state` gave.
+        """
+        self._forget()
+        self._works, self._age, self._missed = state.works, state.age, state.missed
+        self._planned_from, self._keys = state.planned, set(state.keys)
+        self._plan = None if state.planned is None else self._planned(state.planned)
 
     @property
     def _plan_now(self) -> FixedPlan:
@@ -161,6 +201,7 @@ class Replays:
     def _forget(self) -> None:
         """Give the recordings' memory back, and their pool, which cannot be used again once nothing holds it."""
         self._recordings.clear()
+        self._keys.clear()
         self._pool, self._sent = None, SentArrays()
 
     def _group(self, length: int) -> KeptGroup | None:
@@ -173,7 +214,8 @@ class Replays:
         found = self._recordings.get(key)
         if found is not None and found.holds():
             return found
-        if self._step_bytes(*key) > MOST_BYTES or len(self._recordings) >= MOST_RECORDINGS:
+        full = key not in self._keys and len(self._keys) >= MOST_RECORDINGS
+        if full or self._step_bytes(*key) > MOST_BYTES:
             return None
         try:
             made = _Recording(self, group, n, self._plan_now, gates)
@@ -184,6 +226,7 @@ class Replays:
             self._say(f"steps are not recorded ({cause}): going on without, slower")
             return None
         self._recordings[key] = made
+        self._keys.add(key)
         self.recorded += 1
         return made
 

@@ -14,7 +14,7 @@ from circuitgraph.stopping import Stopped, stopping
 from pruning.evaluation.evaluate import require_universe
 from pruning.frozen.disk import DiskCache
 from pruning.methods.edge_pruning.recipes import Recipe
-from pruning.methods.edge_pruning.train import StepRecord
+from pruning.methods.edge_pruning.state import StepRecord
 from pruning.regimes.folder import StudyFolder, first_difference
 from pruning.runs.discover import discover, evaluated_splits
 from pruning.tasks import TaskData

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from circuitgraph.circuits.circuit import Circuit
+from pruning.methods.edge_pruning.loop import TrainingRun
 from pruning.methods.edge_pruning.recipes import Recipe
-from pruning.methods.edge_pruning.train import TrainingRun
 
 _LAST = 50
 _IN_VAIN = frozenset({"nothing-to-explain", "undefined-outputs"})

@@ -31,8 +31,9 @@ from pruning.evaluation.card import metrics_line
 from pruning.evaluation.evaluate import metrics_table
 from pruning.evaluation.sampled import N_RANDOM_PROMPTS
 from pruning.frozen.disk import DiskCache
+from pruning.methods.edge_pruning.loop import TrainingRun
 from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
-from pruning.methods.edge_pruning.train import StepRecord, TrainingRun
+from pruning.methods.edge_pruning.state import StepRecord
 from pruning.runs.card import discovery_card
 from pruning.runs.checking.preflight import Preflight, look_before
 from pruning.runs.diagnose import diagnose

@@ -21,7 +21,9 @@ from circuitgraph.errors import ConfigurationError, why
 from circuitgraph.stopping import Stop
 from pruning.execution.objectives import TAKES_TOP_K, check_objective
 from pruning.frozen.runs import FrozenRuns
-from pruning.methods.edge_pruning.train import StepRecord, Trainer, TrainingRun, train
+from pruning.methods.edge_pruning.loop import TrainingRun, train
+from pruning.methods.edge_pruning.state import StepRecord
+from pruning.methods.edge_pruning.train import Trainer
 from pruning.runs.run_settings import RunSettings
 from pruning.runs.versions import installed_version
 from pruning.selection.best import discretize, edges_to_keep

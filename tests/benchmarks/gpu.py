@@ -53,8 +53,9 @@ from pruning.bench.stages import EvaluateStage, PlainStage, Stage, StepStage, Wo
 from pruning.bench.timing import interleaved
 from pruning.execution.threads import threads
 from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.loop import train
 from pruning.methods.edge_pruning.recipes import recipe_named
-from pruning.methods.edge_pruning.train import Trainer, train
+from pruning.methods.edge_pruning.train import Trainer
 from pruning.selection.best import discretize, edges_to_keep
 from tests.benchmarks.exactness import compare, compare_replayed
 from tests.benchmarks.made_gates import EDGES_A_NODE, made_alpha, made_circuit

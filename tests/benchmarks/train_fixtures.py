@@ -32,8 +32,10 @@ from pruning.bench.report import versions
 from pruning.bench.settings import GPT2_RANDOM, SPARSITIES
 from pruning.bench.trained import DATA_FOLDER, SHIPPED, TrainedGates, save_trained
 from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.loop import train
 from pruning.methods.edge_pruning.recipes import recipe_named
-from pruning.methods.edge_pruning.train import StepRecord, Trainer, train
+from pruning.methods.edge_pruning.state import StepRecord
+from pruning.methods.edge_pruning.train import Trainer
 
 _LAST = 20
 

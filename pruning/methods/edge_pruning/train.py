@@ -1,4 +1,4 @@
-"""Training gates: the loop at the heart of Edge Pruning.
+"""One step of training gates, the heart of Edge Pruning; the loop is in `pruning.methods.edge_pruning.loop`.
 
 A step, in order:
 
@@ -9,6 +9,8 @@ A step, in order:
    (control `lagrangian`, Bhaskar et al. 2024), or the α move along the surface of the budget (control
    `budget`, see `pruning.methods.edge_pruning.budget`);
 5. the step is recorded, and checked for NaN.
+
+All that the next step depends on is the trainer's state (`pruning.methods.edge_pruning.state`).
 """
 
 from __future__ import annotations
@@ -16,15 +18,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from circuitgraph.compiled.model import CompiledModel
-from circuitgraph.errors import NotFiniteError, TrainingError, why
-from circuitgraph.stopping import Stop
+from circuitgraph.errors import NotFiniteError, TrainingError
 from circuitgraph.torch_state import with_gradients
 from circuitgraph.transfer import to_host
 from pruning.execution.batch_run import BatchResult, BatchRunner, Share
@@ -32,65 +33,19 @@ from pruning.execution.finite import not_finite_text, require_numbers
 from pruning.execution.lanes import lanes_for
 from pruning.execution.objectives import objective_named, require_wrong_answers
 from pruning.execution.threads import threads
-from pruning.frozen.runs import BatchOrder, FrozenRuns
+from pruning.frozen.runs import FrozenRuns, RunCounts
 from pruning.methods.edge_pruning.budget import ExpectedGate, project_gradient, shift_for_budget
 from pruning.methods.edge_pruning.gates import Gates, GateSample
 from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.methods.edge_pruning.schedule import rate_at, target_at
+from pruning.methods.edge_pruning.state import StepRecord, TrainingState, optimiser_tensors, put_optimiser_tensors
 from pruning.methods.gate_gradients import GatePath, gate_importance
+from pruning.prompts.batch_order import BatchOrder
 
 _FEW_GATES = 1 << 18
 """Fewer gates than these are no work for several threads; beside a GPU, waking them takes longer than all of it."""
 _WARM_START_BATCHES = 6
 """Batches of prompts at each level of the path."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepRecord:
-    """One step, as a row of the curve.
-
-    Attributes:
-        step: From 0.
-        seconds: Since training began.
-        loss: What was minimised.
-        objective: Its part from the task, such as the KL in nats.
-        sparsity: Of the gates drawn.
-        target: The sparsity asked for.
-        lambda1: First multiplier.
-        lambda2: Second multiplier.
-        live_heads: Heads that ran.
-        live_mlps: MLPs that ran.
-        undecided: Gates strictly between 0 and 1.
-    """
-
-    step: int
-    seconds: float
-    loss: float
-    objective: float
-    sparsity: float
-    target: float
-    lambda1: float
-    lambda2: float
-    live_heads: int
-    live_mlps: int
-    undecided: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRun:
-    """What training gives back.
-
-    Attributes:
-        gates: The trained gates.
-        records: A row a step.
-        interrupted: Whether it was stopped early by the user.
-        stopped_by: Why it stopped early, or an empty text.
-    """
-
-    gates: Gates
-    records: tuple[StepRecord, ...]
-    interrupted: bool
-    stopped_by: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +84,11 @@ class Trainer:
         replay: Whether steps are recorded and replayed where that pays (see `pruning.execution.replay`); by default on
             CUDA.
         say: Called with a line when something about the run had to change.
+        state: Of an earlier run of the same settings, to go on from; None begins anew.
 
     Attributes:
         runner: Takes batches forward and backward.
+        records: One per step taken.
     """
 
     @with_gradients
@@ -148,6 +105,7 @@ class Trainer:
         lanes: int | None = None,
         replay: bool | None = None,
         say: Callable[[str], None] = lambda line: None,
+        state: TrainingState | None = None,
     ) -> None:
         require_wrong_answers(objective, frozen.pairs)
         self.compiled, self.recipe = compiled, recipe
@@ -178,6 +136,10 @@ class Trainer:
         self._threads = 1 if few else None
         self._weights = torch.tensor(gate_map.edges_per_parameter, dtype=torch.float32)
         self._expected = ExpectedGate()
+        self.records: list[StepRecord] = []
+        if state is not None:
+            self.restore(state)
+            return
         if recipe.warm_start == "gate-importance":
             self._warm_start(seed)
         self.began = time.perf_counter()
@@ -188,9 +150,46 @@ class Trainer:
         require_numbers(importance, self.runner.frozen, "gate importances")
         self.gates.start_from(importance, mean=self.recipe.init_mean, spread=self.recipe.init_std)
 
+    def state(self) -> TrainingState:
+        """All that the next step depends on, as copies."""
+        frozen = self.runner.frozen
+        return TrainingState(
+            seconds=time.perf_counter() - self.began,
+            records=tuple(self.records),
+            parameters=tuple(parameter.detach().clone() for parameter in self.gates.parameters),
+            optimiser=tuple(optimiser_tensors(self.optimiser, parameter) for parameter in self.gates.parameters),
+            multipliers=self.multipliers.detach().clone(),
+            ascent=optimiser_tensors(self.ascent, self.multipliers),
+            generator=self.generator.get_state(),
+            order=self.order.state(),
+            runner=self.runner.state(),
+            counts={"filled": asdict(frozen.filled), "drawn": asdict(frozen.drawn)},
+        )
+
+    @with_gradients
+    def restore(self, state: TrainingState) -> None:
+        """Go on from a state of a run of the same settings.
+
+        Args:
+            state: What `state` gave, in this process or another; it is copied.
+        """
+        frozen = self.runner.frozen
+        with torch.no_grad():
+            for parameter, value in zip(self.gates.parameters, state.parameters, strict=True):
+                parameter.copy_(value)
+            self.multipliers.copy_(state.multipliers)
+        put_optimiser_tensors(self.optimiser, state.optimiser)
+        put_optimiser_tensors(self.ascent, [state.ascent])
+        self.generator.set_state(state.generator)
+        self.order.restore(state.order)
+        self.runner.restore(state.runner)
+        frozen.filled, frozen.drawn = (RunCounts(**state.counts[name]) for name in ("filled", "drawn"))
+        self.records = list(state.records)
+        self.began = time.perf_counter() - state.seconds
+
     @with_gradients
     def step(self, index: int) -> StepRecord:
-        """Take one step.
+        """Take one step and record it.
 
         Args:
             index: The step, from 0.
@@ -202,7 +201,9 @@ class Trainer:
             TrainingError: The loss or a gradient is not finite.
         """
         with threads(self._threads):
-            return self._step(index)
+            record = self._step(index)
+        self.records.append(record)
+        return record
 
     def _step(self, index: int) -> StepRecord:
         recipe = self.recipe
@@ -340,49 +341,3 @@ def _brought(ran: BatchResult) -> tuple[list[Tensor], float]:
 
 def _mean(numbers: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(numbers)).float().mean() if len(numbers) > 1 else numbers[0]
-
-
-Watch = Callable[[StepRecord], None]
-
-
-def train(trainer: Trainer, watch: Watch | None = None, stop: Stop | None = None) -> TrainingRun:
-    """Run all steps.
-
-    Args:
-        trainer: A fresh trainer.
-        watch: Called after every step, e.g. by a progress bar.
-        stop: Who asks the run to stop.
-
-    Returns:
-        The trained gates and the curve. A request to stop, a NaN and any error after the first step end it early and
-        keep the last good state.
-
-    Raises:
-        NotFiniteError: The full model's own logits are NaN or infinite in the first step.
-    """
-    records: list[StepRecord] = []
-    stopped_by = ""
-    interrupted = False
-    stop = stop or Stop()
-    try:
-        with stop.open():
-            for index in range(trainer.recipe.steps):
-                record = trainer.step(index)
-                records.append(record)
-                if watch is not None:
-                    watch(record)
-    except KeyboardInterrupt as error:
-        stop.note(error)
-        by = "the user" if stop.name == "SIGINT" else stop.name
-        interrupted, stopped_by = True, f"interrupted by {by} after {len(records)} steps"
-    except NotFiniteError:
-        raise
-    except TrainingError as error:
-        stopped_by = str(error)
-    except Exception as error:
-        if not records:
-            raise
-        stopped_by = f"after {len(records)} steps: {why(error)}"
-    if trainer.recipe.control == "budget" and records:
-        trainer._hold_budget(records[-1].target)
-    return TrainingRun(gates=trainer.gates, records=tuple(records), interrupted=interrupted, stopped_by=stopped_by)

@@ -6,7 +6,7 @@ import io
 import sys
 
 from circuitgraph.cli.progress import Reading, watching
-from pruning.methods.edge_pruning.train import StepRecord
+from pruning.methods.edge_pruning.state import StepRecord
 
 
 def record(step: int, objective: float = 0.5) -> StepRecord:

@@ -13,8 +13,9 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import NotFiniteError, TrainingError
 from pruning.execution.finite import prompts_without_numbers
 from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.loop import train
 from pruning.methods.edge_pruning.recipes import recipe_named
-from pruning.methods.edge_pruning.train import Trainer, train
+from pruning.methods.edge_pruning.train import Trainer
 from tests.pruning.prompts.small_prompts import random_prompts
 
 QUICK = recipe_named("quick").changed(steps=3, target_sparsity=0.5)

@@ -16,7 +16,7 @@ from circuitgraph.compiled.model import CompiledModel
 from pruning.execution.batch_run import Share
 from pruning.execution.lanes import Lanes, lanes_for
 from pruning.execution.threads import threads
-from pruning.methods.edge_pruning.train import train
+from pruning.methods.edge_pruning.loop import train
 from pruning.methods.gate_gradients import GatePath, gate_importance
 from tests.pruning.execution.test_memory_saving import Cramped, trainer
 from tests.pruning.methods.edge_pruning.test_train import BUDGET, LAGRANGIAN, curve, learnt

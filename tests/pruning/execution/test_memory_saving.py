@@ -12,8 +12,9 @@ from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from pruning.execution.batch_run import Share
 from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.loop import train
 from pruning.methods.edge_pruning.recipes import Recipe
-from pruning.methods.edge_pruning.train import Trainer, train
+from pruning.methods.edge_pruning.train import Trainer
 from tests.pruning.methods.edge_pruning.test_train import BUDGET, LAGRANGIAN, learnt
 from tests.pruning.prompts.small_prompts import random_prompts
 

@@ -19,7 +19,8 @@ from pruning.execution.batch_run import BatchRunner, Share
 from pruning.execution.objectives import objective_named
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.gates import sample_hard_concrete
-from pruning.methods.edge_pruning.train import Trainer, train
+from pruning.methods.edge_pruning.loop import train
+from pruning.methods.edge_pruning.train import Trainer
 from tests.pretend_device import PretendDevice
 from tests.pruning.methods.edge_pruning.test_train import BUDGET, LAGRANGIAN, learnt
 from tests.pruning.prompts.small_prompts import random_prompts

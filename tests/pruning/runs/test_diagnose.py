@@ -10,8 +10,9 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.graph.gate_map import GateMap
 from circuitgraph.graph.universe import Universe
 from pruning.methods.edge_pruning.gates import Gates
+from pruning.methods.edge_pruning.loop import TrainingRun
 from pruning.methods.edge_pruning.recipes import Recipe
-from pruning.methods.edge_pruning.train import StepRecord, TrainingRun
+from pruning.methods.edge_pruning.state import StepRecord
 from pruning.runs.diagnose import diagnose
 
 UNIVERSE = Universe(family="gpt2", n_layers=3, n_heads=3, n_kv_heads=3)

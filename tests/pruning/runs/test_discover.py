@@ -15,7 +15,7 @@ from circuitgraph.errors import ConfigurationError, IncompleteResultWarning, Unk
 from circuitgraph.graph.build import build_graph
 from circuitgraph.models import load_model
 from pruning.methods.edge_pruning.recipes import recipe_named
-from pruning.methods.edge_pruning.train import StepRecord
+from pruning.methods.edge_pruning.state import StepRecord
 from pruning.runs.discover import Discovery, discover
 from pruning.tasks import TaskData, load_task
 from tests.pruning.prompts.small_prompts import GlobalRandomState, random_prompts

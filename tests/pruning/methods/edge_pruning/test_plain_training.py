@@ -19,8 +19,9 @@ from circuitgraph.forward.masked import MaskedPass
 from circuitgraph.forward.reference import AblationValues
 from circuitgraph.models import load_model
 from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.loop import TrainingRun, train
 from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
-from pruning.methods.edge_pruning.train import Trainer, TrainingRun, train
+from pruning.methods.edge_pruning.train import Trainer
 from pruning.prompts.encoding import EncodedPairs
 from pruning.selection.best import discretize, edges_to_keep
 from pruning.tasks import load_task

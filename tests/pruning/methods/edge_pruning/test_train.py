@@ -16,8 +16,10 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.graph.build import build_graph
 from circuitgraph.graph.gate_map import GateMap
 from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.loop import TrainingRun, train
 from pruning.methods.edge_pruning.recipes import Recipe
-from pruning.methods.edge_pruning.train import StepRecord, Trainer, TrainingRun, train
+from pruning.methods.edge_pruning.state import StepRecord
+from pruning.methods.edge_pruning.train import Trainer
 from tests.pruning.methods.edge_pruning.test_budget import mean_gate
 from tests.pruning.prompts.small_prompts import GlobalRandomState, random_prompts
 

@@ -15,8 +15,9 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.models import load_model
 from pruning.frozen.disk import DiskCache
 from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.loop import train
 from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
-from pruning.methods.edge_pruning.train import Trainer, train
+from pruning.methods.edge_pruning.train import Trainer
 from pruning.runs.discover import discover
 from pruning.tasks import load_task
 from tests.pretend_device import PretendDevice
