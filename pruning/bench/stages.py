@@ -33,6 +33,7 @@ from pruning.bench.settings import SPARSITIES, STAGES, BenchSettings
 from pruning.bench.trained import TrainedGates, read_trained, why_none
 from pruning.evaluation.scores import score_prompts
 from pruning.execution.lanes import lanes_for
+from pruning.execution.step_settings import StepSettings
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.budget import expected_gate
 from pruning.methods.edge_pruning.gates import EPSILON, Gates
@@ -198,7 +199,7 @@ class StepStage:
         recipe = bench_recipe(control, len(frozen.pairs), sparsity)
         self.trainer = Trainer(
             compiled, frozen, recipe, objective="kl", seed=seed,
-            micro_batch=micro_batch, recompute=recompute, lanes=lanes, replay=replay,
+            how=StepSettings(micro_batch=micro_batch, recompute=recompute, lanes=lanes, replay=replay),
         )  # fmt: skip
 
     def _noise(self, n_edges: int, turn: int) -> Tensor:

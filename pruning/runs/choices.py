@@ -85,10 +85,6 @@ def read_settings(texts: Iterable[str], option: str = "--set") -> Chosen:
         UnknownNameError: No such setting, or no such choice of its value.
 
     Examples:
-        >>> read_settings(["baches=3"])
-        Traceback (most recent call last):
-            ...
-        circuitgraph.errors.UnknownNameError: unknown setting 'baches'; did you mean 'batch_size' or 'cache_bytes' or 'lanes'?
         >>> read_settings(["steps=300", "cache_bytes=1GiB", "n_random_prompts=all"])
         {'recipe.steps': 300, 'settings.cache_bytes': 1073741824, 'n_random_prompts': None}
     """

@@ -20,6 +20,7 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, why
 from circuitgraph.stopping import Stop
 from pruning.execution.objectives import TAKES_TOP_K, check_objective
+from pruning.execution.step_settings import StepSettings
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.loop import TrainingRun, train
 from pruning.methods.edge_pruning.state import StepRecord
@@ -125,8 +126,8 @@ def train_gates(
         say(f"frozen runs: {frozen.describe()}")
         trainer = Trainer(
             compiled, frozen, settings.recipe, objective=settings.objective, seed=settings.seed,
-            micro_batch=settings.micro_batch, recompute=settings.recompute, lanes=settings.lanes,
-            replay=settings.replay, say=say,
+            how=StepSettings(micro_batch=settings.micro_batch, recompute=settings.recompute, lanes=settings.lanes,
+            replay=settings.replay), say=say,
         )  # fmt: skip
     runner = trainer.runner
     lanes, at_once = runner.lanes, runner.micro_batch

@@ -51,6 +51,7 @@ from pruning.bench.running import run_bench
 from pruning.bench.settings import GPT2_RANDOM, BenchSettings
 from pruning.bench.stages import EvaluateStage, PlainStage, Stage, StepStage, Workbench, middle_alpha, start_alpha
 from pruning.bench.timing import interleaved
+from pruning.execution.step_settings import StepSettings
 from pruning.execution.threads import threads
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.loop import train
@@ -109,7 +110,8 @@ def train_part(asked: argparse.Namespace) -> Iterator[Row]:
     kept: list[np.ndarray] = []
     for replay in (False, True):
         began = time.perf_counter()
-        trainer = Trainer(bench.compiled, bench.frozen, recipe, objective="kl", seed=SEED, replay=replay, say=say)
+        how = StepSettings(replay=replay)
+        trainer = Trainer(bench.compiled, bench.frozen, recipe, objective="kl", seed=SEED, how=how, say=say)
         started = time.perf_counter()
         run = train(trainer)
         edges, _ = discretize(run.gates, keep=edges_to_keep(run.gates, rule="target", target_sparsity=0.97))

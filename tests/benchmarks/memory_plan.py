@@ -80,6 +80,7 @@ def measure(
     from pruning.bench.models import random_model
     from pruning.bench.prompts import random_prompts
     from pruning.execution.lanes import lanes_for
+    from pruning.execution.step_settings import StepSettings
     from pruning.frozen.runs import FrozenRuns
     from pruning.methods.edge_pruning.recipes import recipe_named
     from pruning.methods.edge_pruning.train import Trainer
@@ -98,7 +99,7 @@ def measure(
     compiled = compile_model(model, verify=False)
     frozen = FrozenRuns(compiled, pairs, ablation=ablation)
     recipe = recipe_named("quick").changed(batch_size=batch, warm_start="none", init_mean=0.0, init_std=0.1)
-    trainer = Trainer(compiled, frozen, recipe, objective="kl", seed=0, recompute=recompute)
+    trainer = Trainer(compiled, frozen, recipe, objective="kl", seed=0, how=StepSettings(recompute=recompute))
     for step in range(2):
         trainer.step(step)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else peak_rss_bytes()

@@ -32,6 +32,7 @@ from pruning.execution.batch_run import BatchResult, BatchRunner, Share
 from pruning.execution.finite import not_finite_text, require_numbers
 from pruning.execution.lanes import lanes_for
 from pruning.execution.objectives import objective_named, require_wrong_answers
+from pruning.execution.step_settings import StepSettings
 from pruning.execution.threads import threads
 from pruning.frozen.runs import FrozenRuns, RunCounts
 from pruning.methods.edge_pruning.budget import ExpectedGate, project_gradient, shift_for_budget
@@ -76,13 +77,7 @@ class Trainer:
         recipe: The settings.
         objective: Name of the objective.
         seed: Seeds the start, the gates drawn and the order of batches.
-        micro_batch: Prompts run at once; gradients add up over a batch. By default all of a batch. Halved when
-            memory runs out.
-        recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
-        lanes: Parts of a batch that run side by side; by default as many as pay on this machine (see
-            `pruning.execution.lanes`).
-        replay: Whether steps are recorded and replayed where that pays (see `pruning.execution.replay`); by default on
-            CUDA.
+        how: How steps are run.
         say: Called with a line when something about the run had to change.
         state: Of an earlier run of the same settings, to go on from; None begins anew.
 
@@ -100,21 +95,19 @@ class Trainer:
         *,
         objective: str,
         seed: int,
-        micro_batch: int | None = None,
-        recompute: bool = False,
-        lanes: int | None = None,
-        replay: bool | None = None,
+        how: StepSettings | None = None,
         say: Callable[[str], None] = lambda line: None,
         state: TrainingState | None = None,
     ) -> None:
         require_wrong_answers(objective, frozen.pairs)
         self.compiled, self.recipe = compiled, recipe
-        micro_batch = min(micro_batch or recipe.batch_size, recipe.batch_size)
+        how = how or StepSettings()
+        micro_batch = min(how.micro_batch or recipe.batch_size, recipe.batch_size)
         tokens = min(micro_batch, recipe.batch_size // recipe.draws) * int(np.median(frozen.pairs.lengths))
         self.runner = BatchRunner(
-            compiled, frozen, objective_named(objective), micro_batch=micro_batch, recompute=recompute,
-            lanes=lanes or lanes_for(compiled.device, tokens),
-            replay=compiled.device.type == "cuda" if replay is None else replay, say=say,
+            compiled, frozen, objective_named(objective), micro_batch=micro_batch,
+            recompute=how.recompute, lanes=how.lanes or lanes_for(compiled.device, tokens),
+            replay=compiled.device.type == "cuda" if how.replay is None else how.replay, say=say,
         )  # fmt: skip
         self.generator = torch.Generator().manual_seed(seed)
         self.gates = Gates(

@@ -11,6 +11,7 @@ import torch
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from pruning.execution.batch_run import Share
+from pruning.execution.step_settings import StepSettings
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.loop import train
 from pruning.methods.edge_pruning.recipes import Recipe
@@ -29,9 +30,10 @@ def compiled(tiny_gpt2) -> CompiledModel:
     return compile_model(tiny_gpt2().double(), verify=False)
 
 
-def trainer(compiled: CompiledModel, recipe: Recipe, **how) -> Trainer:
+def trainer(compiled: CompiledModel, recipe: Recipe, *, say=lambda line: None, **how) -> Trainer:
     frozen = FrozenRuns(compiled, PROMPTS, ablation="counterfactual")
-    return Trainer(compiled, frozen, replace(recipe, batch_size=4), objective="kl", seed=0, **how)
+    recipe = replace(recipe, batch_size=4)
+    return Trainer(compiled, frozen, recipe, objective="kl", seed=0, how=StepSettings(**how), say=say)
 
 
 @pytest.mark.parametrize("recipe", [LAGRANGIAN, BUDGET])

@@ -17,6 +17,7 @@ from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from pruning.execution.batch_run import BatchRunner, Share
 from pruning.execution.objectives import objective_named
+from pruning.execution.step_settings import StepSettings
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.gates import sample_hard_concrete
 from pruning.methods.edge_pruning.loop import train
@@ -185,7 +186,7 @@ def test_training_learns_the_same(tiny_gpt2, tiny_llama):
             train(
                 Trainer(
                     compiled, FrozenRuns(compiled, PROMPTS, ablation="counterfactual"), recipe, objective="kl",
-                    seed=0, replay=replay,
+                    seed=0, how=StepSettings(replay=replay),
                 )
             )
             for replay in (False, True)
@@ -228,7 +229,8 @@ def test_on_a_device_a_replayed_step_waits_once(kind: str, tiny_gpt2, tiny_llama
     with PretendDevice() as device:
         compiled = compile_model(device.send_model(make()), verify=False)
         runs = FrozenRuns(compiled, PROMPTS, ablation="counterfactual")
-        trainer = Trainer(compiled, runs, replace(LAGRANGIAN, batch_size=4), objective="kl", seed=0, replay=True)
+        recipe, how = replace(LAGRANGIAN, batch_size=4), StepSettings(replay=True)
+        trainer = Trainer(compiled, runs, recipe, objective="kl", seed=0, how=how)
         for index in range(3):
             trainer.step(index)
         device.waits.clear()

@@ -13,6 +13,7 @@ import pruning.methods.edge_pruning.train
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.models import load_model
+from pruning.execution.step_settings import StepSettings
 from pruning.frozen.disk import DiskCache
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.loop import train
@@ -44,7 +45,7 @@ def trainer_of(
 ) -> Trainer:
     prompts = random_prompts(lengths=lengths, n_asked=(1, 2), wrong=True)
     runs = FrozenRuns(compiled, prompts, ablation=ablation, **(frozen or {}))
-    return Trainer(compiled, runs, recipe, objective=objective, seed=0, **how)
+    return Trainer(compiled, runs, recipe, objective=objective, seed=0, how=StepSettings(**how))
 
 
 HELD = replace(BUDGET, warm_start="none")
