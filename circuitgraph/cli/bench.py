@@ -36,10 +36,6 @@ def bench(
     micro_batch: Annotated[
         int | None, typer.Option(help="Prompts run at once within a training step.", show_default="all of them")
     ] = None,
-    lanes: Annotated[
-        int | None,
-        typer.Option(help="Parts of a training step's batch that run side by side.", show_default="as many as pay"),
-    ] = None,
     replay: Annotated[
         bool | None,
         typer.Option("--replay/--no-replay", help="Record training steps and replay them.", show_default="on CUDA"),
@@ -72,7 +68,7 @@ def bench(
 
     settings = BenchSettings(
         model=model, batch=batch, seq=seq, device=device, dtype=dtype, rounds=rounds, threads=threads,
-        prompts=prompts, differ=differ, control=control, micro_batch=micro_batch, lanes=lanes, replay=replay,
+        prompts=prompts, differ=differ, control=control, micro_batch=micro_batch, replay=replay,
         recompute=recompute, kernels=kernels,
         trained_98=None if trained_98 is None else str(trained_98),
         trained_995=None if trained_995 is None else str(trained_995),

@@ -35,8 +35,6 @@ def graph(
 
     Only the config is read: a folder with nothing but config.json will do. The device need not be there.
     """
-    import torch
-
     from circuitgraph.cli.output import only_json, print_json
     from circuitgraph.cli.settings import GraphChoices, plan_model
     from circuitgraph.compiled.kernels import choose_kernels
@@ -44,7 +42,6 @@ def graph(
     from circuitgraph.memory.estimate import DEVICES
     from circuitgraph.memory.numbers import BYTES
     from circuitgraph.memory.sizes import ModelSizes, count_parameters
-    from pruning.execution.lanes import lanes_for
 
     kind = device.partition(":")[0]
     for what, asked, choices in (("dtype", dtype, BYTES), ("device", kind, DEVICES)):
@@ -66,7 +63,6 @@ def graph(
         n_prompts=prompts,
         cache_bytes=round(cache_gib * 2**30),
         kernels=chosen,
-        lanes=lambda prompts: lanes_for(torch.device(kind), prompts * tokens),
     )
     counts = {} if only_memory else count(plan.universe)
     if as_json:

@@ -34,7 +34,7 @@ stream of all reached tokens, B × S × share × d × b:
 * heap: on a CPU, what the C library's heap holds free. A layer's passing tensors leave a hole behind, in which smaller
   ones come to lie that are kept; the next layer's find no room there, and the heap grows by as much. So it is counted
   once a layer, as the largest of them that is below 32 MiB: from there on glibc maps a tensor by itself and hands it
-  back. Each of the lanes that run side by side has its own. This is the part that is known least: 0.6 to 1.5 times as
+  back. This is the part that is known least: 0.6 to 1.5 times as
   much was measured, and three times as much in a batch of 2,048 tokens (docs/performance.md);
 * program: what Python and the libraries take before any of this, Numba's compiler for the CPU's kernels among them; it
   lies on the host.
@@ -106,7 +106,6 @@ def estimate_memory(
     ablation: str = "counterfactual",
     recompute: bool = False,
     kernels: str = "plain",
-    lanes: int = 1,
     teacher_top_k: int | None = None,
     cpu_kernels: bool | None = None,
 ) -> MemoryEstimate:
@@ -128,7 +127,6 @@ def estimate_memory(
         ablation: Only counterfactual values differ from prompt to prompt and fill the cache.
         recompute: Whether MLPs are run again in the backward pass.
         kernels: How MLPs multiply; `packed` has another copy of their weights a direction for small batches.
-        lanes: Parts of a batch that run side by side on a CPU, see `pruning.execution.lanes`; one a thread at most.
         teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
         cpu_kernels: Whether products and norms are the CPU's kernels', as they are in float32 and float64 on a CPU
             where Numba is installed; None for what is installed here.
@@ -159,7 +157,7 @@ def estimate_memory(
         raise UnknownNameError.of("device", kind, DEVICES)
     step = StepMemory(
         shape=shape, universe=universe, batch_size=batch_size, seq=seq, dtype=dtype, device=kind, n_asked=n_asked,
-        share_reached=share_reached, recompute=recompute, lanes=lanes if kind == "cpu" else 1,
+        share_reached=share_reached, recompute=recompute,
         counterfactual=ablation == "counterfactual",
         cpu_kernels=kind == "cpu" and dtype in ("float32", "float64")
         and (cpu_kernels_installed() if cpu_kernels is None else cpu_kernels),

@@ -5,7 +5,6 @@ No weights are read and no graph is built, so runs of models can be planned on a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,6 @@ class ModelSizes:
         ablation: str = "counterfactual",
         recompute: bool = False,
         kernels: str = "plain",
-        lanes: int = 1,
         teacher_top_k: int | None = None,
         cpu_kernels: bool | None = None,
     ) -> MemoryEstimate:
@@ -65,7 +63,6 @@ class ModelSizes:
             ablation: What cut edges carry; only counterfactual values differ from prompt to prompt.
             recompute: Whether MLPs are run again in the backward pass.
             kernels: How MLPs multiply, as of `compile_model`; `packed` has copies of their weights for small batches.
-            lanes: Parts of a batch that run side by side on a CPU: one a thread, with 112 tokens each or more.
             teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps all.
             cpu_kernels: Whether products and norms are the CPU's kernels'; None for what is installed here.
 
@@ -95,7 +92,6 @@ class ModelSizes:
             ablation=ablation,
             recompute=recompute,
             kernels=kernels,
-            lanes=lanes,
             teacher_top_k=teacher_top_k,
             cpu_kernels=cpu_kernels,
         )
@@ -109,7 +105,6 @@ class ModelSizes:
         micro_batch: int | None = None,
         recompute: bool | None = None,
         cache_bytes: int = 2 << 30,
-        lanes: int | Callable[[int], int] = 1,
         **settings: Any,
     ) -> MemoryPlan:
         """How a run is made to fit, as the command line decides it; `discover` takes what it says.
@@ -124,7 +119,6 @@ class ModelSizes:
             micro_batch: Prompts run at once, if that is decided already.
             recompute: Whether MLPs are run again, if that is decided already.
             cache_bytes: The budget of the cache of runs that never change.
-            lanes: Parts of a micro-batch that run side by side; or says how many, from its prompts.
             settings: The other arguments of `estimate`.
 
         Returns:
@@ -139,11 +133,9 @@ class ModelSizes:
             >>> plan.micro_batch, plan.recompute, plan.fits
             (16, True, True)
         """
-        lanes_of = lanes if callable(lanes) else lambda prompts: lanes
 
         def estimate(prompts: int, again: bool, cache: int) -> MemoryEstimate:
-            how: dict[str, Any] = {"seq": seq, "recompute": again, "cache_bytes": cache, "lanes": lanes_of(prompts)}
-            return self.estimate(prompts, **how, **settings)
+            return self.estimate(prompts, seq=seq, recompute=again, cache_bytes=cache, **settings)
 
         return plan_memory(
             estimate,

@@ -32,7 +32,7 @@ class Level:
     n_cells: int
 
     def rows(self, universe: Universe, row_bytes: float | None) -> int:
-        """Rows of the buffer of deltas and gradients, each of so many bytes a token in a lane; None keeps no reads."""
+        """Rows of the buffer of deltas and gradients, each of so many bytes per token; None keeps no reads."""
         n_rows = sum(self.readers)
         if row_bytes is not None and n_rows * self.n_cells * row_bytes <= KEPT_BYTES:
             return side_by_side(self.n_slots, n_rows).size
@@ -54,7 +54,6 @@ class StepMemory:
     n_asked: int
     share_reached: float
     recompute: bool
-    lanes: int
     counterfactual: bool
     cpu_kernels: bool
 
@@ -108,7 +107,7 @@ class StepMemory:
     def stream(self) -> int:
         """The buffers of deltas and gradients."""
         width = self.shape.d_model * self.b
-        kept = None if self.cpu_kernels else width / self.lanes
+        kept = None if self.cpu_kernels else width
         return sum(level.rows(self.universe, kept) * level.n_cells * width for level in self.levels)
 
     @property
@@ -162,11 +161,10 @@ class StepMemory:
 
     @property
     def heap(self) -> int:
-        """What the heap holds free: a hole a layer and lane."""
+        """What the heap holds free: a hole per layer."""
         if self.device != "cpu":
             return 0
-        in_a_lane = [size // self.lanes for size in self.passing]
-        return self.shape.n_layers * self.lanes * max((size for size in in_a_lane if size < _MAPPED_FROM), default=0)
+        return self.shape.n_layers * max((size for size in self.passing if size < _MAPPED_FROM), default=0)
 
     @property
     def logits(self) -> int:

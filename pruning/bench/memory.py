@@ -13,6 +13,7 @@ process, loading included, and so an upper bound. On CUDA it is what torch's all
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -26,7 +27,6 @@ import torch
 
 from circuitgraph.memory.peak import peak_rss_bytes
 from pruning.bench.settings import BenchSettings
-from pruning.execution.heap import hand_back
 
 TURNS = 3
 _PAGE_STATUS = Path("/proc/self/status")
@@ -125,7 +125,14 @@ def settle() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    hand_back()
+    _hand_back()
+
+
+def _hand_back() -> None:
+    """Have the C library give freed memory back, where it is glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def touch(model: Any) -> None:

@@ -109,7 +109,6 @@ def conditions(workbench: Workbench, memory: Mapping[str, Measured]) -> dict[str
         "warm_up": WARM_UP,
         "control": settings.control,
         "micro_batch": settings.micro_batch,
-        "lanes": workbench.lanes,
         "replay": workbench.replay,
         "recompute": settings.recompute,
         "kernels": compiled.kernels,

@@ -35,8 +35,6 @@ class BenchSettings:
         differ: In how many tokens a random prompt and its counterfactual differ: `three` or `all`.
         control: How the step holds the sparsity, `lagrangian` or `budget`.
         micro_batch: Prompts run at once within a training step; None runs all of them.
-        lanes: Parts of a training step's batch that run side by side; None for as many as pay (see
-            `pruning.execution.lanes`).
         replay: Whether training steps are recorded and replayed where that pays; None for on CUDA (see
             `pruning.execution.replay`).
         recompute: Whether a training step runs MLPs again on the way back instead of keeping what is inside them.
@@ -67,7 +65,6 @@ class BenchSettings:
     differ: str = "three"
     control: str = "lagrangian"
     micro_batch: int | None = None
-    lanes: int | None = None
     replay: bool | None = None
     recompute: bool = False
     kernels: str = "auto"
@@ -77,7 +74,7 @@ class BenchSettings:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        least_of = {"batch": 1, "seq": 2, "rounds": 1, "threads": 1, "micro_batch": 1, "lanes": 1, "seed": 0}
+        least_of = {"batch": 1, "seq": 2, "rounds": 1, "threads": 1, "micro_batch": 1, "seed": 0}
         for name, least in least_of.items():
             value = getattr(self, name)
             if value is not None and value < least:

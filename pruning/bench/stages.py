@@ -32,7 +32,6 @@ from pruning.bench.prompts import BenchPrompts, make_prompts
 from pruning.bench.settings import SPARSITIES, STAGES, BenchSettings
 from pruning.bench.trained import TrainedGates, read_trained, why_none
 from pruning.evaluation.scores import score_prompts
-from pruning.execution.lanes import lanes_for
 from pruning.execution.step_settings import StepSettings
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.budget import expected_gate
@@ -176,7 +175,6 @@ class StepStage:
         control: `lagrangian` or `budget`.
         micro_batch: Prompts run at once; None for all of them.
         recompute: Whether MLPs are run again on the way back.
-        lanes: Parts of the batch that run side by side.
         replay: Whether steps are recorded and replayed where that pays; by default on CUDA.
         seed: Of the gates drawn.
     """
@@ -190,7 +188,6 @@ class StepStage:
         control: str = "lagrangian",
         micro_batch: int | None = None,
         recompute: bool = False,
-        lanes: int | None = None,
         replay: bool | None = None,
         seed: int = 0,
     ) -> None:
@@ -199,7 +196,7 @@ class StepStage:
         recipe = bench_recipe(control, len(frozen.pairs), sparsity)
         self.trainer = Trainer(
             compiled, frozen, recipe, objective="kl", seed=seed,
-            how=StepSettings(micro_batch=micro_batch, recompute=recompute, lanes=lanes, replay=replay),
+            how=StepSettings(micro_batch=micro_batch, recompute=recompute, replay=replay),
         )  # fmt: skip
 
     def _noise(self, n_edges: int, turn: int) -> Tensor:
@@ -309,13 +306,6 @@ class Workbench:
         return [name for name in STAGES if name not in self.left_out]
 
     @property
-    def lanes(self) -> int:
-        """Parts of a training step's batch that run side by side."""
-        asked = self.settings
-        at_once = min(asked.micro_batch or asked.batch, asked.batch)
-        return asked.lanes or lanes_for(self.compiled.device, at_once * self.prompts.seq)
-
-    @property
     def replay(self) -> bool:
         """Whether training steps are recorded and replayed where that pays."""
         asked = self.settings.replay
@@ -347,7 +337,7 @@ class Workbench:
         asked = self.settings
         return StepStage(
             compiled, self.frozen, self._alpha_of(kind, tag), control=asked.control, seed=asked.seed,
-            micro_batch=asked.micro_batch, recompute=asked.recompute, lanes=self.lanes, replay=self.replay,
+            micro_batch=asked.micro_batch, recompute=asked.recompute, replay=self.replay,
         )  # fmt: skip
 
     def _alpha_of(self, kind: str, tag: str) -> Callable[[Tensor], Tensor]:

@@ -1,15 +1,13 @@
-"""A batch forward and backward: in parts where memory asks for it, side by side where that pays.
+"""A batch forward and backward, in parts where memory asks for it.
 
-The gates can be drawn more than once a step, each draw for its share of the batch. A share is run in parts of at most
-`micro_batch` prompts, whose gradients add up; `lanes` of them run at once, each smaller accordingly, so that memory
-holds as many prompts as without lanes. What lanes have to do each by itself, however few its prompts, is most of a
-sparse step: there parts run one after the other, all threads on each.
+The gates can be sampled more than once per step, each sample for its share of the batch. A share is run in parts of at
+most `micro_batch` prompts, one after the other, whose gradients add up. A part is divided among threads inside its
+products, so nothing else is to be run beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,13 +19,11 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import out_of_memory
 from circuitgraph.graph.liveness import effective_edges
 from circuitgraph.memory.numbers import step_numbers
-from pruning.execution.lanes import Lanes
 from pruning.execution.objectives import Objective
 from pruning.execution.replay import Replays, ReplayState, widest
 from pruning.frozen.runs import FrozenRuns
 
 _SPARSE_BELOW = 1 / 30  # of the gates are not 0
-_ONE_LANE = Lanes(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +92,6 @@ class BatchRunner:
         micro_batch: Prompts that run at once at most, more only where few gates leave little to hold; halved when
             memory runs out.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
-        lanes: How many parts of a share run side by side, unless nearly all gates are 0.
         replay: Whether parts are recorded and replayed where that pays; see `pruning.execution.replay`.
         say: Called with a line when memory ran out.
     """
@@ -109,22 +104,15 @@ class BatchRunner:
         *,
         micro_batch: int,
         recompute: bool = False,
-        lanes: int = 1,
         replay: bool = False,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.compiled, self.frozen, self.objective = compiled, frozen, objective
         self.micro_batch, self.recompute, self._say = micro_batch, recompute, say
         self._most_sparse: int | None = None  # prompts at once, once memory ran out
-        self._lanes = Lanes(1 if replay else lanes)
         self._replays: Replays | None = None
         if replay:
             self._replays = Replays(compiled, frozen, objective, at_once=micro_batch, recompute=recompute, say=say)
-
-    @property
-    def lanes(self) -> int:
-        """How many parts run side by side."""
-        return self._lanes.n
 
     @property
     def replays(self) -> bool:
@@ -162,11 +150,10 @@ class BatchRunner:
             shares: All of the batch, at least one.
         """
         sparse = all(int(share.gates.count_nonzero()) < _SPARSE_BELOW * len(share.gates) for share in shares)
-        lanes = _ONE_LANE if sparse else self._lanes
         while True:
             at_once = [self._at_once(share) if sparse else self.micro_batch for share in shares]
             try:
-                return self._run(shares, at_once, lanes)
+                return self._run(shares, at_once)
             except (RuntimeError, MemoryError) as error:
                 tried = max(min(n, len(share.prompts)) for n, share in zip(at_once, shares, strict=True))
                 if not out_of_memory(error) or (tried == 1 and self.recompute):
@@ -189,25 +176,20 @@ class BatchRunner:
         self.compiled.free_buffers()
         self._say(f"memory ran out: {told}")
 
-    def _run(self, shares: Sequence[Share], at_once: Sequence[int], lanes: Lanes) -> BatchResult:
+    def _run(self, shares: Sequence[Share], at_once: Sequence[int]) -> BatchResult:
         n_prompts = sum(len(share.prompts) for share in shares)
-        places = [
-            (place, part)
-            for place, share in enumerate(shares)
-            for part in self._parts(share.prompts, lanes.n, at_once[place])
-        ]
-        parts = [replace(shares[place], prompts=part) for place, part in places]
         device = self.compiled.device
         if self._replays is not None:
             self._replays.plan(*_open(shares))
         gradients = [torch.zeros(len(share.gates), dtype=share.gates.dtype, device=device) for share in shares]
         objective = torch.zeros((), dtype=widest(device), device=device)
         live_heads = live_mlps = 0
-        with closing(lanes.map(lambda part: self._run_part(part, n_prompts), parts)) as results:
-            for (place, _), (gradient, loss, live) in zip(places, results, strict=True):
-                gradients[place] += gradient
+        for share, most, total in zip(shares, at_once, gradients, strict=True):
+            for start in range(0, len(share.prompts), most):
+                part = replace(share, prompts=share.prompts[start : start + most])
+                gradient, loss, (live_heads, live_mlps) = self._run_part(part, n_prompts)
+                total += gradient
                 objective += loss
-                live_heads, live_mlps = live
         return BatchResult(gradients=gradients, objective=objective, live_heads=live_heads, live_mlps=live_mlps)
 
     def _at_once(self, share: Share) -> int:
@@ -227,14 +209,6 @@ class BatchRunner:
         every = step_numbers(shape, **whole, **prompt)
         fit = self.micro_batch * (every // few)
         return fit if self._most_sparse is None else min(fit, self._most_sparse)
-
-    def _parts(self, prompts: np.ndarray, lanes: int, at_once: int) -> list[np.ndarray]:
-        """What runs at once in one of some lanes."""
-        lanes = min(lanes, at_once)
-        if lanes == 1:
-            return [prompts[start : start + at_once] for start in range(0, len(prompts), at_once)]
-        turns = -(-len(prompts) // at_once)
-        return np.array_split(prompts, min(lanes * turns, len(prompts)))
 
     def _run_part(self, part: Share, n_prompts: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """What a part adds to gradient and objective of a batch of so many prompts; its live heads and MLPs."""

@@ -13,13 +13,10 @@ class StepSettings:
         micro_batch: Prompts run at once; gradients add up over a batch. None takes all of a batch. Halved when memory
             runs out.
         recompute: Whether MLPs run once more in the backward pass instead of keeping what is inside them.
-        lanes: Parts of a batch that run side by side; None takes as many as pay on this machine (see
-            `pruning.execution.lanes`).
         replay: Whether steps are recorded and replayed where that pays (see `pruning.execution.replay`); None does so
             on CUDA.
     """
 
     micro_batch: int | None = None
     recompute: bool = False
-    lanes: int | None = None
     replay: bool | None = None

@@ -121,7 +121,6 @@ def discover(
     teacher_top_k: int | None = None,
     micro_batch: int | None = None,
     recompute: bool = False,
-    lanes: int | None = None,
     replay: bool | None = None,
     out: str | Path | ResultFolder | None = None,
     overwrite: bool = False,
@@ -153,8 +152,6 @@ def discover(
             whole vocabulary; the evaluation takes the whole vocabulary in any case.
         micro_batch: Prompts run at once in training; by default all of a batch.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
-        lanes: Parts of a batch that run side by side in training; by default as many as pay (see
-            `pruning.execution.lanes`).
         replay: Whether training steps are recorded and replayed where that pays; by default on CUDA (see
             `pruning.execution.replay`).
         out: A folder to keep the result in, as `circuitgraph discover --out` does: gates and circuit before anything
@@ -195,7 +192,6 @@ def discover(
         teacher_top_k=teacher_top_k,
         micro_batch=micro_batch,
         recompute=recompute,
-        lanes=lanes,
         replay=replay,
     )
     check_run(compiled, task, settings)

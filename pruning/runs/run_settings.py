@@ -27,7 +27,6 @@ class RunSettings:
         teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
         micro_batch: Prompts run at once in training; None takes all of a batch.
         recompute: Whether MLPs run once more in the backward pass.
-        lanes: Parts of a batch that run side by side; None takes as many as pay.
         replay: Whether steps are recorded and replayed; None does so where it pays.
 
     Raises:
@@ -47,13 +46,12 @@ class RunSettings:
     teacher_top_k: int | None
     micro_batch: int | None
     recompute: bool
-    lanes: int | None
     replay: bool | None
 
     def __post_init__(self) -> None:
         """Check the numbers, and make them Python's own, which JSON and generators take."""
         for name, least in (("seed", 0), ("n_random", 0), ("n_effects", 0), ("cache_bytes", 0)):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least=least))
-        for name in ("n_random_prompts", "teacher_top_k", "micro_batch", "lanes"):
+        for name in ("n_random_prompts", "teacher_top_k", "micro_batch"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))

@@ -30,7 +30,6 @@ class RunSettings:
         disk_spare_bytes: What must stay free on that disk.
         micro_batch: Prompts run at once in training; None takes as many as fit into memory.
         recompute: Whether MLPs run once more in the backward pass; None does so where memory asks for it.
-        lanes: Parts of a batch that run side by side; None takes as many as pay.
         replay: Whether steps are recorded and replayed; None does so on CUDA.
 
     Raises:
@@ -57,7 +56,6 @@ class RunSettings:
     disk_spare_bytes: int = number(1 << 30)
     micro_batch: int | None = number(None, least=1)
     recompute: bool | None = None
-    lanes: int | None = number(None, least=1)
     replay: bool | None = None
 
     def __post_init__(self) -> None:

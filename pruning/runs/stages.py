@@ -42,7 +42,7 @@ class Trained:
         run: The training run with its gates.
         seconds: What it took, the frozen runs included.
         frozen_runs: Prompts by where their frozen runs came from.
-        provenance: How it was made to fit and to be fast: `lanes`, `replay`, `memory`.
+        provenance: How it was made to fit and to be fast: `replay`, `memory`.
     """
 
     run: TrainingRun
@@ -126,14 +126,15 @@ def train_gates(
         say(f"frozen runs: {frozen.describe()}")
         trainer = Trainer(
             compiled, frozen, settings.recipe, objective=settings.objective, seed=settings.seed,
-            how=StepSettings(micro_batch=settings.micro_batch, recompute=settings.recompute, lanes=settings.lanes,
-            replay=settings.replay), say=say,
+            how=StepSettings(
+                micro_batch=settings.micro_batch, recompute=settings.recompute, replay=settings.replay
+            ),
+            say=say,
         )  # fmt: skip
     runner = trainer.runner
-    lanes, at_once = runner.lanes, runner.micro_batch
-    beside = f", {lanes} parts of a batch side by side" if lanes > 1 else ""
+    at_once = runner.micro_batch
     recipe = settings.recipe
-    say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name}){beside}")
+    say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name})")
     run = train(trainer, watch, stop)
     say(f"prompts drawn in training: {frozen.drawn}")
     memory = {
@@ -144,7 +145,7 @@ def train_gates(
         run=run,
         seconds=time.perf_counter() - began,
         frozen_runs=frozen.counts(),
-        provenance={"lanes": lanes, "replay": runner.replays, "memory": memory},
+        provenance={"replay": runner.replays, "memory": memory},
     )
 
 

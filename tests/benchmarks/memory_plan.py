@@ -19,7 +19,7 @@ CASES: dict[str, dict[str, Any]] = {
     "gpt2-small, 4 x 32": {"family": "gpt2", "batch": 4, "seq": 32},
     "gpt2-small, 16 x 32": {"family": "gpt2", "batch": 16, "seq": 32},
     "gpt2-small, 16 x 32, recompute": {"family": "gpt2", "batch": 16, "seq": 32, "recompute": True},
-    "gpt2-small, 16 x 32, two lanes": {"family": "gpt2", "batch": 16, "seq": 32, "threads": 2},
+    "gpt2-small, 16 x 32, two threads": {"family": "gpt2", "batch": 16, "seq": 32, "threads": 2},
     "gpt2-small, 8 x 64, three differ": {"family": "gpt2", "batch": 8, "seq": 64, "differ": "three"},
     "gpt2-small, 8 x 64, bfloat16": {"family": "gpt2", "batch": 8, "seq": 64, "dtype": "bfloat16"},
     "gpt2-small, 32 x 64": {"family": "gpt2", "batch": 32, "seq": 64},
@@ -79,7 +79,6 @@ def measure(
     from circuitgraph.memory.sizes import model_sizes
     from pruning.bench.models import random_model
     from pruning.bench.prompts import random_prompts
-    from pruning.execution.lanes import lanes_for
     from pruning.execution.step_settings import StepSettings
     from pruning.frozen.runs import FrozenRuns
     from pruning.methods.edge_pruning.recipes import recipe_named
@@ -92,7 +91,7 @@ def measure(
     pairs = random_prompts(n_prompts, seq, d_vocab=1000, seed=0, differ=differ).pairs
     estimate = model_sizes(config).estimate(
         batch, seq=seq, dtype=dtype, device=device, share_reached=share_reached(pairs), n_prompts=n_prompts,
-        ablation=ablation, recompute=recompute, lanes=lanes_for(torch.device(device), batch * seq),
+        ablation=ablation, recompute=recompute,
     )  # fmt: skip
     model_class = GPT2LMHeadModel if family == "gpt2" else LlamaForCausalLM
     model = random_model(model_class, config, seed=0, dtype=getattr(torch, dtype), device=device)

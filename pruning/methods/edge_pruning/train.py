@@ -30,7 +30,6 @@ from circuitgraph.torch_state import with_gradients
 from circuitgraph.transfer import to_host
 from pruning.execution.batch_run import BatchResult, BatchRunner, Share
 from pruning.execution.finite import not_finite_text, require_numbers
-from pruning.execution.lanes import lanes_for
 from pruning.execution.objectives import objective_named, require_wrong_answers
 from pruning.execution.step_settings import StepSettings
 from pruning.execution.threads import threads
@@ -103,10 +102,9 @@ class Trainer:
         self.compiled, self.recipe = compiled, recipe
         how = how or StepSettings()
         micro_batch = min(how.micro_batch or recipe.batch_size, recipe.batch_size)
-        tokens = min(micro_batch, recipe.batch_size // recipe.draws) * int(np.median(frozen.pairs.lengths))
         self.runner = BatchRunner(
             compiled, frozen, objective_named(objective), micro_batch=micro_batch,
-            recompute=how.recompute, lanes=how.lanes or lanes_for(compiled.device, tokens),
+            recompute=how.recompute,
             replay=compiled.device.type == "cuda" if how.replay is None else how.replay, say=say,
         )  # fmt: skip
         self.generator = torch.Generator().manual_seed(seed)

@@ -37,7 +37,6 @@ import torch
 
 from pruning.evaluation.sampled import sampled_prompts
 from pruning.execution.batch_run import BatchRunner, Share
-from pruning.execution.lanes import lanes_for
 from pruning.execution.objectives import objective_named
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.schedule import target_at
@@ -308,11 +307,9 @@ class _StepClock:
         self._prompts = np.arange(recipe.batch_size) % n
         self._draws, self._clock = recipe.draws, clock
         at_once = min(plan.micro_batch, recipe.batch_size)
-        tokens = min(at_once, recipe.batch_size // recipe.draws) * int(np.median(frozen.pairs.lengths))
         self._runner = BatchRunner(
-            compiled, frozen, objective_named(objective), micro_batch=at_once, recompute=plan.recompute,
-            lanes=lanes_for(compiled.device, tokens),
-        )  # fmt: skip
+            compiled, frozen, objective_named(objective), micro_batch=at_once, recompute=plan.recompute
+        )
 
     def __call__(self, gates: torch.Tensor, *, wanted: float) -> float:
         """Seconds of a step with such gates, of the open ones so many wanted."""

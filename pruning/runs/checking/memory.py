@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from circuitgraph.memory.available import available_bytes
 from circuitgraph.memory.estimate import MemoryEstimate, estimate_memory
 from circuitgraph.memory.plan import MemoryPlan, plan_memory
-from pruning.execution.lanes import lanes_for
 from pruning.prompts.reached import share_reached
 
 if TYPE_CHECKING:
@@ -63,7 +62,6 @@ def training_memory(
             ablation=ablation,
             recompute=recompute,
             kernels=compiled.kernels,
-            lanes=lanes_for(device, prompts_at_once * seq),
             teacher_top_k=teacher_top_k,
         )
 

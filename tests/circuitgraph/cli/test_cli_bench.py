@@ -74,7 +74,7 @@ def test_conditions(quick, measured, gates, text_model):
     expected = {
         "model": str(text_model), "batch": 2, "seq": 6, "dtype": "float32", "device": "cpu", "threads": 1, "rounds": 2,
         "edges": N_EDGES, "readers": UNIVERSE.n_readers, "control": "budget", "share_reached": 1.0, "attention": "sdpa",
-        "micro_batch": None, "lanes": 1,
+        "micro_batch": None,
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
     assert set(found["versions"]) >= {"torch", "transformers", "python", "circuitgraph"}

@@ -221,14 +221,6 @@ class TestEstimate:
         # At the asked positions the last query, the last MLP and the logits read 7 writers.
         assert estimate_memory(shape, universe, **sizes).stream == expected << 15
 
-    def test_lanes_keep_reads_that_are_few_enough_in_each(self):
-        shape = replace(SMALL, n_layers=3, n_heads=1, n_kv_heads=1, d_model=1 << 15)
-        universe = Universe(family="gpt2", n_layers=3, n_heads=1, n_kv_heads=1)
-        sizes = {"n_parameters": 1, "batch_size": 2, "seq": 32, "lanes": 2}
-        assert estimate_memory(shape, universe, **sizes).stream == (15 * 64 + 10 * 2) * 4 << 15
-        on_cuda = estimate_memory(shape, universe, **sizes, device="cuda")  # where there are no lanes
-        assert on_cuda.stream == (9 * 64 + 10 * 2) * 4 << 15
-
     def test_a_joint_reader_is_key_and_value_too(self):
         joint = replace(ONE_LAYER, qkv="joint")
         found = estimate_memory(SMALL, joint, n_parameters=1, batch_size=3, seq=5)
@@ -270,7 +262,7 @@ class TestEstimate:
         assert of_small(batch_size=1, n_prompts=90, cache_bytes=0).filling == 0
 
     def test_on_cuda_nothing_of_the_host_counts(self):
-        found, host = of_small(device="cuda:0", lanes=4), of_small()
+        found, host = of_small(device="cuda:0"), of_small()
         assert (found.gates, found.heap, found.program) == (20 * 13, 0, 0)
         assert (found.stream, found.sums, found.cache) == (host.stream, host.sums, host.cache)
         assert found.working == 4 * 8 * 15 * 4
@@ -293,18 +285,17 @@ class TestEstimate:
         assert found.working == streams * 240
 
     @pytest.mark.parametrize(
-        ("d_model", "dtype", "lanes", "hole"),
+        ("d_model", "dtype", "hole"),
         [
             # Three layers of one head, 64 tokens: a stream of width 32,768 takes 8 MiB, three readers 24.
-            (1 << 15, "float32", 1, 24 * MIB),
-            (1 << 16, "float32", 1, 24 * MIB),  # 48 MiB are mapped; half of these are not
-            (3 << 15, "float32", 2, 2 * 18 * MIB),  # of 36 in each lane
-            (1 << 15, "bfloat16", 1, 6 * MIB),
-            (1 << 18, "float32", 1, 8 * 64 * 4),  # all of that is mapped but what is inside the MLP
+            (1 << 15, "float32", 24 * MIB),
+            (1 << 16, "float32", 24 * MIB),  # 48 MiB are mapped; half of these are not
+            (1 << 15, "bfloat16", 6 * MIB),
+            (1 << 18, "float32", 8 * 64 * 4),  # all of that is mapped but what is inside the MLP
         ],
     )
-    def test_holes_in_the_heap(self, d_model, dtype, lanes, hole):
-        assert self.heap(d_model, dtype=dtype, lanes=lanes) == 3 * hole
+    def test_holes_in_the_heap(self, d_model, dtype, hole):
+        assert self.heap(d_model, dtype=dtype) == 3 * hole
 
     def test_holes_with_kernels_are_of_what_a_head_wrote(self):
         assert self.heap(1 << 15, cpu_kernels=True) == 3 * 8 * MIB

@@ -19,7 +19,7 @@ from pruning.bench.settings import BenchSettings
         ({"rounds": 0}, ConfigurationError, "rounds"),
         ({"threads": 0}, ConfigurationError, "threads"),
         ({"micro_batch": 0}, ConfigurationError, "micro_batch"),
-        ({"lanes": 0}, ConfigurationError, "lanes"),
+        ({"micro_batch": 0}, ConfigurationError, "micro_batch"),
         ({"dtype": "float23"}, UnknownNameError, "did you mean 'float32'"),
         ({"prompts": "iio"}, UnknownNameError, "did you mean 'ioi'"),
         ({"differ": "two"}, UnknownNameError, "three"),

@@ -77,7 +77,6 @@ def test_provenance_says_where_the_circuit_came_from(found: Discovery, compiled:
         "revision": compiled.revision,
         "config_hash": compiled.config_hash,
         "tokenizer": "TracrTokenizer",
-        "lanes": 1,
         "memory": {
             "micro_batch": RECIPE.batch_size,
             "micro_batch_at_the_end": RECIPE.batch_size,

@@ -261,7 +261,7 @@ def test_numbers_that_make_no_sense_are_named(name, value):
         replace(REQUEST, **{name: value})
 
 
-@pytest.mark.parametrize(("name", "value"), [("cache_bytes", -1), ("micro_batch", 0), ("lanes", 0)])
+@pytest.mark.parametrize(("name", "value"), [("cache_bytes", -1), ("micro_batch", 0)])
 def test_so_are_those_of_how_a_run_is_done(name, value):
     with pytest.raises(ConfigurationError, match=f"^{name} must be a whole number of at least"):
         RunSettings(**{name: value})

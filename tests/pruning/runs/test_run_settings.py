@@ -16,7 +16,7 @@ from pruning.whole_numbers import whole_number
 SETTINGS = RunSettings(
     recipe=recipe_named("quick"), objective="kl", ablation="zero", seed=0, splits=("test",), n_random=1,
     n_random_prompts=2, n_effects=3, cache_bytes=0, disk_cache=None, teacher_top_k=None, micro_batch=None,
-    recompute=False, lanes=None, replay=None,
+    recompute=False, replay=None,
 )  # fmt: skip
 
 
@@ -30,7 +30,6 @@ SETTINGS = RunSettings(
         ("n_effects", -1),
         ("cache_bytes", -1),
         ("micro_batch", 0),
-        ("lanes", 0),
         ("teacher_top_k", 0),
     ],
 )
@@ -46,4 +45,4 @@ def test_what_is_no_whole_number_is_refused(value: object) -> None:
 
 
 def test_numpys_integers_become_pythons() -> None:
-    assert json.dumps([whole_number("seed", np.int64(3)), whole_number("lanes", np.uint8(2))]) == "[3, 2]"
+    assert json.dumps([whole_number("seed", np.int64(3)), whole_number("micro_batch", np.uint8(2))]) == "[3, 2]"

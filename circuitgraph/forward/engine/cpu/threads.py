@@ -21,7 +21,7 @@ from circuitgraph.forward.engine.cpu.compiler import numba, parallel_kernel
 NUMBERS_A_THREAD = 1 << 17
 """Less work than that, some 30 µs, is not worth a thread (docs/performance.md)."""
 _SAFE_LAYERS = ("omp", "tbb")
-"""Numba's own third layer ends the process where two threads use it at once, as lanes do."""
+"""Numba's own third layer ends the process where two threads use it at once."""
 
 
 def bounds_of(n_cells: int, numbers: int) -> Int64[np.ndarray, " part_and_one"]:

@@ -114,7 +114,7 @@ def test_threads_say_what_one_says(two_threads: None) -> None:
 
 @needs_threads
 def test_threads_that_call_at_once_do_not_disturb_each_other(two_threads: None) -> None:
-    """As lanes do."""
+    """As two runs in one process do."""
     matrix = matrix_of(0, 3, 9, 0.6)
     entries = Entries.of(matrix, np.dtype("float32"))
 
