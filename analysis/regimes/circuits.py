@@ -161,6 +161,15 @@ def read_study(folder: str | Path) -> tuple[RegimeCircuits, pd.DataFrame | None]
     return regime_circuits(given, threshold=about.get("threshold", 0.5)), metrics
 
 
+def study_verdicts_in(folder: str | Path) -> list[dict]:
+    """What a study's figures say against its circuits, as `study.json` has it; none if it was made before there were.
+
+    Raises:
+        CircuitFormatError: The folder has no `study.json`.
+    """
+    return _about(Path(folder) / "study.json").get("verdicts", [])
+
+
 def read_faithfulness(path: str | Path) -> pd.DataFrame:
     """Read the table of circuit × regime of a study's folder.
 

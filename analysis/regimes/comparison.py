@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis.drawing.membership import draw_membership
 from analysis.regimes.case_study import CONSENSUS, case_study_table
-from analysis.regimes.circuits import Given, RegimeCircuits, read_faithfulness, read_study, regime_circuits
+from analysis.regimes.circuits import (
+    Given,
+    RegimeCircuits,
+    read_faithfulness,
+    read_study,
+    regime_circuits,
+    study_verdicts_in,
+)
 from analysis.regimes.differences import edge_differences, module_differences
 from analysis.regimes.overlaps import consensus_tests, pairwise_overlap, pairwise_tests, within_and_across
 from circuitgraph.circuits.circuit import Circuit
@@ -30,6 +39,7 @@ class RegimeComparison:
         differences: Shared and private edges by layer and kind, see `analysis.regimes.differences.edge_differences`.
         modules: Heads and MLPs by regime, see `module_differences`.
         metrics: The table of circuit × regime, or None.
+        verdicts: What figures say against the circuits: `severity`, `text` and `seeds` of each.
     """
 
     circuits: RegimeCircuits
@@ -40,6 +50,7 @@ class RegimeComparison:
     differences: pd.DataFrame
     modules: pd.DataFrame
     metrics: pd.DataFrame | None
+    verdicts: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def shared(self) -> Circuit:
@@ -107,6 +118,7 @@ def compare_regimes(
     confidence: float = 0.95,
     seed: int = 0,
     across_checkpoints: bool = False,
+    verdicts: Iterable[Mapping[str, Any]] | None = None,
 ) -> RegimeComparison:
     """Compare the circuits of several regimes, from saved circuits alone.
 
@@ -119,6 +131,7 @@ def compare_regimes(
         confidence: Of the intervals.
         seed: Of the sampling.
         across_checkpoints: Allow other weights or another model of the same universe.
+        verdicts: What figures say against the circuits, see `pruning.regimes.judged`; by default the study's own.
 
     Returns:
         Tables, circuits, and `draw`; `write_comparison` writes all of it into a folder.
@@ -138,6 +151,7 @@ def compare_regimes(
         [1.0, 0.2]
     """
     if isinstance(circuits, (str, Path)):
+        verdicts = study_verdicts_in(circuits) if verdicts is None else verdicts
         circuits, own = read_study(circuits)
         metrics = own if metrics is None else metrics
     if not isinstance(circuits, RegimeCircuits):
@@ -154,4 +168,5 @@ def compare_regimes(
         differences=edge_differences(circuits),
         modules=module_differences(circuits),
         metrics=metrics,
+        verdicts=tuple(verdicts or ()),
     )

@@ -82,6 +82,7 @@ def write_regime_report(path: str | Path, found: RegimeComparison) -> Path:
     path = Path(path)
     sections = [
         _heading(found),
+        _verdicts(found),
         _asked(found),
         _faithfulness(found, path.parent),
         _yardstick(found),
@@ -92,6 +93,16 @@ def write_regime_report(path: str | Path, found: RegimeComparison) -> Path:
         _conclusions(found),
     ]
     return write_atomically(path, "\n\n".join(section for section in sections if section) + "\n")
+
+
+def _verdicts(found: RegimeComparison) -> str:
+    """What the figures say against the circuits, before anything is concluded from them."""
+    if not found.verdicts:
+        return ""
+    lines = (
+        f"- **{one['severity']}** (seeds {', '.join(one['seeds'])}): {plain(one['text'])}" for one in found.verdicts
+    )
+    return "\n".join(("## What speaks against the circuits", "", *lines))
 
 
 def _heading(found: RegimeComparison) -> str:

@@ -313,7 +313,9 @@ def _compare(found: Study, out: Path) -> RegimeComparison:
     from circuitgraph.errors import why
 
     say("comparing the circuits, null models by sampling included")
-    compared = compare_regimes(found.circuits, found.faithfulness, threshold=found.about["threshold"])
+    compared = compare_regimes(
+        found.circuits, found.faithfulness, threshold=found.about["threshold"], verdicts=found.verdicts
+    )
     try:
         texts = write_comparison(compared, out)
     except Exception as error:
@@ -329,6 +331,7 @@ def _compare(found: Study, out: Path) -> RegimeComparison:
 
 def _show(found: Study, compared: RegimeComparison, out: Path, *, as_json: bool) -> None:
     """Print the result."""
+    from circuitgraph.cli.findings import print_findings
     from circuitgraph.cli.output import print_json
 
     if as_json:
@@ -340,6 +343,9 @@ def _show(found: Study, compared: RegimeComparison, out: Path, *, as_json: bool)
         return
     _print_faithfulness(found.faithfulness)
     _print_yardstick(compared.yardstick)
+    print()
+    for one in found.verdicts:
+        print_findings([{**one, "text": f"{one['text']} (seeds {', '.join(one['seeds'])})"}])
     print(f"\nWritten to {out}; begin with {out / 'report.md'}")
 
 

@@ -21,6 +21,7 @@ from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
 from pruning.regimes.alignment import require_aligned
 from pruning.regimes.faithfulness import Tick, evaluate_regimes
 from pruning.regimes.folder import StudyFolder, require_file_names
+from pruning.regimes.judged import study_verdicts
 from pruning.regimes.training import Training, Watch, kept_circuits, require_universes, train_regimes
 from pruning.runs.stages import check_top_k, hardware, library_versions
 from pruning.tasks import TaskData, load_task, task_names
@@ -47,6 +48,11 @@ class Study:
     tasks: dict[str, TaskData]
     about: dict[str, Any]
     notes: tuple[str, ...]
+
+    @property
+    def verdicts(self) -> list[dict[str, Any]]:
+        """What the figures say against the circuits, see `pruning.regimes.judged.study_verdicts`."""
+        return self.about["verdicts"]
 
 
 def regimes_of(task: str) -> dict[str, str]:
@@ -219,6 +225,7 @@ def run_regimes(
             threshold=threshold, tick=tick, say=say,
         )  # fmt: skip
         about["circuits"] = _listed(found, given)
+        about["verdicts"] = study_verdicts(table)
         if folder is not None:
             folder.write_faithfulness(table)
             folder.write_study({**about, "finished": True})
