@@ -4,6 +4,7 @@
 2. The first one ends the stage that runs, by `Stopped`, a `KeyboardInterrupt`. Within `Stop.held` it is only noted,
    so that what was computed can be kept; `Stop.open` marks the work inside that may be ended.
 3. The second one ends everything at once, wherever it comes.
+4. `Stop.limited` asks by the clock; that is never a second one.
 
 Signals reach Python's main thread alone. In another thread, and for signals that somebody else handles (or ignores,
 as `nohup` does), nothing is changed; a `KeyboardInterrupt` that arrives is noted all the same.
@@ -11,6 +12,7 @@ as `nohup` does), nothing is changed; a `KeyboardInterrupt` that arrives is note
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from typing import Any
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 """Signals that ask a run to stop; Windows has no SIGHUP."""
+TIME_LIMIT = "the time limit"
+"""What a run was stopped by when its time was up, in the place of a signal."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -45,6 +49,8 @@ class Stop:
     def __init__(self) -> None:
         self.names: list[str] = []
         self._held = False
+        self._listens = False
+        self._time_is_up = False
 
     @property
     def asked(self) -> bool:
@@ -58,7 +64,7 @@ class Stop:
 
     @property
     def name(self) -> str:
-        """The first signal; an empty text where none came."""
+        """The first signal, or `TIME_LIMIT`; an empty text where none came."""
         return self.names[0] if self.names else ""
 
     def note(self, error: KeyboardInterrupt) -> None:
@@ -85,9 +91,45 @@ class Stop:
         Raises:
             Stopped: Unless it is the first and has to wait.
         """
-        self.names.append(signal.Signals(number).name)
+        if self._time_is_up:
+            self._time_is_up = False
+            if self.asked:
+                return
+            self.names.append(TIME_LIMIT)
+        else:
+            self.names.append(signal.Signals(number).name)
         if self.at_once or not self._held:
             raise Stopped(self.names[-1])
+
+    @contextmanager
+    def limited(self, seconds: float | None) -> Iterator[None]:
+        """Ask to stop when the time is up, as a signal does; unless somebody asked before.
+
+        Where signals are not heard (another thread than the main one), work that runs is not ended: `asked` says so.
+
+        Args:
+            seconds: From now; None for no limit.
+        """
+        if seconds is None:
+            yield
+            return
+        timer = threading.Timer(max(0.0, seconds), self._end_by_the_clock)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _end_by_the_clock(self) -> None:
+        """Runs in the timer's thread; the main thread hears it as a signal."""
+        if self.asked:
+            return
+        if not self._listens:
+            self.names.append(TIME_LIMIT)
+            return
+        self._time_is_up = True
+        _thread.interrupt_main(signal.SIGINT)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -164,17 +206,20 @@ def _listen(stop: Stop) -> dict[signal.Signals, Any]:
         if current in (signal.SIG_DFL, signal.default_int_handler):
             before[number] = current
             signal.signal(number, stop.hear)
+    stop._listens = signal.SIGINT in before
     return before
 
 
 def exit_code(name: str) -> int:
-    """The exit code of a command that a signal ended: 128 and the signal's number.
+    """The exit code of a command that a signal ended: 128 and the signal's number; 0 after the time limit.
 
     Args:
-        name: The signal; an empty text counts as Ctrl-C.
+        name: The signal, or `TIME_LIMIT`; an empty text counts as Ctrl-C.
 
     Examples:
-        >>> exit_code("SIGINT"), exit_code("SIGTERM")
-        (130, 143)
+        >>> exit_code("SIGINT"), exit_code("SIGTERM"), exit_code(TIME_LIMIT)
+        (130, 143, 0)
     """
+    if name == TIME_LIMIT:
+        return 0
     return 128 + int(getattr(signal, name or "SIGINT"))

@@ -72,15 +72,7 @@ def write_circuit(circuit: KeptEdges, path: Path) -> Path:
     Raises:
         OutputError: The file cannot be written.
     """
-    return write_atomically(path, circuit_text(circuit))
-
-
-def circuit_text(circuit: KeptEdges) -> str:
-    """A circuit as the text of its file: one node or edge per line, so that a line number in an error says something.
-
-    Args:
-        circuit: The circuit.
-    """
+    # One node or edge a line: readable, and a line number in an error message means something.
     values = circuit_to_dict(circuit)
     parts = []
     for name, value in values.items():
@@ -91,7 +83,7 @@ def circuit_text(circuit: KeptEdges) -> str:
             parts.append(f"  {_dumps(name)}: " + json.dumps(value, allow_nan=False, indent=2).replace("\n", "\n  "))
         else:
             parts.append(f"  {_dumps(name)}: {_dumps(value)}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
+    return write_atomically(path, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def _dumps(value: object) -> str:

@@ -23,7 +23,8 @@ from pruning.regimes.faithfulness import Tick, evaluate_regimes
 from pruning.regimes.folder import StudyFolder, require_file_names
 from pruning.regimes.judged import study_verdicts
 from pruning.regimes.training import Training, Watch, kept_circuits, require_universes, train_regimes
-from pruning.runs.stages import check_top_k, hardware, library_versions
+from pruning.runs.stages import check_top_k, hardware
+from pruning.runs.versions import library_versions
 from pruning.tasks import TaskData, load_task, task_names
 from pruning.whole_numbers import whole_number
 

@@ -20,6 +20,8 @@ from pruning.whole_numbers import whole_number
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _SCALES = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?")
 _BYTES = re.compile(r"([0-9_]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
 
 
@@ -125,7 +127,8 @@ class Kind:
         if self.base is bool and text.lower() in (*_TRUE, *_FALSE):
             value = text.lower() in _TRUE
         elif self.base is int:
-            value = _bytes(text) if key.endswith("_bytes") else _converted(int, text)
+            units = _bytes if key.endswith("_bytes") else duration if key.endswith("_seconds") else None
+            value = _converted(int, text) if units is None else units(text)
         elif self.base is float:
             value = _converted(float, text)
         elif self.base is tuple:
@@ -152,6 +155,34 @@ def _bytes(text: str) -> object:
     if found is None or found[2].lower() not in _SCALES:
         return text
     return round(float(found[1].replace("_", "")) * _SCALES[found[2].lower()]) if found[2] else _converted(int, text)
+
+
+def duration(text: str) -> object:
+    """A number of seconds: `3h30m`, `90s`, `3600`; the text where it is none.
+
+    Examples:
+        >>> duration("3h30m"), duration("1d"), duration("90"), duration("soon"), duration("")
+        (12600, 86400, 90, 'soon', '')
+    """
+    found = _DURATION.fullmatch(text.strip().lower())
+    if found is None or not any(found.groups()):
+        return _converted(int, text)
+    return sum(int(n) * unit for n, unit in zip(found.groups(), _UNITS.values(), strict=True) if n)
+
+
+def duration_text(seconds: float) -> str:
+    """A number of seconds as `duration` reads it.
+
+    Examples:
+        >>> duration_text(12600), duration_text(61), duration_text(0)
+        ('3h30m', '1m1s', '0s')
+    """
+    left, parts = round(seconds), []
+    for name, unit in _UNITS.items():
+        if left >= unit:
+            parts.append(f"{left // unit}{name}")
+            left %= unit
+    return "".join(parts) or "0s"
 
 
 @functools.cache

@@ -6,6 +6,8 @@
    hidden folder beside it, and `settle` puts that in the older one's place as soon as the circuit is in it.
 3. Later parts are written into the folder one after another. `state.json` says at any moment which are missing, why,
    and how to make them.
+4. Checkpoints of the training lie in `checkpoint` inside of it, beside an older result too, until nothing is missing
+   and all steps were taken.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitgraph.errors import OutputError
+from circuitgraph.errors import CheckpointError, OutputError
 from circuitgraph.files.atomic_file import hidden_beside, leftovers, reason, sweep, write_atomically
 from circuitgraph.files.plain_json import json_text
 from circuitgraph.files.reservation import lock_of, reserved
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 STATE = "state.json"
+CHECKPOINT = "checkpoint"
+"""The folder with what a run that was ended goes on from."""
 CIRCUIT, GATES, CURVE, METRICS, EXAMPLES = (
     "circuit.json", "gates.safetensors", "curve.csv", "metrics.json", "examples.csv",
 )  # fmt: skip
@@ -61,35 +65,42 @@ class ResultFolder:
     Attributes:
         command: The command line that makes the result, for `state.json`; None where there is none.
         later: Parts that are made when all others are, and so are missing until then.
+        ended_early: Whether steps of the training are left to take.
     """
 
     def __init__(self, path: Path, *, replaces: bool = False, note: str = "") -> None:
         self.path, self.note = path, note
         self.command: str | None = None
         self.later: tuple[str, ...] = ()
+        self.ended_early = False
         self._place = hidden_beside(path) if replaces else path
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, path: str | Path, *, overwrite: bool = False) -> Iterator[ResultFolder]:
+    def opened(cls, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[ResultFolder]:
         """Reserve a result's place for as long as the block lasts.
 
         Args:
             path: The folder to make.
             overwrite: Whether an older result there may be replaced; it stays until the new circuit is safe.
+            resume: Whether a run there that was ended goes on. What it left stays until the new circuit is safe.
 
         Yields:
             The folder; nothing is made until something is written.
 
         Raises:
             OutputError: It exists, holds something else, is reserved by another run, or cannot be made.
+            CheckpointError: There is a result, and nothing to go on from.
         """
         place = Path(os.path.realpath(Path(path).expanduser()))
-        check_free(place, overwrite=overwrite, reserved_by_us=False)
+        check_free(place, overwrite=overwrite or resume, reserved_by_us=False)
         with reserved(place) as note:
             recovered = _clear(place)
-            check_free(place, overwrite=overwrite)
-            folder = cls(place, replaces=place.exists(), note=" ".join(part for part in (note, recovered) if part))
+            check_free(place, overwrite=overwrite or resume)
+            if resume:
+                _require_checkpoint(place)
+            older = place.exists() and any(entry.name != CHECKPOINT for entry in place.iterdir())
+            folder = cls(place, replaces=older, note=" ".join(part for part in (note, recovered) if part))
             try:
                 yield folder
             finally:
@@ -119,12 +130,18 @@ class ResultFolder:
             folder = cls(place, note=note)
             command = folder.read_json(STATE).get("command")
             folder.command = command if isinstance(command, str) else None
+            folder.ended_early = bool(folder.read_json(STATE).get("resume"))
             yield folder
 
     @property
     def place(self) -> Path:
         """Where files are written now."""
         return self._place
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run's checkpoints are; beside an older result too, which a killed run leaves in its place."""
+        return self.path / CHECKPOINT
 
     def __contains__(self, name: str) -> bool:
         return (self._place / name).is_file()
@@ -165,6 +182,8 @@ class ResultFolder:
     def write_state(self, missing: Mapping[str, str], **about: Any) -> None:
         """Write which parts are missing; what an earlier state said beside that stays.
 
+        Where none is, and all steps were taken, checkpoints are removed.
+
         Args:
             missing: Why a part is not there, by part.
             about: What else is to be known: `evaluation`, `stopped_by`.
@@ -178,8 +197,11 @@ class ResultFolder:
             "again": report_command(self.path) if missing else None,
             "command": self.command or earlier.get("command"),
             "stopped_by": None,
+            "resume": resume_command(self.path) if self.ended_early and self.checkpoints.is_dir() else None,
         }
         self.write_json(STATE, {**state, "evaluation": earlier.get("evaluation"), **about})
+        if not missing and not self.ended_early:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def missing(self) -> dict[str, str]:
         """Why parts are not there, by part, as the state says."""
@@ -202,6 +224,8 @@ class ResultFolder:
             return
         hidden, older = self._place, hidden_beside(self.path, ".old")
         try:
+            if self.checkpoints.is_dir():  # a copy, so that there is one in both if the process dies here
+                shutil.copytree(self.checkpoints, hidden / CHECKPOINT)
             self.path.rename(older)
             try:
                 hidden.rename(self.path)
@@ -220,6 +244,8 @@ class ResultFolder:
         """Leave nothing that is of no use: a new result without gates, an empty folder."""
         if self._place != self.path and GATES not in self:
             shutil.rmtree(self._place, ignore_errors=True)
+        if self.checkpoints.is_dir() and not any(self.checkpoints.glob("step-*.json")):
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
         with contextlib.suppress(OSError):
             if self._place.is_dir():
                 self._place.rmdir()
@@ -242,7 +268,7 @@ def check_free(place: Path, *, overwrite: bool, reserved_by_us: bool = True) -> 
             return
         if not place.is_dir():
             raise OutputError(f"{place} is a file; choose a folder for --out")
-        strangers = sorted(entry.name for entry in place.iterdir() if entry.name not in FILES)
+        strangers = sorted(entry.name for entry in place.iterdir() if entry.name not in (*FILES, CHECKPOINT))
     except OSError as error:
         raise OutputError(f"{place} cannot be made: {reason(error)}; choose another --out") from error
     if not overwrite:
@@ -259,10 +285,28 @@ def check_free(place: Path, *, overwrite: bool, reserved_by_us: bool = True) -> 
 
 def _unfinished(place: Path) -> str:
     """How to complete a result that stands in the way."""
+    if (place / CHECKPOINT).is_dir():
+        return f". Its run was ended: `{resume_command(place)}` (resume=True) goes on with it"
     if not (place / CIRCUIT).is_file():
         return ""
     n_missing = len(ResultFolder(place).missing())
     return f". {n_missing} of its parts are missing: `{report_command(place)}` makes them" if n_missing else ""
+
+
+def _require_checkpoint(place: Path) -> None:
+    """Refuse to go on where there is a result and no checkpoint.
+
+    Raises:
+        CheckpointError: It is so.
+    """
+    if not place.exists() or (place / CHECKPOINT).is_dir() or not any(place.iterdir()):
+        return
+    lacking = ResultFolder(place).missing()
+    if lacking:
+        more = f"no step is left to take; `{report_command(place)}` makes the {len(lacking)} parts that are missing"
+    else:
+        more = "its run is finished. To make it anew give another --out, or --overwrite (overwrite=True)"
+    raise CheckpointError(f"{place} has no checkpoint to go on from: {more}")
 
 
 def require_room(path: Path, n_bytes: int) -> None:
@@ -296,6 +340,19 @@ def report_command(path: Path, parts: Sequence[str] = ()) -> str:
         'circuitgraph report runs/ioi --only report'
     """
     return shlex.join(["circuitgraph", "report", str(path), *(word for part in parts for word in ("--only", part))])
+
+
+def resume_command(path: Path) -> str:
+    """The command that goes on with a run that was ended.
+
+    Args:
+        path: The result's folder.
+
+    Examples:
+        >>> resume_command(Path("runs/ioi"))
+        'circuitgraph discover --resume runs/ioi'
+    """
+    return shlex.join(["circuitgraph", "discover", "--resume", str(path)])
 
 
 def _clear(place: Path) -> str:

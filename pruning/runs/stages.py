@@ -26,12 +26,10 @@ from pruning.methods.edge_pruning.loop import TrainingRun, train
 from pruning.methods.edge_pruning.state import StepRecord
 from pruning.methods.edge_pruning.train import Trainer
 from pruning.runs.run_settings import RunSettings
-from pruning.runs.versions import installed_version
+from pruning.runs.versions import library_versions
 from pruning.selection.best import discretize, edges_to_keep
 from pruning.selection.faithful import keep_faithful
 from pruning.tasks import TaskData
-
-_LIBRARIES = ("transformer-circuitgraph", "torch", "transformers", "networkx", "numpy", "numba")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,12 +253,6 @@ def check_top_k(teacher_top_k: int | None, objective: str, d_vocab: int) -> None
             f"objective {objective!r} needs the full model's whole vocabulary, and teacher_top_k={teacher_top_k} "
             f"keeps its likeliest tokens alone; leave it out, or use {' or '.join(TAKES_TOP_K)}"
         )
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what the result depends on."""
-    libraries = {name: installed_version(name) or "not installed" for name in _LIBRARIES}
-    return {"python": platform.python_version(), **libraries}
 
 
 def hardware(device: torch.device) -> dict[str, str | int]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import platform
+
+_LIBRARIES = ("transformer-circuitgraph", "torch", "transformers", "networkx", "numpy", "numba")
 
 
 def installed_version(package: str) -> str | None:
@@ -19,3 +22,9 @@ def installed_version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the result depends on."""
+    libraries = {name: installed_version(name) or "not installed" for name in _LIBRARIES}
+    return {"python": platform.python_version(), **libraries}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 
 import pytest
 
-from circuitgraph.stopping import Stop, Stopped, exit_code, stopping
+from circuitgraph.stopping import TIME_LIMIT, Stop, Stopped, exit_code, stopping
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -90,3 +91,67 @@ def test_a_keyboard_interrupt_from_elsewhere_counts():
 
 def test_exit_codes_are_those_of_a_shell():
     assert [exit_code(number.name) for number in SIGNALS] == [130, 143, 129]
+
+
+# ---------------------------------------------------------------- the time limit
+
+
+def wait_for(seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    pytest.fail("it was not ended")
+
+
+def test_time_that_is_up_ends_the_stage_as_a_signal_does():
+    with pytest.raises(Stopped) as ended, stopping() as stop, stop.limited(0.05):
+        wait_for()
+    assert ended.value.name == stop.name == TIME_LIMIT and exit_code(stop.name) == 0
+
+
+def test_time_that_is_up_waits_for_held_work():
+    with stopping() as stop, stop.held(), stop.limited(0.0):
+        while not stop.asked:
+            time.sleep(0.01)
+        with pytest.raises(Stopped), stop.open():
+            pytest.fail("begun")
+    assert stop.names == [TIME_LIMIT]
+
+
+def test_a_signal_after_it_is_the_second():
+    with pytest.raises(Stopped) as ended, stopping() as stop, stop.held(), stop.limited(0.0):
+        while not stop.asked:
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.name == "SIGTERM"
+
+
+def test_it_is_no_second_after_a_signal():
+    with stopping() as stop, stop.held(), stop.limited(0.1):
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    assert stop.names == ["SIGTERM"]
+
+
+def test_no_limit_and_one_that_was_kept_ask_nothing():
+    for seconds in (None, 0.05):
+        with stopping() as stop:
+            with stop.limited(seconds):
+                pass
+            time.sleep(0.1)
+        assert not stop.asked
+
+
+def test_where_signals_are_not_heard_it_is_asked_all_the_same():
+    stops = []
+
+    def look():
+        with stopping() as stop, stop.limited(0.0):
+            while not stop.asked:
+                time.sleep(0.01)
+            stops.append(stop)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert [stop.name for stop in stops] == [TIME_LIMIT]

@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -42,9 +43,10 @@ class Checkpoints:
     Args:
         folder: Where they are; it is made with the first one.
         request: What the run is, as JSON values; a checkpoint of another is refused.
+        conditions: What else decides on the last bits, such as versions; where it differs that is said.
         every_seconds: Time between two; None for none by the clock.
         every_steps: Steps between two; None for none by steps.
-        say: Called with a line when a checkpoint could not be written.
+        say: Called with a line when a checkpoint could not be written, or was made under other conditions.
 
     Attributes:
         written: Steps taken of the newest checkpoint that this object wrote or read; None before there is one.
@@ -60,11 +62,13 @@ class Checkpoints:
         folder: Path,
         request: Mapping[str, Any],
         *,
+        conditions: Mapping[str, Any] | None = None,
         every_seconds: float | None = EVERY_SECONDS,
         every_steps: int | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.folder, self.request = folder, json.loads(json.dumps(request))
+        self.conditions = json.loads(json.dumps(conditions or {}))
         self.every_seconds, self.every_steps, self._say = every_seconds, every_steps, say
         self.written: int | None = None
         self.seconds = 0.0
@@ -114,6 +118,7 @@ class Checkpoints:
         body = {
             "format_version": FORMAT_VERSION,
             "request": self.request,
+            "conditions": self.conditions,
             "state": values,
             "tensors_sha256": hashlib.sha256(content).hexdigest(),
         }
@@ -132,6 +137,11 @@ class Checkpoints:
             for suffix in (".json", ".safetensors"):
                 with contextlib.suppress(OSError):
                     (self.folder / f"{stem}{suffix}").unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove all checkpoints, for a run that begins anew."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.written = None
 
     # ------------------------------------------------------------ reading
 
@@ -164,6 +174,9 @@ class Checkpoints:
             if damaged:
                 told = f"damaged checkpoints were passed over ({'; '.join(damaged)}); going on from step {state.steps}"
                 warnings.warn(told, CheckpointWarning, stacklevel=2)
+            other = first_difference(body["conditions"], self.conditions)
+            if other:
+                self._say(f"note: {other} ('there' is where the checkpoint was made); the last bits may differ")
             self.written = state.steps
             return state
         if damaged:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from circuitgraph.errors import NotFiniteError, TrainingError, why
-from circuitgraph.stopping import Stop
+from circuitgraph.stopping import Stop, Stopped
 from pruning.methods.edge_pruning.gates import Gates
 from pruning.methods.edge_pruning.state import StepRecord, TrainingState
 from pruning.methods.edge_pruning.train import Trainer
@@ -29,12 +29,15 @@ class TrainingRun:
         records: A row a step.
         interrupted: Whether it was stopped early by the user.
         stopped_by: Why it stopped early, or an empty text.
+        goes_on: Whether steps are left that a later process can take; not so after a loss that is not finite, which
+            would be the same again.
     """
 
     gates: Gates
     records: tuple[StepRecord, ...]
     interrupted: bool
     stopped_by: str
+    goes_on: bool = False
 
 
 @runtime_checkable
@@ -67,7 +70,7 @@ def train(
         NotFiniteError: The full model's own logits are NaN or infinite in the first step.
     """
     stopped_by = ""
-    interrupted = False
+    interrupted = goes_on = False
     stop = stop or Stop()
     last = trainer.state()
     try:
@@ -79,10 +82,13 @@ def train(
                     watch(record)
                 if checkpoints is not None:
                     checkpoints.after_step(last)
+                if stop.asked:  # by what could not end the step
+                    raise Stopped(stop.name)
     except KeyboardInterrupt as error:
         stop.note(error)
         by = "the user" if stop.name == "SIGINT" else stop.name
-        interrupted, stopped_by = True, f"interrupted by {by} after {last.steps} steps"
+        interrupted = goes_on = True
+        stopped_by = f"interrupted by {by} after {last.steps} steps"
     except NotFiniteError:
         raise
     except TrainingError as error:
@@ -90,11 +96,14 @@ def train(
     except Exception as error:
         if not last.steps:
             raise
-        stopped_by = f"after {last.steps} steps: {why(error)}"
+        goes_on, stopped_by = True, f"after {last.steps} steps: {why(error)}"
     if stopped_by:
         trainer.restore(last)
     if checkpoints is not None and last.steps:
         checkpoints.keep(last)
     if trainer.recipe.control == "budget" and last.steps:
         trainer._hold_budget(last.records[-1].target)
-    return TrainingRun(gates=trainer.gates, records=last.records, interrupted=interrupted, stopped_by=stopped_by)
+    return TrainingRun(
+        gates=trainer.gates, records=last.records, interrupted=interrupted, stopped_by=stopped_by,
+        goes_on=goes_on and last.steps < trainer.recipe.steps,
+    )  # fmt: skip

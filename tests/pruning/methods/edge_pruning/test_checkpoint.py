@@ -166,6 +166,21 @@ def test_the_order_of_settings_does_not_matter(two: Path) -> None:
     assert first_difference({"a": [1, 2]}, {"a": [1, 3]}) == "a is [1, 2] there and [1, 3] here"
 
 
+def test_other_conditions_are_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    Checkpoints(tmp_path, REQUEST, conditions={"threads": 2, "versions": {"torch": "2.8"}}).keep(state_after(3))
+    for conditions in ({"threads": 2, "versions": {"torch": "2.8"}}, {"threads": 2, "versions": {"torch": "2.9"}}):
+        found = Checkpoints(tmp_path, REQUEST, conditions=conditions, say=said.append).newest()
+        assert found is not None and found.steps == 3
+    assert len(said) == 1 and said[0].startswith("note: versions.torch is '2.8' there and '2.9' here")
+
+
+def test_a_run_that_begins_anew_clears_them(two: Path) -> None:
+    checkpoints = Checkpoints(two, {**REQUEST, "seed": 5})
+    checkpoints.clear()
+    assert checkpoints.newest() is None and not two.exists()
+
+
 # ---------------------------------------------------------------- when
 
 

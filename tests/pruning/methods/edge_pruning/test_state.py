@@ -14,6 +14,7 @@ import pruning.execution.replay
 import pruning.methods.edge_pruning.train
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
+from pruning.execution.step_settings import StepSettings
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.loop import train
 from pruning.methods.edge_pruning.recipes import Recipe
@@ -46,10 +47,11 @@ def short_warm_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trainer_of(
     compiled: CompiledModel, recipe: Recipe, *, ablation: str = "counterfactual", state: TrainingState | None = None,
-    **how,
+    say=lambda line: None, **how,
 ) -> Trainer:  # fmt: skip
     frozen = FrozenRuns(compiled, PROMPTS, ablation=ablation)
-    return Trainer(compiled, frozen, replace(recipe, steps=STEPS), objective="kl", seed=3, state=state, **how)
+    recipe, settings = replace(recipe, steps=STEPS), StepSettings(**how)
+    return Trainer(compiled, frozen, recipe, objective="kl", seed=3, how=settings, say=say, state=state)
 
 
 def on_disk(state: TrainingState) -> TrainingState:
