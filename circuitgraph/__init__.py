@@ -14,6 +14,7 @@ from circuitgraph.lazy import load_on_use
 if TYPE_CHECKING:
     from circuitgraph.batch import TokenBatch
     from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.circuits.edge_scores import EdgeScores
     from circuitgraph.compiled.compile import compile_model
     from circuitgraph.compiled.model import CompiledModel
     from circuitgraph.errors import CircuitGraphError
@@ -29,6 +30,7 @@ __all__ = [
     "Circuit",
     "CircuitGraphError",
     "CompiledModel",
+    "EdgeScores",
     "LoadedModel",
     "MemoryEstimate",
     "MemoryPlan",
@@ -47,6 +49,7 @@ _HOME = {
     "Circuit": "circuitgraph.circuits.circuit",
     "CircuitGraphError": "circuitgraph.errors",
     "CompiledModel": "circuitgraph.compiled.model",
+    "EdgeScores": "circuitgraph.circuits.edge_scores",
     "LoadedModel": "circuitgraph.models",
     "MemoryEstimate": "circuitgraph.memory.estimate",
     "MemoryPlan": "circuitgraph.memory.plan",

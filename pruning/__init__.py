@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pruning.regimes.study import run_regimes
     from pruning.runs.checking.preflight import preflight
     from pruning.runs.discover import discover
+    from pruning.runs.rank import rank_edges
+    from pruning.selection.top import top_edges
     from pruning.tasks import TaskData, load_task, register_task, task_from_pairs
 
 __all__ = [
@@ -44,10 +46,12 @@ __all__ = [
     "metrics_table",
     "preflight",
     "random_circuit",
+    "rank_edges",
     "recipe_named",
     "register_task",
     "run_regimes",
     "task_from_pairs",
+    "top_edges",
 ]
 
 _HOME = {
@@ -69,10 +73,12 @@ _HOME = {
     "metrics_table": "pruning.evaluation.evaluate",
     "preflight": "pruning.runs.checking.preflight",
     "random_circuit": "pruning.evaluation.random_circuits",
+    "rank_edges": "pruning.runs.rank",
     "recipe_named": "pruning.methods.edge_pruning.recipes",
     "register_task": "pruning.tasks",
     "run_regimes": "pruning.regimes.study",
     "task_from_pairs": "pruning.tasks",
+    "top_edges": "pruning.selection.top",
 }
 
 __getattr__ = load_on_use(__name__, _HOME)

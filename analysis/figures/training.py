@@ -23,6 +23,7 @@ _MEASURES = {
     "position-kl": "KL over positions (nats)",
     "mse": "mean squared error",
     "logit-diff": "logit difference lost",
+    "negative-logit-diff": "minus the logit difference",
 }
 _SPLIT_LINES = ((VERMILLION, "--"), (BLACK, ":"), (GREEN, "-."))
 _COUNTS = {

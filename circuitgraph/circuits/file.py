@@ -72,7 +72,15 @@ def write_circuit(circuit: KeptEdges, path: Path) -> Path:
     Raises:
         OutputError: The file cannot be written.
     """
-    # One node or edge a line: readable, and a line number in an error message means something.
+    return write_atomically(path, circuit_text(circuit))
+
+
+def circuit_text(circuit: KeptEdges) -> str:
+    """A circuit as the text of its file: one node or edge per line, so that a line number in an error says something.
+
+    Args:
+        circuit: The circuit.
+    """
     values = circuit_to_dict(circuit)
     parts = []
     for name, value in values.items():
@@ -83,7 +91,7 @@ def write_circuit(circuit: KeptEdges, path: Path) -> Path:
             parts.append(f"  {_dumps(name)}: " + json.dumps(value, allow_nan=False, indent=2).replace("\n", "\n  "))
         else:
             parts.append(f"  {_dumps(name)}: {_dumps(value)}")
-    return write_atomically(path, "{\n" + ",\n".join(parts) + "\n}\n")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _dumps(value: object) -> str:

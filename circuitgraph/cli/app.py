@@ -23,6 +23,7 @@ from circuitgraph.cli.graph import graph
 from circuitgraph.cli.listing import models, recipes, tasks
 from circuitgraph.cli.on_task import OnTaskCommand
 from circuitgraph.cli.paths import paths
+from circuitgraph.cli.rank import rank
 from circuitgraph.cli.report import report
 from circuitgraph.cli.run import run
 from circuitgraph.cli.sparsity import sparsity
@@ -76,7 +77,7 @@ def circuitgraph(
 
 
 for command in (
-    discover, check, report, evaluate, run, draw, sparsity, compare, paths, find, combine, export, extract, graph,
+    discover, check, rank, report, evaluate, run, draw, sparsity, compare, paths, find, combine, export, extract, graph,
     study, bench, cache, models, tasks, recipes,
 ):  # fmt: skip
     app.command(cls=OnTaskCommand if command is compare else None)(command)

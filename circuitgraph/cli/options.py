@@ -158,7 +158,7 @@ Ablation = Annotated[
 Objective = Annotated[
     str | None,
     typer.Option(
-        help="Compared with the full model: kl, kl-top1, logit-diff, cross-entropy, mse or position-kl.",
+        help="What is minimised: kl, kl-top1, logit-diff, negative-logit-diff, cross-entropy, mse or position-kl.",
         show_default="the recipe's, else the task's",
         rich_help_panel=SETTINGS,
     ),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
@@ -22,10 +21,10 @@ from torch import Tensor, nn
 
 from circuitgraph.architectures import Family, family_of
 from circuitgraph.architectures.universe import universe_of
-from circuitgraph.errors import CircuitFormatError, CircuitGraphError, OutputError, UnsupportedModelError
+from circuitgraph.errors import CircuitFormatError, CircuitGraphError, UnsupportedModelError
 from circuitgraph.extract.layout import CircuitLayout
 from circuitgraph.extract.module import ExtractedCircuit, Origin
-from circuitgraph.files.atomic_file import hidden_beside, reason, sweep, write_atomically
+from circuitgraph.files import whole_folder
 
 FORMAT_VERSION = 1
 DESCRIPTION, WEIGHTS = "extracted.json", "weights.safetensors"
@@ -63,18 +62,7 @@ def save_extracted(extracted: ExtractedCircuit, folder: str | Path, *, overwrite
         "live_mlps": extracted.live_mlps,
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
-    hidden = hidden_beside(place)
-    try:
-        hidden.mkdir(parents=True)
-        sweep(place)
-        write_atomically(hidden / WEIGHTS, weights)
-        write_atomically(hidden / DESCRIPTION, json.dumps(description, indent=1) + "\n")
-        _move(hidden, place)
-    except OSError as error:
-        raise OutputError(f"{place} cannot be made: {reason(error)}; choose another folder") from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-    return place
+    return whole_folder.write_folder(place, {WEIGHTS: weights, DESCRIPTION: json.dumps(description, indent=1) + "\n"})
 
 
 def check_free(place: Path, *, overwrite: bool) -> None:
@@ -87,32 +75,7 @@ def check_free(place: Path, *, overwrite: bool) -> None:
     Raises:
         OutputError: There is a file, or a folder that may not be replaced.
     """
-    if not place.exists():
-        return
-    if not place.is_dir():
-        raise OutputError(f"{place} is a file; choose a folder")
-    if not overwrite:
-        raise OutputError(f"{place} exists; choose another folder, or allow it to be overwritten")
-    strangers = sorted(entry.name for entry in place.iterdir() if entry.name not in (DESCRIPTION, WEIGHTS))
-    if strangers:
-        raise OutputError(
-            f"{place} holds {', '.join(strangers[:3])}, which no extracted circuit does, so it is not overwritten; "
-            "choose another folder"
-        )
-
-
-def _move(hidden: Path, place: Path) -> None:
-    """Put a finished folder in its place; an older one goes only then."""
-    older = hidden_beside(place, ".old")
-    if place.exists():
-        place.rename(older)
-    try:
-        hidden.rename(place)
-    except OSError:
-        if older.exists():
-            older.rename(place)
-        raise
-    shutil.rmtree(older, ignore_errors=True)
+    whole_folder.check_free(place, overwrite=overwrite, names=(DESCRIPTION, WEIGHTS), what="extracted circuit")
 
 
 def _tensors(extracted: ExtractedCircuit) -> dict[str, Tensor]:

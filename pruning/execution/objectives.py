@@ -110,13 +110,13 @@ def check_objective(objective: str, pairs: EncodedPairs, what: str = "the traini
 
     Raises:
         ConfigurationError: Answers are numbers where tokens are compared, or the other way round, or `logit-diff` is
-            asked for and prompts have no wrong answers.
+            or `negative-logit-diff` is asked for and prompts have no wrong answers.
         UnknownNameError: No such objective.
     """
     objective_named(objective)
     numeric = pairs.answer_values is not None
     if numeric != (objective in ("mse", "position-kl")):
-        fit = "mse or position-kl" if numeric else "kl, kl-top1, logit-diff or cross-entropy"
+        fit = "mse or position-kl" if numeric else "kl, kl-top1, logit-diff, negative-logit-diff or cross-entropy"
         raise ConfigurationError(
             f"objective {objective!r} does not fit {what}, whose answers are {'numbers' if numeric else 'tokens'}; "
             f"use {fit}"
@@ -133,21 +133,22 @@ def require_wrong_answers(objective: str, pairs: EncodedPairs, what: str = "the 
         what: What the message calls them.
 
     Raises:
-        ConfigurationError: The objective is `logit-diff`, and prompts have none; the message says how many and which.
+        ConfigurationError: The objective compares with wrong answers, and prompts have none; the message says how many
+            and which.
     """
-    if objective != "logit-diff":
+    if objective not in _NEED_WRONG_ANSWERS:
         return
     sets = pairs.wrong_ids or [()] * len(pairs)
     without = [index for index, ids in enumerate(sets) if not len(ids)]
     if len(without) == len(pairs):
         raise ConfigurationError(
-            f"objective 'logit-diff' needs wrong answers, and {what} has none; use kl, or give each line a "
+            f"objective {objective!r} needs wrong answers, and {what} has none; use kl, or give each line a "
             "'wrong_answer'"
         )
     if without:
         first = ", ".join(f"{i} ({pairs.texts[i]!r})" if pairs.texts else str(i) for i in without[:3])
         raise ConfigurationError(
-            f"objective 'logit-diff' needs wrong answers, and {len(without)} of {len(pairs)} prompts of {what} have "
+            f"objective {objective!r} needs wrong answers, and {len(without)} of {len(pairs)} prompts of {what} have "
             f"none: prompts {first}{' …' if len(without) > 3 else ''} (counted from 0). Give each line a "
             "'wrong_answer', leave these lines out, or use kl"
         )
@@ -184,6 +185,10 @@ def _logit_diff(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
     return (logit_difference(logits, batch) - logit_difference(teacher, batch)).pow(2).mean()
 
 
+def _negative_logit_diff(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
+    return -logit_difference(logits, batch).mean()
+
+
 def _cross_entropy(logits: Tensor, teacher: Teacher, batch: PairBatch) -> Tensor:
     if batch.answer_ids is None:
         raise ConfigurationError("objective 'cross-entropy' needs answer tokens; this task's answers are numbers")
@@ -214,14 +219,20 @@ OBJECTIVES: dict[str, Objective] = {
     "kl": _kl,
     "kl-top1": _kl_top1,
     "logit-diff": _logit_diff,
+    "negative-logit-diff": _negative_logit_diff,
     "cross-entropy": _cross_entropy,
     "mse": _mse,
     "position-kl": _position_kl,
 }
 
-TAKES_TOP_K = ("kl", "kl-top1", "cross-entropy")
+TAKES_TOP_K = ("kl", "kl-top1", "negative-logit-diff", "cross-entropy")
 """Objectives that do with the teacher's likeliest tokens and the mass of all others (see
 `pruning.frozen.top_teacher`)."""
+
+FLAT_AT_FULL_MODEL = ("kl", "logit-diff", "mse", "position-kl")
+"""Objectives that are least where the circuit is the full model, so that their gradient there is 0."""
+
+_NEED_WRONG_ANSWERS = ("logit-diff", "negative-logit-diff")
 
 
 def objective_named(name: str) -> Objective:
@@ -231,6 +242,7 @@ def objective_named(name: str) -> Objective:
         name: `kl`: KL(full ‖ circuit); `kl-top1`: that plus a quarter of the cross-entropy of the full model's
             likeliest token, so that the circuit's top token is more often the full model's;
             `logit-diff`: squared difference of the two logit differences;
+            `negative-logit-diff`: minus the circuit's own logit difference, whatever the full model's is;
             `cross-entropy`: of the right answer; `mse`: squared difference of numeric outputs;
             `position-kl`: KL of a softmax over positions.
 

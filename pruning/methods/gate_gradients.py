@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +24,10 @@ from torch import Tensor
 
 from circuitgraph.torch_state import with_gradients
 from pruning.execution.batch_run import BatchRunner, Share
+from pruning.execution.finite import require_numbers
+from pruning.execution.probe import Probe
 from pruning.prompts.batch_order import BatchOrder
+from pruning.prompts.encoding import EncodedPairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,3 +99,74 @@ def _along(runner: BatchRunner, path: GatePath, seed: int) -> Iterator[Float[Ten
                 gates += width * (2 * torch.rand(gates.shape, generator=generator) - 1)
             gradients += runner.run([Share(prompts=order.next(), gates=gates, wanted=wanted)]).gradients
         yield torch.stack(gradients)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AlongThePath(GatePath):
+    """What both methods have in common: the path, and that any objective will do."""
+
+    direction: ClassVar[str] = "between"
+    source: ClassVar[str] = "integrated gradients (Sundararajan et al. 2017) over gates; the levels are ours"
+
+    def default_objective(self, pairs: EncodedPairs, of_task: str | None) -> str:
+        """The task's own, else the KL, or the squared error where answers are numbers.
+
+        Args:
+            pairs: The prompts.
+            of_task: The objective of their task, where there is one.
+        """
+        return of_task or ("mse" if pairs.answer_values is not None else "kl")
+
+    def require(self, objective: str) -> None:
+        """Take any objective.
+
+        Args:
+            objective: Its name.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateGradients(_AlongThePath):
+    """Mean gradient of the gates along the path, with its sign; the fields are those of `GatePath`."""
+
+    name: ClassVar[str] = "gate-gradients"
+    summary: ClassVar[str] = "mean gradient of the gates at several levels between 0 and 1, with its sign"
+    estimates: ClassVar[str] = "fall of the objective per unit of the gate, averaged between ablated and full model"
+
+    def score(self, probe: Probe, *, seed: int = 0) -> Float[np.ndarray, " edge"]:
+        """Score every edge.
+
+        Args:
+            probe: The model and the prompts.
+            seed: Of the order of batches.
+
+        Returns:
+            Minus the mean gradient per edge.
+        """
+        return _numbers(-gate_gradients(probe.runner, self, seed=seed), probe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateImportance(_AlongThePath):
+    """Mean size of the gates' gradients along the path; the fields are those of `GatePath`."""
+
+    name: ClassVar[str] = "gate-importance"
+    summary: ClassVar[str] = "mean size of the gates' gradients at several levels; what the recipe quick starts from"
+    estimates: ClassVar[str] = "size of the objective's gradient in the gate, in units of the mean edge's"
+
+    def score(self, probe: Probe, *, seed: int = 0) -> Float[np.ndarray, " edge"]:
+        """Score every edge.
+
+        Args:
+            probe: The model and the prompts.
+            seed: Of the order of batches.
+
+        Returns:
+            Importances per edge, not negative, with mean 1.
+        """
+        return _numbers(gate_importance(probe.runner, self, seed=seed), probe)
+
+
+def _numbers(scores: Float[Tensor, " edge"], probe: Probe) -> Float[np.ndarray, " edge"]:
+    require_numbers(scores, probe.frozen, "gate gradients")
+    return scores.double().cpu().numpy()

@@ -13,7 +13,7 @@ from pruning.methods.edge_pruning.schedule import RAMPS
 CONTROLS = ("lagrangian", "budget")
 KEEP_RULES = ("paper", "target", "faithful", "minimal")
 WARM_STARTS = ("none", "gate-importance")
-OBJECTIVE_NAMES = ("kl", "kl-top1", "logit-diff", "cross-entropy", "mse", "position-kl")
+OBJECTIVE_NAMES = ("kl", "kl-top1", "logit-diff", "negative-logit-diff", "cross-entropy", "mse", "position-kl")
 _VALID: dict[str, tuple[str, ...]] = {
     "ramp": RAMPS,
     "control": CONTROLS,

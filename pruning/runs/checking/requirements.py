@@ -106,7 +106,7 @@ def _objective(
 ) -> Iterator[tuple[str, str]]:
     numeric = train.answer_values is not None
     if numeric != (objective in NUMERIC):
-        fit = "mse or position-kl" if numeric else "kl, kl-top1, logit-diff or cross-entropy"
+        fit = "mse or position-kl" if numeric else "kl, kl-top1, logit-diff, negative-logit-diff or cross-entropy"
         answers = "numbers" if numeric else "tokens"
         yield (
             "objective-does-not-fit",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from circuitgraph import Circuit, CircuitGraphError, Universe
+from circuitgraph import Circuit, CircuitGraphError, EdgeScores, Universe
 from circuitgraph.models import KERNELS
 from pruning import PromptPairs
 from tests.circuitgraph.cli.conftest import call
@@ -132,6 +132,17 @@ def test_a_benchmark(text_model):
     broken = copy.deepcopy(ended.json)
     del broken["plain"]["ratio"]
     assert complaints("bench", broken) == ["plain: 'ratio' is a required property"]
+
+
+def test_edge_scores(tmp_path):
+    universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+    scores = EdgeScores.of(universe, np.arange(8.0), method="eap", direction="noising", estimates="a rise")
+    values = json.loads((scores.save(tmp_path / "scores") / "scores.json").read_text())
+    assert complaints("scores", values) == []
+    del values["sha256"]
+    assert sorted(complaints("scores", values | {"direction": "up"}), reverse=True) == [
+        "direction: 'up' is not one of ['noising', 'denoising', 'between']", ": 'sha256' is a required property"
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

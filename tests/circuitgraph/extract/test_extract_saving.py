@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import CircuitFormatError, OutputError, UnsupportedModelError
-from circuitgraph.extract import ExtractedCircuit, load_extracted, save_extracted, saving
+from circuitgraph.extract import ExtractedCircuit, load_extracted, save_extracted
 from circuitgraph.extract.layout import CircuitLayout
+from circuitgraph.files import whole_folder
 from tests.circuitgraph.extract.extract_cases import Bench, circuit_of
 from tests.oracles.cases import CASES, ModelMakers
 
@@ -130,7 +131,7 @@ def test_a_full_disk_leaves_the_older_one(gpt2: CompiledModel, folder: Path, mon
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
 
-    monkeypatch.setattr(saving, "write_atomically", full)
+    monkeypatch.setattr(whole_folder, "write_atomically", full)
     with pytest.raises(OutputError, match="disk full"):
         save_extracted(some(gpt2, "zero")[0], folder, overwrite=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -180,7 +180,7 @@ def test_gradients_by_finite_differences(name: str) -> None:
     given = circuit.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(objective_named(name)(given, teacher, pairs), given)
     assert bool((gradient != 0).any())
-    step = 1e-2 if name == "logit-diff" else 1e-5
+    step = 1e-2 if name.endswith("logit-diff") else 1e-5  # logit differences are taken in float32
     for row in range(3):
         for column in range(circuit.shape[1]):
             moved = torch.zeros_like(circuit)
@@ -199,3 +199,16 @@ def test_a_kl_of_single_numbers_is_refused() -> None:
     one = torch.zeros(3, 1)
     with pytest.raises(ConfigurationError, match="use 'mse'"):
         objective_named("kl")(one, one, batch())
+
+
+def test_the_negative_logit_difference_asks_nothing_of_the_full_model() -> None:
+    """Right minus wrong by hand: prompt 0 has right {0, 2} and wrong {1}, prompt 1 right {1} and wrong {0, 3}."""
+    circuit = torch.tensor([[4.0, 1.0, 2.0, 0.0, 0.0], [9.0] * 5, [1.0, 5.0, 0.0, 2.0, 0.0]])
+    pairs = batch(
+        answer_ids=torch.tensor([0, 1, 4]),
+        correct_ids=torch.tensor([[0, 2], [1, -1]]),
+        wrong_ids=torch.tensor([[1, -1], [0, 3]]),
+    )
+    expected = -((4 + 2) / 2 - 1 + 5 - (1 + 2) / 2) / 2
+    for teacher in (torch.zeros(3, 5), circuit):
+        assert objective_named("negative-logit-diff")(circuit, teacher, pairs).item() == pytest.approx(expected)

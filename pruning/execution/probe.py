@@ -1,0 +1,110 @@
+"""What a method is handed: a model, prompts, and what is compared, with gradients in gates one call away.
+
+A method that goes over the prompts once takes `batches` and `gradient`, which run what they need and keep nothing. One
+that draws prompts again and again takes `runner`, which keeps the runs that never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitgraph.batch import PairBatch
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.forward.ablation_values import AblationValues
+from circuitgraph.memory.portions import Portions
+from circuitgraph.torch_state import with_gradients
+from pruning.execution.batch_run import BatchRunner
+from pruning.execution.objectives import objective_named
+from pruning.frozen.runs import FrozenRuns
+from pruning.prompts.encoding import EncodedPairs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Probe:
+    """A model with the prompts that edges are ranked by.
+
+    Attributes:
+        compiled: The model.
+        pairs: The prompts.
+        objective: Name of what is minimised.
+        ablation: What cut edges carry.
+        batch_size: Prompts run at once at most; fewer where memory runs out.
+        say: Called with a line when something had to change.
+    """
+
+    compiled: CompiledModel
+    pairs: EncodedPairs
+    objective: str
+    ablation: str = "counterfactual"
+    batch_size: int = 8
+    say: Callable[[str], None] = lambda line: None
+
+    @cached_property
+    def frozen(self) -> FrozenRuns:
+        """The prompts with the runs that no gate changes; nothing is kept, so each draw runs them again."""
+        return FrozenRuns(self.compiled, self.pairs, ablation=self.ablation, budget_bytes=0, batch_size=self.batch_size)
+
+    @cached_property
+    def runner(self) -> BatchRunner:
+        """Takes batches forward and backward towards the full model, each prompt with its frozen runs."""
+        return BatchRunner(
+            self.compiled, self.frozen, objective_named(self.objective), micro_batch=self.batch_size, say=self.say
+        )
+
+    @property
+    def full_gates(self) -> Float[Tensor, " edge"]:
+        """Gates that keep every edge, in the model's number format or float32, whichever is wider."""
+        dtype = torch.float64 if self.compiled.dtype == torch.float64 else torch.float32
+        return torch.ones(self.compiled.universe.n_edges, dtype=dtype)
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """All prompts, each once, in batches of one length, so that none is padded."""
+        lengths = self.pairs.lengths
+        for length in sorted(set(lengths.tolist())):
+            members = np.flatnonzero(lengths == length)
+            yield from (members[start : start + self.batch_size] for start in range(0, len(members), self.batch_size))
+
+    @with_gradients
+    def gradient(
+        self, prompts: np.ndarray, gates: Float[Tensor, " edge"], wanted: Bool[Tensor, " edge"] | None = None
+    ) -> Float[Tensor, " edge"]:
+        """The gradient of the objective in the gates, from one clean and one ablated run per prompt.
+
+        The objective's teacher is the masked pass itself, without a gradient: so the gates have to be those of the full
+        model, all 1, unless the objective compares with answers alone.
+
+        Args:
+            prompts: Which of the prompts, of one length.
+            gates: One gate per edge.
+            wanted: Edges whose gradient is wanted, all by default; 0 elsewhere.
+
+        Returns:
+            The gradient of the objective's sum over the prompts, float64 on the host.
+        """
+        wanted = torch.ones(gates.shape, dtype=torch.bool) if wanted is None else wanted
+        parts = self._portions.run(lambda part: self._gradient(part, gates, wanted), prompts)
+        return torch.stack(parts).sum(0)
+
+    @cached_property
+    def _portions(self) -> Portions:
+        return Portions(self.compiled, self.batch_size)
+
+    def _gradient(self, prompts: np.ndarray, gates: Tensor, wanted: Tensor) -> Tensor:
+        batch = self.pairs.batch(prompts, device=self.compiled.device)
+        gates = gates.detach().clone().requires_grad_()
+        ran = self.compiled.masked(gates, batch.clean, self._values(batch), wanted=wanted)
+        loss = objective_named(self.objective)(ran.logits, ran.logits.detach(), batch)
+        return torch.autograd.grad(loss, ran.gates)[0].double().cpu() * len(prompts)
+
+    def _values(self, batch: PairBatch) -> AblationValues:
+        if self.ablation == "counterfactual":
+            return self.compiled.run_with_values(batch.corrupted)[1]
+        assert self.frozen.constant is not None
+        return self.frozen.constant

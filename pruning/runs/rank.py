@@ -1,0 +1,133 @@
+"""Rank all edges of a model by one method: checked, run, and kept with where the scores came from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from circuitgraph.circuits.edge_scores import EdgeScores
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.graph.ablations import ABLATIONS
+from circuitgraph.torch_state import with_gradients
+from pruning.execution.objectives import check_objective
+from pruning.execution.probe import Probe
+from pruning.methods.method import Method
+from pruning.methods.registry import method_named
+from pruning.prompts.encoding import EncodedPairs
+from pruning.prompts.prompt_rules import refuse_equal_sides
+from pruning.prompts.runnable import require_runnable
+from pruning.runs.stages import hardware, library_versions
+from pruning.tasks import TaskData
+
+SPLIT = "train"
+"""Edges are ranked by a task's training prompts, so that circuits can be measured on the others."""
+
+
+@with_gradients
+def rank_edges(
+    compiled: CompiledModel,
+    task: TaskData | EncodedPairs,
+    method: Method | str = "eap",
+    *,
+    objective: str | None = None,
+    ablation: str | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> EdgeScores:
+    """Score every edge of a model's graph; `pruning.top_edges` makes circuits of the scores.
+
+    Args:
+        compiled: The model.
+        task: A task, of which the training prompts are taken, or prompts.
+        method: The name of a method (`eap`, `gate-gradients`, `gate-importance`), or a method with its settings.
+        objective: What is minimised; by default what suits the method, else the task's own.
+        ablation: What cut edges carry; by default counterfactual, zero for Tracr models.
+        batch_size: Prompts run at once at most; fewer where memory runs out.
+        seed: Of everything random.
+        say: Called with a line when something had to change.
+
+    Returns:
+        One score per edge, with the method, what a score estimates, and where they came from.
+
+    Raises:
+        ConfigurationError: The method can make nothing of the objective, the objective nothing of the prompts, the
+            graph is edited, or there are no prompts, or ones that the model cannot run.
+        PromptFormatError: No prompt differs from its counterfactual.
+        NotFiniteError: Scores are NaN or infinite; the message names the prompts.
+        UnknownNameError: No such method, objective or ablation.
+
+    Examples:
+        >>> from circuitgraph import compile_model, load_model
+        >>> from pruning import load_task
+        >>> loaded = load_model("tracr:reverse")
+        >>> compiled = compile_model(loaded, embeddings="split")
+        >>> task = load_task("tracr-reverse", loaded.tokenizer, options={"max_length": 3})
+        >>> scores = rank_edges(compiled, task)
+        >>> scores.provenance["objective"], len(scores) == compiled.universe.n_edges
+        ('cross-entropy', True)
+    """
+    method = method_named(method) if isinstance(method, str) else method
+    pairs = task.split(SPLIT) if isinstance(task, TaskData) else task
+    objective = objective or method.default_objective(pairs, task.objective if isinstance(task, TaskData) else None)
+    ablation = ablation or ("zero" if compiled.universe.family == "tracr" else "counterfactual")
+    _check(compiled, pairs, method, objective, ablation)
+    if batch_size < 1:
+        raise ConfigurationError(f"batch_size must be 1 or more; got {batch_size}")
+    probe = Probe(
+        compiled=compiled, pairs=pairs, objective=objective, ablation=ablation, batch_size=batch_size, say=say
+    )
+    began = time.perf_counter()
+    values = method.score(probe, seed=seed)
+    provenance = {
+        **_provenance(compiled, task, pairs),
+        "objective": objective,
+        "settings": asdict(method) if is_dataclass(method) and not isinstance(method, type) else {},
+        "source": method.source,
+        "seed": seed,
+        "seconds": time.perf_counter() - began,
+    }
+    return EdgeScores.of(
+        compiled.universe, values, method=method.name, direction=method.direction, estimates=method.estimates,
+        ablation=ablation, provenance=provenance,
+    )  # fmt: skip
+
+
+def _check(compiled: CompiledModel, pairs: EncodedPairs, method: Method, objective: str, ablation: str) -> None:
+    """Refuse what gives no scores, before any work."""
+    known = tuple(name for name in ABLATIONS if name != "optimal")
+    if ablation not in known:
+        raise UnknownNameError.of("ablation", ablation, known)
+    edited = {how: n for how in ("removed", "frozen", "tied") if (n := compiled.gate_map.edits.get(how))}
+    if edited:
+        raise ConfigurationError(
+            f"edges are ranked in the whole graph, and this one is edited ({', '.join(edited)} edges); compile the "
+            "model anew, and leave out of the scores what is of no interest"
+        )
+    if not len(pairs):
+        raise ConfigurationError("there are no prompts to rank edges by; give some (--train-size)")
+    check_objective(objective, pairs, "the prompts")
+    method.require(objective)
+    require_runnable(compiled, pairs)
+    if ablation == "counterfactual":
+        refuse_equal_sides(pairs)
+
+
+def _provenance(compiled: CompiledModel, task: TaskData | EncodedPairs, pairs: EncodedPairs) -> dict[str, Any]:
+    """The model and the prompts."""
+    named: dict[str, Any] = {"data_hash": pairs.data_hash}
+    if isinstance(task, TaskData):
+        named = {"task": task.name, "task_options": dict(task.provenance), "data_hash": task.data_hash, "split": SPLIT}
+    return {
+        **compiled.identity,
+        "tokenizer": type(compiled.tokenizer).__name__,
+        "dtype": str(compiled.dtype).removeprefix("torch."),
+        **named,
+        "n_prompts": len(pairs),
+        "edits": compiled.gate_map.edits,
+        "versions": library_versions(),
+        "hardware": hardware(compiled.device),
+    }

@@ -1,0 +1,63 @@
+"""`circuitgraph rank`: its files, its JSON, and what it refuses before a model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.circuits.edge_scores import EdgeScores
+from tests.circuitgraph.cli.conftest import call
+
+TRACR = ("rank", "--model", "tracr:reverse", "--task", "tracr-reverse", "--task-option", "max_length=3")
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("rank") / "reverse"
+    ended = call(*TRACR, "--out", folder, "--top", 30)
+    assert ended.code == 0, ended.err
+    assert "The strongest edges" in ended.out and "rise of the objective" in ended.out
+    return folder
+
+
+def test_a_result_can_be_read_and_evaluated(ranked: Path) -> None:
+    assert sorted(path.name for path in ranked.iterdir()) == ["circuit.json", "scores.json", "scores.safetensors"]
+    scores, circuit = EdgeScores.load(ranked), Circuit.load(ranked / "circuit.json")
+    assert circuit.n_raw == 30 and circuit.provenance["selection"]["scores"] == scores.digest
+    ended = call("evaluate", ranked / "circuit.json", "--n-random", 1, "--json")
+    assert ended.code == 0 and ended.json["metrics"]["circuit"]["exact_match"] == 1.0
+
+
+def test_json_says_what_the_files_say(ranked: Path) -> None:
+    again = call(*TRACR, "--out", ranked, "--overwrite", "--json")
+    scores = EdgeScores.load(ranked)
+    assert again.json["sha256"] == scores.digest and again.json["n_edges"] == len(scores)
+    assert again.json["files"] == ["scores.json", "scores.safetensors"] == sorted(p.name for p in ranked.iterdir())
+    assert again.json["strongest"]["tok->a3.h0<v>"] == scores["tok->a3.h0<v>"]
+    assert (again.json["method"], again.json["objective"]) == ("eap", "cross-entropy")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "acdc"), "unknown method 'acdc'"),
+        (("--objective", "kl"), "that of 'kl' is 0"),
+        (("--objective", "kll"), "unknown objective 'kll'"),
+        (("--top", 10**6), "the model's graph has 94 edges"),
+    ],
+)
+def test_refusals_come_before_the_model(tmp_path: Path, options: tuple[object, ...], message: str) -> None:
+    ended = call(*TRACR, "--out", tmp_path / "out", *options)
+    assert ended.code == 2 and message in ended.err and "loading" not in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_result_stays(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    for options in ((), ("--overwrite",)):
+        ended = call(*TRACR, "--out", tmp_path / "out", *options)
+        assert ended.code == 2 and "choose another folder" in ended.err
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"

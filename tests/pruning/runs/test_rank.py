@@ -1,0 +1,95 @@
+"""`rank_edges`: what it refuses before any work, and what its result says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.errors import ConfigurationError, PromptFormatError, UnknownNameError
+from circuitgraph.models import load_model
+from pruning.evaluation.evaluate import evaluate
+from pruning.execution.probe import Probe
+from pruning.methods.eap import EAP
+from pruning.methods.gate_gradients import GateGradients
+from pruning.runs.rank import rank_edges
+from pruning.selection.top import top_edges
+from pruning.tasks import load_task
+from tests.pruning.prompts.small_prompts import random_prompts
+
+PROMPTS = random_prompts(lengths=[5, 4, 5], wrong=True)
+
+
+@pytest.fixture(scope="module")
+def compiled(tiny_gpt2):
+    return compile_model(tiny_gpt2(), verify=False)
+
+
+def test_eap_by_default(compiled) -> None:
+    found = rank_edges(compiled, PROMPTS)
+    probe = Probe(compiled=compiled, pairs=PROMPTS, objective="negative-logit-diff")
+    np.testing.assert_array_equal(found.values, EAP().score(probe))
+    told = found.provenance
+    assert (told["method"], told["objective"], told["ablation"]) == ("eap", "negative-logit-diff", "counterfactual")
+    assert (told["n_prompts"], told["data_hash"]) == (3, PROMPTS.data_hash)
+    assert told["weights"] == compiled.identity["weights"] and told["seconds"] > 0
+
+
+def test_settings_of_a_method_are_kept(compiled) -> None:
+    found = rank_edges(compiled, PROMPTS, GateGradients(levels=(0.5,), batches=1, batch_size=2), seed=4)
+    assert found.provenance["settings"] == {"levels": [0.5], "batches": 1, "batch_size": 2}
+    assert found.provenance["seed"] == 4 and found.direction == "between"
+
+
+def test_the_known_circuit_of_a_program_stays_right(tmp_path) -> None:
+    """The reverse program needs a few of its edges, and the strongest by their gradients are enough."""
+    loaded = load_model("tracr:reverse")
+    program = compile_model(loaded, embeddings="split", verify=False)
+    task = load_task("tracr-reverse", loaded.tokenizer, options={"max_length": 4})
+    scores = rank_edges(program, task)
+    assert (scores.ablation, scores.provenance["task"], scores.provenance["split"]) == (
+        "zero",
+        "tracr-reverse",
+        "train",
+    )
+    circuit = top_edges(scores, 30)
+    measured = evaluate(program, circuit, task.splits["test"], n_random=0).metrics["circuit"]
+    assert measured["exact_match"] == 1.0 and len(circuit) < program.universe.n_edges / 2
+
+
+def test_what_is_refused(compiled, tiny_gpt2) -> None:
+    numeric = random_prompts(lengths=[4])
+    with pytest.raises(UnknownNameError, match="did you mean 'eap'"):
+        rank_edges(compiled, PROMPTS, "epa")
+    with pytest.raises(UnknownNameError, match="objective"):
+        rank_edges(compiled, PROMPTS, objective="logits")
+    with pytest.raises(UnknownNameError, match="ablation"):
+        rank_edges(compiled, PROMPTS, ablation="optimal")
+    with pytest.raises(ConfigurationError, match="that of 'kl' is 0"):
+        rank_edges(compiled, PROMPTS, objective="kl")
+    with pytest.raises(ConfigurationError, match="'negative-logit-diff' needs wrong answers"):
+        rank_edges(compiled, numeric, objective="negative-logit-diff")
+    with pytest.raises(ConfigurationError, match="numbers|tokens"):
+        rank_edges(compiled, PROMPTS, "gate-gradients", objective="mse")
+    with pytest.raises(ConfigurationError, match="the model takes at most 16"):
+        rank_edges(compiled, random_prompts(lengths=[17]))
+    with pytest.raises(ConfigurationError, match="no prompts to rank"):
+        rank_edges(compiled, random_prompts(lengths=[]))
+    with pytest.raises(ConfigurationError, match="batch_size must be 1"):
+        rank_edges(compiled, PROMPTS, batch_size=0)
+
+
+def test_an_edited_graph_is_refused(compiled) -> None:
+    graph = compiled.graph.copy()
+    graph.remove_edge("input", "logits")
+    with pytest.raises(ConfigurationError, match=r"edited \(removed edges\)"):
+        rank_edges(compiled.with_graph(graph), PROMPTS)
+
+
+def test_prompts_that_do_not_differ_are_refused(compiled) -> None:
+    from dataclasses import replace
+
+    same = replace(PROMPTS, corrupted_ids=PROMPTS.clean_ids)
+    with pytest.raises(PromptFormatError, match="counterfactual"):
+        rank_edges(compiled, same)
+    assert np.abs(rank_edges(compiled, same, ablation="zero").values).max() > 0
