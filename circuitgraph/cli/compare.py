@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from circuitgraph.cli import options
+from circuitgraph.cli.compare_tables import SAMPLED, changes, matrix_table, overlap_table, sizes, test_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.checkpoints import CheckpointComparison
     from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.on_task import OnTaskResult
-    from circuitgraph.cli.tables import ResultTable
 
-_ALL, _SAMPLED, _NONE = "all", "degree-preserving", "none"
+_ALL, _NONE = "all", "none"
 _FEW_EDGES = 10_000
 _FEW_SAMPLES = 199
 _CORRECTIONS = {"holm": "holm", "bh": "benjamini-hochberg", "benjamini-hochberg": "benjamini-hochberg", _NONE: None}
@@ -166,9 +165,9 @@ def compare(
         sampling = {"n_samples": samples or _FEW_SAMPLES, "seed": seed}
         overlap = _overlap(found, list(nulls), across_checkpoints)
         tests = _tests(found, nulls, correction, alternative, sampling, across_checkpoints)
-        tables = [_overlap_table(overlap), _test_table(tests, correction)]
-        tables += _changes(found) if across_checkpoints and len(found) == 2 else []
-        tables += [_matrix(found, matrix, next(iter(nulls)), across_checkpoints)] if matrix is not None else []
+        tables = [overlap_table(overlap), test_table(tests, correction)]
+        tables += changes(found) if across_checkpoints and len(found) == 2 else []
+        tables += [matrix_table(found, matrix, next(iter(nulls)), across_checkpoints)] if matrix is not None else []
         measured = None
         if on_task is not None:
             measured = _on_task(
@@ -186,7 +185,7 @@ def compare(
         },
         **({} if measured is None else {"on_task": measured.about}),
     }  # fmt: skip
-    into.write(tables, about=about, first=_sizes(found), csv=csv)
+    into.write(tables, about=about, first=sizes(found), csv=csv)
 
 
 def _on_task(
@@ -265,7 +264,7 @@ def _quickly_sampled(circuits: Mapping[str, Circuit], levels: Sequence[str]) -> 
     n_edges = sum(len(circuit) for circuit in circuits.values())
     if n_edges > _FEW_EDGES and "edges" in levels:
         say(
-            f"the {_SAMPLED} null was left out: the circuits have {n_edges:,} edges together, and it would take a "
+            f"the {SAMPLED} null was left out: the circuits have {n_edges:,} edges together, and it would take a "
             "while; --null all asks for it"
         )
     return n_edges <= _FEW_EDGES
@@ -326,82 +325,3 @@ def _tests(
 def _joined(overlap: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
     """Both tables in one: a row a pair, a level and a null."""
     return overlap.merge(tests.drop(columns="observed"), on=["a", "b", "level"], how="left", validate="one_to_many")
-
-
-def _overlap_table(overlap: pd.DataFrame) -> ResultTable:
-    from circuitgraph.cli.tables import ResultTable
-
-    shown = {
-        "a": "a", "b": "b", "level": "level", "n_a": "of a", "n_b": "of b", "intersection": "shared", "union": "in any",
-        "n_universe": "of all", "iou": "IoU", "a_in_b": "a in b", "b_in_a": "b in a", "spearman": "Spearman",
-    }  # fmt: skip
-    return ResultTable(name="overlap", title="What they share", frame=overlap, shown=shown)
-
-
-def _test_table(tests: pd.DataFrame, correction: str | None) -> ResultTable:
-    from circuitgraph.cli.output import power_of_ten
-    from circuitgraph.cli.tables import ResultTable
-
-    shown = {
-        "a": "a", "b": "b", "level": "level", "null": "null", "observed": "shared", "expected": "expected", "sd": "sd",
-        "ratio": "ratio", "log10_p": "p",
-    }  # fmt: skip
-    if correction is not None:
-        shown["log10_p_adjusted"] = f"p ({correction})"
-    alternative = tests["alternative"].iloc[0]
-    title = f"Against chance (alternative: {alternative}"
-    sampled = tests["n_samples"].dropna()
-    title += f"; {_SAMPLED}: {sampled.iloc[0]:,} samples)" if len(sampled) else ")"
-    if bool(tests["at_floor"].any()):
-        title += "; ≤: no sample reached what was observed, more samples may make p smaller"
-    people = tests.copy()
-    for name in (name for name in shown if name.startswith("log10_")):
-        people[name] = [
-            f"{'≤ ' if at_floor else ''}{power_of_ten(value)}"
-            for value, at_floor in zip(tests[name], tests["at_floor"], strict=True)
-        ]
-    return ResultTable(name="tests", title=title, frame=tests, shown=shown, for_people=people)
-
-
-def _changes(circuits: Mapping[str, Circuit]) -> list[ResultTable]:
-    from analysis.checkpoints import LEVELS, compare_checkpoints
-
-    before, after = circuits
-    comparison = compare_checkpoints(circuits[before], circuits[after])
-    return [_changes_by(comparison, level, by, f"{before} to {after}") for level in LEVELS for by in ("kind", "layer")]
-
-
-def _changes_by(comparison: CheckpointComparison, level: str, by: str, pair: str) -> ResultTable:
-    from circuitgraph.cli.tables import ResultTable
-
-    shown = {by: by, "kept": "kept", "gained": "gained", "lost": "lost", "n_universe": "of all"}
-    return ResultTable(
-        name=f"changes_{level}_by_{by}",
-        title=f"From {pair}: {level} by {by}",
-        frame=comparison.counts(level, by=by),
-        shown=shown,
-    )
-
-
-def _matrix(circuits: Mapping[str, Circuit], measure: str, level: str, across_checkpoints: bool) -> ResultTable:
-    from analysis.overlap.matrices import overlap_matrix
-    from circuitgraph.cli.tables import ResultTable
-
-    square = overlap_matrix(circuits, measure=measure, level=level, across_checkpoints=across_checkpoints)
-    # A circuit may be called anything; no name is the empty text.
-    return ResultTable(
-        name="matrix",
-        title=f"{measure.replace('_', ' ')} of {level}",
-        frame=square.rename_axis("").reset_index(),
-        shown={"": "", **{name: name for name in circuits}},
-    )
-
-
-def _sizes(circuits: Mapping[str, Circuit]) -> str:
-    from circuitgraph.cli.output import visible
-
-    return "\n".join(
-        f"{visible(name)}: {len(circuit):,} of {circuit.universe.n_edges:,} edges, {len(circuit.heads)} heads, "
-        f"{len(circuit.mlps)} MLPs ({circuit.ablation} ablation)"
-        for name, circuit in circuits.items()
-    )

@@ -139,7 +139,7 @@ def measure_effects(
         GraphMismatchError: The circuit is of another universe.
         PromptFormatError: Counterfactual ablation, and no prompt differs from its counterfactual in any token.
     """
-    from pruning.evaluation.evaluate import require_universe
+    from pruning.evaluation.matching import require_universe
 
     if not len(pairs):
         raise ConfigurationError("there is nothing to measure effects on: the split has no prompts")

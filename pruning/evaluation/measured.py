@@ -16,6 +16,7 @@ from pruning.execution.objectives import first_asked
 from pruning.frozen.runs import FrozenBatch, FrozenRuns
 from pruning.prompts.encoding import EncodedPairs
 from pruning.prompts.prompt_rules import refuse_equal_sides
+from pruning.whole_numbers import whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,10 @@ def measure_prompts(
         For each set and measure of `pruning.evaluation.scores` one value per prompt that it ran on.
 
     Raises:
+        ConfigurationError: A batch of no prompts.
         PromptFormatError: Counterfactual ablation, and no prompt differs from its counterfactual in any token.
     """
+    batch_size = whole_number("batch_size", batch_size, least=1)
     if ablation == "counterfactual":
         refuse_equal_sides(pairs)
     runs = FrozenRuns(

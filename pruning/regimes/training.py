@@ -11,7 +11,7 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import IncompleteResultWarning, OutputError, TrainingError
 from circuitgraph.stopping import Stopped, stopping
-from pruning.evaluation.evaluate import require_universe
+from pruning.evaluation.matching import require_universe
 from pruning.frozen.disk import DiskCache
 from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.methods.edge_pruning.state import StepRecord

@@ -623,3 +623,15 @@ def test_masks_that_cannot_be_measured_together_are_refused(compiled) -> None:
     split = compile_model(compiled.model, embeddings="split", verify=False)
     with pytest.raises(GraphMismatchError, match="the universe of 'a' is not the compiled model's"):
         evaluate_masks(split, {"a": zero}, pairs)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"n_random": -1}, "n_random must be a whole number of at least 0; got -1"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1; got 0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(compiled: CompiledModel, asked: dict, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        evaluate(compiled, circuit_of(compiled, 0.5), random_prompts(lengths=LENGTHS), **asked)
