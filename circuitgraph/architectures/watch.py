@@ -2,7 +2,7 @@
 
 It has to be quick, since a training step of a sparse circuit takes some ten milliseconds, so it compares what each
 module holds by identity, and where weights and buffers lie: 0.2 ms for 400 modules. A changed number in a weight is no
-change (weights are shared, not copied), unless changes in place are asked for. What a change means is not decided here,
+change: weights are shared, not copied. What a change means is not decided here,
 see `circuitgraph.compiled.binding`.
 """
 
@@ -34,8 +34,6 @@ class ModelWatch:
 
     Args:
         model: Any module.
-        changes: Tell changes of weights in place too, by torch's count of them. It does not count those through
-            `weight.data`.
 
     Examples:
         >>> norm = nn.LayerNorm(2)
@@ -47,8 +45,7 @@ class ModelWatch:
         True
     """
 
-    def __init__(self, model: nn.Module, *, changes: bool = False) -> None:
-        self._changes = changes
+    def __init__(self, model: nn.Module) -> None:
         self._modules = list(_with_shared(model))
         self._kinds = [type(module) for module in self._modules]
         self._forwards = [(kind, kind.forward) for kind in dict.fromkeys(self._kinds)]
@@ -86,10 +83,7 @@ class ModelWatch:
         yield from chain.from_iterable(read(table) for table, read in self._settings)
 
     def _places_now(self) -> list[int]:
-        places = [tensor.data_ptr() for tensor in self._tensors]
-        if self._changes:
-            places += [tensor._version for tensor in self._tensors if not tensor.is_inference()]
-        return places
+        return [tensor.data_ptr() for tensor in self._tensors]
 
 
 def _settings(table: dict[str, Any]) -> tuple[dict[str, Any], Callable[[dict[str, Any]], tuple[Any, ...]]]:

@@ -43,7 +43,6 @@ def bench(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Run MLPs again on the way back: less memory.")
     ] = False,
-    kernels: options.Kernels = "auto",
     trained_98: Annotated[
         Path | None,
         typer.Option(
@@ -69,7 +68,7 @@ def bench(
     settings = BenchSettings(
         model=model, batch=batch, seq=seq, device=device, dtype=dtype, rounds=rounds, threads=threads,
         prompts=prompts, differ=differ, control=control, micro_batch=micro_batch, replay=replay,
-        recompute=recompute, kernels=kernels,
+        recompute=recompute,
         trained_98=None if trained_98 is None else str(trained_98),
         trained_995=None if trained_995 is None else str(trained_995),
     )  # fmt: skip

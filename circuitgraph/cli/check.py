@@ -42,7 +42,6 @@ def check(
     ] = 48,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
-    kernels: options.Kernels = "auto",
     cache_gib: options.CacheGib = 2.0,
     teacher_top_k: options.TeacherTopK = None,
     memory_gib: options.MemoryGibOfRun = None,
@@ -84,7 +83,7 @@ def check(
         loaded = plan.load(dtype=dtype, device=device)
         job = Job(
             plan=plan,
-            compiled=plan.compile(loaded, verify=not no_verify, kernels=kernels),
+            compiled=plan.compile(loaded, verify=not no_verify),
             task=load_task(
                 task, loaded.tokenizer, sizes=sizes, seed=seed, options=chosen_options, chat_template=chat_template,
                 bos=bos,

@@ -59,7 +59,6 @@ def discover(
     task_option: options.TaskOption = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
-    kernels: options.Kernels = "auto",
     cache_gib: options.CacheGib = 2.0,
     disk_cache_gib: options.DiskCacheGib = 2.0,
     cache_dir: options.CacheDir = None,
@@ -98,7 +97,7 @@ def discover(
         loaded = plan.load(dtype=dtype, device=device)
         job = Job(
             plan=plan,
-            compiled=plan.compile(loaded, verify=not no_verify, kernels=kernels),
+            compiled=plan.compile(loaded, verify=not no_verify),
             task=_prompts(task, loaded, sizes, seed, chat_template, bos, chosen_options),
             recipe=settled,
             objective=goal,

@@ -40,7 +40,6 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts a batch.")] = 16,
     device: options.Device = "cpu",
     dtype: options.DtypeOfCircuit = None,
-    kernels: options.Kernels = "auto",
     no_verify: options.NoVerify = False,
     strict: options.Strict = False,
     as_json: options.Json = False,
@@ -62,9 +61,7 @@ def evaluate(
 
     with only_json(as_json):
         cut = ablation_of_circuit(ablation, Circuit.load(circuit))
-        found = load_found_circuit(
-            circuit, model=model, device=device, dtype=dtype, kernels=kernels, verify=not no_verify
-        )
+        found = load_found_circuit(circuit, model=model, device=device, dtype=dtype, verify=not no_verify)
         data = found.task(task, seed=seed)
         pairs = data.split(split)
         if not len(pairs):

@@ -138,7 +138,6 @@ def load_found_circuit(
     device: str,
     dtype: str | None,
     verify: bool,
-    kernels: str = "plain",
     exact: bool = False,
 ) -> FoundCircuit:
     """Load a circuit and the model it belongs to.
@@ -149,7 +148,6 @@ def load_found_circuit(
         device: Where it runs.
         dtype: The model's number format, or None for the circuit's.
         verify: Whether to check that the compiled graph reproduces the model.
-        kernels: How its MLPs multiply, see `compile_model`.
         exact: Whether a model of other weights is refused; else it is warned of.
 
     Raises:
@@ -175,7 +173,7 @@ def load_found_circuit(
     found = provenance.get("dtype")
     say(f"loading {name}")
     loaded = plan.load(dtype=dtype or (found if isinstance(found, str) else "float32"), device=device)
-    compiled = plan.compile(loaded, verify=verify, kernels=kernels)
+    compiled = plan.compile(loaded, verify=verify)
     compiled = _as_edited(compiled, provenance.get("edits"), path)
     told = _another_model(compiled, provenance)
     other = [text for field, text in told.items() if field in ("config_hash", "weights")]  # a name alone is nothing

@@ -28,7 +28,6 @@ def graph(
     ] = False,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
-    kernels: options.Kernels = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Count a model's nodes and edges, and plan the memory of a run.
@@ -37,7 +36,6 @@ def graph(
     """
     from circuitgraph.cli.output import only_json, print_json
     from circuitgraph.cli.settings import GraphChoices, plan_model
-    from circuitgraph.compiled.kernels import choose_kernels
     from circuitgraph.errors import UnknownNameError
     from circuitgraph.memory.estimate import DEVICES
     from circuitgraph.memory.numbers import BYTES
@@ -53,7 +51,6 @@ def graph(
     if plan.shape.n_positions is not None:
         tokens = min(tokens, plan.shape.n_positions)
 
-    chosen = choose_kernels(kernels, plan.shape, device=kind, dtype=dtype)
     memory = sizes.plan(
         batch_size,
         seq=tokens,
@@ -62,19 +59,17 @@ def graph(
         device=device,
         n_prompts=prompts,
         cache_bytes=round(cache_gib * 2**30),
-        kernels=chosen,
     )
     counts = {} if only_memory else count(plan.universe)
     if as_json:
         asked = {"batch_size": batch_size, "tokens": tokens, "prompts": prompts, "device": device, "dtype": dtype}
-        asked |= {"kernels": chosen}
         counted = {"universe": plan.universe.to_dict(), "n_parameters": sizes.n_parameters, **counts}
         print_json({"model": model, **counted, "memory": {**memory.to_dict(), **asked}})
         return
     if not only_memory:
         _print(model, sizes.n_parameters, counts, plan.universe)
     sizes_told = f"{batch_size} prompts of {tokens} tokens a step, {prompts} in all"
-    _print_memory(memory, f"{sizes_told}, {dtype} on {device}, {chosen} kernels")
+    _print_memory(memory, f"{sizes_told}, {dtype} on {device}")
 
 
 def count(universe: Universe) -> dict[str, Any]:

@@ -35,7 +35,6 @@ def about_model(compiled: CompiledModel) -> dict[str, Any]:
     return {
         **compiled.identity,
         "dtype": str(compiled.dtype).removeprefix("torch."),
-        "kernels": compiled.kernels,
         "device": str(compiled.device),
         "universe": compiled.universe.to_dict(),
         "n_edges": compiled.universe.n_edges,
@@ -208,7 +207,7 @@ class Job:
         total = bytes_text(parts.pop("total"))
         held = ", ".join(f"{bytes_text(n)} {part}" for part, n in parts.items() if n >= _NAMED_BYTES)
         return [
-            ("model", f"{self.plan.name} ({dtype}, {self.compiled.device}, {self.compiled.kernels} kernels)"),
+            ("model", f"{self.plan.name} ({dtype}, {self.compiled.device})"),
             ("universe", f"{counts}; {choices}"),
             (
                 "task",

@@ -64,15 +64,6 @@ MemoryGib = Annotated[
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps.", rich_help_panel=MACHINE)]
 Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.", rich_help_panel=MACHINE)]
-Kernels = Annotated[
-    str,
-    typer.Option(
-        help="How MLPs multiply on a CPU in float32: plain (as torch does), direct (by oneDNN), packed (by oneDNN, in "
-        "batches of fewer than 96 tokens from another copy of their weights a direction), or auto: with AVX-512 packed "
-        "where the copies take at most a quarter of the free memory, else direct; without it plain.",
-        rich_help_panel=MACHINE,
-    ),
-]
 DtypeOfCircuit = Annotated[
     str | None,
     typer.Option(

@@ -82,8 +82,8 @@ class ModelPlan:
 
         return load_model(self.name, dtype=dtype, device=device)
 
-    def compile(self, loaded: LoadedModel, *, verify: bool, kernels: str = "plain") -> CompiledModel:
-        """Compile the loaded model with the choices made, and a way to multiply (see `compile_model`)."""
+    def compile(self, loaded: LoadedModel, *, verify: bool) -> CompiledModel:
+        """Compile the loaded model with the choices made."""
         from circuitgraph.compiled.compile import compile_model
 
         universe = self.universe
@@ -92,7 +92,6 @@ class ModelPlan:
             embeddings=universe.embeddings,
             kv_heads=universe.kv_heads,
             qkv=universe.qkv,
-            kernels=kernels,
             verify=verify,
         )
 

@@ -113,7 +113,6 @@ def study(
     bos: options.Bos = "auto",
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
-    kernels: options.Kernels = "auto",
     cache_gib: options.CacheGib = 2.0,
     disk_cache_gib: options.DiskCacheGib = 2.0,
     cache_dir: options.CacheDir = None,
@@ -166,7 +165,7 @@ def study(
         plan = plan_model(model, chosen.over(_choices_in(circuits)).over(choices_of(settled)))
         say(f"loading {model}")
         loaded = plan.load(dtype=dtype, device=device)
-        compiled = plan.compile(loaded, verify=not no_verify, kernels=kernels)
+        compiled = plan.compile(loaded, verify=not no_verify)
         making = {"sizes": sizes, "seed": data_seed, "chat_template": chat_template, "bos": bos}
         job = StudyJob(
             plan=plan,

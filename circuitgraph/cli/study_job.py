@@ -146,7 +146,7 @@ class StudyJob:
         universe, recipe = self.plan.universe, self.recipe
         dtype = str(self.compiled.dtype).removeprefix("torch.")
         rows = [
-            ("model", f"{self.plan.name} ({dtype}, {self.compiled.device}, {self.compiled.kernels} kernels)"),
+            ("model", f"{self.plan.name} ({dtype}, {self.compiled.device})"),
             ("universe", f"{universe.n_edges:,} edges; kv_heads {universe.kv_heads}, qkv {universe.qkv}"),
         ]
         for name, task in self.tasks.items():

@@ -7,7 +7,6 @@ What the rule refuses (a hook, an adapter, another scaling or epsilon, a layer l
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +17,13 @@ from circuitgraph.architectures.intact import check_intact
 from circuitgraph.architectures.watch import ModelWatch
 from circuitgraph.errors import UnsupportedModelError
 from circuitgraph.forward.engine.mlps.frozen_linear import use_onednn
+from circuitgraph.forward.engine.mlps.onednn import onednn_pays
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Held:
     """A bound model, and what shows that it is out of date."""
 
-    kernels: str
     watch: ModelWatch
     bound: BoundModel
 
@@ -47,33 +46,37 @@ class Binding:
         self._settings, self._checked = self._settings_now(), ModelWatch(model)
         self._held: _Held | None = None
 
-    def apart(self) -> Binding:
-        """The same for another way to multiply, which does not put out what this one holds."""
-        other = copy.copy(self)
-        other._held = None
-        return other
-
-    def bound(self, kernels: str) -> BoundModel:
+    def bound(self) -> BoundModel:
         """The weights, bound again when the model was moved or cast, or a module, weight or buffer replaced.
 
-        Args:
-            kernels: `plain`, `direct` or `packed`. Packed weights are bound again when they were changed in place too.
+        Products with the weights of MLPs are oneDNN's where that pays, see `circuitgraph.forward.engine.mlps`.
 
         Raises:
             UnsupportedModelError: The model is no longer what its config describes, or its config is another.
         """
         held = self._held
-        if held is None or held.kernels != kernels or held.watch.sees_a_change():
-            packed = kernels == "packed"
+        if held is None or held.watch.sees_a_change():
             if self._checked.sees_a_change():
                 self._check_again()
-            watch = ModelWatch(self._model, changes=packed)
-            bound = self._family.bind(frozen_view(self._model))
-            if kernels != "plain":
+            watch, bound = ModelWatch(self._model), self._bind()
+            if onednn_pays():
                 for block in bound.blocks:
-                    use_onednn(block.mlp, pack=packed)
-            held = self._held = _Held(kernels=kernels, watch=watch, bound=bound)
+                    use_onednn(block.mlp)
+            held = self._held = _Held(watch=watch, bound=bound)
         return held.bound
+
+    def bound_as_given(self) -> BoundModel:
+        """The weights in modules of the model's own kinds, bound anew.
+
+        Raises:
+            UnsupportedModelError: The model is no longer what its config describes, or its config is another.
+        """
+        if self._checked.sees_a_change():
+            self._check_again()
+        return self._bind()
+
+    def _bind(self) -> BoundModel:
+        return self._family.bind(frozen_view(self._model))
 
     def _check_again(self) -> None:
         settings = self._settings_now()

@@ -15,7 +15,6 @@ from circuitgraph.architectures.given import check_given
 from circuitgraph.architectures.universe import universe_of
 from circuitgraph.compiled.binding import Binding
 from circuitgraph.compiled.identity import config_hash
-from circuitgraph.compiled.kernels import settle_kernels
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import UnsupportedModelError
 from circuitgraph.graph.gate_map import GateMap
@@ -30,7 +29,6 @@ def compile_model(
     embeddings: str = "joint",
     kv_heads: str = "native",
     qkv: str = "split",
-    kernels: str = "plain",
     verify: bool = True,
 ) -> CompiledModel:
     """Compile a model into a computation graph whose edges map to gates.
@@ -41,10 +39,6 @@ def compile_model(
         embeddings: `joint`: one writer `input`; `split`: `tok` and `pos` apart (learned positions only).
         kv_heads: `native`: one key and one value reader a key-value head; `per_query`: one a query head.
         qkv: `split`: readers for query, key and value apart; `joint`: one a head.
-        kernels: How MLPs multiply. `plain`: as torch does. On a CPU in float32 also `direct`: by oneDNN, faster;
-            `packed`: the same, and for small batches (fewer than 96 tokens at once) faster still, with another copy of
-            their weights a direction, which does not follow changes made through `weight.data`. `auto`: packed where
-            the copies take at most a quarter of the free memory, else direct, else plain.
         verify: Check that all gates 1 give the untouched model, and all gates 0 its run on other prompts, and that its
             weights are finite. That the model is the one that its config describes is always checked.
 
@@ -55,7 +49,7 @@ def compile_model(
         UnsupportedModelError: The architecture or a config field is not understood; or the model is not the one that
             its config describes: hooks, methods set on a module, adapters, parametrisations, masks, replaced modules,
             quantised, offloaded or mixed weights.
-        ConfigurationError: No model; the choices do not fit it; or such kernels are not possible.
+        ConfigurationError: No model; or the choices do not fit it.
         ParityError: The compiled graph does not reproduce the model.
     """
     loaded = model if isinstance(model, LoadedModel) else None
@@ -82,7 +76,6 @@ def compile_model(
         shape=shape,
         universe=universe,
         gate_map=GateMap.identity(universe),
-        kernels=settle_kernels(kernels, shape, network),
         _binding=Binding(network, family, name=name),
     )
     if verify:

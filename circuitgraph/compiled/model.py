@@ -20,7 +20,6 @@ from circuitgraph.architectures.family import BoundModel
 from circuitgraph.batch import TokenBatch
 from circuitgraph.compiled.binding import Binding
 from circuitgraph.compiled.identity import weights_checksum
-from circuitgraph.compiled.kernels import settle_kernels
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.engine.choose import cpu_kernels
@@ -47,7 +46,6 @@ class CompiledModel:
         shape: Its sizes.
         universe: What fixes which edges exist.
         gate_map: Which gate each edge has; changed by `with_graph`.
-        kernels: How MLPs multiply: `plain`, `direct` or `packed`; see `compile_model`.
     """
 
     model: nn.Module
@@ -59,7 +57,6 @@ class CompiledModel:
     shape: ModelShape
     universe: Universe
     gate_map: GateMap
-    kernels: str = "plain"
     _binding: Binding = field(repr=False)
     _workspace: Workspace = field(default_factory=Workspace, repr=False)
 
@@ -73,7 +70,7 @@ class CompiledModel:
             f"layer\n"
             f"  graph: {universe.n_edges:,} edges, {universe.n_writers:,} writers, {universe.n_readers:,} readers "
             f"({choices})\n"
-            f"  runs: {dtype} on {self.device}, kernels={self.kernels}\n"
+            f"  runs: {dtype} on {self.device}\n"
             f"  edges edited: {edited}"
         )
 
@@ -111,18 +108,6 @@ class CompiledModel:
         """
         return replace(self, gate_map=GateMap.from_graph(self.universe, graph))
 
-    def with_kernels(self, kernels: str) -> CompiledModel:
-        """The same model with another way to multiply by its MLPs' weights.
-
-        Args:
-            kernels: `plain`, `direct`, `packed` or `auto`; see `compile_model`.
-
-        Raises:
-            ConfigurationError: Direct products or packed weights are asked for, and not possible.
-            UnknownNameError: No such choice.
-        """
-        return replace(self, kernels=settle_kernels(kernels, self.shape, self.model), _binding=self._binding.apart())
-
     def with_own_buffers(self) -> CompiledModel:
         """The same model, its weights bound once for both, with buffers of its own for masked passes."""
         return replace(self, _workspace=Workspace())
@@ -131,14 +116,19 @@ class CompiledModel:
     def bound(self) -> BoundModel:
         """The model's weights in the form of the forward pass.
 
-        Bound again when the model was moved or cast, or a module, weight or buffer of it was replaced; packed again
-        also when weights were changed in place. What `compile_model` refuses is refused here too.
+        Bound again when the model was moved or cast, or a module, weight or buffer of it was replaced. What
+        `compile_model` refuses is refused here too.
 
         Raises:
             UnsupportedModelError: The model is no longer what its config describes, or its config is another than it
                 was compiled with.
         """
-        return self._binding.bound(self.kernels)
+        return self._binding.bound()
+
+    @property
+    def bound_as_given(self) -> BoundModel:
+        """The same with the model's own modules, which multiply as torch does; for who keeps or copies modules."""
+        return self._binding.bound_as_given()
 
     @property
     def device(self) -> torch.device:

@@ -60,13 +60,13 @@ def extract_circuit(
         (('a0.h0', 'a3.h0'), ('m0', 'm1', 'm2'))
     """
     ablation = settle_ablation(circuit, None if values is None else values.ablation)
-    compiled = _compiled(circuit, model).with_kernels("plain")  # its modules are copied into the new one
+    compiled = _compiled(circuit, model)
     if values is None:
         values = _zeros_or_refuse(compiled, ablation)
     values = _on(values, compiled)
     n_columns = _n_columns(values)
     folded = fold(compiled, circuit.mask, values, n_columns=n_columns)
-    extracted = ExtractedCircuit(folded.layout, compiled.bound, _origin(circuit, compiled, ablation))
+    extracted = ExtractedCircuit(folded.layout, compiled.bound_as_given, _origin(circuit, compiled, ablation))
     extracted.tie_embeddings()
     found = extracted.load_state_dict(folded.constants, strict=False, assign=True)
     assert not found.unexpected_keys, found.unexpected_keys

@@ -26,9 +26,6 @@ stream of all reached tokens, B × S × share × d × b:
   hold everything of every prompt, a batch is made whole each step;
 * filling: where the cache is filled with runs of 16 prompts, and these take more than all that a step holds from
   `stream` to `logits`, how much more;
-* packed: copies of the MLPs' weights, one a direction, where small products take them packed (see
-  `circuitgraph.forward.engine.mlps.frozen_linear`); none from 112 tokens at once on, of which 96 are reached in most
-  tasks;
 * gates: α, its gradient, the optimiser's two moments, a draw, the host's copies and the step's plan, 140 bytes
   an edge; on CUDA what is sent there of it, 20;
 * heap: on a CPU, what the C library's heap holds free. A layer's passing tensors leave a hole behind, in which smaller
@@ -52,14 +49,13 @@ from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.engine.choose import cpu_kernels_installed
 from circuitgraph.graph.universe import Universe
 from circuitgraph.memory.cache import CacheMemory
-from circuitgraph.memory.numbers import BYTES, packed_bytes
+from circuitgraph.memory.numbers import BYTES
 from circuitgraph.memory.step import StepMemory
 
 DEVICES = ("cpu", "cuda", "mps")
 _PROGRAM = 480 << 20  # 410 to 510 were measured, by how much of the libraries' files is resident
 _COMPILER = 160 << 20  # 170 were measured
 _GATE, _GATE_ON_DEVICE = 140, 20
-_PACKED_BELOW_TOKENS = 112
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +71,6 @@ class MemoryEstimate:
     logits: int
     cache: int
     filling: int
-    packed: int
     gates: int
     heap: int
     program: int
@@ -105,7 +100,6 @@ def estimate_memory(
     cache_bytes: int = 2 << 30,
     ablation: str = "counterfactual",
     recompute: bool = False,
-    kernels: str = "plain",
     teacher_top_k: int | None = None,
     cpu_kernels: bool | None = None,
 ) -> MemoryEstimate:
@@ -126,7 +120,6 @@ def estimate_memory(
         cache_bytes: The cache's budget.
         ablation: Only counterfactual values differ from prompt to prompt and fill the cache.
         recompute: Whether MLPs are run again in the backward pass.
-        kernels: How MLPs multiply; `packed` has another copy of their weights a direction for small batches.
         teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
         cpu_kernels: Whether products and norms are the CPU's kernels', as they are in float32 and float64 on a CPU
             where Numba is installed; None for what is installed here.
@@ -168,13 +161,11 @@ def estimate_memory(
         "stream": step.stream, "scratch": step.scratch, "activations": step.activations, "sums": step.sums,
         "working": step.working, "logits": step.logits,
     }  # fmt: skip
-    packs = kernels == "packed" and step.tokens < _PACKED_BELOW_TOKENS
     return MemoryEstimate(
         weights=n_parameters * step.b,
         **passing,
         cache=cache.held,
         filling=max(0, cache.filling - sum(passing.values())),
-        packed=packed_bytes(shape) if packs else 0,
         gates=(_GATE_ON_DEVICE if on_cuda else _GATE) * universe.n_edges,
         heap=step.heap,
         program=0 if on_cuda else _PROGRAM + (_COMPILER if step.cpu_kernels else 0),

@@ -27,20 +27,6 @@ def values_a_token(shape: ModelShape, *, short: bool = False) -> int:
     return embeddings * shape.d_model + shape.n_layers * (said if short else said + others)
 
 
-def packed_bytes(shape: ModelShape) -> int:
-    """Bytes that packed copies of the MLPs' weights take, both directions, float32.
-
-    Args:
-        shape: The model's sizes.
-
-    Examples:
-        >>> packed_bytes(ModelShape(n_layers=2, n_heads=4, n_kv_heads=2, d_model=8, d_head=2, d_mlp=16,
-        ...     d_vocab=9, n_positions=9, learned_positions=False))
-        4096
-    """
-    return 2 * shape.n_layers * shape.mlp_matrices * shape.d_model * shape.d_mlp * BYTES["float32"]
-
-
 def step_numbers(
     shape: ModelShape, *, writers: int, readers: int, heads: int, mlps: int, tokens: int, asked: int, n_bytes: int = 4
 ) -> int:

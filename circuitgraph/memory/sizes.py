@@ -44,7 +44,6 @@ class ModelSizes:
         cache_bytes: int = 2 << 30,
         ablation: str = "counterfactual",
         recompute: bool = False,
-        kernels: str = "plain",
         teacher_top_k: int | None = None,
         cpu_kernels: bool | None = None,
     ) -> MemoryEstimate:
@@ -62,7 +61,6 @@ class ModelSizes:
             cache_bytes: The budget of the cache of runs that never change.
             ablation: What cut edges carry; only counterfactual values differ from prompt to prompt.
             recompute: Whether MLPs are run again in the backward pass.
-            kernels: How MLPs multiply, as of `compile_model`; `packed` has copies of their weights for small batches.
             teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps all.
             cpu_kernels: Whether products and norms are the CPU's kernels'; None for what is installed here.
 
@@ -91,7 +89,6 @@ class ModelSizes:
             cache_bytes=cache_bytes,
             ablation=ablation,
             recompute=recompute,
-            kernels=kernels,
             teacher_top_k=teacher_top_k,
             cpu_kernels=cpu_kernels,
         )

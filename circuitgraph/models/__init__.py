@@ -19,7 +19,7 @@ from circuitgraph.errors import ConfigurationError, ModelWarning, UnknownNameErr
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["DTYPES", "KERNELS", "PACKAGED", "LoadedModel", "load_config", "load_model"]
+__all__ = ["DTYPES", "PACKAGED", "LoadedModel", "load_config", "load_model"]
 
 PACKAGED: Mapping[str, str] = MappingProxyType(
     {
@@ -32,9 +32,6 @@ PACKAGED: Mapping[str, str] = MappingProxyType(
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 """Names of the number formats a model can be loaded in."""
-
-KERNELS = ("auto", "plain", "direct", "packed")
-"""Ways to multiply by the MLPs' weights, see `circuitgraph.compile_model`."""
 
 
 # `model` and `tokenizer` are typed Any: they are a PreTrainedModel with its tokenizer, or a Tracr pair,

@@ -111,7 +111,6 @@ def conditions(workbench: Workbench, memory: Mapping[str, Measured]) -> dict[str
         "micro_batch": settings.micro_batch,
         "replay": workbench.replay,
         "recompute": settings.recompute,
-        "kernels": compiled.kernels,
         "cpu_kernels": compiled.uses_cpu_kernels,
         "seed": settings.seed,
         "memory": meter.method if memory and meter is not None else "not measured",

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.models import DTYPES, KERNELS
+from circuitgraph.models import DTYPES
 from pruning.methods.edge_pruning.recipes import CONTROLS
 
 GPT2_RANDOM = "gpt2-random"
@@ -38,7 +38,6 @@ class BenchSettings:
         replay: Whether training steps are recorded and replayed where that pays; None for on CUDA (see
             `pruning.execution.replay`).
         recompute: Whether a training step runs MLPs again on the way back instead of keeping what is inside them.
-        kernels: How MLPs multiply on a CPU, see `compile_model`. The plain model is as it is in any case.
         trained_98: A file of gates trained to 98 %, instead of the one that comes along.
         trained_995: A file of gates trained to 99.5 %.
         seed: Of weights, prompts and gates.
@@ -67,7 +66,6 @@ class BenchSettings:
     micro_batch: int | None = None
     replay: bool | None = None
     recompute: bool = False
-    kernels: str = "auto"
     trained_98: str | None = None
     trained_995: str | None = None
     seed: int = 0
@@ -84,7 +82,6 @@ class BenchSettings:
             ("kind of prompts", self.prompts, PROMPTS),
             ("choice of differ", self.differ, DIFFER),
             ("control", self.control, CONTROLS),
-            ("choice of kernels", self.kernels, KERNELS),
         ):
             if value is not None and value not in valid:
                 raise UnknownNameError.of(kind, value, valid)

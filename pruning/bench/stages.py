@@ -287,7 +287,7 @@ class Workbench:
             ConfigurationError: Prompts or trained gates do not fit the model.
         """
         loaded = loaded if loaded is not None else load(settings)
-        compiled = compile_model(loaded, kernels=settings.kernels, verify=False)
+        compiled = compile_model(loaded, verify=False)
         trained, left_out = {}, {}
         for tag in SPARSITIES:
             gates = read_trained(settings, tag, compiled.universe.n_edges)

@@ -26,6 +26,7 @@ import circuitgraph
 from circuitgraph._version import __version__
 from circuitgraph.batch import TokenBatch
 from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.forward.engine.mlps.onednn import onednn_pays
 
 FORMAT = 2
 """Raised whenever what a file holds changes its meaning."""
@@ -65,7 +66,7 @@ def model_key(compiled: CompiledModel) -> str:
             "config": compiled.config_hash,
             "weights": weights_digest(compiled.model),
             "modules": modules_digest(compiled.model),
-            "kernels": compiled.kernels,
+            "onednn": onednn_pays(),
             "device": device_text(compiled.device),
             "code": code_digest() if code_digest() == _CODE_AT_IMPORT else uuid.uuid4().hex,
             "versions": {

@@ -178,7 +178,6 @@ def of_model(compiled: CompiledModel) -> Chosen:
         "model.qkv": universe.qkv,
         "settings.device": str(compiled.device),
         "settings.dtype": str(compiled.dtype).removeprefix("torch."),
-        "settings.kernels": compiled.kernels,
     }
 
 

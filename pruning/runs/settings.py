@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from circuitgraph.models import DTYPES, KERNELS
+from circuitgraph.models import DTYPES
 from pruning.runs.fields import check_fields, checked_table, number, one_of, plain
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ class RunSettings:
     Attributes:
         device: Where the model lies: `cpu`, `cuda`, `cuda:N` or `mps`.
         dtype: Its number format.
-        kernels: How MLPs multiply, see `circuitgraph.compile_model`.
         verify: Whether it is checked that the compiled graph reproduces the model.
         memory_bytes: What the run has to fit into; None takes what is free.
         cache_bytes: Memory for runs that never change, at most.
@@ -34,7 +33,7 @@ class RunSettings:
 
     Raises:
         ConfigurationError: A value of another type, or that makes no sense.
-        UnknownNameError: No such number format, or no such kernels.
+        UnknownNameError: No such number format.
 
     Examples:
         >>> RunSettings(device="cuda", dtype="bfloat16").micro_batch is None
@@ -47,7 +46,6 @@ class RunSettings:
 
     device: str = "cpu"
     dtype: str = one_of(*DTYPES, default="float32")
-    kernels: str = one_of(*KERNELS, default="auto", kind="choice of kernels")
     verify: bool = True
     memory_bytes: int | None = number(None)
     cache_bytes: int = number(2 << 30)

@@ -214,7 +214,6 @@ def provenance_of(compiled: CompiledModel, task: TaskData, settings: RunSettings
         **compiled.identity,
         "tokenizer": type(compiled.tokenizer).__name__,
         "dtype": str(compiled.dtype).removeprefix("torch."),
-        "kernels": compiled.kernels,
         "cpu_kernels": compiled.uses_cpu_kernels,
         **trained.provenance,
         "task": task.name,

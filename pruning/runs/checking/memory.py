@@ -61,7 +61,6 @@ def training_memory(
             cache_bytes=cache,
             ablation=ablation,
             recompute=recompute,
-            kernels=compiled.kernels,
             teacher_top_k=teacher_top_k,
         )
 

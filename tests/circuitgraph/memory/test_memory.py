@@ -196,7 +196,6 @@ class TestEstimate:
             # each) at 5 tokens, and 10 logits.
             cache=7 * (32 * 5 + 10) * 4,
             filling=0,  # 7 prompts of these values, 4,480 bytes, are less than the 7,584 of the parts of a step
-            packed=0,
             gates=140 * (6 + 3 + 4),  # edges into queries, keys and values, the MLP, the logits
             heap=6 * 240,  # the six readers that are mixed
             program=480 * MIB,
@@ -304,12 +303,6 @@ class TestEstimate:
         shape = replace(SMALL, n_layers=3, n_heads=1, n_kv_heads=1, d_model=d_model)
         universe = Universe(family="gpt2", n_layers=3, n_heads=1, n_kv_heads=1)
         return estimate_memory(shape, universe, n_parameters=1, batch_size=2, seq=32, **settings).heap
-
-    @pytest.mark.parametrize(
-        ("kernels", "seq", "packed"), [("packed", 37, 512), ("packed", 38, 0), ("direct", 37, 0), ("plain", 37, 0)]
-    )
-    def test_weights_are_packed_for_fewer_than_112_tokens(self, kernels, seq, packed):
-        assert of_small(seq=seq, kernels=kernels).packed == packed  # two matrices of 4 x 8, two copies, float32
 
     def test_the_cache(self):
         # In short form: the two embeddings, the heads and the MLP; a batch is whole again.
