@@ -33,11 +33,11 @@ class CheckpointComparison:
 
     Attributes:
         universe: That of both circuits.
-        edges: A row an edge of either circuit, in the order of the universe: `edge`, `source`, `target`, `kind`,
+        edges: A row per edge of either circuit, in the order of the universe: `edge`, `source`, `target`, `kind`,
             `writer_kind`, `source_layer`, `layer` (of the reader; the number of layers for the logits),
             `status` (`kept`, `gained` or `lost`), `score_before` and `score_after`, `<NA>` where the edge is
             not in that circuit.
-        nodes: A row a node of either circuit, readers included, in the order of the computation: `node`, `kind`,
+        nodes: A row per node of either circuit, readers included, in the order of the computation: `node`, `kind`,
             `layer`, `status`.
     """
 
@@ -54,7 +54,7 @@ class CheckpointComparison:
                 `writer_kind`; none for the totals.
 
         Returns:
-            A row a group that the universe has, in order, also where nothing is in it: the columns in `by`,
+            A row per group that the universe has, in order, also where nothing is in it: the columns in `by`,
             `kept`, `gained`, `lost`, and `n_universe`, how many the universe has there.
 
         Raises:
@@ -183,5 +183,5 @@ def _edge_groups(universe: Universe) -> list[tuple[dict[str, object], int]]:
 
 
 def _node_groups(universe: Universe) -> list[tuple[dict[str, object], int]]:
-    """The universe's nodes, one a group."""
+    """The universe's nodes, one per group."""
     return [({"layer": values["layer"], "kind": values["kind"]}, 1) for _, values in node_attributes(universe)]

@@ -1,6 +1,6 @@
 """Numbers of faithfulness over sparsity: area under a curve, and which points nothing else beats.
 
-Works on any table with a row a circuit: methods, tasks, seeds and sparsities may be mixed, as columns say.
+Works on any table with a row per circuit: methods, tasks, seeds and sparsities may be mixed, as columns say.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def area_under_curves(
     extrapolated.
 
     Args:
-        table: One row a circuit.
+        table: One row per circuit.
         x: Column of sparsities, or of anything else that curves run along.
         y: Column of faithfulness, in any unit.
         by: Columns whose values tell curves apart, e.g. `["method", "task"]`.
@@ -92,7 +92,7 @@ def pareto_front(
     each other.
 
     Args:
-        table: One row a circuit.
+        table: One row per circuit.
         maximise: Columns in which more is better, e.g. `"sparsity"`.
         minimise: Columns in which less is better, e.g. `"kl"`.
         by: Columns whose values tell fronts apart, e.g. `"task"`.

@@ -25,14 +25,14 @@ def seed_intervals(
     """Mean and confidence interval of measures over seeds.
 
     Args:
-        table: One row a seed (and a task, a method, …), all independent of each other: not pairs of seeds, whose
+        table: One row per seed (and a task, a method, …), all independent of each other: not pairs of seeds, whose
             interval `stability_table` knows.
         values: Columns of numbers.
         by: Columns whose values are told apart; rows that agree in them are seeds of one thing.
         confidence: How often the interval is to hold the true mean.
 
     Returns:
-        One row a group and a measure, with the columns of `by`, `measure` (str), `n` (int64), `mean` (float64), and
+        One row per group and measure, with the columns of `by`, `measure` (str), `n` (int64), `mean` (float64), and
         `sd`, `low`, `high` (Float64): the standard deviation over seeds and the limits mean ± t sd / √n of
         Student's interval, missing where there is one seed. It takes the values for normal and knows of no
         bounds: a share near 0 or 1 can get limits beyond them.
@@ -67,11 +67,11 @@ def inclusion_frequency(circuits: Circuits, *, across_checkpoints: bool = False)
     """How many circuits keep each edge.
 
     Args:
-        circuits: Circuits of one universe, such as one a seed.
+        circuits: Circuits of one universe, such as one per seed.
         across_checkpoints: Allow other weights or another model of the same universe.
 
     Returns:
-        One row an edge that any circuit keeps, the most frequent first, with the columns `edge`, `writer`, `reader`,
+        One row per edge that any circuit keeps, the most frequent first, with the columns `edge`, `writer`, `reader`,
         `kind` (str), `writer_layer`, `reader_layer` (int64; -1 for embeddings, the number of layers for the
         logits), `count` (int64), `frequency` (float64), which is count / number of circuits, and `mean_score`
         (float64) over the circuits that keep it.
@@ -127,7 +127,7 @@ def consensus(
     """The circuit of the edges that enough circuits keep, less those that dangle.
 
     Args:
-        circuits: Circuits of one universe, such as one a seed.
+        circuits: Circuits of one universe, such as one per seed.
         threshold: In which share of the circuits an edge has to be at least: 1 gives the intersection, anything just
             above 0 the union.
         ablation: What cut edges carry in the result; by default the same as in the circuits.
@@ -169,13 +169,13 @@ def stability_table(
     """How much circuits over seeds agree, and how much their consensus hangs on any one of them.
 
     Args:
-        circuits: At least two circuits of one universe, independent of each other, such as one a seed.
+        circuits: At least two circuits of one universe, independent of each other, such as one per seed.
         threshold: Of the consensus, as in `consensus`.
         confidence: How often an interval is to hold the true value.
         across_checkpoints: Allow other weights or another model of the same universe.
 
     Returns:
-        One row a measure, with the columns `measure` (str), `value`, `low`, `high` (Float64) and `note` (str: why
+        One row per measure, with the columns `measure` (str), `value`, `low`, `high` (Float64) and `note` (str: why
         something is missing, or empty). The measures are
 
         - `mean_pairwise_iou`: the mean Jaccard index of all pairs, but those of two empty circuits, for which it is not

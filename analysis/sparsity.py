@@ -124,7 +124,7 @@ def score_concentration(circuits: Circuits, *, top: Sequence[int] = (1, 10, 100,
         top: Numbers of edges.
 
     Returns:
-        One row a circuit and a number, with the columns `circuit` (str), `top` and `n_edges` (int64),
+        One row per circuit and number, with the columns `circuit` (str), `top` and `n_edges` (int64),
         `total_score` (float64), the sum of the strengths (|score|, see `Circuit.strengths`), and `share`
         (Float64), the part of it that the `top` strongest edges hold: 1 where the circuit has no more edges, and
         missing where `total_score` is 0.

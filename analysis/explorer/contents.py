@@ -1,4 +1,4 @@
-"""What the explorer's page is told: nodes with their places, edges with a score a circuit, and facts, as JSON values.
+"""What the explorer's page is told: nodes with their places, edges with a score per circuit, and facts, as JSON values.
 
 Every kept edge is there once. It ends at the head, MLP or logits that its reader belongs to; one into a key or
 value that a group of heads shares ends at the group, such as `a3.kv1`, which the page joins to its heads.

@@ -29,7 +29,7 @@ def block_density_figure(
 
     Args:
         circuits: One circuit, several, or names with their circuits; or a table of `analysis.block_density`.
-        axes: Where to draw; by default a new figure with a panel a circuit.
+        axes: Where to draw; by default a new figure with a panel per circuit.
         largest: The density at the end of the colours; by default the largest of all panels.
 
     Returns:

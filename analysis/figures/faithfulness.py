@@ -46,7 +46,7 @@ def curves_figure(
     `pruning.metrics_table(..., intervals=True)` gives them, they are lines through the points.
 
     Args:
-        table: One row a circuit.
+        table: One row per circuit.
         x: Column of sparsities, or of anything else that curves run along.
         y: Column of faithfulness, in any unit.
         by: Columns whose values tell curves apart, e.g. `["method"]`.

@@ -37,7 +37,7 @@ def inclusion_figure(circuits: Circuits | pd.DataFrame, *, axes: Sequence[Axes] 
     """Draw how many edges are in exactly 1, 2, … circuits, and how those of each class spread over the layers.
 
     Args:
-        circuits: Circuits of one universe, such as one a seed; or a table of `analysis.inclusion_frequency`.
+        circuits: Circuits of one universe, such as one per seed; or a table of `analysis.inclusion_frequency`.
         axes: Where to draw, one for each part; by default a new figure.
 
     Returns:

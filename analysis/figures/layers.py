@@ -27,7 +27,7 @@ from analysis.figures.style import (
 )
 from circuitgraph.errors import ConfigurationError
 
-# Above this many circuits, bars give way to one row of coloured cells a circuit.
+# Above this many circuits, bars give way to one row of coloured cells per circuit.
 MOST_BARS = 6
 _Counts = dict[str, dict[str, np.ndarray]]
 _SHORT = {"mlp": "MLP"}

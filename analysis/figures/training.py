@@ -40,7 +40,7 @@ def training_figure(
     """Draw a training curve: the objective, the sparsity beside its target, and what still lives.
 
     Args:
-        curve: A row a step, with `step`, `sparsity`, one of `kl`, `objective` and `loss`, and where there are
+        curve: A row per step, with `step`, `sparsity`, one of `kl`, `objective` and `loss`, and where there are
             any `target`, `live_heads`, `live_mlps` and `undecided`.
         objective: Which objective the column `objective` or `loss` is of, such as `kl` or `mse`, for its name and unit.
         evaluated: The finished circuit's values of the same measure by split, such as `{"validation": 0.2}`: dashed

@@ -1,4 +1,4 @@
-"""Overlap of two or many circuits, and its tests against null models, as tidy tables: one row a pair."""
+"""Overlap of two or many circuits, and its tests against null models, as tidy tables: one row per pair."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def overlap_table(
         across_checkpoints: Allow other weights or another model of the same universe.
 
     Returns:
-        One row a pair and a level, pairs in the order of the circuits, with the columns
+        One row per pair and level, pairs in the order of the circuits, with the columns
 
         - `a`, `b`, `level` (str);
         - `n_a`, `n_b`, `n_universe` (int64): the sizes, and how many items there are in all;
@@ -116,7 +116,7 @@ def overlap_tests(
         across_checkpoints: Allow other weights or another model of the same universe.
 
     Returns:
-        One row a pair and a null, with the columns
+        One row per pair and null, with the columns
 
         - `a`, `b`, `level`, `null`, `alternative` (str);
         - `observed` (int64): the intersection;

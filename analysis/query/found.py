@@ -63,7 +63,7 @@ class Found:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row an edge: `edge`, `source`, `target`, `kind`, `source_layer`, `target_layer`, `score`.
+        """A row per edge: `edge`, `source`, `target`, `kind`, `source_layer`, `target_layer`, `score`.
 
         Layers are -1 for embeddings and the number of layers for the logits.
         """

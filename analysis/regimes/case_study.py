@@ -30,10 +30,10 @@ def regimes_in(metrics: pd.DataFrame) -> list[str]:
 
 
 def case_study_table(metrics: pd.DataFrame, *, over: str = "seeds") -> pd.DataFrame:
-    """One row a circuit: its size, and how faithful it is on every regime.
+    """One row per circuit: its size, and how faithful it is on every regime.
 
     Args:
-        metrics: A row a circuit and a regime, as `pruning.run_regimes` makes it.
+        metrics: A row per circuit and regime, as `pruning.run_regimes` makes it.
         over: `seeds`: means over seeds. `consensus`: of the consensus circuits.
 
     Returns:

@@ -58,7 +58,7 @@ class RegimeCircuits:
 
     @cached_property
     def consensus(self) -> dict[str, Circuit]:
-        """A circuit a regime: of the edges that enough of its seeds keep; with one seed its circuit."""
+        """A circuit per regime: of the edges that enough of its seeds keep; with one seed its circuit."""
         options = {"threshold": self.threshold, "across_checkpoints": self.across_checkpoints}
         return {
             regime: next(iter(circuits.values())) if len(circuits) == 1 else consensus(circuits, **options)

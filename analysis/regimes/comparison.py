@@ -123,7 +123,7 @@ def compare_regimes(
     """Compare the circuits of several regimes, from saved circuits alone.
 
     Args:
-        circuits: By regime: a circuit, several (one a seed), or circuits by seed. Or the folder of a study.
+        circuits: By regime: a circuit, several (one per seed), or circuits by seed. Or the folder of a study.
         metrics: The table of circuit × regime of `pruning.run_regimes`, or its file; by default the study's own.
         threshold: In which share of the seeds an edge of a consensus circuit has to be at least; a study's own is
             taken from it.

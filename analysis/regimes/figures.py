@@ -118,7 +118,7 @@ def regime_faithfulness_figure(metrics: pd.DataFrame, *, metric: str = "kl", ove
     """Bars of circuit × regime, with a point a seed.
 
     Args:
-        metrics: A row a circuit and a regime, as `pruning.run_regimes` makes it.
+        metrics: A row per circuit and regime, as `pruning.run_regimes` makes it.
         metric: A column of it, such as `kl`, `accuracy` or `exact_match`.
         over: `seeds`: means over seeds. `consensus`: the consensus circuits.
 

@@ -85,7 +85,7 @@ def within_and_across(overlap: pd.DataFrame, *, confidence: float = 0.95, seed: 
         seed: Of the sampling, where there are too many ways to exchange regimes to try all.
 
     Returns:
-        One row a level, with the columns
+        One row per level, with the columns
 
         - `level` (str), `n_within`, `n_across` (int64): pairs compared;
         - `within`, `across` (Float64): mean IoU of pairs of one regime and of pairs of two;

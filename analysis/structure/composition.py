@@ -26,7 +26,7 @@ def composition(circuit: Circuit) -> pd.DataFrame:
         circuit: The circuit.
 
     Returns:
-        A row a pair of heads and kind, the strongest edge first: `source`, `target` (heads), `kind` (`q`,
+        A row per pair of heads and kind, the strongest edge first: `source`, `target` (heads), `kind` (`q`,
         `k`, `v`, or `qkv` where the universe keeps them joint), `source_layer`, `target_layer`, `score`,
         `edge` (its name) and `n_sharing`: how many heads of the circuit share the reader, and so the edge.
         Count edges by distinct `edge`. Without head-to-head edges: no rows.
@@ -68,7 +68,7 @@ def composition_counts(circuit: Circuit) -> pd.DataFrame:
         circuit: The circuit.
 
     Returns:
-        A row a kind of the universe (`q`, `k`, `v` or `qkv`): `kind`, `n_edges` (kept, each once), `n_universe`
+        A row per kind of the universe (`q`, `k`, `v` or `qkv`): `kind`, `n_edges` (kept, each once), `n_universe`
         (all head-to-head edges of the kind), `share` (0 where a model of one layer has none), `score` (sum of
         |score|), `n_sources` and `n_targets` (heads that take part).
 

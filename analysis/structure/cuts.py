@@ -29,7 +29,7 @@ class Cut:
     """A minimum cut.
 
     Attributes:
-        table: A row an edge (`edge`, `source`, `target`, `kind`, `score`) or a node (`node`, `kind`,
+        table: A row per edge (`edge`, `source`, `target`, `kind`, `score`) or a node (`node`, `kind`,
             `layer`) of the cut, in the order of the computation.
         unique: Whether there is no other cut as small; if there is, this is the one nearest the sources.
     """

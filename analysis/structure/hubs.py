@@ -72,7 +72,7 @@ def reachability(circuit: Circuit) -> pd.DataFrame:
         circuit: The circuit.
 
     Returns:
-        A row a node of the circuit, readers included, in the order of the computation: `node`, `kind`,
+        A row per node of the circuit, readers included, in the order of the computation: `node`, `kind`,
         `layer`; `n_before` and `n_after`, the modules that reach it and that it reaches, itself left out;
         `shortest_in` and `longest_in`, the fewest and the most kept edges on a path from an embedding, and
         `shortest_out` and `longest_out`, those to the logits. They are whole numbers, or `<NA>` where there

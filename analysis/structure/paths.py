@@ -122,7 +122,7 @@ def path_counts(circuit: Circuit, *, sources: Names = None, targets: Names = Non
         targets: Readers, heads or MLPs to end at; the logits if None.
 
     Returns:
-        A row a node of the circuit, in the order of the computation: `node`, `kind`, `layer`, `n_into` (ways
+        A row per node of the circuit, in the order of the computation: `node`, `kind`, `layer`, `n_into` (ways
         to reach it from a source), `n_onward` (ways on to a target), `n_paths` (paths that pass it, the
         product of the two), `share` of all paths (0 where there are none at all) and `on_every_path`. The
         counts are Python integers: they outgrow 64 bits.

@@ -25,8 +25,8 @@ class ModelShape:
 
     Attributes:
         n_layers: Number of blocks.
-        n_heads: Query heads a layer.
-        n_kv_heads: Key-value heads a layer.
+        n_heads: Query heads per layer.
+        n_kv_heads: Key-value heads per layer.
         d_model: Width of the residual stream.
         d_head: Width of a head.
         d_mlp: Inner width of an MLP.
@@ -81,12 +81,12 @@ class Projection:
 
     @property
     def per_head(self) -> Float[Tensor, "head d_model d_head"]:
-        """The weights a head, as a view."""
+        """The weights per head, as a view."""
         return self.matrix.unflatten(1, (self.n_heads, -1)).permute(1, 0, 2)
 
     @property
     def bias_per_head(self) -> Float[Tensor, "head d_head"] | None:
-        """The bias a head, as a view."""
+        """The bias per head, as a view."""
         return None if self.bias is None else self.bias.unflatten(0, (self.n_heads, -1))
 
 

@@ -2,7 +2,7 @@
 
 In a masked pass every reader has a residual stream of its own to norm, so that norms, which a plain model hardly
 notices, take a tenth of a step. A norm written in small operators makes half a dozen copies of all streams on the way
-forward and back; here it makes one each way, in blocks that stay in the cache, and keeps nothing but a number a row.
+forward and back; here it makes one each way, in blocks that stay in the cache, and keeps nothing but a number per row.
 """
 
 from __future__ import annotations

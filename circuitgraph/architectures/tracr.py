@@ -1,6 +1,6 @@
 """Tracr: learned positions, no norms, biases everywhere, attention both ways, heads of any size.
 
-The models of `circuitgraph.tracr`. What they put out is a column a symbol, or a single number, so
+The models of `circuitgraph.tracr`. What they put out is a column per symbol, or a single number, so
 `d_vocab` is the number of output columns and not of input tokens.
 """
 

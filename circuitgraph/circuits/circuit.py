@@ -76,7 +76,7 @@ class Circuit:
         Args:
             universe: What fixes the edges.
             edges: Edge names `"u->v"` or pairs `(u, v)`; a mapping from them to scores; flat edge indices;
-                or one boolean an edge of the universe.
+                or one boolean per edge of the universe.
             scores: One finite score for each of `edges`, in their order. With an array of edges, one score
                 an edge of the universe will do as well. Missing: 1 each.
             ablation: `counterfactual`, `zero`, `mean` or `optimal`. Under `counterfactual` an edge dangles
@@ -138,7 +138,7 @@ class Circuit:
 
     @property
     def mask(self) -> np.ndarray:
-        """One boolean an edge of the universe, true where kept `[edge]`; a fresh array each time."""
+        """One boolean per edge of the universe, true where kept `[edge]`; a fresh array each time."""
         mask = np.zeros(self.universe.n_edges, dtype=bool)
         mask[self.edge_ids] = True
         return mask
@@ -276,7 +276,7 @@ class Circuit:
         """This circuit less some of its edges, and less those that dangle then.
 
         Args:
-            edges: What to cut: edge names or pairs, flat indices, or one boolean an edge of the universe. Edges that
+            edges: What to cut: edge names or pairs, flat indices, or one boolean per edge of the universe. Edges that
                 are not kept are cut already.
 
         Returns:

@@ -16,7 +16,7 @@ def bench(
     model: Annotated[
         str, typer.Option("--model", "-m", help="gpt2-random, smollm2-135m, a local folder, or a hub name.")
     ] = "gpt2-random",
-    batch: Annotated[int, typer.Option(help="Prompts a step.")] = 8,
+    batch: Annotated[int, typer.Option(help="Prompts per step.")] = 8,
     seq: Annotated[
         int | None,
         typer.Option(help="Tokens a prompt.", show_default="32; IOI: the commonest length of its prompts"),

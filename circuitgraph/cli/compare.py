@@ -100,7 +100,7 @@ AblationOnTask = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(min=1, help="Prompts a batch.", show_default="16", rich_help_panel=_PROMPTS),
+    typer.Option(min=1, help="Prompts per batch.", show_default="16", rich_help_panel=_PROMPTS),
 ]
 DeviceOnTask = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps.", show_default="cpu", rich_help_panel=_PROMPTS)
@@ -143,7 +143,8 @@ def compare(
     """Compare two or more circuits: what they share, and whether it is more than chance.
 
     Loads no model, but for --on-task. With --across-checkpoints, two circuits are also compared as before and after:
-    what is kept, gained and lost. CSV has a row a pair, a level and a null; with --on-task, a row per pair and measure.
+    what is kept, gained and lost. CSV has a row per pair, a level and a null;
+    With --on-task, CSV has a row per pair and measure.
     """
     from circuitgraph.cli.circuit_files import about_circuits, comparable_circuits, named_files
     from circuitgraph.cli.on_task import refuse_without
@@ -323,5 +324,5 @@ def _tests(
 
 
 def _joined(overlap: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
-    """Both tables in one: a row a pair, a level and a null."""
+    """Both tables in one: a row per pair, a level and a null."""
     return overlap.merge(tests.drop(columns="observed"), on=["a", "b", "level"], how="left", validate="one_to_many")

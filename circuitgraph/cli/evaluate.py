@@ -37,7 +37,7 @@ def evaluate(
     n_effect_prompts: Annotated[
         int, typer.Option("--effect-prompts", min=1, help="On how many prompts effects are measured.")
     ] = 16,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts a batch.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 16,
     device: options.Device = "cpu",
     dtype: options.DtypeOfCircuit = None,
     no_verify: options.NoVerify = False,

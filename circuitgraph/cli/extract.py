@@ -29,7 +29,7 @@ def extract(
             show_default="the one the circuit was found with",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts a batch.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 16,
     repeats: Annotated[int, typer.Option(min=1, help="Turns of the speed measurement.")] = 15,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older extracted circuit.")] = False,
     device: options.Device = "cpu",

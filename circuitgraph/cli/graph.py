@@ -18,7 +18,7 @@ def graph(
     embeddings: options.Embeddings = None,
     kv_heads: options.KvHeads = None,
     qkv: options.Qkv = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts a step, for the memory estimate.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per step, for the memory estimate.")] = 8,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens a prompt, for the memory estimate.")] = 32,
     prompts: Annotated[int, typer.Option(min=1, help="Training prompts, for the memory estimate.")] = 200,
     cache_gib: Annotated[float, typer.Option(min=0, help="Cache, in GiB, for the memory estimate.")] = 2.0,
@@ -68,7 +68,7 @@ def graph(
         return
     if not only_memory:
         _print(model, sizes.n_parameters, counts, plan.universe)
-    sizes_told = f"{batch_size} prompts of {tokens} tokens a step, {prompts} in all"
+    sizes_told = f"{batch_size} prompts of {tokens} tokens per step, {prompts} in all"
     _print_memory(memory, f"{sizes_told}, {dtype} on {device}")
 
 
@@ -79,7 +79,7 @@ def count(universe: Universe) -> dict[str, Any]:
         universe: What fixes them.
 
     Returns:
-        `nodes` and `edges` by kind, with a `total`; `layers`, a row a layer with its edges by kind.
+        `nodes` and `edges` by kind, with a `total`; `layers`, a row per layer with its edges by kind.
 
     Examples:
         >>> from circuitgraph.graph.universe import Universe

@@ -53,7 +53,7 @@ def write_shown(
         folder: Where to.
         circuit: The circuit, with its provenance.
         metrics: As in `metrics.json`.
-        curve: A row a step.
+        curve: A row per step.
         missing: Why other parts are missing, for the report and the state.
         wanted: The parts to make.
 

@@ -37,8 +37,8 @@ def compile_model(
         model: What `load_model` gives, or a model made by other means; `LoadedModel` gives such a one its tokenizer and
             a name.
         embeddings: `joint`: one writer `input`; `split`: `tok` and `pos` apart (learned positions only).
-        kv_heads: `native`: one key and one value reader a key-value head; `per_query`: one a query head.
-        qkv: `split`: readers for query, key and value apart; `joint`: one a head.
+        kv_heads: `native`: one key and one value reader per key-value head; `per_query`: one per query head.
+        qkv: `split`: readers for query, key and value apart; `joint`: one per head.
         verify: Check that all gates 1 give the untouched model, and all gates 0 its run on other prompts, and that its
             weights are finite. That the model is the one that its config describes is always checked.
 

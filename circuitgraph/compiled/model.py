@@ -197,7 +197,7 @@ class CompiledModel:
         """Run the model with every edge gated.
 
         Args:
-            gates: One gate an edge of the universe; 1 keeps it, 0 ablates it.
+            gates: One gate per edge of the universe; 1 keeps it, 0 ablates it.
             batch: Prompts.
             values: What ablated writers say: `run_with_values(corrupted)[1]`, or `ablation_values`. They know of which
                 kind they are.
@@ -209,7 +209,7 @@ class CompiledModel:
             Logits at the asked positions, and how much of the model ran.
 
         Raises:
-            ConfigurationError: The gates are not one an edge, or the values are of another model or of other prompts.
+            ConfigurationError: The gates are not one per edge, or the values are of another model or of other prompts.
         """
         if gates.shape != (self.universe.n_edges,):
             raise ConfigurationError(

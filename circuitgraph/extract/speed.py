@@ -30,7 +30,7 @@ class SpeedUp:
         circuit_asked_seconds: The extracted circuit, logits at the asked positions only.
         ratio_asked: The first of these by the second.
         repeats: Turns.
-        n_prompts: Prompts a batch.
+        n_prompts: Prompts per batch.
         n_tokens: Their length.
     """
 

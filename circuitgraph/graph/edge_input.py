@@ -1,4 +1,4 @@
-"""Edges and scores as callers give them: names, pairs, flat indices, one boolean an edge; checked, in their order."""
+"""Edges and scores as callers give them: names, pairs, flat indices, one boolean per edge; checked, in their order."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _ids_of_array(universe: Universe, edges: np.ndarray) -> np.ndarray:
     if edges.ndim == 1 and edges.dtype.kind in "UO":
         return np.array([index_of_edge(universe, edge) for edge in edges.tolist()], dtype=np.int64)
     raise ConfigurationError(
-        f"expected edge indices [n] or one boolean an edge; got {edges.dtype} of shape {edges.shape}. "
+        f"expected edge indices [n] or one boolean per edge; got {edges.dtype} of shape {edges.shape}. "
         "Turn gates into booleans first, e.g. gates > 0.5"
     )
 

@@ -63,7 +63,7 @@ class GateMap:
 
     @classmethod
     def identity(cls, universe: Universe) -> GateMap:
-        """One parameter an edge: the unedited graph, without building it."""
+        """One parameter per edge: the unedited graph, without building it."""
         return cls._of_masks(
             universe, np.arange(universe.n_edges, dtype=np.int64), np.zeros(universe.n_edges, dtype=bool)
         )
@@ -182,7 +182,7 @@ class GateMap:
             parameters: One value a parameter `[parameter]`.
 
         Returns:
-            One value an edge `[edge]`, 0 where removed and 1 where frozen, of the parameters' dtype.
+            One value per edge `[edge]`, 0 where removed and 1 where frozen, of the parameters' dtype.
 
         Raises:
             ConfigurationError: The vector has another length.

@@ -72,8 +72,8 @@ class Universe:
         family: Architecture family, such as `gpt2` or `llama`.
         block_order: Whether an MLP reads its own layer's heads (`sequential`) or not (`parallel`).
         n_layers: Number of layers.
-        n_heads: Query heads a layer.
-        n_kv_heads: Key-value heads a layer.
+        n_heads: Query heads per layer.
+        n_kv_heads: Key-value heads per layer.
         embeddings: One writer `input`, or `tok` and `pos` apart.
         kv_heads: A key and a value reader per key-value head, or per query head.
         qkv: Readers for query, key and value apart, or one per head.

@@ -32,7 +32,7 @@ class TracrConfig:
         d_model: Width of the residual stream.
         d_mlp: Width of the MLP's hidden layer.
         n_positions: Positions, BOS included.
-        d_out: Output columns: one a symbol, or a single number.
+        d_out: Output columns: one per symbol, or a single number.
         output: Whether the output columns are the scores of symbols or a number.
         tokens: The input vocabulary, by token id, with BOS and padding.
         bos_token: The token before every prompt.

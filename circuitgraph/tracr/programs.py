@@ -26,7 +26,7 @@ class TracrProgram:
         values: The input vocabulary, as RASP sees it (numbers stay numbers).
         max_seq_len: The longest prompt, without BOS.
         output: Whether each position says a symbol or a number.
-        outputs: The answers to a prompt, one a token, worked out in plain Python.
+        outputs: The answers to a prompt, one per token, worked out in plain Python.
     """
 
     name: str

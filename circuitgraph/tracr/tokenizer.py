@@ -70,7 +70,7 @@ class TracrTokenizer:
 
     @property
     def program_tokens(self) -> tuple[str, ...]:
-        """The tokens a prompt may be made of: all but BOS and padding."""
+        """The tokens that a prompt may be made of: all but BOS and padding."""
         return tuple(token for token in self.tokens if token not in (self.bos_token, self.pad_token))
 
     def encode_tokens(self, tokens: Sequence[str | int]) -> list[int]:

@@ -39,7 +39,9 @@ def run_bench(
         stages = {name: workbench.stage(name) for name in workbench.names}
         timings = interleaved(stages, rounds=settings.rounds, device=workbench.compiled.device, watch=watch)
         fewest = min(timings["start"].undecided)
-        assert fewest >= workbench.compiled.universe.n_readers, f"start drew {fewest} undecided gates, not one a reader"
+        assert fewest >= workbench.compiled.universe.n_readers, (
+            f"start drew {fewest} undecided gates, not one per reader"
+        )
         measured: dict[str, Measured] = {}
         if memory:
             del stages

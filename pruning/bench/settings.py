@@ -25,7 +25,7 @@ class BenchSettings:
 
     Attributes:
         model: `gpt2-random`, `smollm2-135m`, a local folder or a hub name.
-        batch: Prompts a step.
+        batch: Prompts per step.
         seq: Tokens a prompt; None for 32 random ones, or for the commonest length of the IOI prompts.
         device: Where it runs.
         dtype: The model's number format.

@@ -119,7 +119,7 @@ class ForwardStage(PlainStage):
 
 
 def start_alpha(universe: Universe, noise: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:
-    """α = 10 everywhere, but for one gate a reader, set so that this draw leaves it half open.
+    """α = 10 everywhere, but for one gate per reader, set so that this draw leaves it half open.
 
     It is the reader's gate whose noise u lies nearest one half, so that its α = −logit u lies near 0. A layer
     whose readers see one writer only has no choice.
@@ -155,7 +155,7 @@ def bench_recipe(control: str, batch: int, sparsity: float) -> Recipe:
 
     Args:
         control: `lagrangian` or `budget`.
-        batch: Prompts a step.
+        batch: Prompts per step.
         sparsity: Asked for from the first step on. Under `budget` all α are shifted to hold it, so it has to be
             what the stage's α have anyhow.
     """

@@ -123,7 +123,7 @@ def evaluate(
         n_random_prompts: On how many prompts random circuits run, drawn once from `pairs`; all where there are not
             more, and with None.
         seed: Of the random circuits, and of the prompts that they run on.
-        batch_size: Prompts a batch; halved when memory runs out.
+        batch_size: Prompts per batch; halved when memory runs out.
         ablation: What cut edges carry; by default what the circuit was found with.
         raw_edges: Flat indices of the edges kept before dangling ones were dropped, to be measured as role `raw`.
         tick: Called with the number of runs done and of all, after every batch: one per prompt and set of edges.
@@ -231,13 +231,13 @@ def evaluate_masks(
 
     Args:
         compiled: The model.
-        masks: By name, a circuit, or one boolean an edge of the universe, true where kept `[edge]`; the name `full`
+        masks: By name, a circuit, or one boolean per edge of the universe, true where kept `[edge]`; the name `full`
             is taken. Circuits have lost their dangling edges; a mask is run as it is, but for edges that were removed
             from the model's graph, which are never kept, and frozen ones, which always are.
         pairs: The prompts, at least one.
         ablation: What cut edges carry; by default what the circuits were found with.
         ablation_data: The prompts that means are taken over; `pairs` by default.
-        batch_size: Prompts a batch; halved when memory runs out.
+        batch_size: Prompts per batch; halved when memory runs out.
         only_on: By name of a set that is not to run on all prompts, the places of those that it runs on, rising; `n`
             of its metrics is then their number.
         tick: Called with the number of runs done and of all, after every batch: one per prompt and set.
@@ -249,7 +249,7 @@ def evaluate_masks(
 
     Raises:
         GraphMismatchError: A circuit is of another universe, or not of the model's edited graph.
-        ConfigurationError: No prompts, a mask that is not one boolean an edge, the name `full`, or no ablation where
+        ConfigurationError: No prompts, a mask that is not one boolean per edge, the name `full`, or no ablation where
             the circuits have none in common.
 
     Examples:

@@ -26,7 +26,7 @@ class BatchOrder:
 
     Args:
         by_length: The prompts of each length.
-        batch_size: Prompts a batch; a length's last batch of an epoch can be smaller.
+        batch_size: Prompts per batch; a length's last batch of an epoch can be smaller.
         generator: Source of randomness.
         balance: Draw as many batches of every length, by repeating those of the rarer lengths.
 

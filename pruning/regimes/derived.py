@@ -61,14 +61,14 @@ def consensus_of(circuits: Sequence[Circuit], threshold: float) -> Circuit:
 
 
 def combined(circuits: Mapping[str, Circuit], over: str) -> list[Member]:
-    """One circuit a regime, what all share, what any has, and what only one has.
+    """One circuit per regime, what all share, what any has, and what only one has.
 
     Args:
-        circuits: A circuit a regime, of one universe and one ablation.
+        circuits: A circuit per regime, of one universe and one ablation.
         over: The seed, as text, or `consensus`.
 
     Returns:
-        The circuits themselves, intersection, union, and a difference a regime: its edges less all others'.
+        The circuits themselves, intersection, union, and a difference per regime: its edges less all others'.
 
     Examples:
         >>> from circuitgraph import Universe

@@ -60,12 +60,12 @@ def evaluate_regimes(
         n_random_prompts: On how many of a regime's prompts random circuits run, drawn once; None for all.
         threshold: In which share of the seeds an edge of a consensus circuit has to be at least.
         seed: Of the random circuits, and of the prompts that they run on.
-        batch_size: Prompts a batch.
+        batch_size: Prompts per batch.
         tick: Called with the regime, the number of runs done and of all, after every batch.
         say: Called with a line at the start of each stage.
 
     Returns:
-        One row a circuit and a regime, with the columns
+        One row per circuit and regime, with the columns
 
         - `role` (str): `full` (all edges), `empty` (none), `circuit`, `intersection`, `union`, `difference` (of a
           regime's circuit less all others), `random`;

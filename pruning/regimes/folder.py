@@ -2,7 +2,7 @@
 
 ```
 study.json                          what was asked, which circuits there are, versions
-faithfulness.csv                    a row a circuit and a regime
+faithfulness.csv                    a row per circuit and regime
 circuits/REGIME/seed-K/circuit.json with curve.csv and metrics.json beside it
 ```
 

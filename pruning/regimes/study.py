@@ -38,7 +38,7 @@ class Study:
 
     Attributes:
         circuits: Circuits by regime and seed.
-        faithfulness: A row a circuit and a regime, see `pruning.regimes.faithfulness.evaluate_regimes`.
+        faithfulness: A row per circuit and regime, see `pruning.regimes.faithfulness.evaluate_regimes`.
         tasks: The prompts by regime.
         about: What the study is: model, regimes, recipe, seeds, versions and so on, as in `study.json`.
         notes: What is worth knowing about the regimes' alignment.

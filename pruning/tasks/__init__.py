@@ -1,6 +1,6 @@
 """Tasks: named, seeded sources of prompt pairs with train, validation and test splits.
 
-First step of the flow. One file a task family; `registry` knows them, `loading` makes the splits.
+First step of the flow. One file per task family; `registry` knows them, `loading` makes the splits.
 """
 
 from __future__ import annotations

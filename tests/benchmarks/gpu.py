@@ -9,7 +9,7 @@ error and the next one begins. The exit code is 1 if anything failed or was inex
 - `exact`: the executor in float32 and bfloat16 against its float64 run on the CPU, and replayed steps against plain
   ones (`exactness.py`).
 - `bench`: `circuitgraph bench` on GPT-2 small's shape in bfloat16, 32 prompts of 64 tokens.
-- `train`: a short training of gates on that shape, replayed and launched step by step: seconds a step, how far the
+- `train`: a short training of gates on that shape, replayed and launched step by step: seconds per step, how far the
   objective fell, and how many kept edges the two have in common (bfloat16 rounds differently in each).
 - `large`: CodeLlama-13B's shape (40 layers, 40 heads, d_model 5120), random bfloat16 weights made on the device, 32
   prompts of 64 tokens: the plain model, then a training step at the start, in the middle, and at 99.9 %, where

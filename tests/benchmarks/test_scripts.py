@@ -142,5 +142,5 @@ def test_fixtures_are_trained_to_their_sparsity(tmp_path):
     with safe_open(path, "pt") as file:
         about = file.metadata()
         assert file.get_tensor("log_alpha").dtype == torch.float16
-    assert json.loads(about["recipe"]) == "quick, 30 steps, 4 prompts a step, seed 0"
+    assert json.loads(about["recipe"]) == "quick, 30 steps, 4 prompts per step, seed 0"
     assert "8 x 8: random tokens" in json.loads(about["prompts"])

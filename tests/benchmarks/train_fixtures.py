@@ -50,7 +50,7 @@ def train_gates(
         prompts: The training data.
         tag: A key of `SPARSITIES`.
         steps: Steps of the run.
-        batch: Prompts a step.
+        batch: Prompts per step.
         seed: Of the run.
         out: The folder that the file goes to.
 
@@ -75,7 +75,7 @@ def train_gates(
         "file": path.name,
         "model": compiled.name,
         "prompts": f"{len(prompts.pairs)} x {prompts.seq}: {prompts.told}",
-        "recipe": f"quick, {steps} steps, {batch} prompts a step, seed {seed}",
+        "recipe": f"quick, {steps} steps, {batch} prompts per step, seed {seed}",
         "expected_sparsity": TrainedGates(
             log_alpha=log_alpha, file=path, comes_along=True, sha256="", tag=tag
         ).expected_sparsity,

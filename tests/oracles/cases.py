@@ -192,7 +192,7 @@ def pair_of_batches(
     """A clean and a corrupted batch of equal shape, padding and asked positions, with none to all tokens shared.
 
     Args:
-        lengths: Real tokens a prompt.
+        lengths: Real tokens per prompt.
         side: Where padding lies.
         n_asked: Asked positions a prompt, at random among its real tokens (at most all of them).
         n_tokens: Size of the vocabulary.

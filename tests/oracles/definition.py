@@ -60,7 +60,7 @@ def run(plain: PlainModel, universe: Universe, gates: Tensor, ids: Tensor, ablat
     Args:
         plain: The model.
         universe: Gives the names and the order of edges.
-        gates: One gate an edge, in the weights' dtype.
+        gates: One gate per edge, in the weights' dtype.
         ids: Token ids `[seq]`.
         ablated: What each writer says when it is ablated `[seq d_model]`; None where all gates are 1.
 

@@ -78,7 +78,7 @@ def test_start_has_one_gate_a_reader_half_open(universe, seed):
     log_alpha = start_alpha(universe, noise)
     _, readers = universe.endpoints(np.arange(universe.n_edges))
     moved = np.flatnonzero(log_alpha.numpy() != 10)
-    assert readers[moved].tolist() == list(range(universe.n_readers)), "exactly one a reader"
+    assert readers[moved].tolist() == list(range(universe.n_readers)), "exactly one per reader"
     # Hard concrete by hand: z = σ((logit u + α) / τ)·1.2 − 0.1, which is one half where logit u = −α.
     stretched = torch.sigmoid((noise.double().logit() + log_alpha.double()) / (2 / 3)) * 1.2 - 0.1
     assert stretched[moved].numpy() == pytest.approx(0.5, abs=1e-5)
