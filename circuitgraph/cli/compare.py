@@ -143,8 +143,8 @@ def compare(
     """Compare two or more circuits: what they share, and whether it is more than chance.
 
     Loads no model, but for --on-task. With --across-checkpoints, two circuits are also compared as before and after:
-    what is kept, gained and lost. CSV has a row per pair, a level and a null;
-    With --on-task, CSV has a row per pair and measure.
+    what is kept, gained and lost. CSV has a row per pair, level and null;
+    with --on-task, a row per pair and measure.
     """
     from circuitgraph.cli.circuit_files import about_circuits, comparable_circuits, named_files
     from circuitgraph.cli.on_task import refuse_without
