@@ -26,6 +26,16 @@ class TokenBatch:
         predict_prompt: The prompt each asked position belongs to.
         on_host: The same batch on the host, where it was moved from there, so that nothing of it has to be read
             from a device; None where it lies there itself, or where it was made by other means.
+
+    Examples:
+        >>> import torch
+        >>> ids = torch.tensor([[5, 7, 9]])
+        >>> batch = TokenBatch(
+        ...     input_ids=ids, attention_mask=torch.ones_like(ids), predict_index=torch.tensor([2]),
+        ...     predict_prompt=torch.tensor([0]),
+        ... )
+        >>> batch.input_ids.shape
+        torch.Size([1, 3])
     """
 
     input_ids: Int[Tensor, "batch seq"]

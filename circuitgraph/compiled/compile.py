@@ -51,6 +51,12 @@ def compile_model(
             quantised, offloaded or mixed weights.
         ConfigurationError: No model; or the choices do not fit it.
         ParityError: The compiled graph does not reproduce the model.
+
+    Examples:
+        >>> from circuitgraph import load_model
+        >>> compiled = compile_model(load_model("tracr:reverse"), embeddings="split")
+        >>> compiled.universe.n_edges, compiled.graph.number_of_nodes()
+        (94, 23)
     """
     loaded = model if isinstance(model, LoadedModel) else None
     network: Any = loaded.model if loaded is not None else model

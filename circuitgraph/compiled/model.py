@@ -46,6 +46,21 @@ class CompiledModel:
         shape: Its sizes.
         universe: What fixes which edges exist.
         gate_map: Which gate each edge has; changed by `with_graph`.
+
+    Examples:
+        >>> import torch
+        >>> from circuitgraph import TokenBatch, compile_model, load_model
+        >>> loaded = load_model("tracr:reverse")
+        >>> compiled = compile_model(loaded, embeddings="split")
+        >>> ids = torch.tensor([loaded.tokenizer.encode_tokens(["3", "1", "2"])])
+        >>> batch = TokenBatch(
+        ...     input_ids=ids, attention_mask=torch.ones_like(ids), predict_index=torch.tensor([1]),
+        ...     predict_prompt=torch.tensor([0]),
+        ... )
+        >>> everything = torch.ones(compiled.universe.n_edges)
+        >>> ran = compiled.masked(everything, batch, compiled.ablation_values("zero"))
+        >>> torch.allclose(ran.logits, compiled.logits(batch), atol=1e-4)
+        True
     """
 
     model: nn.Module

@@ -105,6 +105,14 @@ class ExtractedCircuit(nn.Module):
         rotary: The model's rotary embedding, where there is one and heads run.
         layers: Layers with live heads or a live MLP.
         unembedding: From the residual stream to the logits.
+
+    Examples:
+        >>> from circuitgraph import Circuit, compile_model, extract_circuit, load_model
+        >>> from circuitgraph.tracr import ground_truth_edges
+        >>> compiled = compile_model(load_model("tracr:reverse"), embeddings="split")
+        >>> circuit = Circuit.from_edges(compiled.universe, ground_truth_edges("reverse"), ablation="zero")
+        >>> extract_circuit(circuit, compiled).live_mlps
+        ('m0', 'm1', 'm2')
     """
 
     def __init__(self, layout: CircuitLayout, bound: BoundModel, origin: Origin) -> None:

@@ -47,6 +47,18 @@ def save_extracted(extracted: ExtractedCircuit, folder: str | Path, *, overwrite
     Raises:
         OutputError: The folder exists, or cannot be written.
         UnsupportedModelError: The model has parts that its config does not say, so they could not be made again.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from circuitgraph import Circuit, compile_model, extract_circuit, load_model
+        >>> from circuitgraph.tracr import ground_truth_edges
+        >>> compiled = compile_model(load_model("tracr:reverse"), embeddings="split")
+        >>> circuit = Circuit.from_edges(compiled.universe, ground_truth_edges("reverse"), ablation="zero")
+        >>> small = extract_circuit(circuit, compiled)
+        >>> with TemporaryDirectory() as folder:
+        ...     again = load_extracted(save_extracted(small, Path(folder) / "small"))
+        >>> again.live_heads
+        ('a0.h0', 'a3.h0')
     """
     place = Path(os.path.realpath(Path(folder).expanduser()))
     check_free(place, overwrite=overwrite)

@@ -60,7 +60,14 @@ _GATE, _GATE_ON_DEVICE = 140, 20
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes by what they hold; see the module."""
+    """Bytes by what they hold; see the module.
+
+    Examples:
+        >>> from circuitgraph import model_sizes
+        >>> found = model_sizes("smollm2-135m").estimate(batch_size=8, seq=32)
+        >>> 1 << 30 < found.total < 4 << 30
+        True
+    """
 
     weights: int
     stream: int

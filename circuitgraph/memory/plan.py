@@ -32,6 +32,12 @@ class MemoryPlan:
         cache_bytes: What the cache of runs that never change may take.
         cache_asked: What it was to be given.
         limit_bytes: What it had to fit into, or None.
+
+    Examples:
+        >>> from circuitgraph import model_sizes
+        >>> plan = model_sizes("smollm2-135m").plan(batch_size=8, limit_bytes=64 << 30)
+        >>> plan.fits, plan.micro_batch
+        (True, 8)
     """
 
     estimate: MemoryEstimate

@@ -25,6 +25,11 @@ class ModelSizes:
         shape: The model's sizes: layers, heads, widths.
         universe: What fixes which edges exist, `universe.n_edges` of them.
         n_parameters: How many numbers its weights are; tied weights count once.
+
+    Examples:
+        >>> sizes = model_sizes("smollm2-135m")
+        >>> sizes.shape.n_layers, sizes.universe.n_writers
+        (30, 301)
     """
 
     shape: ModelShape

@@ -58,6 +58,13 @@ class Effects:
         rows: By `edges`, `heads` and `mlps`, a dict for each part, those with the largest effect in the circuit first:
             `part`, `score` (an edge's score in the circuit; None for nodes), and `in_circuit` and `in_full` with the
             mean change under the measure's name and the bounds `low` and `high`, None where no prompt has one.
+
+    Examples:
+        >>> row = {"part": "a0.h0", "score": None, "in_circuit": {"kl": 0.2, "low": 0.1, "high": 0.3},
+        ...     "in_full": {"kl": 0.1, "low": 0.0, "high": 0.2}}
+        >>> effects = Effects(measure="kl", n=8, rows={"edges": [], "heads": [row], "mlps": []})
+        >>> effects.table[["kind", "part", "in_circuit"]].values.tolist()
+        [['head', 'a0.h0', 0.2]]
     """
 
     measure: str
@@ -138,6 +145,17 @@ def measure_effects(
         ConfigurationError: No prompts, or a negative number of edges or prompts.
         GraphMismatchError: The circuit is of another universe.
         PromptFormatError: Counterfactual ablation, and no prompt differs from its counterfactual in any token.
+
+    Examples:
+        >>> from circuitgraph import Circuit, compile_model, load_model
+        >>> from circuitgraph.tracr import ground_truth_edges
+        >>> from pruning import load_task
+        >>> compiled = compile_model(load_model("tracr:reverse"), embeddings="split")
+        >>> circuit = Circuit.from_edges(compiled.universe, ground_truth_edges("reverse"), ablation="zero")
+        >>> pairs = load_task("tracr-reverse", compiled.tokenizer).split("test").subset(range(4))
+        >>> effects = measure_effects(compiled, circuit, pairs)
+        >>> sorted(row["part"] for row in effects.rows["heads"])
+        ['a0.h0', 'a3.h0']
     """
     from pruning.evaluation.matching import require_universe
 

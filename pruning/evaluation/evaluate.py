@@ -144,6 +144,17 @@ def evaluate(
 
     Warns:
         UndefinedWarning: Prompts were left out because of NaN or infinite logits.
+
+    Examples:
+        >>> from circuitgraph import Circuit, compile_model, load_model
+        >>> from circuitgraph.tracr import ground_truth_edges
+        >>> from pruning import load_task
+        >>> compiled = compile_model(load_model("tracr:reverse"), embeddings="split")
+        >>> circuit = Circuit.from_edges(compiled.universe, ground_truth_edges("reverse"), ablation="zero")
+        >>> pairs = load_task("tracr-reverse", compiled.tokenizer).split("test")
+        >>> found = evaluate(compiled, circuit, pairs, n_random=2)
+        >>> found.metrics["circuit"]["exact_match"], found.metrics["empty"]["exact_match"] < 1
+        (1.0, True)
     """
     if not len(pairs):
         raise ConfigurationError("there is nothing to evaluate on: the split has no prompts")

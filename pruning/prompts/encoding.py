@@ -72,6 +72,13 @@ class EncodedPairs:
 
     Raises:
         PromptFormatError: Arrays that do not fit together, or numbers that can be no token's.
+
+    Examples:
+        >>> from circuitgraph import load_model
+        >>> from pruning import load_task
+        >>> pairs = load_task("tracr-reverse", load_model("tracr:reverse").tokenizer).split("test")
+        >>> pairs.texts[0], pairs.subset(range(2)).lengths.tolist()
+        ('BOS 1', [2, 2])
     """
 
     clean_ids: tuple[np.ndarray, ...]

@@ -46,6 +46,12 @@ class PromptPair:
         PromptFormatError: What `pruning.prompts.text_rules.pair_problem` finds: an empty side or answer, alternatives
             that begin or end with other spaces than the answer, right answers without the answer or with a wrong one,
             an unknown split, a value of another type, a text that is no Unicode text or holds a mark.
+
+    Examples:
+        >>> pair = PromptPair(clean="Ann met Bob. Bob thanked", corrupted="Ann met Bob. Ann thanked", answer=" Ann",
+        ...     wrong_answer=" Bob")
+        >>> pair.answer, pair.all_wrong
+        (' Ann', (' Bob',))
     """
 
     clean: str
@@ -101,6 +107,11 @@ class PromptPairs(Sequence[PromptPair]):
 
     Attributes:
         pairs: The pairs, in order.
+
+    Examples:
+        >>> pair = PromptPair(clean="Ann met Bob. Bob thanked", corrupted="Ann met Bob. Ann thanked", answer=" Ann")
+        >>> len(PromptPairs([pair]))
+        1
     """
 
     pairs: tuple[PromptPair, ...]

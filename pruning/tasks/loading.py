@@ -37,6 +37,11 @@ class TaskData:
         data_hash: SHA-256 over the splits' token ids.
         objective: The task's default objective.
         shares_prompts: Whether its splits may hold the same prompts, as those of a program defined by all its inputs.
+
+    Examples:
+        >>> from circuitgraph import load_model
+        >>> load_task("tracr-reverse", load_model("tracr:reverse").tokenizer)
+        <Task tracr-reverse: 363 train, 363 validation, 363 test prompts; objective kl>
     """
 
     name: str
@@ -93,6 +98,12 @@ def load_task(
         UnknownNameError: No such task, split or option.
         ConfigurationError: A size that cannot be reached, or a tokenizer that the task cannot use.
         PromptFormatError: A file of prompts that cannot be read or encoded, or two splits that share a prompt's tokens.
+
+    Examples:
+        >>> from circuitgraph import load_model
+        >>> task = load_task("tracr-reverse", load_model("tracr:reverse").tokenizer)
+        >>> {name: len(pairs) for name, pairs in task.splits.items()}
+        {'train': 363, 'validation': 363, 'test': 363}
     """
     task = get_task(name)
     context = TaskContext(

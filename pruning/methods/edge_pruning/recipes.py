@@ -74,6 +74,11 @@ class Recipe:
     Raises:
         ConfigurationError: A setting makes no sense.
         UnknownNameError: A setting has no such choice.
+
+    Examples:
+        >>> from pruning import recipe_named
+        >>> recipe_named("quick").changed(target_sparsity=0.9).target_sparsity
+        0.9
     """
 
     name: str
@@ -270,6 +275,11 @@ def recipe_named(name: str) -> Recipe:
 
     Raises:
         UnknownNameError: No such recipe.
+
+    Examples:
+        >>> recipe = recipe_named("quick").changed(steps=100)
+        >>> recipe.steps, recipe.target_sparsity
+        (100, 0.97)
     """
     if name not in RECIPES:
         raise UnknownNameError.of("recipe", name, RECIPES)
