@@ -5,7 +5,7 @@ from __future__ import annotations
 from circuitgraph.architectures.family import Family, ModelShape
 from circuitgraph.errors import UnsupportedModelError
 
-_MODULES = {"gpt2": "gpt2", "llama": "llama", "tracr": "tracr"}
+_MODULES = {"gpt2": "gpt2", "llama": "llama", "mistral": "mistral", "tracr": "tracr"}
 
 __all__ = ["Family", "ModelShape", "family_of", "supported_model_types"]
 

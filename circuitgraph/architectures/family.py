@@ -104,6 +104,8 @@ class BoundBlock:
         scale: Factor on the attention scores.
         mlp_norm: Norm before the MLP.
         mlp: The MLP.
+        window: How many positions a query sees at most, its own and those before it (sliding-window attention); None
+            where it sees all earlier ones.
     """
 
     attention_norm: nn.Module
@@ -115,6 +117,7 @@ class BoundBlock:
     scale: float
     mlp_norm: nn.Module
     mlp: nn.Module
+    window: int | None = None
 
 
 Rotary = tuple[Tensor, Tensor]

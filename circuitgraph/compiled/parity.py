@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # 1e-9, `_ROOM` times its own rounding is allowed (see `circuitgraph.compiled.own_rounding`), and never more than in
 # float32.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 0.2, torch.float16: 0.03}
-_FAR = 64  # tokens; a longer prompt only for the sake of a switch would make the gate slow
+_FAR = 64  # tokens; a longer prompt only for the sake of a switch or a window would make the gate slow
 _COARSE = (torch.bfloat16, torch.float16)
 _ROOM = 4  # two correct ways differed by 0.1 to 0.5 of what one random rounding per number moves logits by
 _ATTEMPTS = 5  # prompts drawn anew where a token without a finite embedding makes some of them undefined
@@ -77,10 +77,12 @@ def _run(view: Any, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
 
 
 def _length(compiled: CompiledModel, seq: int) -> int:
-    """How long the gate's prompts are: what the model takes at most, or beyond its rope's switch if that is near."""
+    """How long the gate's prompts are: what the model takes at most, or beyond rope's switch or a window if near."""
     switches = [switch_length(module) for module in compiled.model.modules() if depends_on_length(module)]
     if switches and min(switches) < _FAR:
         return min(switches) + 1
+    windows = [block.window for block in compiled.bound.blocks if block.window is not None]
+    seq = max([seq, *(window + 1 for window in windows if window < _FAR)])
     return seq if compiled.shape.n_positions is None else min(seq, compiled.shape.n_positions)
 
 

@@ -17,7 +17,7 @@ from circuitgraph.architectures.activations import GatedMLP
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Projection, Rotary
 from circuitgraph.architectures.rms_norm import RMSNorm
 from circuitgraph.extract.layout import AttentionLayout, ProjectionLayout, ReadLayout
-from circuitgraph.forward.attention import attend
+from circuitgraph.forward.attention import attend, windowed
 
 
 def own_copy(module: nn.Module) -> nn.Module:
@@ -218,6 +218,7 @@ class Heads(nn.Module):
     ) -> None:
         super().__init__()
         self.layout, self.causal, self.scale, self._rotate = layout, causal, block.scale, bound.rotate
+        self.window = block.window
         self.reads = nn.ModuleList(Read(read, n_columns=n_columns, like=block.output) for read in layout.reads)
         self.norm = own_copy(block.attention_norm) if layout.reads else nn.Identity()
         self.query = HeadProjection(layout.query, block.query, n_columns=n_columns)
@@ -238,7 +239,9 @@ class Heads(nn.Module):
         if prompts.rotary is not None and self._rotate is not None:
             query, key = self._rotate(query, key, prompts.rotary)
         query, key, value = self.query.of_heads(query), self.key.of_heads(key), self.value.of_heads(value)
-        mixed = attend(query, key, value, prompts.mask, causal=self.causal, scale=self.scale)
+        places = torch.arange(prompts.seq, device=query.device)[None]
+        mask = windowed(prompts.mask, self.window, places, prompts.seq)
+        mixed = attend(query, key, value, mask, causal=self.causal, scale=self.scale)
         return torch.bmm(mixed.flatten(1, 2), self.output).unflatten(1, (prompts.batch, prompts.seq))
 
     def extra_repr(self) -> str:

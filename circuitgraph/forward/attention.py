@@ -32,6 +32,36 @@ def attention_mask(
     return seen[None]
 
 
+def windowed(
+    mask: Bool[Tensor, "1 #batch asking seq"] | None,  # noqa: UP037 - no code with a comment
+    window: int | None,
+    at: Int[Tensor, "#batch asking"],  # noqa: UP037 - no code with a comment
+    seq: int,
+) -> Bool[Tensor, "1 #batch asking seq"] | None:  # noqa: UP037 - no code with a comment
+    """Restrict causal attention to a sliding window.
+
+    Padding does not matter: real tokens stand side by side, so that places are as far apart as positions.
+
+    Args:
+        mask: Which positions each query may see; None for all earlier ones.
+        window: How many positions a query sees at most, its own and those before it; None for all.
+        at: The place of each query in its row.
+        seq: How many keys a row has.
+
+    Returns:
+        The mask; the one that was given where the window hides nothing.
+
+    Examples:
+        >>> windowed(None, 2, torch.arange(4)[None], 4)[0, 0].int().tolist()
+        [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    """
+    if window is None or seq <= window:
+        return mask
+    behind = at[..., None] - torch.arange(seq, device=at.device)
+    near = behind < window
+    return ((near & (behind >= 0))[None]) if mask is None else mask & near
+
+
 def attend(
     query: Float[Tensor, "head batch asking d_head"],
     key: Float[Tensor, "head batch seq d_head"],

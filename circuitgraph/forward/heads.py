@@ -16,7 +16,7 @@ from torch import Tensor
 
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.attention import attend
+from circuitgraph.forward.attention import attend, windowed
 from circuitgraph.forward.engine.head_products import pick
 from circuitgraph.forward.plan.cells import Cells, CellSets
 from circuitgraph.forward.stream.passing import Share
@@ -31,12 +31,14 @@ class AskedGrid:
     Attributes:
         rows: Which asked position stands in each place `[batch asked_a_prompt]`; filled up with position 0.
         places: The flat place of each asked position.
+        at: Where each place is in its prompt's row `[batch asked_a_prompt]`, on the host.
         mask: Which positions each may see `[1 batch asked_a_prompt seq]`.
         rotary: Cosines and sines at these places, or None.
     """
 
     rows: Int[Tensor, "batch most"]
     places: Int[Tensor, " asked"]
+    at: np.ndarray
     mask: Bool[Tensor, "1 batch most seq"]
     rotary: Rotary | None
 
@@ -73,6 +75,7 @@ def asked_grid(asked: Cells, real: np.ndarray, *, causal: bool, rotary: Rotary |
     return AskedGrid(
         rows=to_device(rows, device),
         places=to_device(prompt * most + within, device),
+        at=at,
         mask=to_device(seen[None], device),
         rotary=turned,  # type: ignore[arg-type]
     )
@@ -240,14 +243,19 @@ class LayerHeads:
         readers = self._kv[0]  # type: ignore[index]
         served = np.searchsorted(readers, heads // group)
         key, value = pick(key, served), pick(value, served)
+        seq = key.shape[2]
         target = self.cells.grid if asked is None else self.cells.asked
         query = assemble(heads, target, self._parts[0], self._base(0, heads, target), key)
         if asked is None:
             query = self._rotate(query.unflatten(1, target.shape), rotary)
+            mask = windowed(mask, self.block.window, torch.arange(target.shape[1], device=query.device)[None], seq)
             mixed = attend(query, key, value, mask, causal=self.shape.causal, scale=self.block.scale)
             return self.cells.grid.move(mixed.flatten(1, 2), self.cells.reached)
         query = self._rotate(query[:, asked.rows], asked.rotary)
-        mixed = attend(query, key, value, asked.mask, causal=False, scale=self.block.scale)
+        mask = asked.mask
+        if self.block.window is not None and seq > self.block.window:
+            mask = windowed(mask, self.block.window, to_device(asked.at, query.device), seq)
+        mixed = attend(query, key, value, mask, causal=False, scale=self.block.scale)
         return mixed.flatten(1, 2).index_select(1, asked.places)
 
     def _keys_and_values(self, all_heads: np.ndarray, rotary: Rotary | None) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from circuitgraph.architectures.rotary import rotary_of
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.attention import attend, attention_mask
+from circuitgraph.forward.attention import attend, attention_mask, windowed
 
 
 def project(x: Float[Tensor, "batch seq d_model"], projection: Projection) -> Float[Tensor, "head batch seq d_head"]:
@@ -57,6 +57,8 @@ def _attention(
     if rotary is not None and bound.rotate is not None:
         query, key = bound.rotate(query, key, rotary)
     key, value = to_query_heads(key, shape.n_heads), to_query_heads(value, shape.n_heads)
+    seq = x.shape[1]
+    mask = windowed(mask, block.window, torch.arange(seq, device=x.device)[None], seq)
     return attend(query, key, value, mask, causal=shape.causal, scale=block.scale), read
 
 

@@ -22,7 +22,7 @@ from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.attention import attend
+from circuitgraph.forward.attention import attend, windowed
 from circuitgraph.forward.engine.plain import add_mixed
 from circuitgraph.forward.reference import embed, project, to_query_heads
 from circuitgraph.graph.liveness import readers_reaching, readers_used
@@ -279,6 +279,8 @@ class UncutRun:
         mask = None
         if self.shape.causal and first:
             mask = torch.ones(self.n_seq, self.n_seq, dtype=torch.bool, device=key.device).tril()[None, None, first:]
+        places = torch.arange(first, self.n_seq, device=key.device)[None]
+        mask = windowed(mask, own.window, places, self.n_seq)
         mixed = attend(query, key, value, mask, causal=self.shape.causal, scale=own.scale)
         return mixed.view(shape)
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm, MistralRotaryEmbedding
 
 from circuitgraph.architectures.intact import STAND_INS
 from circuitgraph.batch import TokenBatch
@@ -32,11 +34,12 @@ CASES: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
     "llama-gqa-joint": ("llama", {"n_kv_heads": 2}, {"kv_heads": "per_query", "qkv": "joint"}),
     "llama-mqa": ("llama", {"n_kv_heads": 1}, {}),
     "llama-biases": ("llama-biases", {"n_kv_heads": 2}, {}),
+    "mistral": ("mistral", {"n_kv_heads": 2}, {}),
     "tracr-both-ways": ("tracr", {"causal": False}, {"embeddings": "split"}),
     "tracr-causal": ("tracr", {"causal": True}, {}),
 }
 
-FAMILIES = ("gpt2", "llama", "tracr")
+FAMILIES = ("gpt2", "llama", "mistral", "tracr")
 
 
 class UncastRotary(nn.Module):
@@ -52,7 +55,51 @@ class UncastRotary(nn.Module):
         return angle.cos().to(x.dtype), angle.sin().to(x.dtype)
 
 
+class UncastMistralRotary(UncastRotary):
+    """The same of Mistral's."""
+
+
+class UncastMistralRMSNorm(nn.Module):
+    """Mistral's norm without its cast to float32."""
+
+    def __init__(self, norm: MistralRMSNorm):
+        super().__init__()
+        self.weight, self.variance_epsilon = norm.weight, norm.variance_epsilon
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        variance = hidden_states.pow(2).mean(-1, keepdim=True)
+        return self.weight * hidden_states * torch.rsqrt(variance + self.variance_epsilon)
+
+
 STAND_INS[UncastRotary] = LlamaRotaryEmbedding
+STAND_INS[UncastMistralRotary] = MistralRotaryEmbedding
+STAND_INS[UncastMistralRMSNorm] = MistralRMSNorm
+WINDOW = 3
+"""Shorter than most prompts of the tests, which would not see a window otherwise."""
+
+
+def as_mistral(model: LlamaForCausalLM, *, window: int | None = WINDOW, **settings: object) -> MistralForCausalLM:
+    """A Mistral with a Llama's weights; with a window it is another function.
+
+    Args:
+        model: A Llama without biases.
+        window: How many positions a query sees.
+        settings: More of its config.
+    """
+    names = MistralConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version", "dtype"}
+    values = {name: value for name, value in model.config.to_dict().items() if name in names}
+    with torch.random.fork_rng(devices=[]):
+        made = MistralForCausalLM(MistralConfig(**values | {"sliding_window": window} | settings))
+    dtype = model.lm_head.weight.dtype
+    made = made.to(dtype).eval()
+    made.load_state_dict(model.state_dict())
+    if dtype == torch.float64:
+        for module in list(made.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, MistralRMSNorm):
+                    setattr(module, name, UncastMistralRMSNorm(child))
+        made.model.rotary_emb = UncastMistralRotary(made.config.head_dim, 10000.0)
+    return made
 
 
 def give_biases(model: nn.Module, seed: int) -> None:
@@ -113,9 +160,9 @@ class SmallModel:
 def small_models(draw: st.DrawFn, family: str) -> SmallModel:
     """Any layers, heads, groups of heads and choices that one of `FAMILIES` has."""
     universe = replace(draw(universes()), family=family)
-    if family == "llama":
+    if family in ("llama", "mistral"):
         universe = replace(universe, embeddings="joint")
-        family = draw(st.sampled_from(["llama", "llama-biases"]))
+        family = draw(st.sampled_from(["llama", "llama-biases"])) if family == "llama" else family
     else:
         universe = replace(universe, n_kv_heads=universe.n_heads)
     return SmallModel(
@@ -140,6 +187,8 @@ class ModelMakers:
         if family == "tracr":
             return random_tracr(dtype=dtype, **sizes)
         model = self.llama(dtype=dtype, **sizes)
+        if family == "mistral":
+            return as_mistral(model)
         if family == "llama-biases":
             give_biases(model, seed=7)
         if dtype == torch.float64:

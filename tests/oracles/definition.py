@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import GPT2LMHeadModel, LlamaForCausalLM
+from transformers import GPT2LMHeadModel, LlamaForCausalLM, MistralForCausalLM
 
 from circuitgraph.graph.universe import Universe
 from circuitgraph.tracr import TracrModel
@@ -38,6 +38,7 @@ class PlainLayer:
     scale: float
     norm_mlp: Callable[[Tensor], Tensor]
     mlp: Callable[[Tensor], Tensor]
+    window: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,9 @@ def _head(
     if plain.causal:
         later = torch.ones(scores.shape, dtype=torch.bool).triu(1)
         scores = scores.masked_fill(later, -math.inf)
+    if layer.window is not None:
+        for position in range(len(scores)):
+            scores[position, : max(0, position - layer.window + 1)] = -math.inf
     shares = (scores - scores.detach().amax(-1, keepdim=True)).exp()
     return shares / shares.sum(-1, keepdim=True) @ vectors["v"] @ layer.outputs[head]
 
@@ -151,7 +155,7 @@ def plain_model(model: torch.nn.Module, dtype: torch.dtype = torch.float64) -> P
     model = copy.deepcopy(model).to(dtype).requires_grad_(False)
     if isinstance(model, GPT2LMHeadModel):
         return _gpt2(model)
-    if isinstance(model, LlamaForCausalLM):
+    if isinstance(model, LlamaForCausalLM | MistralForCausalLM):
         return _llama(model)
     if isinstance(model, TracrModel):
         return _tracr(model)
@@ -216,7 +220,7 @@ def _gpt2(model: GPT2LMHeadModel) -> PlainModel:
     )
 
 
-def _llama(model: LlamaForCausalLM) -> PlainModel:
+def _llama(model: LlamaForCausalLM | MistralForCausalLM) -> PlainModel:
     body, config = model.model, model.config
     d_head = config.head_dim
 
@@ -247,6 +251,7 @@ def _llama(model: LlamaForCausalLM) -> PlainModel:
             scale=1 / math.sqrt(d_head),
             norm_mlp=_rms_norm(block.post_attention_layernorm),
             mlp=lambda x: mlp(block.mlp, x),
+            window=getattr(config, "sliding_window", None),
         )
 
     def rotate(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2LMHeadModel, LlamaForCausalLM
+from transformers import GPT2LMHeadModel, LlamaForCausalLM, MistralForCausalLM
 
 from circuitgraph.batch import TokenBatch
 
@@ -61,7 +61,7 @@ def landmarks(model: nn.Module) -> Landmarks:
             last=body.ln_f,
             d_head=size,
         )
-    if isinstance(model, LlamaForCausalLM):
+    if isinstance(model, LlamaForCausalLM | MistralForCausalLM):
         body, size = model.model, model.config.head_dim
         return Landmarks(
             embeddings={"tok": body.embed_tokens},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig
 
 from circuitgraph.architectures import family_of, supported_model_types
 from circuitgraph.architectures.family import frozen_view
@@ -33,8 +33,9 @@ SMOLLM2_135M = LlamaConfig(
         (CODELLAMA_13B, {}, 3_877_661),
         (LLAMA_3_8B, {}, 805_681),
         (LLAMA_3_8B, {"kv_heads": "per_query"}, 1_592_881),
+        (MistralConfig(), {}, 805_681),
     ],
-    ids=["gpt2", "gpt2-split", "smollm2-135m", "codellama-13b", "llama-3-8b", "llama-3-8b-per-query"],
+    ids=["gpt2", "gpt2-split", "smollm2-135m", "codellama-13b", "llama-3-8b", "llama-3-8b-per-query", "mistral-7b"],
 )
 def test_edges_that_the_field_counts(config, choices: dict[str, str], n_edges: int) -> None:
     family = family_of(config.model_type)
@@ -52,7 +53,7 @@ def test_shapes_say_what_the_config_says() -> None:
 
 def test_supported_types_can_all_be_looked_up() -> None:
     assert supported_model_types() == sorted(supported_model_types())
-    assert {family_of(name).name for name in supported_model_types()} >= {"gpt2", "llama", "tracr"}
+    assert {family_of(name).name for name in supported_model_types()} >= {"gpt2", "llama", "mistral", "tracr"}
     with pytest.raises(UnsupportedModelError, match="'mamba' is not supported; supported: .*gpt2.*llama"):
         family_of("mamba")
 
@@ -106,7 +107,7 @@ def test_options_of_llama(option: str) -> None:
 
 
 def test_defaults_of_both_configs_are_understood() -> None:
-    for config in (GPT2Config(), LlamaConfig(), LLAMA_3_8B, CODELLAMA_13B, SMOLLM2_135M):
+    for config in (GPT2Config(), LlamaConfig(), MistralConfig(), LLAMA_3_8B, CODELLAMA_13B, SMOLLM2_135M):
         family_of(config.model_type).check_config(config)
 
 

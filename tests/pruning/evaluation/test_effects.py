@@ -16,6 +16,7 @@ from circuitgraph.tracr import ground_truth_edges
 from pruning.evaluation.effects import effects_table, measure_effects
 from pruning.prompts.encoding import EncodedPairs
 from pruning.tasks import load_task
+from tests.oracles.cases import as_mistral
 from tests.pruning.prompts.small_prompts import GlobalRandomState, random_prompts
 
 LENGTHS = [5, 4, 5, 5, 4]
@@ -24,12 +25,14 @@ CHOICES = {
     "gpt2-split-joint": ("tiny_gpt2", {"embeddings": "split", "qkv": "joint"}),
     "llama-gqa": ("tiny_llama", {}),
     "llama-per-query": ("tiny_llama", {"kv_heads": "per_query"}),
+    "mistral": ("tiny_llama", {}),
 }
 
 
 def compiled_as(name: str, request: pytest.FixtureRequest) -> CompiledModel:
     fixture, choices = CHOICES[name]
-    return compile_model(request.getfixturevalue(fixture)(seed=2), verify=False, **choices)
+    model = request.getfixturevalue(fixture)(seed=2)
+    return compile_model(as_mistral(model) if name == "mistral" else model, verify=False, **choices)
 
 
 def circuit_of(compiled: CompiledModel, share: float, ablation: str) -> Circuit:
@@ -66,7 +69,7 @@ class MaskedRuns:
 
 CASES = [
     ("gpt2", "counterfactual"), ("gpt2-split-joint", "zero"), ("llama-gqa", "counterfactual"),
-    ("llama-gqa", "mean"), ("llama-per-query", "counterfactual"),
+    ("llama-gqa", "mean"), ("llama-per-query", "counterfactual"), ("mistral", "counterfactual"),
 ]  # fmt: skip
 
 
