@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated, Any
 
 import typer
@@ -76,8 +77,23 @@ def circuitgraph(
     # `main` looks for --debug itself, since errors end there.
 
 
+def flowing(text: str) -> str:
+    r"""A docstring with each paragraph on one line, so that help fills the terminal whatever its width.
+
+    Args:
+        text: The docstring, cleaned. Indented lines stay as they are.
+
+    Examples:
+        >>> flowing("One.\n\nTwo lines\nof text:\n\n    kept\n    as it is")
+        'One.\n\nTwo lines of text:\n\n    kept\n    as it is'
+    """
+    parts = text.split("\n\n")
+    return "\n\n".join(part if part.startswith((" ", "- ")) else part.replace("\n", " ") for part in parts)
+
+
 for command in (
     discover, check, rank, report, evaluate, run, draw, sparsity, compare, paths, find, combine, export, extract, graph,
     study, bench, cache, models, tasks, recipes,
 ):  # fmt: skip
-    app.command(cls=OnTaskCommand if command is compare else None)(command)
+    told = flowing(inspect.cleandoc(command.__doc__ or ""))
+    app.command(cls=OnTaskCommand if command is compare else None, help=told)(command)
