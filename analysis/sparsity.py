@@ -169,21 +169,8 @@ def depth(circuit: Circuit) -> int:
         first, last = np.searchsorted(circuit.edge_ids, [block.edges.start, block.edges.stop])
         at_readers = np.zeros(block.n_readers, dtype=np.int64)
         np.maximum.at(at_readers, readers[first:last] - block.first_reader, at_writer[writers[first:last]] + 1)
-        if block.kind == "attention":
-            head = universe.first_head(block.layer)
-            at_writer[head : head + universe.n_heads] = _depth_of_heads(universe, at_readers)
-        elif block.kind == "mlp":
-            at_writer[universe.mlp_writer(block.layer)] = at_readers[0]
+        at_writer[block.written] = at_readers[block.readers_of].max(1)
     return int(at_readers[0])
-
-
-def _depth_of_heads(universe: Universe, at_readers: np.ndarray) -> np.ndarray:
-    heads = at_readers[: universe.n_heads]
-    n_kv = universe.n_kv_readers
-    if not n_kv:
-        return heads
-    shared = at_readers[universe.n_heads :].reshape(2, n_kv).max(0)
-    return np.maximum(heads, np.repeat(shared, universe.n_heads // n_kv))
 
 
 # -------------------------------------------------------------------- rows of the sparsity table

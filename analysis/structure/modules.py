@@ -68,13 +68,16 @@ def modules_reading(universe: Universe) -> tuple[np.ndarray, np.ndarray]:
         >>> modules_reading(Universe(family="llama", n_layers=1, n_heads=4, n_kv_heads=2))[1].tolist()
         [1, 1, 1, 1, 2, 2, 2, 2, 1, 1]
     """
-    n_heads, n_kv = universe.n_heads, universe.n_kv_readers
-    of_kv = np.arange(n_kv) * (n_heads // max(n_kv, 1))
-    layer = np.concatenate([np.arange(n_heads), of_kv, of_kv, [n_heads]])
-    starts = [universe.first_head(index) for index in range(universe.n_layers)]
-    first = np.concatenate([*(start + layer for start in starts), [universe.n_writers]])
-    is_shared = np.isin(universe.reader_kinds, ("k", "v"))
-    return first, np.where(is_shared, n_heads // max(n_kv, 1), 1)
+    first = np.full(universe.n_readers, universe.n_writers)  # the logits come after all writers
+    counts = np.zeros(universe.n_readers, dtype=np.int64)
+    counts[-1] = 1
+    for block in universe.blocks:
+        modules = np.broadcast_to(
+            np.arange(len(block.readers_of))[:, None] + block.first_written, block.readers_of.shape
+        )
+        np.minimum.at(first[block.readers], block.readers_of, modules)
+        np.add.at(counts[block.readers], block.readers_of, 1)
+    return first, counts
 
 
 def module_names(universe: Universe) -> tuple[str, ...]:

@@ -36,7 +36,9 @@ from circuitgraph.extract.layout import (
     ReadLayout,
 )
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.graph.universe import ReaderBlock, Universe
+from circuitgraph.graph.block import Block
+from circuitgraph.graph.liveness import backward_reach, the_logits
+from circuitgraph.graph.universe import Universe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +67,6 @@ def fold(compiled: CompiledModel, kept: np.ndarray, values: AblationValues, *, n
     return _Folding(compiled, kept, values, n_columns).folded()
 
 
-def readers_of_heads(universe: Universe) -> np.ndarray:
-    """The query, key and value reader of every head of a layer, as indices within the layer `[head 3]`.
-
-    Examples:
-        >>> grouped = Universe(family="llama", n_layers=1, n_heads=4, n_kv_heads=2)
-        >>> readers_of_heads(grouped).tolist()
-        [[0, 4, 6], [1, 4, 6], [2, 5, 7], [3, 5, 7]]
-    """
-    heads, n_kv = np.arange(universe.n_heads), universe.n_kv_readers
-    if not n_kv:
-        return np.stack([heads, heads, heads], 1)
-    key = universe.n_heads + heads // (universe.n_heads // n_kv)
-    return np.stack([heads, key, key + n_kv], 1)
-
-
 class _Folding:
     """The state of one walk through the model: which writers say a constant, and which."""
 
@@ -87,7 +74,6 @@ class _Folding:
         self.universe, self.bound, self.dtype = compiled.universe, compiled.bound, compiled.dtype
         self.compiled, self.values, self.n_columns = compiled, values, n_columns
         self.kept = kept
-        self.head_readers = readers_of_heads(self.universe)
         self.streams = _ablated_streams(self.universe, values)
         self.is_constant = np.zeros(self.universe.n_writers, dtype=bool)
         self.said: dict[int, Tensor] = {}
@@ -101,7 +87,7 @@ class _Folding:
             self._find_constants(index, mattering)
         edges = self.kept.copy()
         for block in universe.blocks:
-            edges[block.edges].reshape(block.n_readers, -1)[:, self.is_constant[: block.n_writers]] = False
+            block.matrix(edges)[:, self.is_constant[: block.n_writers]] = False
         self.runs = self._reaching_logits(edges)
         self.keeps_total = self._total_pays()
         layers: list[LayerLayout] = []
@@ -128,52 +114,39 @@ class _Folding:
 
     def _reaching_logits(self, edges: np.ndarray) -> np.ndarray:
         """Writers on a path of some edges to the logits `[writer]`."""
-        universe = self.universe
-        found = np.zeros(universe.n_writers, dtype=bool)
-        for block in reversed(universe.blocks):
-            rows = edges[block.edges].reshape(block.n_readers, block.n_writers)
-            found[: block.n_writers] |= rows[self._readers(block, found)].any(0)
-        return found
+        return backward_reach(self.universe, edges, readers=the_logits(self.universe))[1]
 
-    def _readers(self, block: ReaderBlock, writers: np.ndarray) -> np.ndarray:
-        """Readers of a block that feed one of some writers, as indices within the block."""
-        if block.kind == "attention":
-            return np.unique(self.head_readers[self._heads(writers, block.layer)])
-        feeds = block.kind == "logits" or writers[self.universe.mlp_writer(block.layer)]
-        return np.arange(1 if feeds else 0)
-
-    def _heads(self, writers: np.ndarray, layer: int) -> np.ndarray:
-        """Which heads of a layer are among some writers, as indices within the layer."""
-        first = self.universe.first_head(layer)
-        return np.flatnonzero(writers[first : first + self.universe.n_heads])
+    def _readers(self, block: Block, writers: np.ndarray) -> np.ndarray:
+        """Readers of a block that feed one of some writers, or the logits, as indices within the block."""
+        return np.flatnonzero([True] if block.kind == "logits" else block.serving(writers[block.written]))
 
     def _find_constants(self, index: int, mattering: np.ndarray) -> None:
         """Find what a block writes that is constant, and what it says."""
         block, universe = self.universe.blocks[index], self.universe
         bound = self.bound.blocks[block.layer]
         if block.kind == "mlp":
-            writer = universe.mlp_writer(block.layer)
+            writer = block.first_written
             if mattering[writer] and not self._sees_running(block, 0):
                 said = bound.mlp(bound.mlp_norm(self._seen_constant(index, 0)))
                 self._is_constant(writer, said)
         elif self.n_columns == 1:
             output = bound.output.unflatten(0, (universe.n_heads, -1))
-            for head in self._heads(mattering, block.layer).tolist():
-                reader = int(self.head_readers[head, 2])
+            for head in np.flatnonzero(mattering[block.written]).tolist():
+                reader = int(block.readers_of[head, -1])  # of its value, or of all
                 if not self._sees_running(block, reader):
                     seen = bound.attention_norm(self._seen_constant(index, reader))
                     value = _project(seen, bound.value, head // universe.group_size)
-                    self._is_constant(universe.first_head(block.layer) + head, value @ output[head])
+                    self._is_constant(block.first_written + head, value @ output[head])
 
     def _is_constant(self, writer: int, said: Tensor) -> None:
         self.is_constant[writer] = True
         self.said[writer] = said.double()
 
-    def _kept(self, block: ReaderBlock, reader: int) -> np.ndarray:
+    def _kept(self, block: Block, reader: int) -> np.ndarray:
         """Whether each writer is kept by a reader `[writer]`."""
-        return self.kept[block.edges].reshape(block.n_readers, block.n_writers)[reader]
+        return block.matrix(self.kept)[reader]
 
-    def _sees_running(self, block: ReaderBlock, reader: int) -> bool:
+    def _sees_running(self, block: Block, reader: int) -> bool:
         return bool((self._kept(block, reader) & ~self.is_constant[: block.n_writers]).any())
 
     # ---------------------------------------------------------------- constants
@@ -209,15 +182,16 @@ class _Folding:
             return sum(values.embeddings[1:], values.embeddings[0])
         if kind == "mlp":
             return values.mlps[layer]
-        head = writer - universe.first_head(layer)
+        head = writer - universe.blocks[2 * layer].first_written
         rows = self.bound.blocks[layer].output.unflatten(0, (universe.n_heads, -1))[head]
         return values.heads[layer][head].double() @ rows.double()
 
     # ---------------------------------------------------------------- what runs
 
     def _layer(self, layer: int, name: str) -> LayerLayout:
-        heads = self._heads(self.runs, layer)
-        mlp = bool(self.runs[self.universe.mlp_writer(layer)])
+        attention, mlp_block = self.universe.blocks[2 * layer : 2 * layer + 2]
+        heads = np.flatnonzero(self.runs[attention.written])
+        mlp = bool(self.runs[mlp_block.first_written])
         return LayerLayout(
             layer=layer,
             attention=self._attention(layer, heads, f"{name}.heads") if len(heads) else None,
@@ -270,7 +244,9 @@ class _Folding:
         """The readers of one role, those that see a constant projected and put away."""
         universe, bound = self.universe, self.bound.blocks[layer]
         projection = (bound.query, bound.key, bound.value)[place]
-        head_of = {int(self.head_readers[head, place]): int(head) for head in reversed(heads)}
+        readers_of = universe.blocks[2 * layer].readers_of
+        readers_of = readers_of[:, min(place, readers_of.shape[1] - 1)]
+        head_of = {int(readers_of[head]): int(head) for head in reversed(heads)}
         weights = {r: h if place == 0 else h // universe.group_size for r, h in head_of.items()}
         running = [reader for reader in sorted(head_of) if reader in read_of]
         constant = [reader for reader in sorted(head_of) if reader not in read_of]
@@ -286,7 +262,7 @@ class _Folding:
             readers=tuple(names[reader] for reader in readers),
             reads=tuple(read_of[reader] for reader in running),
             weights=tuple(weights[reader] for reader in running),
-            row_of_head=tuple(readers.index(reader) for reader in self.head_readers[heads, place].tolist()),
+            row_of_head=tuple(readers.index(reader) for reader in readers_of[heads].tolist()),
         )
 
 

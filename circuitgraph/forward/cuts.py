@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitgraph.forward.uncut import Heads, Reads, UncutRun, add_read, by_head
-from circuitgraph.graph.universe import ReaderBlock
+from circuitgraph.graph.block import Block
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class _CutPass:
                 if universe.block_order == "parallel":
                     self.total = held
                 if said is not None:
-                    self._add(universe.mlp_writer(block.layer), said)
+                    self._add(block.first_written, said)
             else:
                 reads = self.runs.reads[index]
                 rows, seen = self._seen(index, block, reads)
@@ -97,7 +97,7 @@ class _CutPass:
 
     # ---------------------------------------------------------------- reading
 
-    def _of_edges(self, block: ReaderBlock) -> list[tuple[int, int, Tensor]]:
+    def _of_edges(self, block: Block) -> list[tuple[int, int, Tensor]]:
         """Cut edges into the block: which cut, which reader within the block, and what it no longer sees."""
         found = []
         for place, cut in enumerate(self.cuts):
@@ -105,7 +105,7 @@ class _CutPass:
                 found.append((place, cut.reader - block.first_reader, self.runs.said[cut.writer]))
         return found
 
-    def _moved_rows(self, block: ReaderBlock, reads: Reads) -> np.ndarray:
+    def _moved_rows(self, block: Block, reads: Reads) -> np.ndarray:
         """Rows that see a change."""
         cut = [reader for _, reader, _ in self._of_edges(block)]
         if reads.gates is None:
@@ -116,7 +116,7 @@ class _CutPass:
             moved |= reads.gates[:, writers].any(1)
         return np.flatnonzero(moved)
 
-    def _seen(self, index: int, block: ReaderBlock, reads: Reads) -> tuple[np.ndarray, Tensor]:
+    def _seen(self, index: int, block: Block, reads: Reads) -> tuple[np.ndarray, Tensor]:
         """Rows of a block that see a change, and what they see now `[row cut prompt seq d_model]`.
 
         In the full model an MLP and the logits have one row; an attention's readers share one, without the cut edges
@@ -145,10 +145,10 @@ class _CutPass:
 
     # ---------------------------------------------------------------- blocks
 
-    def _heads(self, index: int, block: ReaderBlock) -> None:
+    def _heads(self, index: int, block: Block) -> None:
         runs, layer = self.runs, block.layer
         kept, own = runs.heads.get(layer), runs.bound.blocks[layer]
-        first = runs.universe.first_head(layer)
+        first = block.first_written
         if kept is not None:
             reads = runs.reads[index]
             rows, seen = self._seen(index, block, reads)
@@ -167,11 +167,11 @@ class _CutPass:
                     for place, head in enumerate(kept.heads[heads]):
                         self._add(first + int(head), said[place])
         for place, cut in enumerate(self.cuts):
-            if cut.reader is None and first <= cut.writer < first + runs.universe.n_heads:
+            if cut.reader is None and first <= cut.writer < block.written.stop:
                 self._silence(place, cut.writer)
 
     def _projected(
-        self, block: ReaderBlock, reads: Reads, rows: np.ndarray, seen: Tensor, kept: Heads
+        self, block: Block, reads: Reads, rows: np.ndarray, seen: Tensor, kept: Heads
     ) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
         """Queries from the first position on, keys and values at all; and which heads see a change `[head]`."""
         runs, own, later = self.runs, self.runs.bound.blocks[block.layer], slice(self.runs.first, None)
@@ -201,7 +201,7 @@ class _CutPass:
             found.append(part)
         return found[0], found[1], found[2], moved
 
-    def _cut_single_readers(self, block: ReaderBlock, seen: Tensor, made: list[Tensor]) -> None:
+    def _cut_single_readers(self, block: Block, seen: Tensor, made: list[Tensor]) -> None:
         """In the full model: readers of a cut edge see the shared sum without its writer."""
         runs, own = self.runs, self.runs.bound.blocks[block.layer]
         for place, reader, delta in self._of_edges(block):
@@ -212,10 +212,10 @@ class _CutPass:
                     n_readers = runs.universe.n_heads if kind == 0 else runs.n_kv
                     made[kind][int(which[0]), place] = by_head(normed, projection, which, n_readers)[0]
 
-    def _mlp(self, index: int, block: ReaderBlock) -> Tensor | None:
+    def _mlp(self, index: int, block: Block) -> Tensor | None:
         """What the MLP says beyond what it said, for the cuts that it sees; None where it sees none."""
         runs, own = self.runs, self.runs.bound.blocks[block.layer]
-        writer = runs.universe.mlp_writer(block.layer)
+        writer = block.first_written
         silenced = [p for p, cut in enumerate(self.cuts) if cut.reader is None and cut.writer == writer]
         reads = runs.reads[index]
         if not len(reads.readers):
@@ -239,7 +239,8 @@ class _CutPass:
             return
         if self.changes is None:
             assert self.runs.used is not None
-            first = self.runs.universe.first_head(max(0, int(self.runs.universe.writer_layers[writer])))
+            layers = self.runs.universe.writer_layers
+            first = int(np.searchsorted(layers, max(0, layers[writer])))
             self.changes = change.new_empty(int(self.runs.used[first:].sum()), *self.size)
         self.changes[len(self.slots)] = change
         self.slots.append(writer)

@@ -25,8 +25,9 @@ from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.attention import attend, windowed
 from circuitgraph.forward.engine.plain import add_mixed
 from circuitgraph.forward.reference import embed, project, to_query_heads
-from circuitgraph.graph.liveness import readers_reaching, readers_used
-from circuitgraph.graph.universe import ReaderBlock, Universe
+from circuitgraph.graph.block import Block
+from circuitgraph.graph.liveness import backward_reach, the_logits
+from circuitgraph.graph.universe import Universe
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,7 +157,7 @@ class UncutRun:
     def _is_used(self, writer: int) -> bool:
         return self.used is None or bool(self.used[writer])
 
-    def _read(self, index: int, block: ReaderBlock, residual: Tensor, deltas: dict[int, Tensor]) -> Reads:
+    def _read(self, index: int, block: Block, residual: Tensor, deltas: dict[int, Tensor]) -> Reads:
         """What the block's readers see, kept from the first position on that can change; at all positions here."""
         if self.kept is None:
             readers, gates, seen = np.arange(block.n_readers), None, residual[None]
@@ -170,21 +171,18 @@ class UncutRun:
         self.reads[index] = Reads(readers=readers, seen=seen[:, :, self.first :], gates=gates)
         return Reads(readers=readers, seen=seen, gates=gates)
 
-    def _readers(self, block: ReaderBlock) -> np.ndarray:
+    def _readers(self, block: Block) -> np.ndarray:
         """The block's readers that run, as indices within it."""
         if self.used is None:
             return np.arange(block.n_readers)
         if block.kind == "logits":
             return np.array([0])
-        if block.kind == "mlp":
-            return np.flatnonzero(self.used[[self.universe.mlp_writer(block.layer)]])
-        first = self.universe.first_head(block.layer)
-        return np.flatnonzero(readers_used(self.universe, self.used[first : first + self.universe.n_heads]))
+        return np.flatnonzero(block.serving(self.used[block.written]))
 
     def _run_heads(
         self,
         index: int,
-        block: ReaderBlock,
+        block: Block,
         residual: Tensor,
         deltas: dict[int, Tensor],
         ablated: Tensor,
@@ -192,12 +190,9 @@ class UncutRun:
     ) -> Tensor:
         """Run a layer's heads; gives back what is added to the residual stream, ablated or not as that stream is."""
         layer, universe = block.layer, self.universe
-        own, first = self.bound.blocks[layer], universe.first_head(layer)
+        own, first = self.bound.blocks[layer], block.first_written
         reads = self._read(index, block, residual, deltas)
-        if self.used is None:
-            heads = np.arange(universe.n_heads)
-        else:
-            heads = np.flatnonzero(self.used[first : first + universe.n_heads])
+        heads = np.arange(universe.n_heads) if self.used is None else np.flatnonzero(self.used[block.written])
         if len(heads):
             query, key, value = self.project(own, reads.readers, own.attention_norm(reads.seen))
             query, key = self.rotate(query, slice(None)), self.rotate(key, slice(None))
@@ -216,9 +211,9 @@ class UncutRun:
         return said if own.output_bias is None else said + own.output_bias
 
     def _run_mlp(
-        self, index: int, block: ReaderBlock, residual: Tensor, deltas: dict[int, Tensor], ablated: Tensor
+        self, index: int, block: Block, residual: Tensor, deltas: dict[int, Tensor], ablated: Tensor
     ) -> Tensor:
-        own, writer = self.bound.blocks[block.layer], self.universe.mlp_writer(block.layer)
+        own, writer = self.bound.blocks[block.layer], block.first_written
         reads = self._read(index, block, residual, deltas)
         said = None
         if len(reads.readers):
@@ -299,12 +294,7 @@ class UncutRun:
 
 def _used(universe: Universe, kept: np.ndarray) -> np.ndarray:
     """Writers with a kept edge into a reader that leads to the logits `[writer]`."""
-    reaching = readers_reaching(universe, kept)
-    used = np.zeros(universe.n_writers, dtype=bool)
-    for block in universe.blocks:
-        rows = kept[block.edges].reshape(block.n_readers, block.n_writers)
-        used[: block.n_writers] |= rows[reaching[block.first_reader : block.first_reader + block.n_readers]].any(0)
-    return used
+    return backward_reach(universe, kept, readers=the_logits(universe))[1]
 
 
 def add_read(seen: Tensor, gates: np.ndarray, changes: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Which edges matter: dangling edges, found on the flat gate vector without building a graph.
+"""Which edges matter: two sweeps over the blocks, and dangling edges, on the flat gate vector.
 
 Under counterfactual ablation an edge counts only on a path from an input to the logits. Under zero, mean
 and optimal ablation a writer without inputs still says a constant, so only edges that do not reach the
@@ -8,96 +8,89 @@ logits are dropped. `Circuit.from_edges` drops them once, for everybody.
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool
 
 from circuitgraph.graph.universe import Universe
 
 
-def _reader_rows(universe: Universe, kept: np.ndarray, block_index: int) -> np.ndarray:
-    block = universe.blocks[block_index]
-    return kept[block.edges].reshape(block.n_readers, block.n_writers)
-
-
-def heads_fed(universe: Universe, readers: np.ndarray) -> np.ndarray:
-    """Heads fed by at least one of some readers of their layer.
-
-    Args:
-        universe: The universe.
-        readers: Booleans over one attention layer's readers `[reader]`.
-
-    Returns:
-        Booleans over the layer's heads `[head]`.
-    """
-    fed = readers[: universe.n_heads].copy()
-    n_kv = universe.n_kv_readers
-    if n_kv:
-        kv = readers[universe.n_heads :].reshape(2, n_kv).any(0)
-        fed |= np.repeat(kv, universe.n_heads // n_kv)
-    return fed
-
-
-def readers_used(universe: Universe, heads: np.ndarray) -> np.ndarray:
-    """Readers that feed at least one of some heads of their layer.
+def forward_reach(
+    universe: Universe,
+    edges: Bool[np.ndarray, " edge"],
+    *,
+    writers: Bool[np.ndarray, " writer"],
+    readers: Bool[np.ndarray, " reader"] | None = None,
+) -> tuple[Bool[np.ndarray, " reader"], Bool[np.ndarray, " writer"]]:
+    """Everything behind some writers and readers, along some edges.
 
     Args:
         universe: The universe.
-        heads: Booleans over one layer's heads `[head]`.
+        edges: Which edges lead on.
+        writers: Where to begin; not changed.
+        readers: Where to begin besides; none by default.
 
     Returns:
-        Booleans over the layer's readers `[reader]`.
+        Readers and writers that are reached, those to begin with among them.
+
+    Examples:
+        >>> toy = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+        >>> value = np.arange(toy.n_edges) == toy.edge_index("input", "a0.h0<v>")
+        >>> reached, said = forward_reach(toy, value, writers=toy.writer_kinds == "embedding")
+        >>> [name for name, is_reached in zip(toy.writers, said) if is_reached]
+        ['input', 'a0.h0']
     """
-    n_kv = universe.n_kv_readers
-    if not n_kv:
-        return heads.copy()
-    groups = heads.reshape(n_kv, -1).any(1)
-    return np.concatenate([heads, groups, groups])
+    said = writers.copy()
+    reached = np.zeros(universe.n_readers, dtype=bool) if readers is None else readers.copy()
+    for block in universe.blocks:
+        own = reached[block.readers]
+        own |= (block.matrix(edges) & said[: block.n_writers]).any(1)
+        said[block.written] |= block.fed(own)
+    return reached, said
 
 
-def writers_reached(universe: Universe, kept: np.ndarray) -> np.ndarray:
-    """Writers on a path of kept edges from an embedding.
+def backward_reach(
+    universe: Universe,
+    edges: Bool[np.ndarray, " edge"],
+    *,
+    readers: Bool[np.ndarray, " reader"],
+    within: Bool[np.ndarray, " reader"] | None = None,
+) -> tuple[Bool[np.ndarray, " reader"], Bool[np.ndarray, " writer"]]:
+    """Everything that some readers depend on, along some edges.
 
     Args:
         universe: The universe.
-        kept: Booleans over the edges `[edge]`.
+        edges: Which edges lead on.
+        readers: Where to begin; not changed.
+        within: Readers that lead on at all; all by default.
 
     Returns:
-        Booleans `[writer]`.
+        Readers that are depended on, those to begin with among them, and writers.
     """
-    reached = np.zeros(universe.n_writers, dtype=bool)
-    reached[: universe.n_embeddings] = True
-    for index, block in enumerate(universe.blocks[:-1]):
-        live = np.asarray((_reader_rows(universe, kept, index) & reached[: block.n_writers]).any(1))
-        if block.kind == "attention":
-            first = universe.first_head(block.layer)
-            reached[first : first + universe.n_heads] = heads_fed(universe, live)
-        else:
-            reached[universe.mlp_writer(block.layer)] = live[0]
-    return reached
-
-
-def readers_reaching(universe: Universe, kept: np.ndarray) -> np.ndarray:
-    """Readers on a path of kept edges to the logits.
-
-    Args:
-        universe: The universe.
-        kept: Booleans over the edges `[edge]`.
-
-    Returns:
-        Booleans `[reader]`.
-    """
-    reaching = np.zeros(universe.n_readers, dtype=bool)
+    reached = readers.copy()
     wanted = np.zeros(universe.n_writers, dtype=bool)
-    for index in reversed(range(len(universe.blocks))):
-        block = universe.blocks[index]
-        if block.kind == "logits":
-            used = np.array([True])
-        elif block.kind == "mlp":
-            used = wanted[[universe.mlp_writer(block.layer)]]
-        else:
-            first = universe.first_head(block.layer)
-            used = readers_used(universe, wanted[first : first + universe.n_heads])
-        reaching[block.first_reader : block.first_reader + block.n_readers] = used
-        wanted[: block.n_writers] |= _reader_rows(universe, kept, index)[used].any(0)
-    return reaching
+    for block in reversed(universe.blocks):
+        own = reached[block.readers]
+        own |= block.serving(wanted[block.written])
+        leading = own if within is None else own & within[block.readers]
+        wanted[: block.n_writers] |= block.matrix(edges)[leading].any(0)
+    return reached, wanted
+
+
+def the_logits(universe: Universe) -> Bool[np.ndarray, " reader"]:
+    """The way out, as booleans over all readers.
+
+    Args:
+        universe: The universe.
+    """
+    return universe.reader_kinds == "logits"
+
+
+def the_embeddings(universe: Universe) -> Bool[np.ndarray, " writer"]:
+    """The ways in, as booleans over all writers.
+
+    Args:
+        universe: The universe.
+    """
+    return universe.writer_kinds == "embedding"
 
 
 def effective_edges(universe: Universe, kept: np.ndarray, ablation: str) -> np.ndarray:
@@ -111,13 +104,12 @@ def effective_edges(universe: Universe, kept: np.ndarray, ablation: str) -> np.n
     Returns:
         Booleans `[edge]`, a subset of `kept`.
     """
-    reaching = readers_reaching(universe, kept)
-    reached = writers_reached(universe, kept) if ablation == "counterfactual" else None
+    reaching, _ = backward_reach(universe, kept, readers=the_logits(universe))
+    said = np.ones(universe.n_writers, dtype=bool)
+    if ablation == "counterfactual":
+        said = forward_reach(universe, kept, writers=the_embeddings(universe))[1]
     effective = np.zeros_like(kept)
-    for index, block in enumerate(universe.blocks):
-        rows = _reader_rows(universe, kept, index)
-        rows = rows & reaching[block.first_reader : block.first_reader + block.n_readers, None]
-        if reached is not None:
-            rows = rows & reached[: block.n_writers]
+    for block in universe.blocks:
+        rows = block.matrix(kept) & reaching[block.readers, None] & said[: block.n_writers]
         effective[block.edges] = rows.ravel()
     return effective

@@ -14,14 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.graph.block import Block
 from circuitgraph.graph.reader_names import unknown_reader
 
-BlockOrder = Literal["sequential", "parallel"]
 EDGE_KINDS = ("q", "k", "v", "qkv", "mlp", "logits")
 WRITER_KINDS = ("embedding", "head", "mlp")
 
@@ -36,32 +35,6 @@ CHOICES = {
     "kv_heads": ("native", "per_query"),
     "qkv": ("split", "joint"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReaderBlock:
-    """Readers that see the same writers: an attention layer's, one MLP, or the logits.
-
-    Attributes:
-        kind: `attention`, `mlp` or `logits`.
-        layer: The layer; `n_layers` for the logits.
-        first_reader: Index of the first reader.
-        n_readers: How many readers.
-        n_writers: How many writers they see, always writers `0 … n_writers - 1`.
-        first_edge: Flat index of the edge from writer 0 into the first reader.
-    """
-
-    kind: Literal["attention", "mlp", "logits"]
-    layer: int
-    first_reader: int
-    n_readers: int
-    n_writers: int
-    first_edge: int
-
-    @property
-    def edges(self) -> slice:
-        """Where the block lies in the flat gate vector."""
-        return slice(self.first_edge, self.first_edge + self.n_readers * self.n_writers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,39 +147,49 @@ class Universe:
         return (self.n_attention_readers + 1) * seen + own + self.n_writers
 
     @cached_property
-    def blocks(self) -> tuple[ReaderBlock, ...]:
-        """Reader blocks in the order in which they read: attention and MLP of each layer, then logits."""
-        found: list[ReaderBlock] = []
-        reader = edge = 0
+    def blocks(self) -> tuple[Block, ...]:
+        """Blocks in the order in which they read: attention and MLP of each layer, then logits."""
+        heads, found, reader, edge = self._readers_of_heads, [], 0, 0
+        keys_and_values = np.arange(self.n_attention_readers) >= (self.n_heads if self.n_kv_readers else 0)
+        no = np.zeros(1, dtype=bool)
         for layer in range(self.n_layers + 1):
-            before = self.first_head(layer)
+            before = self.n_embeddings + layer * (self.n_heads + 1)
+            after = before + self.n_heads
             if layer == self.n_layers:
-                parts = [("logits", 1, before)]
+                parts = [("logits", before, before, heads[:0, :1], no)]
             else:
-                mlp_sees = before + (self.n_heads if self.block_order == "sequential" else 0)
-                parts = [("attention", self.n_attention_readers, before), ("mlp", 1, mlp_sees)]
-            for kind, n_readers, n_writers in parts:
+                mlp_sees = after if self.block_order == "sequential" else before
+                parts = [
+                    ("attention", before, before, heads, keys_and_values),
+                    ("mlp", mlp_sees, after, np.zeros((1, 1), dtype=np.int64), no),
+                ]
+            for kind, n_writers, first_written, readers_of, elsewhere in parts:
+                n_readers = len(elsewhere)
                 found.append(
-                    ReaderBlock(
+                    Block(
                         kind=kind,  # type: ignore[arg-type]
                         layer=layer,
                         first_reader=reader,
                         n_readers=n_readers,
                         n_writers=n_writers,
                         first_edge=edge,
+                        first_written=first_written,
+                        readers_of=readers_of,
+                        elsewhere=elsewhere,
                     )
                 )
                 reader += n_readers
                 edge += n_readers * n_writers
         return tuple(found)
 
-    def first_head(self, layer: int) -> int:
-        """Index of the writer `a{layer}.h0`, which is also the number of writers before that layer."""
-        return self.n_embeddings + layer * (self.n_heads + 1)
-
-    def mlp_writer(self, layer: int) -> int:
-        """Index of the writer `m{layer}`."""
-        return self.first_head(layer) + self.n_heads
+    @property
+    def _readers_of_heads(self) -> np.ndarray:
+        """The readers of every head of a layer, as indices within the layer `[head role]`."""
+        heads, n_kv = np.arange(self.n_heads), self.n_kv_readers
+        if not n_kv:
+            return heads[:, None]
+        key = self.n_heads + heads // (self.n_heads // n_kv)
+        return np.stack([heads, key, key + n_kv], 1)
 
     # ---------------------------------------------------------------- names
 

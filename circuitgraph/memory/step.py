@@ -92,14 +92,10 @@ class StepMemory:
         """Readers at the reached tokens, and at the asked positions alone: no key and no value depends on these."""
         universe = self.universe
         last = universe.n_layers - 1
-        keys_and_values = 2 * universe.n_kv_readers or universe.n_attention_readers
-        wide = [
-            block.n_readers if block.layer < last else keys_and_values if block.kind == "attention" else 0
-            for block in universe.blocks
-        ]
+        wide = [block.n_readers if block.layer < last else int(block.elsewhere.sum()) for block in universe.blocks]
         narrow = [block.n_readers - reached for block, reached in zip(universe.blocks, wide, strict=True)]
         return (
-            Level(readers=wide, n_slots=universe.first_head(last), n_cells=self.cells),
+            Level(readers=wide, n_slots=universe.blocks[-3].n_writers, n_cells=self.cells),
             Level(readers=narrow, n_slots=universe.n_writers, n_cells=self.asked),
         )
 

@@ -105,9 +105,14 @@ class _Walk:
         self.codes = codes
         self.writer_layer = universe.writer_layers.tolist()
         self.reader_layer = universe.reader_layers.tolist()
-        first = universe.n_embeddings
-        self.ports = [[] if node < first else self._ports_of(node) for node in range(universe.n_writers)]
-        self.heads = [self._heads_of(reader) for reader in range(universe.n_readers)]
+        self.first_of_layer = [block.first_written for block in universe.blocks if block.kind == "attention"]
+        self.ports: list[list[int]] = [[] for _ in range(universe.n_writers)]
+        self.heads: list[list[int]] = [[] for _ in range(universe.n_readers)]
+        for block in universe.blocks:
+            for writer, ports in enumerate((block.readers_of + block.first_reader).tolist(), block.first_written):
+                self.ports[writer] = ports
+                for reader in ports:
+                    self.heads[reader].append(writer)
         self.out: list[list[int]] = [[] for _ in range(universe.n_writers)]
         self.into: list[list[int]] = [[] for _ in range(universe.n_readers)]
         self.edges: list[tuple[int, int]] = []
@@ -148,7 +153,7 @@ class _Walk:
         node, share = self._node_of(reader)
         if not self.out[node]:
             return
-        first = universe.first_head(layer)
+        first = self.first_of_layer[layer]
         other = first + self._below(universe.n_heads + 1)
         if other == node:
             return
@@ -165,7 +170,7 @@ class _Walk:
         layer = self.writer_layer[node]
         if layer < 0:
             return
-        other = self.universe.first_head(layer) + self._below(self.universe.n_heads + 1)
+        other = self.first_of_layer[layer] + self._below(self.universe.n_heads + 1)
         if other == node:
             return
         gone, come = [], []
@@ -242,39 +247,12 @@ class _Walk:
     def _writers_beside(self, writer: int) -> tuple[int, int]:
         """The first writer of a writer's layer, and how many."""
         layer, universe = self.writer_layer[writer], self.universe
-        return (0, universe.n_embeddings) if layer < 0 else (universe.first_head(layer), universe.n_heads + 1)
+        return (0, universe.n_embeddings) if layer < 0 else (self.first_of_layer[layer], universe.n_heads + 1)
 
     def _readers_beside(self, reader: int) -> tuple[int, int]:
         """The first reader of a reader's layer, and how many."""
         layer, n = self.reader_layer[reader], self.universe.n_attention_readers + 1
         return layer * n, 1 if layer == self.universe.n_layers else n
-
-    def _ports_of(self, node: int) -> list[int]:
-        """Readers of a head (its query's first) or of an MLP."""
-        universe = self.universe
-        layer = self.writer_layer[node]
-        start, head = layer * (universe.n_attention_readers + 1), node - universe.first_head(layer)
-        if head == universe.n_heads:
-            return [start + universe.n_attention_readers]
-        n_kv = universe.n_kv_readers
-        if not n_kv:
-            return [start + head]
-        key = start + universe.n_heads + head // (universe.n_heads // n_kv)
-        return [start + head, key, key + n_kv]
-
-    def _heads_of(self, reader: int) -> list[int]:
-        """The nodes that a reader is of: none for the logits, several for shared keys and values."""
-        universe, layer = self.universe, self.reader_layer[reader]
-        if layer == universe.n_layers:
-            return []
-        at, first, n_kv = reader % (universe.n_attention_readers + 1), universe.first_head(layer), universe.n_kv_readers
-        if at == universe.n_attention_readers:
-            return [first + universe.n_heads]
-        if at < universe.n_heads:
-            return [first + at]
-        group = universe.n_heads // n_kv
-        start = first + (at - universe.n_heads) % n_kv * group
-        return list(range(start, start + group))
 
     def _share(self, reader: int) -> float:
         """How likely each of a reader's nodes is chosen."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.graph.liveness import readers_used
 from circuitgraph.graph.universe import Universe
 
 KEPT, CUT = 10.0, -10.0
@@ -70,12 +69,8 @@ def _choose_nodes(universe: Universe, n_nodes: int, rng: np.random.Generator) ->
 
 def _own_readers(universe: Universe, node: int) -> np.ndarray:
     """Readers that feed a head or an MLP."""
-    layer = int(universe.writer_layers[node])
-    attention, mlp = universe.blocks[2 * layer : 2 * layer + 2]
-    if universe.writer_kinds[node] == "mlp":
-        return np.array([mlp.first_reader])
-    heads = np.arange(universe.n_heads) == node - universe.first_head(layer)
-    return attention.first_reader + np.flatnonzero(readers_used(universe, heads))
+    block = next(block for block in universe.blocks if block.written.start <= node < block.written.stop)
+    return block.first_reader + block.readers_of[node - block.first_written]
 
 
 def _readers_of(universe: Universe, nodes: np.ndarray) -> np.ndarray:

@@ -14,13 +14,12 @@ decided on the host, on flat arrays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from circuitgraph.graph.liveness import heads_fed, readers_reaching, readers_used, writers_reached
-from circuitgraph.graph.universe import ReaderBlock, Universe
+from circuitgraph.graph.liveness import backward_reach, forward_reach, the_embeddings, the_logits
+from circuitgraph.graph.universe import Universe
 
 LEVELS = ("local", "reached", "asked")
 _LOCAL, _REACHED, _ASKED, _NOWHERE = 0, 1, 2, -1
@@ -96,12 +95,10 @@ def stored_writers(universe: Universe, active: np.ndarray, *, constant_when_dead
     Returns:
         Booleans `[writer]`.
     """
-    reaching = readers_reaching(universe, active)
-    wanted = np.zeros(universe.n_writers, dtype=bool)
-    for block in universe.blocks:
-        rows = reaching[block.first_reader : block.first_reader + block.n_readers]
-        wanted[: block.n_writers] |= _matrix(block, active)[rows].any(0)
-    return wanted if constant_when_dead else wanted & writers_reached(universe, active)
+    wanted = backward_reach(universe, active, readers=the_logits(universe))[1]
+    if constant_when_dead:
+        return wanted
+    return wanted & forward_reach(universe, active, writers=the_embeddings(universe))[1]
 
 
 def plan_step(
@@ -128,23 +125,26 @@ def plan_step(
         The plan.
     """
     stored = stored_writers(universe, active, constant_when_dead=constant_when_dead)
-    sweep = _Sweep(universe, active, wanted, stored)
-    running = sweep.running_readers(run_dead_readers)
-    everywhere = sweep.needed_everywhere(running)
-    level, gradient = sweep.levels(running, everywhere, local)
+    live = _seen_of(universe, active, stored)
+    running = _running_readers(universe, live, stored, run_dead_readers)
+    wide, everywhere = _needed_everywhere(universe, live, running)
+    level = np.where(wide, np.where(_fed_locally(universe, live, local), _LOCAL, _REACHED), _ASKED)
+    level[~running] = _NOWHERE
+    gradient = _passed_by_gradients(universe, live, wanted)
     streams = {}
     for index, name in enumerate(LEVELS):
         rows = level == index
         if rows.any():
-            streams[name] = sweep.stream(rows, gradient)
+            streams[name] = _stream(universe, live, rows, gradient)
     heads, mlps = [], []
-    for layer in range(universe.n_layers):
-        first, mlp = universe.first_head(layer), universe.mlp_writer(layer)
-        live, wide = stored[first:mlp], everywhere[first:mlp]
-        by_level = {"reached": np.flatnonzero(live & wide), "asked": np.flatnonzero(live & ~wide)}
-        heads.append({name: found for name, found in by_level.items() if len(found)})
-        reader = level[universe.blocks[2 * layer + 1].first_reader]
-        mlps.append(None if reader == _NOWHERE else LEVELS[reader])
+    for block in universe.blocks:
+        if block.kind == "attention":
+            runs, far = stored[block.written], everywhere[block.written]
+            by_level = {"reached": np.flatnonzero(runs & far), "asked": np.flatnonzero(runs & ~far)}
+            heads.append({name: found for name, found in by_level.items() if len(found)})
+        elif block.kind == "mlp":
+            reader = level[block.first_reader]
+            mlps.append(None if reader == _NOWHERE else LEVELS[reader])
     return StepPlan(
         streams=streams,
         heads=tuple(heads),
@@ -172,142 +172,87 @@ def covering_edges(
         Booleans `[edge]`, which contain `live`.
     """
     stored = stored_writers(universe, live, constant_when_dead=constant_when_dead)
-    sweep = _Sweep(universe, live, live, stored)
-    running = sweep.running_readers(run_dead_readers)
-    everywhere = sweep.needed_everywhere(running)
-    parts = []
+    seen = _seen_of(universe, live, stored)
+    running = _running_readers(universe, seen, stored, run_dead_readers)
+    wide, everywhere = _needed_everywhere(universe, seen, running)
+    found = np.zeros_like(seen)
     for block in universe.blocks:
-        wide = sweep.wide(block, everywhere)[:, None]
-        seen = stored[: block.n_writers] & (everywhere[: block.n_writers] | ~wide)
-        parts.append(seen & running[_rows(block), None])
-    return _flat(parts)
+        far = wide[block.readers, None]
+        open_to = stored[: block.n_writers] & (everywhere[: block.n_writers] | ~far)
+        block.matrix(found)[:] = open_to & running[block.readers, None]
+    return found
 
 
-def _flat(parts: Iterable[np.ndarray]) -> np.ndarray:
-    return np.concatenate([part.ravel() for part in parts])
+def _seen_of(universe: Universe, active: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    """Active edges from stored writers `[edge]`."""
+    live = active.copy()
+    for block in universe.blocks:
+        block.matrix(live)[:, ~stored[: block.n_writers]] = False
+    return live
 
 
-def _matrix(block: ReaderBlock, edges: np.ndarray) -> np.ndarray:
-    return edges[block.edges].reshape(block.n_readers, block.n_writers)
+def _running_readers(universe: Universe, live: np.ndarray, stored: np.ndarray, run_dead_readers: bool) -> np.ndarray:
+    """The logits, and readers of stored writers `[reader]`; of heads all, or those with live edges."""
+    running = the_logits(universe)
+    for block in universe.blocks:
+        used = block.serving(stored[block.written])
+        if block.kind == "attention" and not run_dead_readers:
+            used &= block.matrix(live).any(1)
+        running[block.readers] |= used
+    return running
 
 
-def _rows(block: ReaderBlock) -> slice:
-    return slice(block.first_reader, block.first_reader + block.n_readers)
+def _needed_everywhere(universe: Universe, live: np.ndarray, running: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Readers needed beyond the asked positions, if they run `[reader]`; writers on which a key or value depends."""
+    elsewhere = np.concatenate([block.elsewhere for block in universe.blocks])
+    return backward_reach(universe, live, readers=elsewhere, within=running)
 
 
-class _Sweep:
-    """Sweeps over the blocks with one step's gates."""
+def _fed_locally(universe: Universe, live: np.ndarray, local: bool) -> np.ndarray:
+    """Readers that no attention feeds, where local cells are told apart `[reader]`."""
+    if not local:
+        return np.zeros(universe.n_readers, dtype=bool)
+    return ~forward_reach(universe, live, writers=universe.writer_kinds == "head")[0]
 
-    def __init__(self, universe: Universe, active: np.ndarray, wanted: np.ndarray, stored: np.ndarray) -> None:
-        self.universe, self.stored = universe, stored
-        self.live = [_matrix(block, active) & stored[: block.n_writers] for block in universe.blocks]
-        self.wanted = [_matrix(block, wanted).any(1) for block in universe.blocks]
 
-    def running_readers(self, run_dead_readers: bool) -> np.ndarray:
-        """Readers of stored writers `[reader]`."""
-        universe = self.universe
-        running = np.zeros(universe.n_readers, dtype=bool)
-        for block, live in zip(universe.blocks, self.live, strict=True):
-            if block.kind == "logits":
-                used = np.array([True])
-            elif block.kind == "mlp":
-                used = self.stored[[universe.mlp_writer(block.layer)]]
-            else:
-                first = universe.first_head(block.layer)
-                used = readers_used(universe, self.stored[first : first + universe.n_heads])
-                if not run_dead_readers:
-                    used = used & live.any(1)
-            running[_rows(block)] = used
-        return running
+def _passed_by_gradients(universe: Universe, live: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Readers with a wanted gate at them or before them `[reader]`."""
+    asked = np.concatenate([block.matrix(wanted).any(1) for block in universe.blocks])
+    return forward_reach(universe, live, writers=np.zeros(universe.n_writers, dtype=bool), readers=asked)[0]
 
-    def wide(self, block: ReaderBlock, everywhere: np.ndarray) -> np.ndarray:
-        """Readers of a block that are needed beyond the asked positions, if they run `[reader]`."""
-        universe = self.universe
-        wide = np.ones(block.n_readers, dtype=bool)
-        if block.kind == "logits":
-            wide[:] = False
-        elif block.kind == "mlp":
-            wide[:] = everywhere[universe.mlp_writer(block.layer)]
-        elif universe.n_kv_readers:
-            first = universe.first_head(block.layer)
-            wide[: universe.n_heads] = everywhere[first : first + universe.n_heads]
-        return wide
 
-    def needed_everywhere(self, running: np.ndarray) -> np.ndarray:
-        """Writers on which a key or a value depends `[writer]`."""
-        universe = self.universe
-        everywhere = np.zeros(universe.n_writers, dtype=bool)
-        for block, live in zip(reversed(universe.blocks), reversed(self.live), strict=True):
-            wide = self.wide(block, everywhere)
-            everywhere[: block.n_writers] |= live[wide & running[_rows(block)]].any(0)
-        return everywhere
-
-    def levels(self, running: np.ndarray, everywhere: np.ndarray, local: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The level of each running reader `[reader]`, and whether a gradient passes it `[reader]`."""
-        universe = self.universe
-        level = np.full(universe.n_readers, _NOWHERE)
-        gradient = np.zeros(universe.n_readers, dtype=bool)
-        is_local = np.zeros(universe.n_writers, dtype=bool)
-        is_local[: universe.n_embeddings] = local
-        passes = np.zeros(universe.n_writers, dtype=bool)
-        for block, live, wanted in zip(universe.blocks, self.live, self.wanted, strict=True):
-            wide = self.wide(block, everywhere)
-            fed_locally = ~np.asarray((live & ~is_local[: block.n_writers]).any(1)) & local
-            found = np.where(wide, np.where(fed_locally, _LOCAL, _REACHED), _ASKED)
-            level[_rows(block)] = np.where(running[_rows(block)], found, _NOWHERE)
-            moves = np.asarray(wanted | (live & passes[: block.n_writers]).any(1))
-            gradient[_rows(block)] = moves
-            if block.kind == "mlp":
-                is_local[universe.mlp_writer(block.layer)] = fed_locally[0]
-                passes[universe.mlp_writer(block.layer)] = moves[0]
-            elif block.kind == "attention":
-                first = universe.first_head(block.layer)
-                passes[first : first + universe.n_heads] = heads_fed(universe, moves)
-        return level, gradient
-
-    def stream(self, in_stream: np.ndarray, gradient: np.ndarray) -> StreamPlan:
-        """Lay out the stream of some readers."""
-        universe = self.universe
-        read = np.zeros(universe.n_writers, dtype=bool)
-        for block, live in zip(universe.blocks, self.live, strict=True):
-            read[: block.n_writers] |= live[in_stream[_rows(block)]].any(0)
-        before = np.concatenate([[0], np.cumsum(read)])
-        writer_of_slot = np.flatnonzero(read)
-        blocks: list[BlockPlan] = []
-        edges: list[np.ndarray] = []
-        row = 0
-        for block in universe.blocks:
-            readers = np.flatnonzero(in_stream[_rows(block)])
-            first, n_written = _writes(universe, block)
-            visible = int(before[block.n_writers])
-            index = np.full((len(readers), len(writer_of_slot)), universe.n_edges, dtype=np.int64)
-            index[:, :visible] = block.first_edge + readers[:, None] * block.n_writers + writer_of_slot[None, :visible]
-            edges.append(index)
-            # The logits always pass a gradient on, so that a loss can be taken backward at all.
-            moves = block.kind == "logits" or bool(gradient[_rows(block)][readers].any())
-            blocks.append(
-                BlockPlan(
-                    readers=readers,
-                    rows=slice(row, row + len(readers)),
-                    n_slots=visible,
-                    writers=np.flatnonzero(read[first : first + n_written]),
-                    slots=slice(int(before[first]), int(before[first + n_written])),
-                    differentiable=moves,
-                )
+def _stream(universe: Universe, live: np.ndarray, in_stream: np.ndarray, gradient: np.ndarray) -> StreamPlan:
+    """Lay out the stream of some readers."""
+    read = np.zeros(universe.n_writers, dtype=bool)
+    for block in universe.blocks:
+        read[: block.n_writers] |= block.matrix(live)[in_stream[block.readers]].any(0)
+    before = np.concatenate([[0], np.cumsum(read)])
+    writer_of_slot = np.flatnonzero(read)
+    blocks: list[BlockPlan] = []
+    edges: list[np.ndarray] = []
+    row = 0
+    for block in universe.blocks:
+        readers = np.flatnonzero(in_stream[block.readers])
+        visible = int(before[block.n_writers])
+        index = np.full((len(readers), len(writer_of_slot)), universe.n_edges, dtype=np.int64)
+        index[:, :visible] = block.first_edge + readers[:, None] * block.n_writers + writer_of_slot[None, :visible]
+        edges.append(index)
+        # The logits always pass a gradient on, so that a loss can be taken backward at all.
+        moves = block.kind == "logits" or bool(gradient[block.readers][readers].any())
+        blocks.append(
+            BlockPlan(
+                readers=readers,
+                rows=slice(row, row + len(readers)),
+                n_slots=visible,
+                writers=np.flatnonzero(read[block.written]),
+                slots=slice(int(before[block.written.start]), int(before[block.written.stop])),
+                differentiable=moves,
             )
-            row += len(readers)
-        return StreamPlan(
-            blocks=tuple(blocks),
-            embeddings=np.flatnonzero(read[: universe.n_embeddings]),
-            edges=np.concatenate(edges),
-            n_slots=len(writer_of_slot),
         )
-
-
-def _writes(universe: Universe, block: ReaderBlock) -> tuple[int, int]:
-    """The first writer that a block feeds, and how many."""
-    if block.kind == "attention":
-        return universe.first_head(block.layer), universe.n_heads
-    if block.kind == "mlp":
-        return universe.mlp_writer(block.layer), 1
-    return universe.n_writers, 0
+        row += len(readers)
+    return StreamPlan(
+        blocks=tuple(blocks),
+        embeddings=np.flatnonzero(read[: universe.n_embeddings]),
+        edges=np.concatenate(edges),
+        n_slots=len(writer_of_slot),
+    )

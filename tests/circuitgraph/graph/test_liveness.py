@@ -6,9 +6,10 @@ import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from circuitgraph.graph.build import build_graph
-from circuitgraph.graph.liveness import effective_edges, heads_fed, readers_reaching, readers_used, writers_reached
+from circuitgraph.graph.liveness import backward_reach, effective_edges, forward_reach, the_embeddings, the_logits
 from circuitgraph.graph.universe import Universe
 from tests.circuitgraph.graph.universes import STEADY, Kept, kept_edges
 
@@ -40,10 +41,22 @@ def test_effective_edges_lie_on_paths(case: Kept) -> None:
         assert found == expected["counterfactual" if ablation == "counterfactual" else "zero"], ablation
     assert np.array_equal(kept, before)
     # A reader that no kept edge enters may reach the logits all the same: its head does.
-    reaching = {name for name, live in zip(universe.readers, readers_reaching(universe, kept), strict=True) if live}
+    leads, wanted = backward_reach(universe, kept, readers=the_logits(universe))
+    reaching = {name for name, live in zip(universe.readers, leads, strict=True) if live}
     assert reaching == before_logits.intersection(universe.readers)
-    reached = {name for name, live in zip(universe.writers, writers_reached(universe, kept), strict=True) if live}
+    read = {name for name in universe.writers if any(kept_edge(graph, name, reader) for reader in reaching)}
+    assert read == {name for name, live in zip(universe.writers, wanted, strict=True) if live}
+    fed, said = forward_reach(universe, kept, writers=the_embeddings(universe))
+    reached = {name for name, live in zip(universe.writers, said, strict=True) if live}
     assert reached == {name for name in universe.writers if name in after_input and _writes(universe, graph, name)}
+    assert {name for name, live in zip(universe.readers, fed, strict=True) if live} == {
+        name for name in universe.readers if any(kept_edge(graph, writer, name) for writer in reached)
+    }
+
+
+def kept_edge(graph: nx.DiGraph, writer: str, reader: str) -> bool:
+    """Whether a reader reads a writer; what joins readers to their heads is no edge of the universe."""
+    return graph.has_edge(writer, reader) and graph.edges[writer, reader].get("mask") is not None
 
 
 def _writes(universe: Universe, graph: nx.DiGraph, name: str) -> bool:
@@ -81,9 +94,71 @@ def test_heads_and_readers_of_a_layer() -> None:
     universe = Universe(family="llama", n_layers=1, n_heads=4, n_kv_heads=2)
     readers = np.zeros(8, dtype=bool)  # four queries, two keys, two values
     readers[[0, 7]] = True
-    assert heads_fed(universe, readers).tolist() == [True, False, True, True]
+    attention = universe.blocks[0]
+    assert attention.fed(readers).tolist() == [True, False, True, True]
     heads = np.array([False, True, False, False])
-    assert readers_used(universe, heads).tolist() == [False, True, False, False, True, False, True, False]
+    assert attention.serving(heads).tolist() == [False, True, False, False, True, False, True, False]
+
+
+@STEADY
+@given(case=kept_edges(), seed=st.integers(0, 999))
+def test_sweeps_from_anywhere(case: Kept, seed: int) -> None:
+    """Both sweeps from any readers and writers, by paths in networkx, one start at a time."""
+    universe, rng = case.universe, np.random.default_rng(seed)
+    graph = sides(universe, kept_graph(universe, case.mask))
+    writers, readers, within = (
+        rng.random(n) < 0.2 for n in (universe.n_writers, universe.n_readers, universe.n_readers)
+    )
+    starts = {("w", universe.writers[i]) for i in np.flatnonzero(writers)}
+    starts |= {("r", universe.readers[i]) for i in np.flatnonzero(readers)}
+    after = starts.union(*(nx.descendants(graph, node) for node in starts))
+    assert named(universe, *forward_reach(universe, case.mask, writers=writers, readers=readers)) == after
+    # A reader that leads nowhere can be depended on, but nothing in front of it is for its sake.
+    shut = {("r", name) for name, leads in zip(universe.readers, within, strict=True) if not leads}
+    graph.remove_edges_from([edge for edge in graph.edges if edge[1] in shut])
+    ends = {("r", universe.readers[i]) for i in np.flatnonzero(readers)}
+    before = ends.union(*(nx.ancestors(graph, node) for node in ends))
+    assert named(universe, *backward_reach(universe, case.mask, readers=readers, within=within)) == before
+
+
+def sides(universe: Universe, graph: nx.DiGraph) -> nx.DiGraph:
+    """The graph with each node's reading and writing apart, since an MLP does both under one name."""
+    split = nx.DiGraph([(("r", name), ("w", name)) for name in universe.writers if name in universe.readers])
+    split.add_nodes_from([("w", name) for name in universe.writers] + [("r", name) for name in universe.readers])
+    for u, v, mask in graph.edges(data="mask"):
+        split.add_edge(*((("w", u), ("r", v)) if mask is not None else (("r", u), ("w", v))))
+    return split
+
+
+def named(universe: Universe, readers: np.ndarray, writers: np.ndarray) -> set[tuple[str, str]]:
+    """Readers and writers by name and side."""
+    found = {("r", universe.readers[i]) for i in np.flatnonzero(readers)}
+    return found | {("w", universe.writers[i]) for i in np.flatnonzero(writers)}
+
+
+@pytest.mark.parametrize("kv_heads", ["native", "per_query"])
+@pytest.mark.parametrize("order", ["sequential", "parallel"])
+def test_blocks_say_what_they_write(order: str, kv_heads: str) -> None:
+    """By the names: a0.kv1<k> serves a0.h2 and a0.h3, an MLP itself, and the logits nothing."""
+    universe = Universe(
+        family="x", n_layers=2, n_heads=4, n_kv_heads=2, block_order=order, kv_heads=kv_heads, embeddings="split"
+    )
+    for block in universe.blocks:
+        readers = universe.readers[block.readers]
+        written = universe.writers[block.written]
+        if block.kind == "logits":
+            assert (readers, written) == (("logits",), ())
+        elif block.kind == "mlp":
+            assert readers == written == (f"m{block.layer}",) and not block.elsewhere.any()
+        else:
+            assert written == tuple(f"a{block.layer}.h{head}" for head in range(4))
+            key = [f"kv{head // 2}" if kv_heads == "native" else f"h{head}" for head in range(4)]
+            expected = [
+                [f"a{block.layer}.{name}" for name in (f"h{head}<q>", f"{key[head]}<k>", f"{key[head]}<v>")]
+                for head in range(4)
+            ]
+            assert [[readers[place] for place in row] for row in block.readers_of] == expected
+            assert [name for name, far in zip(readers, block.elsewhere, strict=True) if far] == list(readers[4:])
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
