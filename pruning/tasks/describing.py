@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,21 +55,24 @@ class _SpellingTokenizer:
         return [self.vocabulary.setdefault(piece, len(self.vocabulary)) for piece in pieces]
 
 
-def describe_tasks(tokenizer: object | None = None, *, seed: int = 0) -> list[TaskDescription]:
+def describe_tasks(
+    tokenizer: object | None = None, *, seed: int = 0, only: Sequence[str] | None = None
+) -> list[TaskDescription]:
     """Describe every task.
 
     Args:
         tokenizer: The tokenizer that examples are made for; without one, each word counts as one token.
         seed: Which example.
+        only: Names of tasks; None describes all.
 
     Returns:
-        A description a task, sorted by name. A task of another package that cannot be loaded says so.
+        A description per task, sorted by name. A task of another package that cannot be loaded says so.
 
     Examples:
-        >>> next(task.example for task in describe_tasks() if task.name == "tracr-reverse")
-        'BOS 1 2 2 → 2 2 1'
+        >>> [task.example for task in describe_tasks(only=["tracr-reverse"])]
+        ['BOS 1 2 2 → 2 2 1']
     """
-    return [_described(name, tokenizer, seed) for name in task_names()]
+    return [_described(name, tokenizer, seed) for name in (task_names() if only is None else only)]
 
 
 def _described(name: str, tokenizer: object | None, seed: int) -> TaskDescription:

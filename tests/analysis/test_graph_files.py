@@ -71,6 +71,7 @@ def test_empty_circuits(suffix: str, tmp_path: Path) -> None:
     assert len(read(write_graph(Circuit.from_edges(UNIVERSES["mha"], []), tmp_path / f"e{suffix}"))) == 0
 
 
+@pytest.mark.slow
 def test_5000_edges(tmp_path: Path) -> None:
     circuit = large_circuit()
     assert len(read(write_graph(circuit, tmp_path / "c.gexf")).edges) == circuit.graph.number_of_edges() > 5000

@@ -69,6 +69,7 @@ def test_the_same_bits_under_every_state(state: str, family: str, tiny_gpt2, tin
         assert not ours.is_inference() and ours.dtype == theirs.dtype and torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", STATES)
 def test_each_step_by_itself_under_every_state(state: str) -> None:
     """Loading, kept runs, effects, gradients, training steps and extraction, called one by one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -38,6 +39,10 @@ CASES: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
     "tracr-both-ways": ("tracr", {"causal": False}, {"embeddings": "split"}),
     "tracr-causal": ("tracr", {"causal": True}, {}),
 }
+
+_QUICK = ("gpt2", "llama-gqa")
+BATTERY = [pytest.param(case, marks=() if case in _QUICK else pytest.mark.slow) for case in CASES]
+"""All cases, for a battery of tests; `make test-fast` runs two of them."""
 
 FAMILIES = ("gpt2", "llama", "mistral", "tracr")
 

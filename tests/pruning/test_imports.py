@@ -8,6 +8,7 @@ import sys
 UNIX_ONLY = ("resource", "fcntl", "termios", "pwd", "grp")
 
 
+@pytest.mark.slow
 def test_without_the_modules_of_unix_everything_is_imported() -> None:
     """A fresh process in which none of these modules can be imported, as on Windows."""
     code = (

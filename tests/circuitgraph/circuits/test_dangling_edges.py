@@ -10,12 +10,12 @@ from torch import Tensor
 from circuitgraph.graph.liveness import effective_edges
 from tests.circuitgraph.forward.situations import BothWays, Situation
 from tests.oracles import definition as oracle
-from tests.oracles.cases import CASES, ModelMakers
+from tests.oracles.cases import BATTERY, ModelMakers
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=BATTERY)
 def both(request: pytest.FixtureRequest, tiny_gpt2, tiny_llama) -> BothWays:
     # Three layers, so that a whole chain of edges can dangle.
     compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(request.param, dtype=torch.float64, n_layers=3)

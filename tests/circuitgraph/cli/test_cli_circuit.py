@@ -226,6 +226,7 @@ class TestEvaluate:
 CLEAN, CORRUPTED = "x Ann gave Bob a cup to", "x Ann gave Eve a cup to"
 
 
+@pytest.mark.slow
 class TestRun:
     def test_full_model_and_circuit_side_by_side(self, text_result, text_model):
         ended = call(

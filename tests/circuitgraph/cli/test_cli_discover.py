@@ -27,6 +27,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 class TestResult:
     def test_every_file_is_there_and_nothing_else(self, tracr_result):
         assert {path.name for path in tracr_result.iterdir()} == FILES

@@ -13,12 +13,12 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.parity import check_parity, parity_differences
 from circuitgraph.tracr import load_tracr
-from tests.oracles.cases import CASES, ModelMakers, pair_of_batches
+from tests.oracles.cases import BATTERY, ModelMakers, pair_of_batches
 from tests.oracles.hooks import call
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", BATTERY)
 def test_every_family_and_choice(case: str, dtype: torch.dtype, tiny_gpt2, tiny_llama) -> None:
     found = parity_differences(ModelMakers(tiny_gpt2, tiny_llama).compile(case, dtype=dtype))
     assert set(found) == {f"all gates {gate}, padding {side}" for gate in (0, 1) for side in ("none", "left", "right")}
@@ -47,7 +47,7 @@ def test_bfloat16_rounds_no_worse_than_the_model_does(case: str, tiny_gpt2, tiny
 
 
 @pytest.mark.parametrize("side", ["none", "left", "right"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", BATTERY)
 def test_without_the_gates_own_code(case: str, side: str, tiny_gpt2, tiny_llama) -> None:
     """The same two checks with other lengths, other asked positions and the model called from here."""
     compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(case, dtype=torch.float64)

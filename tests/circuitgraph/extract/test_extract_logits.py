@@ -10,7 +10,7 @@ from circuitgraph.extract import extract_circuit
 from tests.circuitgraph.extract.extract_cases import CONSTANT, Bench, circuit_of
 from tests.circuitgraph.forward.situations import BothWays, Situation
 from tests.oracles import definition as oracle
-from tests.oracles.cases import CASES, ModelMakers, in_parallel
+from tests.oracles.cases import BATTERY, ModelMakers, in_parallel
 
 # Sums of a few dozen float64 terms in another order, through a few layers of norms; 1e-14 is seen.
 EXACT = 1e-11
@@ -18,7 +18,7 @@ EXACT = 1e-11
 SHARES = (0.0, 0.06, 0.3, 0.8)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=BATTERY)
 def compiled(request: pytest.FixtureRequest, tiny_gpt2, tiny_llama) -> CompiledModel:
     return ModelMakers(tiny_gpt2, tiny_llama).compile(request.param, dtype=torch.float64, n_layers=3)
 
@@ -99,6 +99,7 @@ def test_logits_equal_the_definition(case: str, ablation: str, tiny_gpt2, tiny_l
         torch.testing.assert_close(ours, wanted, atol=EXACT, rtol=EXACT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["gpt2", "llama-gqa", "tracr-both-ways"])
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_float32_rounds_no_worse_than_the_definition_does(case: str, ablation: str, tiny_gpt2, tiny_llama) -> None:

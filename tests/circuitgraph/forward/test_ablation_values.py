@@ -15,11 +15,11 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.masked import FixedPlan
-from tests.oracles.cases import CASES, ModelMakers, pair_of_batches
+from tests.oracles.cases import BATTERY, ModelMakers, pair_of_batches
 from tests.oracles.hooks import call, landmarks, said_by
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=BATTERY)
 def compiled(request: pytest.FixtureRequest, tiny_gpt2, tiny_llama) -> CompiledModel:
     return ModelMakers(tiny_gpt2, tiny_llama).compile(request.param, dtype=torch.float64)
 

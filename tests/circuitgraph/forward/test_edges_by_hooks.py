@@ -9,7 +9,7 @@ from torch import nn
 
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.graph.universe import EDGE_KINDS
-from tests.oracles.cases import CASES, ModelMakers, pair_of_batches
+from tests.oracles.cases import BATTERY, ModelMakers, pair_of_batches
 from tests.oracles.hooks import (
     call,
     cut_edge,
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 EDGES_A_KIND = 4
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=BATTERY)
 def compiled(request: pytest.FixtureRequest, tiny_gpt2, tiny_llama) -> CompiledModel:
     return ModelMakers(tiny_gpt2, tiny_llama).compile(request.param, dtype=torch.float64)
 

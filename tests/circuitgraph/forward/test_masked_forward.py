@@ -14,7 +14,7 @@ from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.masked import MaskedPass
 from tests.circuitgraph.forward.situations import ABLATIONS, WAYS, BothWays, Edits, Situation, mix_by, situations
 from tests.oracles import definition as oracle
-from tests.oracles.cases import CASES, ModelMakers
+from tests.oracles.cases import BATTERY, ModelMakers
 
 # Sums of a few dozen float64 terms, through two layers of norms: 1e-14 is seen, 1e-9 is asked.
 EXACT = 1e-9
@@ -22,7 +22,7 @@ EXACT = 1e-9
 PLAIN = Situation("mixture", 0.3, 0.5, "counterfactual", "left", (5, 3), 2, 3)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=BATTERY)
 def exact(request: pytest.FixtureRequest, tiny_gpt2: Callable[..., nn.Module], tiny_llama) -> BothWays:
     compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(request.param, dtype=torch.float64)
     return BothWays(compiled, oracle.plain_model(compiled.model), PLAIN)

@@ -23,13 +23,13 @@ from tests.circuitgraph.forward.situations import (
     without_kernels,
 )
 from tests.oracles import definition as oracle
-from tests.oracles.cases import CASES, ModelMakers, in_parallel
+from tests.oracles.cases import BATTERY, ModelMakers, in_parallel
 
 PLAIN = Situation("mixture", 0.4, 0.5, "counterfactual", "left", (5, 3), 2, 3)
 EDITS = Edits(removed=0.2, frozen=0.2, ties="random", seed=4)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=BATTERY)
 def exact(request: pytest.FixtureRequest, tiny_gpt2: Callable[..., nn.Module], tiny_llama) -> BothWays:
     compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(request.param, dtype=torch.float64)
     return BothWays(compiled, oracle.plain_model(compiled.model), PLAIN)
@@ -161,6 +161,7 @@ def test_parallel_blocks(tiny_gpt2, tiny_llama, situation: Situation) -> None:
 @given(situation=situations())
 @example(situation=replace(PLAIN, gates="undecided"))
 @settings(max_examples=4, deadline=None, derandomize=True, database=None)
+@pytest.mark.slow
 def test_without_kernels(exact: BothWays, situation: Situation) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         without_kernels(monkeypatch)
@@ -174,6 +175,7 @@ def test_gate_gradients_equal_the_definitions_in_many_situations(exact: BothWays
     check_gradients(replace(exact, situation=situation))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_mixing(exact: BothWays, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mix_by(way, monkeypatch)

@@ -71,9 +71,10 @@ CASES = [
     ("gpt2", "counterfactual"), ("gpt2-split-joint", "zero"), ("llama-gqa", "counterfactual"),
     ("llama-gqa", "mean"), ("llama-per-query", "counterfactual"), ("mistral", "counterfactual"),
 ]  # fmt: skip
+BATTERY = [CASES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[1:])]
 
 
-@pytest.mark.parametrize(("name", "ablation"), CASES)
+@pytest.mark.parametrize(("name", "ablation"), BATTERY)
 def test_effects_are_those_of_masked_runs(name: str, ablation: str, request: pytest.FixtureRequest) -> None:
     compiled = compiled_as(name, request)
     universe, circuit = compiled.universe, circuit_of(compiled, 0.6, ablation)

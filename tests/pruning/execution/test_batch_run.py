@@ -79,6 +79,7 @@ def test_more_prompts_run_at_once_where_few_nodes_do(compiled: CompiledModel, na
     assert runner._at_once(replace(share, prompts=np.arange(2))) == 2, "no more are there"
 
 
+@pytest.mark.slow
 def test_every_prompt_drawn_is_counted(compiled: CompiledModel) -> None:
     in_parts = trainer(compiled, LAGRANGIAN, micro_batch=1)
     train(in_parts)

@@ -68,6 +68,7 @@ def test_without_numba_torch_does_it_all() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_looking_at_a_model_leaves_the_compilers_alone() -> None:
     """Importing Numba or Triton takes a second or so; who only looks at a graph does not wait for it."""
     code = (

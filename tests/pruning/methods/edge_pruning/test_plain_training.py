@@ -101,6 +101,7 @@ def check_same_training(compiled: CompiledModel, pairs: EncodedPairs, recipe: Re
 @pytest.mark.parametrize(
     ("case", "recipe"), [("gpt2", LAGRANGIAN), pytest.param("llama-gqa", QUICK, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_the_same_circuit_of_a_tiny_model(case: str, recipe: Recipe, tiny_gpt2, tiny_llama) -> None:
     compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(case, dtype=torch.float64)
     check_same_training(compiled, random_prompts(lengths=[4, 5, 4, 5, 4, 4], n_asked=(1, 2)), recipe)

@@ -77,6 +77,7 @@ def stopped_after(n: int) -> Callable:
     return watch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_that_goes_on_ends_with_the_same_bits(compiled: CompiledModel, name: str) -> None:
     recipe, how = CASES[name]

@@ -75,6 +75,7 @@ def waits_of_a_step(trainer: Trainer, device: PretendDevice) -> list[str]:
 @pytest.mark.parametrize(
     "name", ["lagrangian", *(pytest.param(name, marks=pytest.mark.slow) for name in ("budget", "writers"))]
 )
+@pytest.mark.slow
 def test_the_same_gates_as_on_the_host_and_one_wait_a_step(name: str, family: str, tiny_gpt2, tiny_llama) -> None:
     make = {"gpt2": tiny_gpt2, "llama": tiny_llama}[family]
     expected = learnt(train(trainer_of(compile_model(make(), verify=False), RECIPES[name])))

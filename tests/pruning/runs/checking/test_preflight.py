@@ -304,6 +304,7 @@ def test_the_result_is_json_and_can_be_looked_at(compiled, prompts) -> None:
         doubtful.require(strict=True)
 
 
+@pytest.mark.slow
 def test_a_discovery_keeps_it(compiled, prompts) -> None:
     said: list[str] = []
     prompts["train"] = prompts["train"].subset(range(10))

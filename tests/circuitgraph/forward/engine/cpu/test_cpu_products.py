@@ -101,6 +101,7 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_threads
+@pytest.mark.slow
 def test_threads_say_what_one_says(two_threads: None) -> None:
     rows, matrix = rows_of(0, 9, 7, 16, torch.float32), matrix_of(0, 3, 9, 0.6)
     out, entries = torch.empty(3, 7, 16), Entries.of(matrix, np.dtype("float32"))

@@ -74,6 +74,7 @@ def test_both_ways(readers, slots, cells, width, share, running, same_base, dens
     check(torch.from_numpy(dots), torch.einsum("rcw,scw->rs", pulled, deltas.double())[torch.from_numpy(wanted)])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not threads.threads_work(), reason="Numba has neither OpenMP nor TBB here")
 def test_threads_say_what_one_says(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = torch.Generator().manual_seed(0)

@@ -248,6 +248,7 @@ def test_nothing_works_without_triton() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_mixing_leaves_triton_alone() -> None:
     """Importing it takes a second, and on a CPU it has nothing to do."""
     code = (
