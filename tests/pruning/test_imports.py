@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 UNIX_ONLY = ("resource", "fcntl", "termios", "pwd", "grp")
 
 
