@@ -55,9 +55,9 @@ def evaluate(
     from circuitgraph.cli.findings import print_findings
     from circuitgraph.cli.found_circuit import load_found_circuit, warn_of_trained
     from circuitgraph.cli.output import only_json, print_json, say
-    from circuitgraph.cli.progress import counting
     from circuitgraph.cli.settings import ablation_of_circuit
     from circuitgraph.errors import ConfigurationError
+    from pruning.runs.shown_progress import counting
 
     with only_json(as_json):
         cut = ablation_of_circuit(ablation, Circuit.load(circuit))

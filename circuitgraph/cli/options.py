@@ -62,6 +62,18 @@ MemoryGib = Annotated[
     ),
 ]
 
+DeviceOfRun = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps.", show_default="cpu", rich_help_panel=MACHINE)
+]
+DtypeOfRun = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="float32, float64, bfloat16 or float16.",
+        show_default="float32",
+        rich_help_panel=MACHINE,
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps.", rich_help_panel=MACHINE)]
 Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.", rich_help_panel=MACHINE)]
 DtypeOfCircuit = Annotated[
@@ -80,12 +92,14 @@ AblationOfCircuit = Annotated[
         show_default="what the circuit was found with",
     ),
 ]
-DiskCacheGib = Annotated[
-    float,
+DiskCacheGibOfRun = Annotated[
+    float | None,
     typer.Option(
+        "--disk-cache-gib",
         min=0,
         help="Disk for runs that never change, in GiB, so that the next run starts at once; the oldest go first. "
         "0 neither reads nor writes any.",
+        show_default="2.0",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -113,11 +127,19 @@ NoVerify = Annotated[
 # -------------------------------------------------------------------- what a run is to do
 
 Task = Annotated[str, typer.Option("--task", "-t", help=TASK_HELP, show_default=False)]
+ModelOfRun = Annotated[
+    str | None, typer.Option("--model", "-m", help=MODEL_HELP, show_default="the one that --like names")
+]
+TaskOfRun = Annotated[
+    str | None, typer.Option("--task", "-t", help=TASK_HELP, show_default="the one that --like names")
+]
 ResultOut = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.", show_default=False)]
 Recipe = Annotated[
     str | None,
     typer.Option(
-        help="Settings by name (see `circuitgraph recipes`).",
+        metavar="NAME|FILE",
+        help="Settings of the method: a name (see `circuitgraph recipes`), or a TOML file of your own; with "
+        'base = "quick" in it, it holds what differs from that recipe.',
         show_default="quick; Tracr models: tracr",
         rich_help_panel=SETTINGS,
     ),
@@ -155,9 +177,54 @@ Objective = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of prompts and training.", rich_help_panel=SETTINGS)]
+SeedOfRun = Annotated[
+    int | None, typer.Option(help="Of prompts and training.", show_default="0", rich_help_panel=SETTINGS)
+]
 NRandom = Annotated[
     int,
     typer.Option(min=0, help="Random circuits of the same size to compare with.", rich_help_panel=SETTINGS),
+]
+NRandomOfRun = Annotated[
+    int | None,
+    typer.Option(
+        "--n-random",
+        min=0,
+        help="Random circuits of the same size to compare with.",
+        show_default="10",
+        rich_help_panel=SETTINGS,
+    ),
+]
+RandomPromptsOfRun = Annotated[
+    str | None,
+    typer.Option(
+        "--random-prompts",
+        metavar="N|all",
+        help="On how many prompts of each split random circuits run, drawn once.",
+        show_default="32",
+        rich_help_panel=SETTINGS,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any setting by its name, as in a result's run.toml: steps=300, recipe.learning_rate=0.1, "
+        "task.sizes.train=50, settings.micro_batch=2. Wins over the other options; may be repeated.",
+        show_default=False,
+        rich_help_panel=SETTINGS,
+    ),
+]
+Like = Annotated[
+    Path | None,
+    typer.Option(
+        "--like",
+        metavar="RESULT",
+        help="Take every setting, model and task included, from an earlier result's folder or a run.toml; other "
+        "options win over it.",
+        show_default=False,
+        rich_help_panel=SETTINGS,
+    ),
 ]
 
 
@@ -194,15 +261,15 @@ RandomPrompts = Annotated[
 ]
 TrainSize = Annotated[
     int | None,
-    typer.Option(help="Training prompts.", show_default="the task's", rich_help_panel=PROMPTS),
+    typer.Option(min=0, help="Training prompts.", show_default="the task's", rich_help_panel=PROMPTS),
 ]
 ValidationSize = Annotated[
     int | None,
-    typer.Option(help="Validation prompts.", show_default="the task's", rich_help_panel=PROMPTS),
+    typer.Option(min=0, help="Validation prompts.", show_default="the task's", rich_help_panel=PROMPTS),
 ]
 TestSize = Annotated[
     int | None,
-    typer.Option(help="Test prompts.", show_default="the task's", rich_help_panel=PROMPTS),
+    typer.Option(min=0, help="Test prompts.", show_default="the task's", rich_help_panel=PROMPTS),
 ]
 ChatTemplate = Annotated[
     bool,
@@ -219,6 +286,23 @@ Bos = Annotated[
         rich_help_panel=PROMPTS,
     ),
 ]
+ChatTemplateOfRun = Annotated[
+    bool | None,
+    typer.Option(
+        "--chat-template",
+        help="Wrap each prompt as a user's message; by default it is not.",
+        show_default=False,
+        rich_help_panel=PROMPTS,
+    ),
+]
+BosOfRun = Annotated[
+    str | None,
+    typer.Option(
+        help="BOS before each prompt: auto (as the tokenizer does), yes or no.",
+        show_default="auto",
+        rich_help_panel=PROMPTS,
+    ),
+]
 TaskOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -230,10 +314,11 @@ TaskOption = Annotated[
     ),
 ]
 CacheGib = Annotated[
-    float,
+    float | None,
     typer.Option(
         min=0,
         help="Memory for runs that never change, in GiB; 0 keeps none of them in memory.",
+        show_default="2.0",
         rich_help_panel=MACHINE,
     ),
 ]

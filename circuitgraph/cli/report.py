@@ -132,10 +132,10 @@ def _names(splits: Sequence[str], result: ResultFolder) -> list[str]:
 
 def _n_effects(result: ResultFolder) -> int:
     """Of how many edges effects were asked for; results of older versions do not say."""
-    from pruning.runs.measuring import N_EDGES
+    from pruning.runs.request import N_EFFECTS
 
     asked = result.how_evaluated().get("n_effects")
-    return asked if isinstance(asked, int) else N_EDGES
+    return asked if isinstance(asked, int) else N_EFFECTS
 
 
 def _still_missing(result: ResultFolder, splits: Sequence[str]) -> list[tuple[str, str]]:
@@ -169,10 +169,10 @@ def _loaded(
 
     from circuitgraph.cli.found_circuit import load_found_circuit
     from circuitgraph.cli.output import say
-    from circuitgraph.cli.progress import counting
     from pruning.evaluation.sampled import N_RANDOM_PROMPTS
-    from pruning.runs.measuring import N_EDGES, Measuring
+    from pruning.runs.measuring import N_EFFECTS, Measuring
     from pruning.runs.result_folder import CIRCUIT
+    from pruning.runs.shown_progress import ShownProgress
 
     found = load_found_circuit(
         result.place / CIRCUIT, model=model, device=device, dtype=dtype, verify=verify, exact=True
@@ -190,23 +190,22 @@ def _loaded(
         raw_edges=np.sort(np.concatenate([circuit.edge_ids, np.asarray(dangling, dtype=circuit.edge_ids.dtype)])),
         n_random=n_random if isinstance(n_random, int) else 10,
         n_random_prompts=n_prompts if isinstance(n_prompts, int) else None,
-        n_effects=_n_effects(result) or N_EDGES,
+        n_effects=_n_effects(result) or N_EFFECTS,
         seed=found.seed,
         provenance=dict(circuit.provenance),
         metrics=metrics,
         folder=result,
-        counting=counting,
+        progress=ShownProgress(),
     )
 
 
 def _measured(making: Measuring, planned: Sequence[str], stop: Any) -> Parts:
     """Measure, judge, and keep it."""
-    from circuitgraph.cli.output import say
     from pruning.runs.parts import Parts
     from pruning.runs.verdicts import verdicts
 
     parts = Parts(stop, planned)
-    making.run(parts, say)
+    making.run(parts)
 
     def judge() -> None:
         making.metrics["verdicts"] = verdicts(making.metrics)

@@ -1,7 +1,4 @@
-"""What a run will do, decided before anything is loaded: recipe, options, and the defaults between them.
-
-A value on the command line wins over the recipe, the recipe over the task's and the model's own defaults.
-"""
+"""A model before it is loaded, and what commands on saved circuits take from them."""
 
 from __future__ import annotations
 
@@ -18,9 +15,7 @@ if TYPE_CHECKING:
     from circuitgraph.compiled.model import CompiledModel
     from circuitgraph.graph.universe import Universe
     from circuitgraph.models import LoadedModel
-    from pruning.methods.edge_pruning.recipes import Recipe
 
-DEFAULT_RECIPE = "quick"
 TRACR = "tracr"
 
 
@@ -96,9 +91,14 @@ class ModelPlan:
         )
 
 
-def choices_of(recipe: Recipe) -> GraphChoices:
-    """What a recipe chooses."""
-    return GraphChoices(embeddings=recipe.embeddings, kv_heads=recipe.kv_heads, qkv=recipe.qkv)
+def plan_of(compiled: CompiledModel) -> ModelPlan:
+    """The plan of a model that is compiled already.
+
+    Args:
+        compiled: The model.
+    """
+    model: Any = compiled.model
+    return ModelPlan(name=compiled.name, config=model.config, shape=compiled.shape, universe=compiled.universe)
 
 
 def plan_model(name: str, choices: GraphChoices) -> ModelPlan:
@@ -128,42 +128,6 @@ def plan_model(name: str, choices: GraphChoices) -> ModelPlan:
     return ModelPlan(name=name, config=config, shape=shape, universe=universe)
 
 
-def settle_recipe(
-    name: str | None, *, model: str, steps: int | None, target_sparsity: float | None, batch_size: int | None
-) -> Recipe:
-    """The recipe with what the command line changes in it.
-
-    Args:
-        name: A recipe's name; None takes `tracr` for Tracr programs, else `quick`.
-        model: The model, by name.
-        steps: Steps, or the recipe's.
-        target_sparsity: Target, or the recipe's.
-        batch_size: Prompts a step, or the recipe's.
-
-    Raises:
-        UnknownNameError: No such recipe.
-        ConfigurationError: A value that makes no sense.
-    """
-    from pruning.methods.edge_pruning.recipes import recipe_named
-
-    default = TRACR if model.startswith(f"{TRACR}:") else DEFAULT_RECIPE
-    return recipe_named(name or default).changed(steps=steps, target_sparsity=target_sparsity, batch_size=batch_size)
-
-
-def settle_ablation(chosen: str | None, recipe: Recipe, model: ModelPlan) -> str:
-    """What cut edges carry: the user's choice, the recipe's, zero for Tracr programs, else counterfactuals.
-
-    Raises:
-        UnknownNameError: No such ablation.
-    """
-    from circuitgraph.graph.ablations import ABLATIONS
-
-    ablation = chosen or recipe.ablation or ("zero" if model.is_tracr else "counterfactual")
-    if ablation not in ABLATIONS:
-        raise UnknownNameError.of("ablation", ablation, ABLATIONS)
-    return ablation
-
-
 def ablation_of_circuit(chosen: str | None, circuit: Circuit) -> str:
     """What cut edges carry when a saved circuit runs: the user's choice, else what it was found with.
 
@@ -182,21 +146,6 @@ def ablation_of_circuit(chosen: str | None, circuit: Circuit) -> str:
             f"optimal ablation needs the values learnt with the circuit, which its file does not hold; choose {others}"
         )
     return ablation
-
-
-def settle_objective(chosen: str | None, recipe: Recipe, task: str) -> str:
-    """What is compared: the user's choice, the recipe's, else the task's own.
-
-    Raises:
-        UnknownNameError: No such objective or no such task.
-    """
-    from pruning.execution.objectives import objective_named
-    from pruning.tasks import get_task
-
-    own = get_task(task).objective
-    objective = chosen or recipe.objective or own
-    objective_named(objective)
-    return objective
 
 
 def settle_sizes(**sizes: int | None) -> dict[str, int] | None:

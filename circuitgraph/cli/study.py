@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,15 +13,15 @@ import typer
 
 from circuitgraph.cli import options
 from circuitgraph.cli.failures import DEBUG_VARIABLE, FAILURE, Interrupted
-from circuitgraph.cli.settings import (
-    GraphChoices,
-    ModelPlan,
-    choices_of,
-    plan_model,
-    settle_ablation,
-    settle_recipe,
-    settle_sizes,
+from circuitgraph.cli.option_groups import (
+    USUAL,
+    GraphOptions,
+    MachineOptions,
+    MethodOptions,
+    PromptOptions,
+    grouped,
 )
+from circuitgraph.cli.settings import parse_named, plan_of
 from circuitgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,22 +29,23 @@ if TYPE_CHECKING:
 
     from analysis.regimes.comparison import RegimeComparison
     from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.cli.study_job import StudyJob
     from circuitgraph.compiled.model import CompiledModel
     from pruning.regimes.study import Study
+    from pruning.runs.load import PlannedRun
     from pruning.tasks import TaskData
 
 _REGIMES = "The regimes"
 
 
-def study(
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="The folder to write, or that of a study to go on with.", show_default=False),
-    ],
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Which regimes, and what is measured on them."""
+
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help=options.MODEL_HELP, show_default="the one that --circuit names"),
-    ] = None,
+    ] = None
     task: Annotated[
         str | None,
         typer.Option(
@@ -53,7 +55,7 @@ def study(
             show_default=False,
             rich_help_panel=_REGIMES,
         ),
-    ] = None,
+    ] = None
     regime: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,7 +64,7 @@ def study(
             show_default=False,
             rich_help_panel=_REGIMES,
         ),
-    ] = None,
+    ] = None
     circuit: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,19 +73,10 @@ def study(
             show_default=False,
             rich_help_panel=_REGIMES,
         ),
-    ] = None,
+    ] = None
     seeds: Annotated[
         str, typer.Option(help="Seeds of the trainings, for every regime.", rich_help_panel=options.SETTINGS)
-    ] = "0,1,2",
-    recipe: options.Recipe = None,
-    target_sparsity: options.TargetSparsity = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Steps of each training.", show_default="the recipe's", rich_help_panel=options.SETTINGS),
-    ] = None,
-    batch_size: options.BatchSize = None,
-    ablation: options.Ablation = None,
-    objective: options.Objective = None,
+    ] = "0,1,2"
     n_random: Annotated[
         int,
         typer.Option(
@@ -91,44 +84,27 @@ def study(
             help="Random circuits to measure beside each circuit and each intersection.",
             rich_help_panel=options.SETTINGS,
         ),
-    ] = 5,
-    n_random_prompts: options.RandomPrompts = 32,
+    ] = 5
+    n_random_prompts: options.RandomPrompts = 32
     threshold: Annotated[
         float,
         typer.Option(
             help="In which share of the seeds an edge of a consensus circuit has to be at least.",
             rich_help_panel=options.SETTINGS,
         ),
-    ] = 0.5,
-    embeddings: options.Embeddings = None,
-    kv_heads: options.KvHeads = None,
-    qkv: options.Qkv = None,
-    train_size: options.TrainSize = None,
-    validation_size: options.ValidationSize = None,
-    test_size: options.TestSize = None,
+    ] = 0.5
     data_seed: Annotated[
         int, typer.Option(help="Of the prompts, which are the same for all seeds.", rich_help_panel=options.PROMPTS)
-    ] = 0,
-    chat_template: options.ChatTemplate = False,
-    bos: options.Bos = "auto",
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
-    cache_gib: options.CacheGib = 2.0,
-    disk_cache_gib: options.DiskCacheGib = 2.0,
-    cache_dir: options.CacheDir = None,
-    teacher_top_k: options.TeacherTopK = None,
-    memory_gib: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            help="Memory that a training has to fit into, in GiB; it decides how many prompts run at once.",
-            show_default="what is free",
-            rich_help_panel=options.MACHINE,
-        ),
-    ] = None,
-    no_verify: options.NoVerify = False,
-    strict: options.Strict = False,
-    dry_run: options.DryRun = False,
+    ] = 0
+    set_: options.Set = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyEndOptions:
+    """What is done with a study."""
+
+    strict: options.Strict = False
+    dry_run: options.DryRun = False
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -136,8 +112,22 @@ def study(
             help="Remove the study in the folder, its circuits included, and start again.",
             rich_help_panel=options.MACHINE,
         ),
-    ] = False,
-    as_json: options.Json = False,
+    ] = False
+    as_json: options.Json = False
+
+
+@grouped
+def study(
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The folder to write, or that of a study to go on with.", show_default=False),
+    ],
+    asked: StudyOptions,
+    method: MethodOptions,
+    graph: GraphOptions,
+    prompts: PromptOptions,
+    machine: MachineOptions,
+    ending: StudyEndOptions,
 ) -> None:
     """Ask for the same items in several ways, and compare the circuits that answer.
 
@@ -145,55 +135,60 @@ def study(
     every regime's test prompts, and compares them. Circuits are kept as soon as they are found: stopped at any
     moment, the same command goes on with what is missing.
     """
-    from circuitgraph.cli.cache import disk_cache, told_as_notes
+    from circuitgraph.cli.cache import told_as_notes
     from circuitgraph.cli.output import only_json, print_json, say
-    from circuitgraph.cli.settings import parse_named
-    from circuitgraph.cli.study_job import StudyJob, parse_seeds
     from pruning.regimes.folder import StudyFolder
+    from pruning.runs.choices import read_settings
 
-    with only_json(as_json):
-        wanted_seeds = parse_seeds(seeds)
-        circuits = _load_circuits(parse_named("--circuit", circuit or []))
-        names = _regime_names(task, parse_named("--regime", regime or []), circuits)
-        model = model or _model_of(circuits)
-        settled = settle_recipe(
-            recipe, model=model, steps=steps, target_sparsity=target_sparsity, batch_size=batch_size
-        )
-        sizes = settle_sizes(train=train_size, validation=validation_size, test=test_size)
-        StudyFolder(out).check(overwrite=overwrite)
-        chosen = GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
-        plan = plan_model(model, chosen.over(_choices_in(circuits)).over(choices_of(settled)))
-        say(f"loading {model}")
-        loaded = plan.load(dtype=dtype, device=device)
-        compiled = plan.compile(loaded, verify=not no_verify)
-        making = {"sizes": sizes, "seed": data_seed, "chat_template": chat_template, "bos": bos}
-        job = StudyJob(
-            plan=plan,
-            compiled=compiled,
-            tasks=_tasks(names, circuits, plan, compiled, making),
-            circuits=circuits,
-            seeds=wanted_seeds,
-            recipe=settled,
-            objective=objective,
-            ablation=_ablation(ablation, circuits) or settle_ablation(ablation, settled, plan),
-            cache_bytes=round(cache_gib * 2**30),
-            disk_cache=disk_cache(cache_dir, disk_cache_gib),
-            teacher_top_k=teacher_top_k,
-            memory_bytes=None if memory_gib is None else round(memory_gib * 2**30),
-        )
-        checked = job.check(n_random=n_random, n_random_prompts=n_random_prompts, strict=strict)
+    with only_json(ending.as_json):
+        chosen = dict(USUAL)
+        for group in (method, graph, prompts, machine):
+            chosen |= group.chosen()
+        chosen |= read_settings(asked.set_ or ())
+        job = _planned(asked, chosen, lambda: StudyFolder(out).check(overwrite=ending.overwrite))
+        checked = job.check(strict=ending.strict)
         job.show(checked)
-    if dry_run:
-        if as_json:
+    if ending.dry_run:
+        if ending.as_json:
             print_json({**job.to_dict(), "preflight": {name: one.to_dict() for name, one in checked.items()}})
         say("dry run: nothing was trained or written")
         return
-    with only_json(as_json), told_as_notes(), _telling_what_is_there(out, overwrite=overwrite):
-        found = job.run(
-            out, overwrite=overwrite, n_random=n_random, n_random_prompts=n_random_prompts, threshold=threshold
-        )
+    with only_json(ending.as_json), told_as_notes(), _telling_what_is_there(out, overwrite=ending.overwrite):
+        found = job.run(out, overwrite=ending.overwrite)
         compared = _compare(found, out)
-    _show(found, compared, out, as_json=as_json)
+    _show(found, compared, out, as_json=ending.as_json)
+
+
+def _planned(asked: StudyOptions, chosen: dict[str, Any], check_folder: Callable[[], None]) -> StudyJob:
+    """The study that was asked for, its model and its prompts loaded."""
+    from circuitgraph.cli.output import say
+    from circuitgraph.cli.study_job import StudyJob, parse_seeds
+    from pruning.regimes.planned import StudyRequest
+    from pruning.regimes.study import planned_study
+    from pruning.runs.load import plan_with
+    from pruning.runs.run import run_from
+
+    request = StudyRequest(
+        seeds=parse_seeds(asked.seeds), n_random=asked.n_random, n_random_prompts=asked.n_random_prompts,
+        threshold=asked.threshold,
+    )  # fmt: skip
+    own = ("seed", "task.name", "task.seed", "task.options.", "splits", "n_random", "n_random_prompts", "n_effects")
+    for name in chosen:
+        if name.startswith(own):
+            raise ConfigurationError(
+                f"--set {name}: a study has its own; see --seeds, --data-seed, --task and --n-random"
+            )
+    circuits = _load_circuits(parse_named("--circuit", asked.circuit or []))
+    names = _regime_names(asked.task, parse_named("--regime", asked.regime or []), circuits)
+    chosen = {**_choices_in(circuits), **chosen}
+    model = asked.model or chosen.get("model.name") or _model_of(circuits)
+    plan = plan_with({**chosen, "model.name": model, "task.name": "study"}, objective="kl")
+    check_folder()
+    say(f"loading {model}")
+    compiled = plan.load_model()
+    tasks = _tasks(names, circuits, compiled, plan, asked.data_seed)
+    runs = {name: run_from(compiled, task, chosen) for name, task in tasks.items()}
+    return StudyJob(study=planned_study(compiled, runs, circuits, request), model=model)
 
 
 # -------------------------------------------------------------------- what was asked for
@@ -242,28 +237,22 @@ def _model_of(circuits: dict[str, list[Circuit]]) -> str:
     raise ConfigurationError("give --model: " + ("no circuit says which it belongs to" if circuits else "which one?"))
 
 
-def _choices_in(circuits: dict[str, list[Circuit]]) -> GraphChoices:
-    """The granularity of given circuits, which the model is compiled with."""
+def _choices_in(circuits: dict[str, list[Circuit]]) -> dict[str, Any]:
+    """What given circuits choose: the granularity that the model is compiled with, and their ablation if it is one."""
     for several in circuits.values():
         universe = several[0].universe
-        return GraphChoices(embeddings=universe.embeddings, kv_heads=universe.kv_heads, qkv=universe.qkv)
-    return GraphChoices()
-
-
-def _ablation(chosen: str | None, circuits: dict[str, list[Circuit]]) -> str | None:
-    """The ablation of given circuits, which those to train have to share."""
-    found = {one.ablation for several in circuits.values() for one in several}
-    if not found or chosen is not None:
-        return None
-    return found.pop() if len(found) == 1 else None
+        chosen = {f"model.{name}": getattr(universe, name) for name in ("embeddings", "kv_heads", "qkv")}
+        ablations = {one.ablation for each in circuits.values() for one in each}
+        return chosen | ({"ablation": ablations.pop()} if len(ablations) == 1 else {})
+    return {}
 
 
 def _tasks(
     names: dict[str, str | None],
     circuits: dict[str, list[Circuit]],
-    plan: ModelPlan,
     compiled: CompiledModel,
-    making: dict[str, Any],
+    plan: PlannedRun,
+    seed: int,
 ) -> dict[str, TaskData]:
     """Each regime's prompts; those of circuits that name their own are made again as they were."""
     from circuitgraph.cli.found_circuit import FoundCircuit
@@ -275,9 +264,13 @@ def _tasks(
             regimes[name] = task
             continue
         first = circuits[name][0]
-        found = FoundCircuit(circuit=first, provenance=first.provenance, plan=plan, compiled=compiled)
+        found = FoundCircuit(circuit=first, provenance=first.provenance, plan=plan_of(compiled), compiled=compiled)
         regimes[name] = found.task(None)
-    return load_regimes(regimes, compiled.tokenizer, **making)
+    asked = plan.request.task
+    return load_regimes(
+        regimes, compiled.tokenizer, sizes=asked.sizes or None, seed=seed, chat_template=asked.chat_template,
+        bos=asked.bos,
+    )  # fmt: skip
 
 
 # -------------------------------------------------------------------- running and telling

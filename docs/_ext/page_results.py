@@ -56,6 +56,10 @@ def kernel_environment() -> dict[str, str]:
         Variables to set; those that the user has set stay.
     """
     bin_folder = str(Path(sys.executable).parent)
-    defaults = {"OMP_NUM_THREADS": str(min(os.cpu_count() or 1, 2)), "HF_HUB_OFFLINE": "1"}
+    defaults = {
+        "OMP_NUM_THREADS": str(min(os.cpu_count() or 1, 2)),
+        "HF_HUB_OFFLINE": "1",
+        "CIRCUITGRAPH_PROGRESS": "0",
+    }
     values = {name: os.environ.get(name, value) for name, value in defaults.items()}
     return {**values, "PATH": bin_folder + os.pathsep + os.environ.get("PATH", "")}

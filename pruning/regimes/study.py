@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 
@@ -14,19 +14,20 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, OutputError, UnknownNameError
 from circuitgraph.torch_state import with_gradients
-from pruning.evaluation.sampled import N_RANDOM_PROMPTS
-from pruning.execution.objectives import check_objective, objective_named
-from pruning.frozen.disk import DiskCache
-from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
+from pruning.execution.objectives import check_objective
+from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.regimes.alignment import require_aligned
-from pruning.regimes.faithfulness import Tick, evaluate_regimes
+from pruning.regimes.faithfulness import evaluate_regimes
 from pruning.regimes.folder import StudyFolder, require_file_names
 from pruning.regimes.judged import study_verdicts
-from pruning.regimes.training import Training, Watch, kept_circuits, require_universes, train_regimes
+from pruning.regimes.planned import PlannedStudy, StudyProgress, StudyRequest, StudyTick, StudyWatch
+from pruning.regimes.training import kept_circuits, require_universes, train_regimes
+from pruning.runs.fields import kinds_of
+from pruning.runs.progress import Progress, progress_for
+from pruning.runs.run import Run, RunChoices, run_of
 from pruning.runs.stages import check_top_k, hardware
 from pruning.runs.versions import library_versions
 from pruning.tasks import TaskData, load_task, task_names
-from pruning.whole_numbers import whole_number
 
 Regime = str | Path | TaskData
 GivenCircuits = Mapping[str, Sequence[Circuit | str | Path]]
@@ -113,32 +114,30 @@ def _task_name(regime: str | Path) -> str:
     return regime
 
 
+class StudyChoices(RunChoices, total=False):
+    """What may be given to `run_regimes` by keyword beside its own."""
+
+    seeds: Any
+    split: str
+    threshold: float
+    sizes: Mapping[str, int] | None
+    data_seed: int
+    watch: StudyWatch | None
+    tick: StudyTick | None
+    say: Callable[[str], None] | None
+
+
 @with_gradients
 def run_regimes(
     compiled: CompiledModel,
     regimes: Mapping[str, Regime] | str,
     *,
-    seeds: Sequence[int] = (0, 1, 2),
-    recipe: Recipe | str = "quick",
+    recipe: Recipe | str | None = None,
     circuits: GivenCircuits | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
-    objective: str | None = None,
-    ablation: str | None = None,
-    sizes: Mapping[str, int] | None = None,
-    data_seed: int = 0,
-    split: str = "test",
-    n_random: int = 5,
-    n_random_prompts: int | None = N_RANDOM_PROMPTS,
-    threshold: float = 0.5,
-    cache_bytes: int = 2 << 30,
-    disk_cache: DiskCache | None = None,
-    teacher_top_k: int | None = None,
-    micro_batch: int | None = None,
-    recompute: bool = False,
-    watch: Watch | None = None,
-    tick: Tick | None = None,
-    say: Callable[[str], None] | None = None,
+    progress: Progress | bool | None = None,
+    **choices: Unpack[StudyChoices],
 ) -> Study:
     """Find circuits for the same items asked in several ways, and measure each on all of them.
 
@@ -148,83 +147,114 @@ def run_regimes(
     Args:
         compiled: The model.
         regimes: A task that comes in two regimes, or by name: a task, a JSONL file or prompts.
-        seeds: Seeds of the trainings, each for every regime.
-        recipe: The settings of training, or the name of a recipe.
+        recipe: The settings of training, or the name of a recipe; by default as of `pruning.discover`.
         circuits: Circuits already found, or their files, by regime; as many for each regime as there are seeds.
             Regimes without any are trained.
         out: A folder to keep everything in, see `pruning.regimes.folder`. Circuits that are there already, found
             with the same settings, are not trained again; a study that was stopped goes on where it was.
         overwrite: Remove the study that is in the folder first.
-        objective: What is compared; by default the recipe's, else each task's own.
-        ablation: What cut edges carry; by default the recipe's, else counterfactuals.
-        sizes: Prompts by split; by default the tasks' own.
-        data_seed: Which prompts are drawn.
-        split: The prompts that circuits are measured on.
-        n_random: How many random circuits for each circuit and each intersection.
-        n_random_prompts: On how many of a regime's prompts random circuits run, drawn once; None for all.
-        threshold: In which share of the seeds an edge of a consensus circuit has to be at least.
-        cache_bytes: Memory for runs that never change.
-        disk_cache: A folder for them; with it the seeds of a regime share them.
-        teacher_top_k: See `pruning.discover`.
-        micro_batch: See `pruning.discover`.
-        recompute: See `pruning.discover`.
-        watch: Called after every step with the regime, the seed and the step.
-        tick: Called while measuring, with the regime, the number of runs done and of all.
-        say: Called with a line at the start of each stage.
+        progress: Whether progress is shown, see `pruning.discover`.
+        choices: What is asked for beside the trainings (`pruning.regimes.planned.StudyRequest`: `seeds`, `split`,
+            `n_random`, `n_random_prompts`, `threshold`); the prompts, by split, as `sizes` (by default the tasks' own)
+            and which of them are drawn, as `data_seed`; and settings of each training by name, as of
+            `pruning.discover`. `watch` is called after every step with the regime, the seed and the step, `tick` while
+            measuring with the regime, the number of runs done and of all, `say` with a line at the start of each stage.
 
     Returns:
         The circuits, the table of circuit × regime, and what the study is.
 
     Raises:
         ConfigurationError: Settings that cannot work together, or circuits that do not fit the seeds.
+        UnknownNameError: No such setting; the nearest are named.
         PromptFormatError: Regimes that do not ask for the same items.
         OutputError: The folder holds something else, or circuits found with other settings.
         GraphMismatchError: A circuit of another universe than the model's.
         TrainingError: A training could not go on; what was found before it is kept.
     """
-    say = say or (lambda line: None)
-    n_random = whole_number("n_random", n_random)
-    if n_random_prompts is not None:
-        n_random_prompts = whole_number("n_random_prompts", n_random_prompts, least=1)
+    given: dict[str, Any] = dict(choices)
+    calls = {name: given.pop(name, None) for name in ("watch", "tick", "say")}
+    asked = StudyRequest(**_own(given))
+    making = {"sizes": given.pop("sizes", None), "seed": given.pop("data_seed", 0)}
     regimes = regimes_of(regimes) if isinstance(regimes, str) else regimes
-    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    tasks = load_regimes(regimes, compiled.tokenizer, sizes=sizes, seed=data_seed)
-    training = Training(
-        recipe=recipe,
-        objective=objective,
-        ablation=ablation,
-        cache_bytes=cache_bytes,
-        disk_cache=disk_cache,
-        teacher_top_k=teacher_top_k,
-        micro_batch=micro_batch,
-        recompute=recompute,
+    tasks = load_regimes(regimes, compiled.tokenizer, **making)
+    if "seed" in given:
+        raise ConfigurationError("a study has seeds=(0, 1, 2), of its trainings, and data_seed, of its prompts")
+    runs = {name: run_of(compiled, task, recipe, given) for name, task in tasks.items()}
+    study = planned_study(compiled, runs, circuits or {}, asked)
+    quiet = calls["watch"] is None and calls["tick"] is None
+    shown = progress_for(False if progress is None and not quiet else progress, say=calls["say"])
+    return run_study(
+        study, StudyProgress(shown=shown, watch=calls["watch"], tick=calls["tick"]), out, overwrite=overwrite
     )
-    given = given_circuits(circuits or {}, tasks, seeds)
-    if given and len(given) == len(tasks):
-        seeds = list(next(iter(given.values())))
-    _check(compiled, tasks, training, seeds, given)
+
+
+def _own(given: dict[str, Any]) -> dict[str, Any]:
+    """Take out what is asked for beside the trainings."""
+    found = {name: given.pop(name) for name in kinds_of(StudyRequest) if name in given}
+    return {name: kinds_of(StudyRequest)[name].checked(name, value) for name, value in found.items()}
+
+
+def planned_study(
+    compiled: CompiledModel, runs: Mapping[str, Run], circuits: GivenCircuits, asked: StudyRequest
+) -> PlannedStudy:
+    """A study whose circuits, where some are given, are loaded and fit its seeds.
+
+    Args:
+        compiled: The model.
+        runs: The training of every regime.
+        circuits: Circuits or their files by regime.
+        asked: What is asked for beside the trainings.
+
+    Raises:
+        UnknownNameError: Circuits of a regime that there is not.
+        ConfigurationError: Not as many for one regime as for another, or as there are seeds.
+    """
+    given = given_circuits(circuits, {name: run.task for name, run in runs.items()}, asked.seeds)
+    if given and len(given) == len(runs):
+        asked = replace(asked, seeds=tuple(next(iter(given.values()))))
+    return PlannedStudy(compiled=compiled, runs=runs, given=given, asked=asked)
+
+
+@with_gradients
+def run_study(
+    study: PlannedStudy, progress: StudyProgress, out: str | Path | None = None, *, overwrite: bool = False
+) -> Study:
+    """Train what is not there, and measure; see `run_regimes`.
+
+    Args:
+        study: The study.
+        progress: Told how far it is.
+        out: A folder to keep everything in, or None.
+        overwrite: Remove the study that is in the folder first.
+
+    Raises:
+        ConfigurationError: Settings that cannot work together.
+        OutputError: The folder holds something else, or circuits found with other settings.
+        GraphMismatchError: A circuit of another universe than the model's.
+        TrainingError: A training could not go on; what was found before it is kept.
+    """
+    _check(study)
+    tasks, given, asked = study.tasks, study.given, study.asked
     with contextlib.ExitStack() as held:
         folder = None if out is None else held.enter_context(StudyFolder.opened(out, overwrite=overwrite))
         if folder is not None and folder.note:
-            say(f"note: {folder.note}")
+            progress.say(f"note: {folder.note}")
         notes = require_aligned(tasks)
-        about = _about(compiled, tasks, training, seeds, given)
-        about |= {"split": split, "n_random": n_random, "n_random_prompts": n_random_prompts}
-        about |= {"threshold": threshold, "notes": notes}
+        about = {**_about(study), "notes": notes}
         for note in notes:
-            say(f"note: {note}")
-        wanted = {name: task for name, task in tasks.items() if name not in given}
+            progress.say(f"note: {note}")
         kept = {}
         if folder is not None:
-            kept = kept_circuits(compiled, wanted, seeds, training, folder)
+            kept = kept_circuits(study, folder)
             _keep_given(folder, given)
             folder.write_study({**about, "finished": False})
-        trained = train_regimes(compiled, wanted, seeds, training, kept=kept, folder=folder, watch=watch, say=say)
-        found = {name: given[name] if name in given else trained[name] for name in tasks}
-        table = evaluate_regimes(
-            compiled, tasks, found, split=split, n_random=n_random, n_random_prompts=n_random_prompts,
-            threshold=threshold, tick=tick, say=say,
-        )  # fmt: skip
+        trained = train_regimes(study, kept, folder, progress)
+        found = {name: dict(given[name]) if name in given else trained[name] for name in tasks}
+        with progress.measuring() as tick:
+            table = evaluate_regimes(
+                study.compiled, tasks, found, split=asked.split, n_random=asked.n_random,
+                n_random_prompts=asked.n_random_prompts, threshold=asked.threshold, tick=tick, say=progress.say,
+            )  # fmt: skip
         about["circuits"] = _listed(found, given)
         about["verdicts"] = study_verdicts(table)
         if folder is not None:
@@ -278,27 +308,19 @@ def _own_seeds(several: Sequence[Sequence[Circuit]]) -> list[int]:
     return list(range(len(told[0])))
 
 
-def _check(
-    compiled: CompiledModel,
-    tasks: Mapping[str, TaskData],
-    training: Training,
-    seeds: Sequence[int],
-    given: Mapping[str, Mapping[int, Circuit]],
-) -> None:
+def _check(study: PlannedStudy) -> None:
     """Refuse, before any work, what could not be trained or measured."""
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigurationError(f"seeds: expected at least one, each once; got {list(seeds)}")
-    compiled.gate_map.check_target(training.recipe.target_sparsity)
-    for name, task in tasks.items():
-        objective = training.objective_for(task)
-        check_top_k(training.teacher_top_k, objective, compiled.shape.d_vocab)
-        if name in given:
-            objective_named(objective)
+    compiled = study.compiled
+    compiled.gate_map.check_target(study.recipe.target_sparsity)
+    for name, run in study.runs.items():
+        task, request = run.task, run.request
+        check_top_k(request.teacher_top_k, request.objective, compiled.shape.d_vocab)
+        if name in study.given:
             continue
         if not len(task.splits.get("train", ())):
             raise ConfigurationError(f"regime {name!r} (task {task.name}): no training prompts to learn from")
-        check_objective(objective, task.splits["train"], f"regime {name!r} (task {task.name}, train)")
-    require_universes(compiled, given)
+        check_objective(request.objective, task.splits["train"], f"regime {name!r} (task {task.name}, train)")
+    require_universes(compiled, study.given)
 
 
 def _keep_given(folder: StudyFolder, given: Mapping[str, Mapping[int, Circuit]]) -> None:
@@ -315,35 +337,35 @@ def _keep_given(folder: StudyFolder, given: Mapping[str, Mapping[int, Circuit]])
             circuit.save(path)
 
 
-def _about(
-    compiled: CompiledModel,
-    tasks: Mapping[str, TaskData],
-    training: Training,
-    seeds: Sequence[int],
-    given: Mapping[str, Mapping[int, Circuit]],
-) -> dict[str, Any]:
+def _about(study: PlannedStudy) -> dict[str, Any]:
     """What the study is, as JSON values."""
+    compiled, asked = study.compiled, study.asked
+    first = next(iter(study.runs.values()))
     return {
         **compiled.identity,
         "universe": compiled.universe.to_dict(),
         "dtype": str(compiled.dtype).removeprefix("torch."),
         "regimes": {
             name: {
-                "task": task.name,
-                "task_options": dict(task.provenance),
-                "data_hash": task.data_hash,
-                "objective": training.objective_for(task),
-                "trained": name not in given,
-                "notes": list(task.notes),
+                "task": run.task.name,
+                "task_options": dict(run.task.provenance),
+                "data_hash": run.task.data_hash,
+                "objective": run.request.objective,
+                "trained": name not in study.given,
+                "notes": list(run.task.notes),
             }
-            for name, task in tasks.items()
+            for name, run in study.runs.items()
         },
-        "recipe": training.recipe.to_dict(),
-        "ablation": training.ablation_used,
-        "teacher_top_k": training.teacher_top_k,
-        "seeds": list(seeds),
+        "recipe": study.recipe.to_dict(),
+        "ablation": study.ablation,
+        "teacher_top_k": first.request.teacher_top_k,
+        "seeds": list(asked.seeds),
         "versions": library_versions(),
         "hardware": hardware(compiled.device),
+        "split": asked.split,
+        "n_random": asked.n_random,
+        "n_random_prompts": asked.n_random_prompts,
+        "threshold": asked.threshold,
     }
 
 

@@ -3,95 +3,31 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import IncompleteResultWarning, OutputError, TrainingError
 from circuitgraph.stopping import Stopped, stopping
 from pruning.evaluation.matching import require_universe
-from pruning.frozen.disk import DiskCache
-from pruning.methods.edge_pruning.recipes import Recipe
-from pruning.methods.edge_pruning.state import StepRecord
 from pruning.regimes.folder import StudyFolder, first_difference
-from pruning.runs.discover import discover, evaluated_splits
-from pruning.tasks import TaskData
-
-Watch = Callable[[str, int, StepRecord], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """Settings that all trainings of a study share.
-
-    Attributes:
-        recipe: The settings.
-        objective: What is compared; None takes the recipe's, else the task's.
-        ablation: What cut edges carry; None takes the recipe's, else counterfactuals.
-        cache_bytes: Memory for runs that never change.
-        disk_cache: A folder for them; with it a regime's seeds share them.
-        teacher_top_k: See `pruning.discover`.
-        micro_batch: See `pruning.discover`.
-        recompute: See `pruning.discover`.
-    """
-
-    recipe: Recipe
-    objective: str | None = None
-    ablation: str | None = None
-    cache_bytes: int = 2 << 30
-    disk_cache: DiskCache | None = None
-    teacher_top_k: int | None = None
-    micro_batch: int | None = None
-    recompute: bool = False
-
-    def objective_for(self, task: TaskData) -> str:
-        """What is compared on a task."""
-        return self.objective or self.recipe.objective or task.objective
-
-    @property
-    def ablation_used(self) -> str:
-        """What cut edges carry."""
-        return self.ablation or self.recipe.ablation or "counterfactual"
-
-    def provenance(self, compiled: CompiledModel, task: TaskData, seed: int) -> dict[str, Any]:
-        """What a circuit trained with these settings says of itself, as far as it is known beforehand."""
-        return {
-            **compiled.identity,
-            "dtype": str(compiled.dtype).removeprefix("torch."),
-            "data_hash": task.data_hash,
-            "objective": self.objective_for(task),
-            "ablation": self.ablation_used,
-            "teacher_top_k": self.teacher_top_k,
-            "recipe": self.recipe.to_dict(),
-            "seed": seed,
-            "edits": compiled.gate_map.edits,
-        }
+from pruning.regimes.planned import PlannedStudy, StudyProgress, expected_provenance
+from pruning.runs.discover import run_discovery
 
 
 def train_regimes(
-    compiled: CompiledModel,
-    tasks: Mapping[str, TaskData],
-    seeds: Sequence[int],
-    training: Training,
-    *,
+    study: PlannedStudy,
     kept: Mapping[tuple[str, int], Circuit],
     folder: StudyFolder | None,
-    watch: Watch | None = None,
-    say: Callable[[str], None],
+    progress: StudyProgress,
 ) -> dict[str, dict[int, Circuit]]:
-    """Find a circuit for every regime and seed.
+    """Find a circuit for every regime that has none, and every seed.
 
     Args:
-        compiled: The model.
-        tasks: The prompts of the regimes to train.
-        seeds: Seeds of the trainings.
-        training: The settings.
+        study: The study.
         kept: Circuits of an earlier run, by regime and seed, see `kept_circuits`.
         folder: Where circuits are kept.
-        watch: Called after every step with the regime, the seed and the step.
-        say: Called with a line at the start of each stage.
+        progress: Told what begins, and of every step.
 
     Returns:
         Circuits by regime and seed.
@@ -100,34 +36,27 @@ def train_regimes(
         TrainingError: A training could not go on; those before it are kept.
         KeyboardInterrupt: A training was interrupted; those before it are kept.
     """
-    plan = [(regime, seed) for seed in seeds for regime in tasks]
+    plan = [(regime, seed) for seed in study.asked.seeds for regime in study.trainings]
     if kept:
-        say(f"{len(kept)} of {len(plan)} circuits are there already, found with the same settings: not trained again")
-    found: dict[str, dict[int, Circuit]] = {regime: {} for regime in tasks}
+        progress.say(
+            f"{len(kept)} of {len(plan)} circuits are there already, found with the same settings: not trained again"
+        )
+    found: dict[str, dict[int, Circuit]] = {regime: {} for regime in study.trainings}
     for number, (regime, seed) in enumerate(plan, 1):
         circuit = kept.get((regime, seed))
         if circuit is None:
-            say(f"training {number} of {len(plan)}: {regime}, seed {seed}")
-            circuit = _train(compiled, tasks[regime], regime, seed, training, folder, watch, say)
+            progress.say(f"training {number} of {len(plan)}: {regime}, seed {seed}")
+            circuit = _train(study, regime, seed, folder, progress)
         found[regime][seed] = circuit
     return found
 
 
-def kept_circuits(
-    compiled: CompiledModel,
-    tasks: Mapping[str, TaskData],
-    seeds: Sequence[int],
-    training: Training,
-    folder: StudyFolder,
-) -> dict[tuple[str, int], Circuit]:
+def kept_circuits(study: PlannedStudy, folder: StudyFolder) -> dict[tuple[str, int], Circuit]:
     """The circuits that an earlier run has left in a folder.
 
     Args:
-        compiled: The model.
-        tasks: The prompts of the regimes to train.
-        seeds: Seeds of the trainings.
-        training: The settings.
-        folder: The study's folder.
+        study: The study.
+        folder: Its folder.
 
     Returns:
         Circuits by regime and seed.
@@ -136,20 +65,18 @@ def kept_circuits(
         OutputError: One of them was found with other settings.
         CircuitFormatError: One of the files is no circuit.
     """
-    wanted = [(regime, seed) for regime in tasks for seed in seeds]
-    found = {(regime, seed): _kept(compiled, tasks[regime], regime, seed, training, folder) for regime, seed in wanted}
+    wanted = [(regime, seed) for regime in study.trainings for seed in study.asked.seeds]
+    found = {(regime, seed): _kept(study, regime, seed, folder) for regime, seed in wanted}
     return {key: circuit for key, circuit in found.items() if circuit is not None}
 
 
-def _kept(
-    compiled: CompiledModel, task: TaskData, regime: str, seed: int, training: Training, folder: StudyFolder
-) -> Circuit | None:
+def _kept(study: PlannedStudy, regime: str, seed: int, folder: StudyFolder) -> Circuit | None:
     path = folder.circuit_file(regime, seed)
     if not path.exists():
         return None
     circuit = Circuit.load(path)
-    difference = circuit.universe.first_difference(compiled.universe)
-    difference = difference or first_difference(circuit, training.provenance(compiled, task, seed))
+    difference = circuit.universe.first_difference(study.compiled.universe)
+    difference = difference or first_difference(circuit, expected_provenance(study.run(regime, seed)))
     if difference is not None:
         raise OutputError(
             f"{path} was found with other settings: {difference}. Go on with its settings, choose another folder, or "
@@ -158,43 +85,17 @@ def _kept(
     return circuit
 
 
-def _train(
-    compiled: CompiledModel,
-    task: TaskData,
-    regime: str,
-    seed: int,
-    training: Training,
-    folder: StudyFolder | None,
-    watch: Watch | None,
-    say: Callable[[str], None],
-) -> Circuit:
+def _train(study: PlannedStudy, regime: str, seed: int, folder: StudyFolder | None, progress: StudyProgress) -> Circuit:
     with stopping() as stop, stop.held(), warnings.catch_warnings():
         # What is missing is said below, or by what ends the study.
         warnings.simplefilter("ignore", IncompleteResultWarning)
-        found = discover(
-            compiled,
-            task,
-            training.recipe,
-            objective=training.objective,
-            ablation=training.ablation,
-            seed=seed,
-            splits=evaluated_splits(task),
-            n_random=0,
-            n_effects=0,
-            cache_bytes=training.cache_bytes,
-            disk_cache=training.disk_cache,
-            teacher_top_k=training.teacher_top_k,
-            micro_batch=training.micro_batch,
-            recompute=training.recompute,
-            watch=None if watch is None else lambda record: watch(regime, seed, record),
-            say=say,
-        )
+        found = run_discovery(study.run(regime, seed), progress.training(regime, seed))
         if found.run.interrupted:
             raise Stopped(stop.name or "SIGINT")
         if found.run.stopped_by:
             raise TrainingError(f"regime {regime!r}, seed {seed}: training stopped: {found.run.stopped_by}")
         for line in (*found.diagnoses, *(f"{part} is missing: {reason}" for part, reason in found.missing.items())):
-            say(f"{regime}, seed {seed}: {line}")
+            progress.say(f"{regime}, seed {seed}: {line}")
         circuit = found.circuit.with_provenance({"regime": regime})
         if folder is not None:
             folder.write_circuit(regime, seed, circuit, curve=found.curve, metrics=found.metrics)

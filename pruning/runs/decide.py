@@ -123,14 +123,16 @@ def task_options(chosen: Mapping[str, Any], task: Task) -> Chosen:
     return read
 
 
-def run_text(request: RunRequest, settings: RunSettings) -> str:
+def run_text(request: RunRequest, settings: RunSettings, *, edited: bool = False) -> str:
     """A run as TOML, which `pruning.runs.choices.read_run_file` reads.
 
     Args:
         request: What is asked for.
         settings: How it is done.
+        edited: Whether the graph was edited, which TOML does not hold.
     """
+    note = "# The graph was edited before this run: edges were removed, frozen or tied. This file does not hold that.\n"
     asked = request.to_dict()
     if request.n_random_prompts is None:
         asked["n_random_prompts"] = "all"
-    return toml_text({**asked, "settings": settings.to_dict()})
+    return (note if edited else "") + toml_text({**asked, "settings": settings.to_dict()})

@@ -12,40 +12,40 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
-from circuitgraph.errors import ConfigurationError, IncompleteResultWarning, UnknownNameError
+from circuitgraph.errors import IncompleteResultWarning, UnknownNameError
 from circuitgraph.files.csv_text import csv_text
 from circuitgraph.memory.peak import peak_rss_bytes
 from circuitgraph.stopping import Stop, stopping
 from circuitgraph.torch_state import with_gradients
 from pruning.evaluation.card import metrics_line
 from pruning.evaluation.evaluate import metrics_table
-from pruning.evaluation.sampled import N_RANDOM_PROMPTS
-from pruning.frozen.disk import DiskCache
 from pruning.methods.edge_pruning.loop import TrainingRun
-from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
-from pruning.methods.edge_pruning.state import StepRecord
+from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.runs.card import discovery_card
 from pruning.runs.checking.preflight import Preflight, look_before
+from pruning.runs.choices import RUN_FILE
+from pruning.runs.decide import run_text
 from pruning.runs.diagnose import diagnose
-from pruning.runs.measuring import N_EDGES, Counting, Measuring, measured_parts, not_counted
+from pruning.runs.measuring import Measuring, measured_parts
 from pruning.runs.parts import Parts
+from pruning.runs.progress import Progress, Watch, progress_for
+from pruning.runs.request import RunRequest
 from pruning.runs.result_folder import CURVE, GATES, ResultFolder, gates_file, report_command
-from pruning.runs.run_settings import RunSettings
+from pruning.runs.run import Run, RunChoices, run_of
+from pruning.runs.settings import RunSettings
 from pruning.runs.stages import Kept, Trained, check_run, keep_edges, provenance_of, train_gates
 from pruning.runs.verdicts import verdicts
 from pruning.tasks import TaskData
-
-EVALUATED = ("validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -61,6 +61,8 @@ class Discovery:
         curve: A row a training step.
         diagnoses: What may be wrong, in words.
         run: The training run with its gates.
+        request: What was asked for.
+        settings: How it was done.
         missing: Why a part of the result is not there, by part, such as `evaluation:test`; empty where all are.
         errors: What was raised, by part, of those that failed.
     """
@@ -71,6 +73,8 @@ class Discovery:
     curve: pd.DataFrame
     diagnoses: tuple[str, ...]
     run: TrainingRun
+    request: RunRequest
+    settings: RunSettings
     missing: Mapping[str, str] = field(default_factory=dict)
     errors: Mapping[str, Exception] = field(default_factory=dict)
 
@@ -103,31 +107,24 @@ class Discovery:
         )
 
 
+class DiscoverChoices(RunChoices, total=False):
+    """What may be given to `discover` by keyword beside its own."""
+
+    watch: Watch | None
+    say: Callable[[str], None] | None
+
+
 @with_gradients
 def discover(
     compiled: CompiledModel,
     task: TaskData,
-    recipe: Recipe | str = "quick",
+    recipe: Recipe | str | None = None,
     *,
-    objective: str | None = None,
-    ablation: str | None = None,
-    seed: int = 0,
-    splits: Sequence[str] | None = None,
-    n_random: int = 10,
-    n_random_prompts: int | None = N_RANDOM_PROMPTS,
-    n_effects: int = N_EDGES,
-    cache_bytes: int = 2 << 30,
-    disk_cache: DiskCache | None = None,
-    teacher_top_k: int | None = None,
-    micro_batch: int | None = None,
-    recompute: bool = False,
-    replay: bool | None = None,
     out: str | Path | ResultFolder | None = None,
     overwrite: bool = False,
-    watch: Callable[[StepRecord], None] | None = None,
-    counting: Counting | None = None,
-    say: Callable[[str], None] | None = None,
+    progress: Progress | bool | None = None,
     preflight: Preflight | None = None,
+    **choices: Unpack[DiscoverChoices],
 ) -> Discovery:
     """Find the circuit that a model uses for a task.
 
@@ -138,135 +135,125 @@ def discover(
     Args:
         compiled: The model.
         task: The prompts.
-        recipe: The settings, or the name of a recipe.
-        objective: What is compared; by default the recipe's, else the task's own.
-        ablation: What cut edges carry; by default the recipe's, else counterfactual.
-        seed: Of everything random.
-        splits: Splits to evaluate on; by default validation and test, where they have prompts.
-        n_random: Random circuits to compare with.
-        n_random_prompts: On how many prompts of each split they run, drawn once; None for all.
-        n_effects: Of how many edges the effects are measured, beside those of all heads and MLPs; 0 for none at all.
-        cache_bytes: Memory for runs that never change.
-        disk_cache: A folder for those that memory cannot hold, and for the next run; None keeps nothing on disk.
-        teacher_top_k: Train towards the full model's likeliest tokens and the mass of all others, instead of its
-            whole vocabulary; the evaluation takes the whole vocabulary in any case.
-        micro_batch: Prompts run at once in training; by default all of a batch.
-        recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
-        replay: Whether training steps are recorded and replayed where that pays; by default on CUDA (see
-            `pruning.execution.replay`).
+        recipe: The settings, or the name of a recipe; by default `tracr` for compiled programs, else `quick`.
         out: A folder to keep the result in, as `circuitgraph discover --out` does: gates and circuit before anything
             is evaluated, then the measures. `circuitgraph report` adds its pictures and its report. None keeps nothing
             on disk.
         overwrite: Whether an older result there may be replaced; it stays until the new circuit is safe.
-        watch: Called after every step.
-        counting: Called with the name of each later stage, gives a context that yields what to call with the number of
-            runs done and of all.
-        say: Called with a line at the start of each stage, and with each doubt.
+        progress: True shows how far the run is, False does not; by default it is shown in a notebook and on a
+            terminal, unless `watch` or `say` are given. Or a `pruning.runs.progress.Progress` of your own.
         preflight: What `pruning.preflight` found, where it was called before; by default it is called here.
+        choices: Settings of the run by name: those of what is asked for (`pruning.runs.request.RunRequest`:
+            `objective`, `ablation`, `seed`, `splits`, `n_random`, `n_random_prompts`, `n_effects`, `teacher_top_k`),
+            of how it is done (`pruning.runs.settings.RunSettings`: `memory_bytes`, `cache_bytes`, `micro_batch`,
+            `recompute`, `replay`; `disk_cache` takes a `pruning.DiskCache`), and of the recipe (`steps`,
+            `target_sparsity`, `batch_size` …), which change it. `watch` is called after every step, `say` with a line
+            at the start of each stage, and with each doubt.
 
     Returns:
         The circuit, its measures and its provenance.
 
     Raises:
         ConfigurationError: Settings that cannot work together.
+        UnknownNameError: No such setting; the nearest are named.
         OutputError: `out` is there already, is reserved by another run, or cannot be made.
         KeyboardInterrupt: It was stopped before training began, or a second time.
 
     Warns:
         IncompleteResultWarning: Parts are missing.
+
+    Examples:
+        >>> from circuitgraph import compile_model, load_model
+        >>> from pruning import load_task
+        >>> loaded = load_model("tracr:reverse")
+        >>> task = load_task("tracr-reverse", loaded.tokenizer, options={"max_length": 3})
+        >>> found = discover(
+        ...     compile_model(loaded, embeddings="split"), task, steps=3, n_random=0, splits=(), progress=False
+        ... )
+        >>> found.circuit.provenance["recipe"]["name"], found.circuit.ablation, len(found.run.records)
+        ('tracr', 'zero', 3)
     """
-    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    if isinstance(splits, str):
-        raise ConfigurationError(f"splits must be several names; got {splits!r}. For one, pass [{splits!r}]")
-    settings = RunSettings(
-        recipe=recipe,
-        objective=objective or recipe.objective or task.objective,
-        ablation=ablation or recipe.ablation or "counterfactual",
-        seed=seed,
-        splits=tuple(splits) if splits is not None else evaluated_splits(task),
-        n_random=n_random,
-        n_random_prompts=n_random_prompts,
-        n_effects=n_effects,
-        cache_bytes=cache_bytes,
-        disk_cache=disk_cache,
-        teacher_top_k=teacher_top_k,
-        micro_batch=micro_batch,
-        recompute=recompute,
-        replay=replay,
-    )
-    check_run(compiled, task, settings)
-    preflight = preflight or look_before(compiled, task, settings, say)
-    preflight.require()
-    with stopping() as stop, _opened(out, overwrite) as folder, stop.held():
-        found = run_stages(
-            compiled, task, settings, preflight, folder=folder, watch=watch, counting=counting, say=say, stop=stop
-        )
+    given: dict[str, Any] = dict(choices)
+    shown = progress_for(progress, given.pop("watch", None), given.pop("say", None))
+    found = run_discovery(run_of(compiled, task, recipe, given), shown, out=out, overwrite=overwrite, checked=preflight)
     if found.missing and not isinstance(out, ResultFolder):
-        warnings.warn(_incomplete(found, folder), IncompleteResultWarning, stacklevel=2)
+        warnings.warn(_incomplete(found, None if out is None else Path(out)), IncompleteResultWarning, stacklevel=2)
     return found
 
 
-def evaluated_splits(task: TaskData) -> tuple[str, ...]:
-    """The splits that a circuit is evaluated on by default: validation and test, where they have prompts."""
-    return tuple(split for split in EVALUATED if len(task.splits.get(split, ())))
+@with_gradients
+def run_discovery(
+    run: Run,
+    progress: Progress,
+    *,
+    out: str | Path | ResultFolder | None = None,
+    overwrite: bool = False,
+    checked: Preflight | None = None,
+) -> Discovery:
+    """Find the circuit of a run that is decided; see `discover`.
+
+    Args:
+        run: The run.
+        progress: Told how far it is.
+        out: A folder to keep the result in, or None.
+        overwrite: Whether an older result there may be replaced.
+        checked: What was found before the run, where it was looked for.
+
+    Raises:
+        ConfigurationError: Settings that cannot work together.
+        OutputError: `out` cannot be made.
+        KeyboardInterrupt: It was stopped before training began, or a second time.
+    """
+    check_run(run)
+    checked = checked or look_before(run, progress)
+    checked.require()
+    with stopping() as stop, _opened(out, overwrite) as folder, stop.held():
+        return run_stages(run, checked, folder, progress, stop)
 
 
 def run_stages(
-    compiled: CompiledModel,
-    task: TaskData,
-    settings: RunSettings,
-    preflight: Preflight,
-    *,
-    folder: ResultFolder | None,
-    watch: Callable[[StepRecord], None] | None,
-    counting: Counting | None,
-    say: Callable[[str], None] | None,
-    stop: Stop,
+    asked: Run, checked: Preflight, folder: ResultFolder | None, progress: Progress, stop: Stop
 ) -> Discovery:
     """Train, keep, and make the later parts, each kept before the next begins.
 
     Args:
-        compiled: The model.
-        task: The prompts.
-        settings: The settings, checked.
-        preflight: What was looked at before.
+        asked: The run.
+        checked: What was looked at before.
         folder: Where the result is kept, or None.
-        watch: Called after every step.
-        counting: Shows how far later stages are, see `discover`.
-        say: Called with a line at the start of each stage.
+        progress: Told how far the run is.
         stop: Who asked the run to stop.
     """
-    say = say or (lambda line: None)
     began = time.perf_counter()
-    trained = train_gates(compiled, task, settings, watch=watch, say=say, stop=stop)
-    parts = Parts(stop, ("gates", "circuit", *measured_parts(settings.splits, settings.n_effects), "verdicts"))
+    run, request = asked.fitted(checked.memory), asked.request
+    trained = train_gates(run, progress, stop)
+    parts = Parts(stop, ("gates", "circuit", *measured_parts(run.splits, request.n_effects), "verdicts"))
     if not trained.run.records:
         folder = None  # of gates as they began nothing is kept
     curve = pd.DataFrame([asdict(record) for record in trained.run.records])
-    parts.attempt("gates", lambda: _keep_gates(folder, trained, curve), cheap=True)
-    kept = keep_edges(compiled, task, settings, trained.run, say=say, stop=stop)
+    parts.attempt("gates", lambda: _keep_gates(folder, asked, trained, curve), cheap=True)
+    kept = keep_edges(run, trained.run, progress, stop)
     measuring = Measuring(
-        compiled=compiled,
-        task=task,
+        compiled=run.compiled,
+        task=run.task,
         circuit=kept.circuit,
         raw_edges=kept.raw_edges,
-        n_random=settings.n_random,
-        n_random_prompts=settings.n_random_prompts,
-        n_effects=settings.n_effects,
-        seed=settings.seed,
-        provenance=provenance_of(compiled, task, settings, trained),
-        metrics={**_first_metrics(trained, kept), "preflight": preflight.to_dict()},
+        n_random=request.n_random,
+        n_random_prompts=request.n_random_prompts,
+        n_effects=request.n_effects,
+        seed=request.seed,
+        provenance=provenance_of(run, trained),
+        metrics={**_first_metrics(trained, kept), "preflight": checked.to_dict()},
         folder=folder,
-        counting=counting or not_counted,
+        progress=progress,
     )
 
     def judge() -> None:
-        measuring.metrics |= _judged(settings, trained, kept, measuring.metrics)
+        measuring.metrics |= _judged(run, trained, kept, measuring.metrics)
 
     parts.attempt("verdicts", judge, cheap=True)
     parts.attempt("circuit", lambda: _keep_circuit(measuring), cheap=True)
-    measuring.keep_state(parts, evaluation=_how_evaluated(settings, kept))
-    measuring.run(parts, say)
+    measuring.keep_state(parts, evaluation=_how_evaluated(run, kept))
+    measuring.run(parts)
     measuring.metrics |= {"seconds": time.perf_counter() - began, "peak_rss_bytes": peak_rss_bytes()}
     measuring.metrics["verdicts"] = []  # where judging fails, what was said before anything was measured is void
     parts.attempt("verdicts", judge, cheap=True)
@@ -280,6 +267,8 @@ def run_stages(
         curve=curve,
         diagnoses=tuple(measuring.metrics["diagnoses"]),
         run=trained.run,
+        request=request,
+        settings=run.settings,
         missing=parts.missing,
         errors=parts.errors,
     )
@@ -292,10 +281,16 @@ def _opened(out: str | Path | ResultFolder | None, overwrite: bool) -> AbstractC
     return ResultFolder.opened(out, overwrite=overwrite)
 
 
-def _keep_gates(folder: ResultFolder | None, trained: Trained, curve: pd.DataFrame) -> None:
+def _keep_gates(folder: ResultFolder | None, asked: Run, trained: Trained, curve: pd.DataFrame) -> None:
     if folder is not None:
+        folder.write(RUN_FILE, run_text(asked.request, asked.settings, edited=_is_edited(asked)))
         folder.write(GATES, gates_file(trained.run.gates))
         folder.write(CURVE, csv_text(curve))
+
+
+def _is_edited(run: Run) -> bool:
+    edits = run.compiled.gate_map.edits
+    return any(edits.get(how) for how in ("removed", "frozen", "tied"))
 
 
 def _keep_circuit(measuring: Measuring) -> None:
@@ -318,29 +313,29 @@ def _first_metrics(trained: Trained, kept: Kept) -> dict[str, Any]:
     }
 
 
-def _judged(settings: RunSettings, trained: Trained, kept: Kept, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _judged(run: Run, trained: Trained, kept: Kept, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What training and figures say against the run: `diagnoses` and `verdicts`."""
     by_split, judged = metrics["splits"], verdicts(metrics)
     first = by_split.get("validation") or next(iter(by_split.values()), None)
     against = {one["name"] for one in judged if one["severity"] == "wrong"}
-    found = diagnose(trained.run, kept.circuit, settings.recipe, first, objective=settings.objective, verdicts=against)
+    found = diagnose(trained.run, kept.circuit, run.recipe, first, objective=run.request.objective, verdicts=against)
     return {"diagnoses": [*found, *([kept.trouble] if kept.trouble else [])], "verdicts": judged}
 
 
-def _how_evaluated(settings: RunSettings, kept: Kept) -> dict[str, Any]:
+def _how_evaluated(run: Run, kept: Kept) -> dict[str, Any]:
     """What it takes to evaluate again as was asked: for `state.json`."""
     dangling = sorted(set(kept.raw_edges.tolist()) - set(kept.circuit.edge_ids.tolist()))
     names = [kept.circuit.universe.edge_name(edge) for edge in dangling]
     return {
-        "splits": list(settings.splits),
-        "n_random": settings.n_random,
-        "n_random_prompts": settings.n_random_prompts,
-        "n_effects": settings.n_effects,
+        "splits": list(run.splits),
+        "n_random": run.request.n_random,
+        "n_random_prompts": run.request.n_random_prompts,
+        "n_effects": run.request.n_effects,
         "dangling_edges": names,
     }
 
 
-def _incomplete(found: Discovery, folder: ResultFolder | None) -> str:
+def _incomplete(found: Discovery, folder: Path | None) -> str:
     """Which parts are missing and how to come by them."""
     parts = "; ".join(f"{part}: {reason}" for part, reason in found.missing.items())
     if folder is None:
@@ -348,4 +343,4 @@ def _incomplete(found: Discovery, folder: ResultFolder | None) -> str:
             f"parts of the result are missing ({parts}). Circuit and gates are in what is given back; "
             "pruning.evaluate(compiled, found.circuit, task.split('test')) measures it"
         )
-    return f"parts of the result in {folder.path} are missing ({parts}). `{report_command(folder.path)}` makes them"
+    return f"parts of the result in {folder} are missing ({parts}). `{report_command(folder)}` makes them"

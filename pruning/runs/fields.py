@@ -52,12 +52,13 @@ class Kind:
     """What a field may hold.
 
     Attributes:
-        base: `bool`, `int`, `float`, `str`, `tuple` (of strings) or `dict` (a table).
+        base: `bool`, `int`, `float`, `str`, `tuple` (of strings or whole numbers) or `dict` (a table).
         optional: Whether None is allowed.
         least: The smallest whole number allowed.
         none: What stands for None in text.
         names: The only strings allowed; empty for any.
         label: What messages call it.
+        item: What is in a tuple: `str` or `int`.
     """
 
     base: type
@@ -66,11 +67,18 @@ class Kind:
     none: str
     names: tuple[str, ...]
     label: str
+    item: type = str
 
     @property
     def expected(self) -> str:
         """What may be given, in words."""
-        words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", tuple: "several names"}
+        words = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            str: "a text",
+            tuple: f"several {'names' if self.item is str else 'whole numbers'}",
+        }
         word = words.get(self.base, "a table")
         if self.base is int:
             word += f" of at least {self.least}"
@@ -101,6 +109,8 @@ class Kind:
                 raise UnknownNameError.of(self.label, value, self.names)
             return value
         elif self.base is tuple and isinstance(value, Sequence) and not isinstance(value, str):
+            if self.item is int:
+                return tuple(whole_number(key, one, least=self.least) for one in value)
             if all(isinstance(one, str) for one in value):
                 return tuple(value)
         elif self.base is dict and isinstance(value, Mapping):
@@ -213,6 +223,7 @@ def _kind(one: Field[Any], hint: Any) -> Kind | None:
         none=about.get("none", "none"),
         names=about.get("names", ()),
         label=about.get("kind") or one.name.replace("_", " "),
+        item=get_args(inside[0])[0] if base is tuple else str,
     )
 
 

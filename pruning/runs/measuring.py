@@ -5,8 +5,7 @@ The same for a run that has just trained and for a saved result that is complete
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,31 +19,20 @@ from circuitgraph.files.csv_text import csv_text
 from pruning.evaluation.effects import measure_effects
 from pruning.evaluation.evaluate import evaluate
 from pruning.runs.parts import Parts
+from pruning.runs.progress import Progress
+from pruning.runs.request import N_EFFECTS
 from pruning.runs.result_folder import CIRCUIT, EXAMPLES, METRICS, ResultFolder
 from pruning.tasks import TaskData
 
 EVALUATION = "evaluation:"
 """What the part of a split's evaluation begins with."""
-N_EDGES, N_PROMPTS = 150, 8
-"""Of how many edges the effects are measured beside a run, and on how many prompts."""
+N_PROMPTS = 8
+"""On how many prompts the effects are measured beside a run."""
 EFFECTS = "effects"
 """The part that holds what single edges, heads and MLPs are worth."""
 
-Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
-"""Called with a stage's name, gives a context that yields what to call with the number of runs done and of all."""
 
-
-def not_counted(stage: str) -> AbstractContextManager[None]:
-    """Show nothing of a stage.
-
-    Args:
-        stage: Its name.
-    """
-    del stage
-    return nullcontext()
-
-
-def measured_parts(splits: Sequence[str], n_effects: int = N_EDGES) -> tuple[str, ...]:
+def measured_parts(splits: Sequence[str], n_effects: int = N_EFFECTS) -> tuple[str, ...]:
     """The parts that are measured, in their order.
 
     Args:
@@ -75,7 +63,7 @@ class Measuring:
         metrics: As in `metrics.json`; grows.
         examples: A row a prompt of the split evaluated last.
         folder: Where it is kept, or None.
-        counting: Shows how far a part is.
+        progress: Told what begins, and how far it is.
     """
 
     compiled: CompiledModel
@@ -90,30 +78,29 @@ class Measuring:
     metrics: dict[str, Any]
     examples: pd.DataFrame = field(default_factory=pd.DataFrame)
     folder: ResultFolder | None = None
-    counting: Counting = not_counted
+    progress: Progress = field(default_factory=Progress)
 
-    def run(self, parts: Parts, say: Callable[[str], None]) -> None:
+    def run(self, parts: Parts) -> None:
         """Make the measured parts that are missing, each by itself.
 
         Args:
             parts: Knows which are missing, and takes in what fails.
-            say: Called with a line on what begins.
         """
         for part in [part for part in parts.missing if part.startswith(EVALUATION)]:
             split = part.removeprefix(EVALUATION)
-            parts.attempt(part, lambda split=split: self._evaluate(split, say))
+            parts.attempt(part, lambda split=split: self._evaluate(split))
             self.keep_state(parts)
         if EFFECTS in parts.missing:
-            parts.attempt(EFFECTS, lambda: self._measure_effects(say))
+            parts.attempt(EFFECTS, lambda: self._measure_effects())
             self.keep_state(parts)
 
-    def _measure_effects(self, say: Callable[[str], None]) -> None:
+    def _measure_effects(self) -> None:
         """Measure what single parts are worth, on prompts of the test split if it has any, else of another."""
         split = next(name for name in ("test", "validation", "train") if len(self.task.splits.get(name, ())))
         n_edges = min(self.n_effects, len(self.circuit))
         which = "" if n_edges == len(self.circuit) else f"{n_edges:,} strongest "
-        say(f"measuring what cutting each head, each MLP and each of the {which}edges alone costs")
-        with self.counting("effects") as tick:
+        self.progress.say(f"measuring what cutting each head, each MLP and each of the {which}edges alone costs")
+        with self.progress.counting("effects") as tick:
             found = measure_effects(
                 self.compiled, self.described(), self.task.split(split), top=self.n_effects, n=N_PROMPTS,
                 seed=self.seed, ablation_data=self.task.splits.get("train"), tick=tick,
@@ -123,10 +110,10 @@ class Measuring:
             self.folder.write_json(METRICS, self.metrics)
             self.folder.write("effects.csv", csv_text(found.table))
 
-    def _evaluate(self, split: str, say: Callable[[str], None]) -> None:
+    def _evaluate(self, split: str) -> None:
         """Measure the circuit on one split, next to what it is compared with."""
-        say(f"evaluating on {len(self.task.split(split)):,} {split} prompts")
-        with self.counting(f"{split} evaluation") as tick:
+        self.progress.say(f"evaluating on {len(self.task.split(split)):,} {split} prompts")
+        with self.progress.counting(f"{split} evaluation") as tick:
             found = evaluate(
                 self.compiled,
                 self.circuit,

@@ -37,6 +37,7 @@ CIRCUIT, GATES, CURVE, METRICS, EXAMPLES = (
     "circuit.json", "gates.safetensors", "curve.csv", "metrics.json", "examples.csv",
 )  # fmt: skip
 FILES = (
+    "run.toml",
     CIRCUIT,
     METRICS,
     EXAMPLES,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from circuitgraph.models import DTYPES
@@ -11,6 +11,7 @@ from pruning.runs.fields import check_fields, checked_table, number, one_of, pla
 
 if TYPE_CHECKING:
     from circuitgraph.memory.plan import MemoryPlan
+    from pruning.execution.step_settings import StepSettings
     from pruning.frozen.disk import DiskCache
 
 
@@ -86,11 +87,23 @@ class RunSettings:
         return DiskCache(self.disk_cache_folder, budget_bytes=self.disk_cache_bytes, spare_bytes=self.disk_spare_bytes)
 
     def fitted(self, plan: MemoryPlan | None) -> RunSettings:
-        """These settings with what a memory plan decided.
+        """These settings with what a memory plan decided of what they leave open.
 
         Args:
             plan: The plan; None leaves them as they are.
         """
         if plan is None:
             return self
-        return replace(self, micro_batch=plan.micro_batch, recompute=plan.recompute, cache_bytes=plan.cache_bytes)
+        return replace(
+            self,
+            micro_batch=self.micro_batch or plan.micro_batch,
+            recompute=plan.recompute if self.recompute is None else self.recompute,
+            cache_bytes=min(self.cache_bytes, plan.cache_bytes),
+        )
+
+    def step_settings(self) -> StepSettings:
+        """How training steps are run."""
+        from pruning.execution.step_settings import StepSettings
+
+        given = {one.name: getattr(self, one.name) for one in fields(StepSettings)}
+        return StepSettings(**{name: value for name, value in given.items() if value is not None})

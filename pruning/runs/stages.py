@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +15,17 @@ import numpy as np
 import torch
 
 from circuitgraph.circuits.circuit import Circuit
-from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, why
 from circuitgraph.stopping import Stop
 from pruning.execution.objectives import TAKES_TOP_K, check_objective
-from pruning.execution.step_settings import StepSettings
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.loop import TrainingRun, train
-from pruning.methods.edge_pruning.state import StepRecord
 from pruning.methods.edge_pruning.train import Trainer
-from pruning.runs.run_settings import RunSettings
+from pruning.runs.progress import Progress
+from pruning.runs.run import Run
 from pruning.runs.versions import library_versions
 from pruning.selection.best import discretize, edges_to_keep
 from pruning.selection.faithful import keep_faithful
-from pruning.tasks import TaskData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,125 +60,102 @@ class Kept:
     trouble: str
 
 
-def check_run(compiled: CompiledModel, task: TaskData, settings: RunSettings) -> None:
+def check_run(run: Run) -> None:
     """Refuse, before any work, what could not be trained or evaluated.
 
     Args:
-        compiled: The model.
-        task: The prompts.
-        settings: The settings.
+        run: The run.
 
     Raises:
         ConfigurationError: Settings that cannot work together, or no training prompts.
         UnknownNameError: No such objective or split.
     """
-    check_top_k(settings.teacher_top_k, settings.objective, compiled.shape.d_vocab)
-    compiled.gate_map.check_target(settings.recipe.target_sparsity)
+    compiled, task, request = run.compiled, run.task, run.request
+    check_top_k(request.teacher_top_k, request.objective, compiled.shape.d_vocab)
+    compiled.gate_map.check_target(run.recipe.target_sparsity)
     if not len(task.split("train")):
         raise ConfigurationError(f"task {task.name}: the train split is empty; there is nothing to learn from")
-    check_objective(settings.objective, task.split("train"), f"task {task.name} (train)")
-    for split in settings.splits:
+    check_objective(request.objective, task.split("train"), f"task {task.name} (train)")
+    for split in run.splits:
         if not len(task.split(split)):
             raise ConfigurationError(
                 f"task {task.name}: the {split} split is empty; leave it out of the splits to evaluate on"
             )
 
 
-def train_gates(
-    compiled: CompiledModel,
-    task: TaskData,
-    settings: RunSettings,
-    *,
-    watch: Callable[[StepRecord], None] | None,
-    say: Callable[[str], None],
-    stop: Stop,
-) -> Trained:
+def train_gates(run: Run, progress: Progress, stop: Stop) -> Trained:
     """Keep what never changes of the training prompts, then train the gates.
 
     Args:
-        compiled: The model.
-        task: The prompts.
-        settings: The settings.
-        watch: Called after every step.
-        say: Called with a line on what begins.
+        run: The run.
+        progress: Told what begins, and of every step.
         stop: Who asked the run to stop: training ends then, and what was learnt is given back.
 
     Raises:
         KeyboardInterrupt: The run was asked to stop before training began.
     """
     began = time.perf_counter()
+    compiled, request, settings, recipe = run.compiled, run.request, run.settings, run.recipe
+    train_split = run.task.splits["train"]
     with stop.open():
-        say(f"keeping what never changes of {len(task.splits['train']):,} training prompts")
+        progress.say(f"keeping what never changes of {len(train_split):,} training prompts")
         frozen = FrozenRuns(
             compiled,
-            task.splits["train"],
-            ablation=settings.ablation,
+            train_split,
+            ablation=request.ablation,
             budget_bytes=settings.cache_bytes,
-            disk=settings.disk_cache,
-            teacher_top_k=settings.teacher_top_k,
+            disk=settings.disk_cache(),
+            teacher_top_k=request.teacher_top_k,
         )
-        say(f"frozen runs: {frozen.describe()}")
+        progress.say(f"frozen runs: {frozen.describe()}")
         trainer = Trainer(
-            compiled, frozen, settings.recipe, objective=settings.objective, seed=settings.seed,
-            how=StepSettings(
-                micro_batch=settings.micro_batch, recompute=settings.recompute, replay=settings.replay
-            ),
-            say=say,
+            compiled, frozen, recipe, objective=request.objective, seed=request.seed, how=settings.step_settings(),
+            say=progress.say,
         )  # fmt: skip
     runner = trainer.runner
     at_once = runner.micro_batch
-    recipe = settings.recipe
-    say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name})")
-    run = train(trainer, watch, stop)
-    say(f"prompts drawn in training: {frozen.drawn}")
+    progress.say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name})")
+    with progress.training(recipe.steps, request.objective) as watch:
+        trained = train(trainer, watch, stop)
+    progress.say(f"prompts drawn in training: {frozen.drawn}")
     memory = {
         "micro_batch": at_once, "micro_batch_at_the_end": runner.micro_batch, "recompute": runner.recompute,
         "cache_bytes": settings.cache_bytes, "short_runs": frozen.short,
     }  # fmt: skip
     return Trained(
-        run=run,
+        run=trained,
         seconds=time.perf_counter() - began,
         frozen_runs=frozen.counts(),
         provenance={"replay": runner.replays, "memory": memory},
     )
 
 
-def keep_edges(
-    compiled: CompiledModel,
-    task: TaskData,
-    settings: RunSettings,
-    run: TrainingRun,
-    *,
-    say: Callable[[str], None],
-    stop: Stop,
-) -> Kept:
+def keep_edges(run: Run, trained: TrainingRun, progress: Progress, stop: Stop) -> Kept:
     """Decide which edges the circuit has.
 
     A rule that runs the model may fail or be ended; the rule `target`, which looks at the gates alone, takes its place
     then, so that there is a circuit in any case.
 
     Args:
-        compiled: The model.
-        task: The prompts.
-        settings: The settings.
-        run: The training run.
-        say: Called with a line on what begins.
+        run: The run.
+        trained: The gates, trained.
+        progress: Told what begins.
         stop: Who asked the run to stop.
 
     Raises:
         KeyboardInterrupt: The run was asked to stop a second time.
     """
-    recipe, trouble = settings.recipe, ""
-    target = run.records[-1].target if run.records else recipe.target_sparsity
+    recipe, trouble = run.recipe, ""
+    target = trained.records[-1].target if trained.records else recipe.target_sparsity
     if recipe.keep in ("faithful", "minimal"):
         try:
             with stop.open():
-                say("looking for the fewest edges that are enough")
+                progress.say("looking for the fewest edges that are enough")
                 edges, scores = keep_faithful(
-                    compiled, run.gates, task.splits["train"], ablation=settings.ablation,
+                    run.compiled, trained.gates, run.task.splits["train"], ablation=run.request.ablation,
                     tolerance=recipe.tolerance, minimal=recipe.keep == "minimal",
                 )  # fmt: skip
-                return Kept(circuit=_circuit(compiled, settings, edges, scores), raw_edges=edges, trouble="")
+                return Kept(circuit=_circuit(run, edges, scores), raw_edges=edges, trouble="")
         except KeyboardInterrupt as error:
             stop.note(error)
             trouble = f"the run was ended by {stop.name}"
@@ -193,23 +166,22 @@ def keep_edges(
             f"edges at the target sparsity instead, as the keep rule 'target' does."
         )
     rule = "target" if trouble else recipe.keep
-    edges, scores = discretize(run.gates, keep=edges_to_keep(run.gates, rule=rule, target_sparsity=target))
-    return Kept(circuit=_circuit(compiled, settings, edges, scores), raw_edges=edges, trouble=trouble)
+    edges, scores = discretize(trained.gates, keep=edges_to_keep(trained.gates, rule=rule, target_sparsity=target))
+    return Kept(circuit=_circuit(run, edges, scores), raw_edges=edges, trouble=trouble)
 
 
-def _circuit(compiled: CompiledModel, settings: RunSettings, edges: np.ndarray, scores: np.ndarray) -> Circuit:
-    return Circuit.from_edges(compiled.universe, edges, scores=scores, ablation=settings.ablation)
+def _circuit(run: Run, edges: np.ndarray, scores: np.ndarray) -> Circuit:
+    return Circuit.from_edges(run.compiled.universe, edges, scores=scores, ablation=run.request.ablation)
 
 
-def provenance_of(compiled: CompiledModel, task: TaskData, settings: RunSettings, trained: Trained) -> dict[str, Any]:
+def provenance_of(run: Run, trained: Trained) -> dict[str, Any]:
     """Where the circuit came from, but for its measures.
 
     Args:
-        compiled: The model.
-        task: The prompts.
-        settings: The settings.
+        run: The run.
         trained: What training left.
     """
+    compiled, task, request = run.compiled, run.task, run.request
     return {
         **compiled.identity,
         "tokenizer": type(compiled.tokenizer).__name__,
@@ -219,12 +191,12 @@ def provenance_of(compiled: CompiledModel, task: TaskData, settings: RunSettings
         "task": task.name,
         "task_options": dict(task.provenance),
         "data_hash": task.data_hash,
-        "objective": settings.objective,
-        "teacher_top_k": settings.teacher_top_k,
-        "recipe": settings.recipe.to_dict(),
+        "objective": request.objective,
+        "teacher_top_k": request.teacher_top_k,
+        "recipe": run.recipe.to_dict(),
         "method": "edge-pruning",
         "score_meaning": "log-alpha",
-        "seed": settings.seed,
+        "seed": request.seed,
         "steps_taken": len(trained.run.records),
         "edits": compiled.gate_map.edits,
         "versions": library_versions(),

@@ -12,6 +12,7 @@ from pruning.prompts.reached import share_reached
 if TYPE_CHECKING:
     from circuitgraph.compiled.model import CompiledModel
     from pruning.prompts.encoding import EncodedPairs
+    from pruning.runs.settings import RunSettings
 
 _SAFE = 0.9  # of what is free; estimates were up to a tenth too low
 FREE = "free, less a tenth for what the estimate may be off"
@@ -20,23 +21,21 @@ FREE = "free, less a tenth for what the estimate may be off"
 def training_memory(
     compiled: CompiledModel,
     train: EncodedPairs,
+    settings: RunSettings,
     *,
     batch_size: int,
     ablation: str,
-    cache_bytes: int,
     teacher_top_k: int | None = None,
-    memory_bytes: int | None = None,
 ) -> MemoryPlan:
     """Plan a training run's memory.
 
     Args:
         compiled: The model.
         train: The training prompts, at least one.
-        batch_size: Prompts a step.
+        settings: How the run is done: what it has to fit into, and what was decided already.
+        batch_size: Prompts per step.
         ablation: What cut edges carry.
-        cache_bytes: Memory for runs that never change.
         teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
-        memory_bytes: What the run has to fit into; None takes what is free.
 
     Returns:
         The plan: the dearest moment by part, and how many prompts run at once.
@@ -64,11 +63,14 @@ def training_memory(
             teacher_top_k=teacher_top_k,
         )
 
-    limit, free = memory_bytes, available_bytes(str(device))
+    limit, free = settings.memory_bytes, available_bytes(str(device))
     if limit is None and free is not None:
         held = estimate(1, False, 0)
         limit = int(free * _SAFE) + held.weights + held.program  # these are loaded already
-    return plan_memory(estimate, batch_size=batch_size, seq=seq, limit_bytes=limit, cache_bytes=cache_bytes)
+    return plan_memory(
+        estimate, batch_size=batch_size, seq=seq, limit_bytes=limit, cache_bytes=settings.cache_bytes,
+        micro_batch=settings.micro_batch, recompute=settings.recompute,
+    )  # fmt: skip
 
 
 def _reached(compiled: CompiledModel, train: EncodedPairs, ablation: str) -> list[float]:

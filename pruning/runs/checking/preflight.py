@@ -12,26 +12,26 @@ In this order, each only where those before found no error:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from circuitgraph.html import card, html_table
 from circuitgraph.memory.estimate import DEVICES
-from pruning.evaluation.sampled import N_RANDOM_PROMPTS
 from pruning.findings import Finding
-from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
+from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.runs.checking.behaviour import Behaviour, behaviour, sample_of
 from pruning.runs.checking.duration import Duration, estimate_duration, time_passes
-from pruning.runs.checking.memory import FREE, training_memory
+from pruning.runs.checking.memory import FREE
 from pruning.runs.checking.requirements import raise_errors, same_tokens, stretched, unfit
 from pruning.runs.checking.tokens import token_doubts
+from pruning.runs.progress import Progress
+from pruning.runs.run import EVALUATED, Run, RunChoices, run_of
 
 if TYPE_CHECKING:
     from circuitgraph.compiled.model import CompiledModel
     from circuitgraph.memory.plan import MemoryPlan
     from pruning.prompts.encoding import EncodedPairs
-    from pruning.runs.run_settings import RunSettings
     from pruning.tasks import TaskData
 
 SAMPLE = 48
@@ -178,102 +178,98 @@ def _plain(seen: Behaviour) -> dict[str, Any]:
     return {**asdict(seen), **named, "spacing_example": list(seen.spacing_example) if seen.spacing_example else None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How closely a run is looked at before any work.
+
+    Attributes:
+        sample: Prompts that the model is run on, about, spread over the splits; 0 runs it on none.
+        training: Whether gates are to be trained; else only the evaluated splits are looked at.
+        estimate_time: Whether a few passes are timed.
+    """
+
+    sample: int = SAMPLE
+    training: bool = True
+    estimate_time: bool = True
+
+
 def preflight(
     compiled: CompiledModel,
     task: TaskData,
-    recipe: Recipe | str = "quick",
+    recipe: Recipe | str | None = None,
     *,
-    objective: str | None = None,
-    ablation: str | None = None,
-    splits: Sequence[str] = ("validation", "test"),
-    n_random: int = 10,
-    n_random_prompts: int | None = N_RANDOM_PROMPTS,
-    cache_bytes: int = 2 << 30,
-    teacher_top_k: int | None = None,
-    memory_bytes: int | None = None,
     sample: int = SAMPLE,
     training: bool = True,
     estimate_time: bool = True,
+    **choices: Unpack[RunChoices],
 ) -> Preflight:
     """Check a model, a task and settings before any work.
 
     Args:
         compiled: The model.
         task: The prompts.
-        recipe: The settings, or the name of a recipe.
-        objective: What is compared; by default the recipe's, else the task's own.
-        ablation: What cut edges carry; by default the recipe's, else counterfactual.
-        splits: The splits that are to be measured on; one without prompts is an error.
-        n_random: Random circuits to compare with, for the time.
-        n_random_prompts: On how many prompts of each split they run, at most; None for all.
-        cache_bytes: Memory for runs that never change.
-        teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
-        memory_bytes: What the run has to fit into; None takes what is free.
+        recipe: The settings, or the name of a recipe; by default as of `pruning.discover`.
         sample: Prompts that the model is run on, about, spread over the splits; 0 runs it on none.
         training: Whether gates are to be trained; else only `splits` are looked at.
         estimate_time: Whether a few passes are timed.
+        choices: Settings of the run by name, as of `pruning.discover`: `objective`, `ablation`, `n_random`,
+            `memory_bytes`, `cache_bytes` …; `splits` are validation and test by default, and one without prompts is an
+            error.
 
     Returns:
         What was found. It raises nothing for errors among it: see `Preflight.require`.
 
     Raises:
-        UnknownNameError: No such recipe or objective.
+        UnknownNameError: No such setting, recipe, objective or ablation.
+        ConfigurationError: A value that makes no sense.
 
     Examples:
         >>> from circuitgraph import compile_model, load_model
         >>> from pruning import load_task
         >>> compiled = compile_model(load_model("tracr:reverse"), embeddings="split")
         >>> task = load_task("tracr-reverse", compiled.tokenizer, options={"max_length": 3})
-        >>> found = preflight(compiled, task, "tracr", estimate_time=False)
+        >>> found = preflight(compiled, task, estimate_time=False)
         >>> found.behaviour.accuracy, [one.name for one in found.findings]
         (1.0, [])
-        >>> [one.name for one in preflight(compiled, task, "tracr", ablation="counterfactual").errors]
+        >>> [one.name for one in preflight(compiled, task, ablation="counterfactual").errors]
         ['same-tokens', 'same-tokens', 'same-tokens']
     """
-    began = time.perf_counter()
-    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    objective = objective or recipe.objective or task.objective
-    ablation = ablation or recipe.ablation or "counterfactual"
-    names = dict.fromkeys((*(("train",) if training else ()), *splits))
+    run = run_of(compiled, task, recipe, {"splits": EVALUATED, **choices})
+    return look_at(run, Look(sample=sample, training=training, estimate_time=estimate_time))
+
+
+def look_at(run: Run, look: Look | None = None) -> Preflight:
+    """Check a run before any work; see `preflight`.
+
+    Args:
+        run: The run.
+        look: How closely.
+    """
+    look, began = look or Look(), time.perf_counter()
+    compiled, task, request, splits = run.compiled, run.task, run.request, run.splits
+    ablation = request.ablation
+    names = dict.fromkeys((*(("train",) if look.training else ()), *splits))
     looked_at = {name: task.splits[name] for name in names if name in task.splits}
     train = task.splits.get("train")
-    findings = unfit(
-        compiled, task, objective=objective, teacher_top_k=teacher_top_k, splits=splits, ablation=ablation,
-        training=training,
-    )  # fmt: skip
+    findings = unfit(run, training=look.training)
     memory = seen = duration = None
-    if training and train is not None and len(train) and compiled.device.type in DEVICES:
-        memory = training_memory(
-            compiled, train, batch_size=recipe.batch_size, ablation=ablation, cache_bytes=cache_bytes,
-            teacher_top_k=teacher_top_k, memory_bytes=memory_bytes,
-        )  # fmt: skip
-        findings += _memory(memory, memory_bytes)
+    if look.training and train is not None and len(train) and compiled.device.type in DEVICES:
+        memory = run.memory
+        findings += _memory(memory, run.settings.memory_bytes)
     findings += stretched(compiled, looked_at)
     findings += token_doubts(looked_at, compiled.tokenizer, ablation=ablation)
-    findings += _few(looked_at, splits) if training else []
-    if sample and not any(one.severity == "error" for one in findings):
-        chosen = sample_of(looked_at, sample)
-        seen = behaviour(compiled, chosen, ablation=ablation, ablation_data=_for_means(train, ablation, sample))
+    findings += _few(looked_at, splits) if look.training else []
+    if look.sample and not any(one.severity == "error" for one in findings):
+        chosen = sample_of(looked_at, look.sample)
+        seen = behaviour(compiled, chosen, ablation=ablation, ablation_data=_for_means(train, ablation, look.sample))
         findings += seen.doubts()
     unhindered = not any(one.severity == "error" for one in findings)
-    if estimate_time and memory is not None and train is not None and unhindered:
-        timed = time_passes(
-            compiled, train, recipe, objective=objective, ablation=ablation, plan=memory, teacher_top_k=teacher_top_k
-        )
-        kept = round(max(0.0, 1 - recipe.target_sparsity) * compiled.universe.n_edges)
-        duration = estimate_duration(
-            timed,
-            recipe,
-            n_train=len(train),
-            evaluated=[pairs.lengths for name, pairs in looked_at.items() if name in splits],
-            n_random=n_random,
-            n_random_prompts=n_random_prompts,
-            n_kept=kept,
-        )
+    if look.estimate_time and memory is not None and train is not None and unhindered:
+        duration = _duration(run, memory, looked_at)
     return Preflight(
         task=task.name,
         model=compiled.name,
-        objective=objective,
+        objective=request.objective,
         ablation=ablation,
         splits={name: _count(pairs) for name, pairs in looked_at.items()},
         findings=tuple(sorted(findings, key=lambda one: one.severity != "error")),
@@ -284,28 +280,38 @@ def preflight(
     )
 
 
-def look_before(
-    compiled: CompiledModel, task: TaskData, settings: RunSettings, say: Callable[[str], None] | None
-) -> Preflight:
-    """Check before a training from Python: errors are raised, doubts are said. No time is estimated.
+def _duration(run: Run, memory: MemoryPlan, looked_at: Mapping[str, EncodedPairs]) -> Duration:
+    """What the run will take."""
+    request, recipe, train = run.request, run.recipe, run.task.splits["train"]
+    timed = time_passes(
+        run.compiled, train, recipe, objective=request.objective, ablation=request.ablation, plan=memory,
+        teacher_top_k=request.teacher_top_k,
+    )  # fmt: skip
+    return estimate_duration(
+        timed,
+        recipe,
+        n_train=len(train),
+        evaluated=[pairs.lengths for name, pairs in looked_at.items() if name in run.splits],
+        n_random=request.n_random,
+        n_random_prompts=request.n_random_prompts,
+        n_kept=round(max(0.0, 1 - recipe.target_sparsity) * run.compiled.universe.n_edges),
+    )
+
+
+def look_before(run: Run, progress: Progress) -> Preflight:
+    """Check before a training from Python: errors are raised, doubts are told. No time is estimated.
 
     Args:
-        compiled: The model.
-        task: The prompts.
-        settings: The settings.
-        say: Called with each doubt.
+        run: The run.
+        progress: Told of each doubt.
 
     Raises:
         ConfigurationError: Something stands in the way; the message has all of it.
     """
-    found = preflight(
-        compiled, task, settings.recipe, objective=settings.objective, ablation=settings.ablation,
-        splits=settings.splits, cache_bytes=settings.cache_bytes, teacher_top_k=settings.teacher_top_k,
-        estimate_time=False,
-    )  # fmt: skip
+    found = look_at(run, Look(estimate_time=False))
     found.require()
     for one in found.doubts:
-        (say or (lambda line: None))(f"doubt ({one.name}): {one.text}")
+        progress.say(f"doubt ({one.name}): {one.text}")
     return found
 
 

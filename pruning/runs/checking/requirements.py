@@ -6,7 +6,7 @@ evaluation and studies refuse the same prompts, from Python too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from pruning.prompts.runnable import counted, text_of, unrunnable
 if TYPE_CHECKING:
     from circuitgraph.compiled.model import CompiledModel
     from pruning.prompts.encoding import EncodedPairs
-    from pruning.tasks import TaskData
+    from pruning.runs.run import Run
 
 NUMERIC = ("mse", "position-kl")
 """Objectives of numeric outputs."""
@@ -50,26 +50,12 @@ def stretched(compiled: CompiledModel, splits: Mapping[str, EncodedPairs]) -> li
     return found
 
 
-def unfit(
-    compiled: CompiledModel,
-    task: TaskData,
-    *,
-    objective: str,
-    teacher_top_k: int | None,
-    splits: Sequence[str],
-    ablation: str,
-    training: bool,
-) -> list[Finding]:
+def unfit(run: Run, *, training: bool) -> list[Finding]:
     """What stands in the way of training on a task, or of measuring on it.
 
     Args:
-        compiled: The model.
-        task: The prompts.
-        objective: What is to be compared.
-        teacher_top_k: How many of the full model's likeliest tokens are to be kept; None keeps all.
-        splits: The splits to measure on.
-        ablation: What cut edges are to carry.
-        training: Whether gates are trained; else only those splits are run.
+        run: The run.
+        training: Whether gates are trained; else only the evaluated splits are run.
 
     Returns:
         An error for each; empty if nothing does.
@@ -77,6 +63,8 @@ def unfit(
     Raises:
         UnknownNameError: No such objective.
     """
+    compiled, task, splits = run.compiled, run.task, run.splits
+    objective, ablation = run.request.objective, run.request.ablation
     objective_named(objective)
     looked_at = dict.fromkeys((*(("train",) if training else ()), *splits))
     present = {name: task.splits[name] for name in looked_at if name in task.splits and len(task.splits[name])}
@@ -94,7 +82,7 @@ def unfit(
         if name not in present
     ]
     if training and train is not None:
-        errors += _objective(compiled, train, objective, teacher_top_k)
+        errors += _objective(compiled, train, objective, run.request.teacher_top_k)
     if ablation == "counterfactual":
         errors += _all_the_same(present)
     errors += [(one.name, one.text) for name, pairs in present.items() for one in unrunnable(compiled, pairs, name)]

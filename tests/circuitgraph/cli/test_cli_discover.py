@@ -18,7 +18,7 @@ from tests.circuitgraph.cli.conftest import TRACR, call
 
 FILES = {
     "circuit.json", "metrics.json", "examples.csv", "curve.csv", "curve.png", "circuit.dot", "circuit.pdf",
-    "circuit.svg", "circuit.html", "effects.csv", "gates.safetensors", "report.md", "state.json",
+    "circuit.svg", "circuit.html", "effects.csv", "gates.safetensors", "report.md", "run.toml", "state.json",
 }  # fmt: skip
 
 
@@ -188,7 +188,7 @@ class TestRefusals:
             (("--objective", "kll"), "'kl'"),
             (("--objective", "mse"), "answers are tokens"),
             (("--objective", "logit-diff"), "wrong answers"),
-            (("--embeddings", "splitt"), "joint, split"),
+            (("--embeddings", "splitt"), "did you mean 'split'"),
             (("--dtype", "float31"), "float32"),
             (("--device", "gpu"), "cuda"),
             (("--target-sparsity", "0"), "(0, 2]"),
@@ -196,7 +196,7 @@ class TestRefusals:
             (("--target-sparsity", "nan"), "(0, 2]"),
             (("--steps", "0"), "at least 1"),
             (("--batch-size", "0"), "at least 1"),
-            (("--seed", "-1"), "0 or more"),
+            (("--seed", "-1"), "seed must be a whole number of at least 0; got -1"),
             (("--memory-gib", "0.01"), "0.010 GiB is what --memory-gib lets it take. It would hold:"),
             (("--train-size", "-1"), "--train-size"),
             (("--train-size", "5"), "takes no sizes"),
@@ -226,11 +226,11 @@ class TestRefusals:
 def test_out_of_memory_says_what_the_run_was_to_hold(tmp_path, monkeypatch):
     given = {}
 
-    def runs_out(*_, **how):
-        given.update(how)
+    def runs_out(run, *_):
+        given.update(run.settings.to_dict())
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
 
-    monkeypatch.setattr("pruning.runs.discover.discover", runs_out)
+    monkeypatch.setattr("pruning.runs.discover.train_gates", runs_out)
     ended = call(*TRACR, "--out", tmp_path / "x", "--cache-gib", 0.5)
     assert ended.code == 1
     assert "what the run was to hold" in ended.err and "activations" in ended.err.split("what the run was to hold")[1]
@@ -390,12 +390,10 @@ class TestEndedEarly:
         assert list(tmp_path.iterdir()) == []
 
     def test_ctrl_c_elsewhere_writes_nothing(self, text_run, tmp_path, monkeypatch):
-        from circuitgraph.cli.job import Job
-
         def stop(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(Job, "run", stop)
+        monkeypatch.setattr("pruning.runs.discover.run_discovery", stop)
         ended = call(*text_run, "--out", tmp_path / "x")
         assert ended.code == 130
         assert list(tmp_path.iterdir()) == []

@@ -83,7 +83,7 @@ def test_what_a_training_was_to_hold_is_told_where_memory_runs_out(short, regime
     def runs_out(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("pruning.regimes.study.run_regimes", runs_out)
+    monkeypatch.setattr("pruning.regimes.study.run_study", runs_out)
     ended = call(*short, *regimes, "--out", tmp_path / "x")
     assert ended.code == 1 and "what the run was to hold" in ended.err
     ended = call(*short, *regimes, "--out", tmp_path / "x", "--memory-gib", 0.01)

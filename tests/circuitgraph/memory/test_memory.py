@@ -12,8 +12,6 @@ import torch
 
 from circuitgraph.architectures import ModelShape, family_of
 from circuitgraph.cli.graph import count
-from circuitgraph.cli.job import Job
-from circuitgraph.cli.settings import ModelPlan
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.engine.choose import SWITCH
@@ -26,8 +24,8 @@ from circuitgraph.memory.estimate import MemoryEstimate, estimate_memory
 from circuitgraph.memory.plan import plan_memory
 from circuitgraph.memory.sizes import count_parameters
 from circuitgraph.models import load_config
-from pruning.methods.edge_pruning.recipes import recipe_named
 from pruning.prompts.encoding import EncodedPairs
+from pruning.runs.run import run_of
 from pruning.tasks import TaskData
 
 MIB = 1 << 20
@@ -392,18 +390,10 @@ def test_a_run_counts_the_tokens_that_its_prompts_reach(tiny_gpt2, ablation: str
         predict_positions=tuple(np.array([len(ids) - 1]) for ids in clean),
         answer_ids=(np.array([1]),) * 3,
     )
-    job = Job(
-        plan=ModelPlan(name="tiny", config=model.config, shape=compiled.shape, universe=compiled.universe),
-        compiled=compiled,
-        task=TaskData(name="t", splits={"train": train}, notes=(), provenance={}, data_hash="", objective="kl"),
-        recipe=recipe_named("quick").changed(batch_size=2),
-        objective="kl",
-        ablation=ablation,
-        seed=0,
-        cache_bytes=1 << 20,
-        memory_bytes=1 << 40,
-    )
-    assert job.memory.estimate == estimate_memory(
+    task = TaskData(name="t", splits={"train": train}, notes=(), provenance={}, data_hash="", objective="kl")
+    run = run_of(compiled, task, None, {"batch_size": 2, "ablation": ablation, "cache_bytes": 1 << 20})
+    run = replace(run, settings=replace(run.settings, memory_bytes=1 << 40))
+    assert run.memory.estimate == estimate_memory(
         compiled.shape,
         compiled.universe,
         n_parameters=sum(weights.numel() for weights in model.parameters()),

@@ -183,7 +183,7 @@ class TestTable:
 
 class TestGoingOn:
     def test_nothing_is_trained_twice(self, compiled, files, study, monkeypatch):
-        monkeypatch.setattr(training, "discover", lambda *args, **options: pytest.fail("trained again"))
+        monkeypatch.setattr(training, "run_discovery", lambda *args, **options: pytest.fail("trained again"))
         told: list[str] = []
         again = run_regimes(compiled, files, seeds=(0, 1), recipe=RECIPE, out=study[1], n_random=2, say=told.append)
         assert "4 of 4 circuits are there already" in told[0]
@@ -243,7 +243,7 @@ class TestGoingOn:
 
 class TestGivenCircuits:
     def test_they_are_not_trained(self, compiled, files, study, monkeypatch):
-        monkeypatch.setattr(training, "discover", lambda *args, **options: pytest.fail("trained"))
+        monkeypatch.setattr(training, "run_discovery", lambda *args, **options: pytest.fail("trained"))
         given = {regime: list(by_seed.values()) for regime, by_seed in study[0].circuits.items()}
         again = run_regimes(compiled, files, circuits=given, n_random=2)
         assert again.faithfulness.equals(study[0].faithfulness)

@@ -18,6 +18,7 @@ from pruning.runs.choices import full_name, of_keywords, read_recipe_file, read_
 from pruning.runs.decide import decide, run_text
 from pruning.runs.request import ModelRequest, RunRequest, TaskRequest
 from pruning.runs.settings import RunSettings
+from pruning.whole_numbers import whole_number
 
 REQUEST = RunRequest(
     model=ModelRequest(name="tracr:reverse", embeddings="split"),
@@ -296,3 +297,13 @@ def test_a_damaged_description_is_refused(change, said):
     with pytest.raises((ConfigurationError, UnknownNameError)) as raised:
         RunRequest.from_dict({**REQUEST.to_dict(), **change})
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [0.5, "1", None, np.nan, np.float64(2), [1]])
+def test_what_is_no_whole_number_is_refused(value: object) -> None:
+    with pytest.raises(ConfigurationError, match="seed must be a whole number of at least 0; got"):
+        whole_number("seed", value)
+
+
+def test_numpys_integers_become_pythons() -> None:
+    assert json.dumps([whole_number("seed", np.int64(3)), whole_number("lanes", np.uint8(2))]) == "[3, 2]"

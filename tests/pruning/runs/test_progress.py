@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import sys
 
-from circuitgraph.cli.progress import Reading, watching
 from pruning.methods.edge_pruning.state import StepRecord
+from pruning.runs.shown_progress import Reading, watching
 
 
 def record(step: int, objective: float = 0.5) -> StepRecord:

@@ -1,0 +1,198 @@
+"""Options that belong together, as one parameter of a command.
+
+A command that is decorated with `grouped` takes a dataclass of options as one parameter; on the command line each of
+its fields is an option. So `discover`, `check` and `study` declare the settings of a run once.
+
+Options of a run have no defaults of their own: what is not given is not chosen, and `pruning.runs.decide` says what it
+is then.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from circuitgraph.cli import options
+from circuitgraph.cli.settings import parse_named
+
+_GIB = 2**30
+USUAL: Mapping[str, Any] = {"settings.disk_cache_bytes": 2 * _GIB}
+"""What the command line chooses by itself; from Python there is no disk cache unless one is given."""
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Make each field of a command's dataclass parameters an option.
+
+    Args:
+        command: The command's function.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        hint = hints[name]
+        if not is_dataclass(hint):
+            parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        groups[name] = hint
+        within = get_type_hints(hint, include_extras=True)
+        for one in fields(hint):
+            default = inspect.Parameter.empty if one.default is MISSING else one.default
+            parameters.append(
+                inspect.Parameter(
+                    one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=within[one.name]
+                )
+            )
+
+    @functools.wraps(command)
+    def with_groups(**given: Any) -> None:
+        made = {name: cls(**{one.name: given.pop(one.name) for one in fields(cls)}) for name, cls in groups.items()}
+        command(**given, **made)
+
+    about: Any = with_groups
+    about.__signature__ = inspect.Signature(parameters)
+    about.__annotations__ = {one.name: one.annotation for one in parameters}
+    return with_groups
+
+
+def _given(group: Any, names: dict[str, str]) -> dict[str, Any]:
+    """The options of a group that were given, by the full names of the settings they choose."""
+    values = {name: getattr(group, option) for option, name in names.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """What is learnt, and how."""
+
+    recipe: options.Recipe = None
+    target_sparsity: options.TargetSparsity = None
+    steps: options.Steps = None
+    batch_size: options.BatchSize = None
+    ablation: options.Ablation = None
+    objective: options.Objective = None
+    teacher_top_k: options.TeacherTopK = None
+
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen, by the full name of a setting."""
+        from pruning.runs.choices import read_recipe_file
+
+        found: dict[str, Any] = {}
+        if self.recipe is not None:
+            is_file = self.recipe.endswith(".toml") or Path(self.recipe).is_file()
+            found = read_recipe_file(self.recipe) if is_file else {"recipe": self.recipe}
+        names = {name: f"recipe.{name}" for name in ("target_sparsity", "steps", "batch_size")}
+        names |= {name: name for name in ("ablation", "objective", "teacher_top_k")}
+        return found | _given(self, names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphOptions:
+    """The granularity of the graph."""
+
+    embeddings: options.Embeddings = None
+    kv_heads: options.KvHeads = None
+    qkv: options.Qkv = None
+
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen, by the full name of a setting."""
+        return _given(self, {name: f"model.{name}" for name in ("embeddings", "kv_heads", "qkv")})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """The prompts."""
+
+    train_size: options.TrainSize = None
+    validation_size: options.ValidationSize = None
+    test_size: options.TestSize = None
+    chat_template: options.ChatTemplateOfRun = None
+    bos: options.BosOfRun = None
+
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen, by the full name of a setting."""
+        names = {f"{split}_size": f"task.sizes.{split}" for split in ("train", "validation", "test")}
+        return _given(self, {**names, "chat_template": "task.chat_template", "bos": "task.bos"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """Where and in how much memory."""
+
+    device: options.DeviceOfRun = None
+    dtype: options.DtypeOfRun = None
+    cache_gib: options.CacheGib = None
+    disk_cache_gib: options.DiskCacheGibOfRun = None
+    cache_dir: options.CacheDir = None
+    memory_gib: options.MemoryGibOfRun = None
+    no_verify: options.NoVerify = False
+
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen, by the full name of a setting."""
+        found = _given(self, {name: f"settings.{name}" for name in ("device", "dtype")})
+        sizes = {"cache_gib": "cache_bytes", "disk_cache_gib": "disk_cache_bytes", "memory_gib": "memory_bytes"}
+        for option, name in sizes.items():
+            if getattr(self, option) is not None:
+                found[f"settings.{name}"] = round(getattr(self, option) * _GIB)
+        if self.cache_dir is not None:
+            found["settings.disk_cache_folder"] = str(self.cache_dir)
+        return found | ({"settings.verify": False} if self.no_verify else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Which model, which task, and what is measured; every setting by name, and those of an earlier run."""
+
+    model: options.ModelOfRun = None
+    task: options.TaskOfRun = None
+    task_option: options.TaskOption = None
+    seed: options.SeedOfRun = None
+    n_random: options.NRandomOfRun = None
+    random_prompts: options.RandomPromptsOfRun = None
+    like: options.Like = None
+    set_: options.Set = None
+
+    def over(self, *groups: Any) -> dict[str, Any]:
+        """What was chosen in all: an earlier run's settings, then the options', then those of `--set`.
+
+        Args:
+            groups: Other groups of options.
+
+        Raises:
+            ConfigurationError: A value of another type, or a file that cannot be read.
+            UnknownNameError: No such setting.
+        """
+        from pruning.runs.choices import read_run_file, read_settings
+
+        chosen = dict(USUAL)
+        chosen |= {} if self.like is None else read_run_file(self.like)
+        for group in (self, *groups):
+            found = group.chosen()
+            if "recipe" in found:  # another recipe: what an earlier run changed of its own does not hold
+                chosen = {name: value for name, value in chosen.items() if not name.startswith("recipe.")}
+            chosen |= found
+        return chosen | read_settings(self.set_ or ())
+
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen, by the full name of a setting."""
+        named = parse_named("--task-option", self.task_option or [])
+        found: dict[str, Any] = {f"task.options.{name}": value for name, value in named}
+        if self.random_prompts is not None:
+            found["n_random_prompts"] = options.count_or_all(self.random_prompts)
+        return found | _given(
+            self, {"model": "model.name", "task": "task.name", "seed": "seed", "n_random": "n_random"}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndOptions:
+    """What is done with a run."""
+
+    strict: options.Strict = False
+    dry_run: options.DryRun = False
+    overwrite: options.Overwrite = False
+    as_json: options.Json = False
