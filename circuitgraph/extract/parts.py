@@ -239,8 +239,7 @@ class Heads(nn.Module):
         if prompts.rotary is not None and self._rotate is not None:
             query, key = self._rotate(query, key, prompts.rotary)
         query, key, value = self.query.of_heads(query), self.key.of_heads(key), self.value.of_heads(value)
-        places = torch.arange(prompts.seq, device=query.device)[None]
-        mask = windowed(prompts.mask, self.window, places, prompts.seq)
+        mask = windowed(prompts.mask, self.window, prompts.seq, query.device)
         mixed = attend(query, key, value, mask, causal=self.causal, scale=self.scale)
         return torch.bmm(mixed.flatten(1, 2), self.output).unflatten(1, (prompts.batch, prompts.seq))
 

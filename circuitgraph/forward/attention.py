@@ -35,8 +35,10 @@ def attention_mask(
 def windowed(
     mask: Bool[Tensor, "1 #batch asking seq"] | None,  # noqa: UP037 - no code with a comment
     window: int | None,
-    at: Int[Tensor, "#batch asking"],  # noqa: UP037 - no code with a comment
     seq: int,
+    device: torch.device,
+    *,
+    at: Int[Tensor, "#batch asking"] | int = 0,  # noqa: UP037 - no code with a comment
 ) -> Bool[Tensor, "1 #batch asking seq"] | None:  # noqa: UP037 - no code with a comment
     """Restrict causal attention to a sliding window.
 
@@ -45,19 +47,21 @@ def windowed(
     Args:
         mask: Which positions each query may see; None for all earlier ones.
         window: How many positions a query sees at most, its own and those before it; None for all.
-        at: The place of each query in its row.
         seq: How many keys a row has.
+        device: Where the queries lie.
+        at: The place of each query in its row, or that of the first one where all later ones follow.
 
     Returns:
         The mask; the one that was given where the window hides nothing.
 
     Examples:
-        >>> windowed(None, 2, torch.arange(4)[None], 4)[0, 0].int().tolist()
+        >>> windowed(None, 2, 4, torch.device("cpu"))[0, 0].int().tolist()
         [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
     """
     if window is None or seq <= window:
         return mask
-    behind = at[..., None] - torch.arange(seq, device=at.device)
+    keys = torch.arange(seq, device=device)
+    behind = (keys[at:][None] if isinstance(at, int) else at)[..., None] - keys
     near = behind < window
     return ((near & (behind >= 0))[None]) if mask is None else mask & near
 

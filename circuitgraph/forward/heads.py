@@ -248,13 +248,13 @@ class LayerHeads:
         query = assemble(heads, target, self._parts[0], self._base(0, heads, target), key)
         if asked is None:
             query = self._rotate(query.unflatten(1, target.shape), rotary)
-            mask = windowed(mask, self.block.window, torch.arange(target.shape[1], device=query.device)[None], seq)
+            mask = windowed(mask, self.block.window, seq, query.device)
             mixed = attend(query, key, value, mask, causal=self.shape.causal, scale=self.block.scale)
             return self.cells.grid.move(mixed.flatten(1, 2), self.cells.reached)
         query = self._rotate(query[:, asked.rows], asked.rotary)
         mask = asked.mask
         if self.block.window is not None and seq > self.block.window:
-            mask = windowed(mask, self.block.window, to_device(asked.at, query.device), seq)
+            mask = windowed(mask, self.block.window, seq, query.device, at=to_device(asked.at, query.device))
         mixed = attend(query, key, value, mask, causal=False, scale=self.block.scale)
         return mixed.flatten(1, 2).index_select(1, asked.places)
 

@@ -57,8 +57,7 @@ def _attention(
     if rotary is not None and bound.rotate is not None:
         query, key = bound.rotate(query, key, rotary)
     key, value = to_query_heads(key, shape.n_heads), to_query_heads(value, shape.n_heads)
-    seq = x.shape[1]
-    mask = windowed(mask, block.window, torch.arange(seq, device=x.device)[None], seq)
+    mask = windowed(mask, block.window, x.shape[1], x.device)
     return attend(query, key, value, mask, causal=shape.causal, scale=block.scale), read
 
 

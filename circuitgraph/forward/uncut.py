@@ -274,8 +274,7 @@ class UncutRun:
         mask = None
         if self.shape.causal and first:
             mask = torch.ones(self.n_seq, self.n_seq, dtype=torch.bool, device=key.device).tril()[None, None, first:]
-        places = torch.arange(first, self.n_seq, device=key.device)[None]
-        mask = windowed(mask, own.window, places, self.n_seq)
+        mask = windowed(mask, own.window, self.n_seq, key.device, at=first)
         mixed = attend(query, key, value, mask, causal=self.shape.causal, scale=own.scale)
         return mixed.view(shape)
 

@@ -59,13 +59,12 @@ def test_the_mask_position_by_position(window: int | None, side: str) -> None:
     batch, _ = pair_of_batches(lengths=lengths, side=side, n_asked=2, n_tokens=9, seed=0)
     real = batch.attention_mask.bool()
     seq = real.shape[1]
-    mask = windowed(
-        attention_mask(batch.attention_mask, True, padded=side != "none"), window, torch.arange(seq)[None], seq
-    )
+    cpu = torch.device("cpu")
+    mask = windowed(attention_mask(batch.attention_mask, True, padded=side != "none"), window, seq, cpu)
     places = Cells(batch.predict_index.numpy(), (len(real), seq), batch.input_ids.device)
     asked = asked_grid(places, real.numpy(), causal=True, rotary=None)
     at = torch.from_numpy(asked.at)
-    of_asked = windowed(asked.mask, window, at, seq)
+    of_asked = windowed(asked.mask, window, seq, cpu, at=at)
     assert of_asked is not None
     for prompt in range(len(real)):
         for query in range(seq):
@@ -83,7 +82,7 @@ def test_the_mask_position_by_position(window: int | None, side: str) -> None:
 def test_nothing_of_ones_own_is_hidden() -> None:
     """A window of 1: each position gathers its own value."""
     query, key, value = torch.randn(3, 2, 1, 5, 4, generator=torch.Generator().manual_seed(0))
-    mask = windowed(None, 1, torch.arange(5)[None], 5)
+    mask = windowed(None, 1, 5, torch.device("cpu"))
     torch.testing.assert_close(attend(query, key, value, mask, causal=True, scale=0.5), value)
 
 
