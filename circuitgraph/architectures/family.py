@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from circuitgraph.architectures.config_fields import Field, says_nothing, wrong_values
 from circuitgraph.architectures.given import quantisation
+from circuitgraph.architectures.norm import Norm
 from circuitgraph.errors import UnsupportedModelError
 
 
@@ -108,14 +109,14 @@ class BoundBlock:
             where it sees all earlier ones.
     """
 
-    attention_norm: nn.Module
+    attention_norm: Norm
     query: Projection
     key: Projection
     value: Projection
     output: Float[Tensor, "head_times_d_head d_model"]
     output_bias: Float[Tensor, " d_model"] | None
     scale: float
-    mlp_norm: nn.Module
+    mlp_norm: Norm
     mlp: nn.Module
     window: int | None = None
 
@@ -138,7 +139,7 @@ class BoundModel:
 
     embed: Callable[[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]], tuple[Tensor, ...]]
     blocks: tuple[BoundBlock, ...]
-    final_norm: nn.Module
+    final_norm: Norm
     unembed: nn.Module
     rotary: Callable[[Tensor, Int[Tensor, "batch seq"]], Rotary] | None = None
     rotate: Callable[[Tensor, Tensor, Rotary], tuple[Tensor, Tensor]] | None = None
@@ -259,8 +260,3 @@ def frozen_view(module: nn.Module) -> nn.Module:
     if "_compiled_call_impl" in view.__dict__:  # of `module.compile()`, bound to the original
         view.__dict__["_compiled_call_impl"] = None
     return view
-
-
-def no_norm() -> nn.Module:
-    """The norm of a model that has none."""
-    return nn.Identity()

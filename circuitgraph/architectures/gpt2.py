@@ -9,6 +9,7 @@ from torch import nn
 from circuitgraph.architectures.activations import with_short_gelu
 from circuitgraph.architectures.config_fields import activation, flag, not_a_multiple, number, whole
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape, Projection
+from circuitgraph.architectures.norm import Norm
 
 
 def _shape(config: Any) -> ModelShape:
@@ -44,14 +45,14 @@ def _block(block: nn.Module) -> BoundBlock:
         for part in range(3)
     )
     return BoundBlock(
-        attention_norm=block.ln_1,  # type: ignore[arg-type]
+        attention_norm=Norm.layer(block.ln_1),  # type: ignore[arg-type]
         query=query,
         key=key,
         value=value,
         output=attention.c_proj.weight,
         output_bias=attention.c_proj.bias,
         scale=_scale(attention),
-        mlp_norm=block.ln_2,  # type: ignore[arg-type]
+        mlp_norm=Norm.layer(block.ln_2),  # type: ignore[arg-type]
         mlp=with_short_gelu(block.mlp),  # type: ignore[arg-type]
     )
 
@@ -61,7 +62,7 @@ def _bind(model: Any) -> BoundModel:
     return BoundModel(
         embed=lambda ids, positions: (body.wte(ids), body.wpe(positions)),
         blocks=tuple(_block(block) for block in body.h),
-        final_norm=body.ln_f,
+        final_norm=Norm.layer(body.ln_f),
         unembed=model.lm_head,
     )
 

@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from circuitgraph.architectures.activations import GatedMLP
 from circuitgraph.architectures.config_fields import activation, flag, not_a_multiple, number, whole, wrong_rope
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape, Projection, Rotary
-from circuitgraph.architectures.rms_norm import RMSNorm
+from circuitgraph.architectures.rms_norm import rms_norm
 from circuitgraph.architectures.rotary import prompt_by_prompt
 
 
@@ -41,14 +41,14 @@ def _projection(linear: nn.Linear, d_head: int) -> Projection:
 def _block(block: Any) -> BoundBlock:
     attention = block.self_attn
     return BoundBlock(
-        attention_norm=RMSNorm(block.input_layernorm),
+        attention_norm=rms_norm(block.input_layernorm),
         query=_projection(attention.q_proj, attention.head_dim),
         key=_projection(attention.k_proj, attention.head_dim),
         value=_projection(attention.v_proj, attention.head_dim),
         output=attention.o_proj.weight.T,
         output_bias=attention.o_proj.bias,
         scale=attention.scaling,
-        mlp_norm=RMSNorm(block.post_attention_layernorm),
+        mlp_norm=rms_norm(block.post_attention_layernorm),
         mlp=GatedMLP(block.mlp),
     )
 
@@ -62,7 +62,7 @@ def _bind(model: Any) -> BoundModel:
     return BoundModel(
         embed=lambda ids, positions: (body.embed_tokens(ids),),
         blocks=tuple(_block(block) for block in body.layers),
-        final_norm=RMSNorm(body.norm),
+        final_norm=rms_norm(body.norm),
         unembed=model.lm_head,
         rotary=prompt_by_prompt(body.rotary_emb),
         rotate=_rotate,

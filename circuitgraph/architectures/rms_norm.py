@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from circuitgraph.architectures.norm import Norm
+
 _BLOCK_NUMBERS = 1 << 17  # half a megabyte: two blocks fit into a second-level cache
 
 
@@ -39,6 +41,18 @@ class RMSNorm(nn.Module):
     def is_short_for(self, x: Tensor) -> bool:
         """Whether rows are normed here, and not by the model's own norm."""
         return x.device.type == "cpu" and x.dtype == torch.float32 == self.own.weight.dtype
+
+
+def rms_norm(norm: nn.Module) -> Norm:
+    """A norm as Hugging Face's Llama has it: in float32 whatever the rows are in.
+
+    Args:
+        norm: The model's own, with `weight` and `variance_epsilon`.
+    """
+    own: Any = norm
+    return Norm(
+        module=RMSNorm(norm), kind="rms", weight=own.weight, epsilon=float(own.variance_epsilon), in_float32=True
+    )
 
 
 class _RMSNorm(torch.autograd.Function):

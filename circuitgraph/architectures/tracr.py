@@ -18,8 +18,8 @@ from circuitgraph.architectures.family import (
     Family,
     ModelShape,
     Projection,
-    no_norm,
 )
+from circuitgraph.architectures.norm import Norm
 
 
 def _shape(config: Any) -> ModelShape:
@@ -45,14 +45,14 @@ def _projection(linear: nn.Linear, n_heads: int) -> Projection:
 def _block(block: Any) -> BoundBlock:
     attention = block.attn
     return BoundBlock(
-        attention_norm=no_norm(),
+        attention_norm=Norm.none(),
         query=_projection(attention.q, attention.n_heads),
         key=_projection(attention.k, attention.n_heads),
         value=_projection(attention.v, attention.n_heads),
         output=attention.o.weight.T,
         output_bias=attention.o.bias,
         scale=attention.d_head**-0.5,
-        mlp_norm=no_norm(),
+        mlp_norm=Norm.none(),
         mlp=block.mlp,
     )
 
@@ -61,7 +61,7 @@ def _bind(model: Any) -> BoundModel:
     return BoundModel(
         embed=lambda ids, positions: (model.tok_embed(ids), model.pos_embed(positions)),
         blocks=tuple(_block(block) for block in model.blocks),
-        final_norm=no_norm(),
+        final_norm=Norm.none(),
         unembed=model.unembed,
     )
 

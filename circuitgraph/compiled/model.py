@@ -22,8 +22,9 @@ from circuitgraph.compiled.binding import Binding
 from circuitgraph.compiled.identity import weights_checksum
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.engine.choose import cpu_kernels
-from circuitgraph.forward.masked import FixedPlan, MaskedPass, fixed_pass, masked_pass
+from circuitgraph.forward.engine.choose import engine_for
+from circuitgraph.forward.masked import MaskedPass, Runnable, plan_fixed_pass, plan_pass, run_pass
+from circuitgraph.forward.plan.fixed import FixedPlan
 from circuitgraph.forward.reference import mean_values, read_again, reference_run, zero_values
 from circuitgraph.forward.stream.workspace import Workspace
 from circuitgraph.graph.build import build_graph
@@ -158,7 +159,7 @@ class CompiledModel:
     @property
     def uses_cpu_kernels(self) -> bool:
         """Whether masked passes are done by the CPU's kernels, see `circuitgraph.forward.engine.choose`."""
-        return cpu_kernels(torch.empty(0, dtype=self.dtype, device=self.device)) is not None
+        return engine_for(self.device, self.dtype).name == "cpu"
 
     @in_settled_state
     def logits(self, batch: TokenBatch) -> Float[Tensor, "asked d_vocab"]:
@@ -231,10 +232,9 @@ class CompiledModel:
                 f"gates must have one entry for each of the universe's {self.universe.n_edges:,} edges; "
                 f"got shape {tuple(gates.shape)}"
             )
-        return masked_pass(
-            self.bound, self.shape, self.universe, gates, batch, values,
-            wanted=wanted, workspace=self._workspace, recompute=recompute,
-        )  # fmt: skip
+        model = self._runnable()
+        plan = plan_pass(model, gates, batch, values, wanted=wanted)
+        return run_pass(model, plan, gates, batch, values, workspace=self._workspace, recompute=recompute)
 
     @in_settled_state
     def masked_by_plan(
@@ -247,11 +247,13 @@ class CompiledModel:
         first_differing: int = 0,
         recompute: bool = False,
     ) -> MaskedPass:
-        """Run the model, every edge gated, by a plan made beforehand; see `circuitgraph.forward.masked.fixed_pass`."""
-        return fixed_pass(
-            self.bound, self.shape, self.universe, gates, batch, values, fixed,
-            first_differing=first_differing, recompute=recompute,
-        )  # fmt: skip
+        """Run the model, every edge gated, by a plan made beforehand; see `circuitgraph.forward.masked`."""
+        model = self._runnable()
+        plan = plan_fixed_pass(model, batch, values, fixed, first_differing=first_differing)
+        return run_pass(model, plan, gates, batch, values, recompute=recompute)
+
+    def _runnable(self) -> Runnable:
+        return Runnable(bound=self.bound, shape=self.shape, universe=self.universe)
 
     def free_buffers(self) -> None:
         """Give back the memory that masked passes keep from one to the next, and what torch keeps free on a GPU."""

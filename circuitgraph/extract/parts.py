@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from circuitgraph.architectures.activations import GatedMLP
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Projection, Rotary
+from circuitgraph.architectures.norm import Norm
 from circuitgraph.architectures.rms_norm import RMSNorm
 from circuitgraph.extract.layout import AttentionLayout, ProjectionLayout, ReadLayout
 from circuitgraph.forward.attention import attend, windowed
 
 
-def own_copy(module: nn.Module) -> nn.Module:
-    """A copy of a module with weights of its own, which can be trained."""
+def own_copy(part: nn.Module | Norm) -> nn.Module:
+    """A copy of a module, or of a norm's, with weights of its own, which can be trained."""
+    module = part.module if isinstance(part, Norm) else part
     own: nn.Module = module.own if isinstance(module, RMSNorm | GatedMLP) else module
     return copy.deepcopy(own).requires_grad_(True)
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.attention import attend, windowed
-from circuitgraph.forward.engine.head_products import pick
+from circuitgraph.forward.engine.rows import pick
 from circuitgraph.forward.plan.cells import Cells, CellSets
-from circuitgraph.forward.stream.passing import Share
+from circuitgraph.forward.stream.passing import HeadGroup
 from circuitgraph.graph.universe import Universe
 from circuitgraph.transfer import to_device
 
@@ -172,7 +172,7 @@ class LayerHeads:
         self._parts: tuple[list[Part], list[Part], list[Part]] = ([], [], [])
         self._kv: tuple[np.ndarray, Tensor, Tensor] | None = None
 
-    def shares(self, readers: np.ndarray) -> list[Share]:
+    def groups(self, readers: np.ndarray) -> list[HeadGroup]:
         """Which readers of the layer are projected by which weights.
 
         Args:
@@ -180,20 +180,20 @@ class LayerHeads:
         """
         n_heads, n_kv = self.universe.n_heads, self.universe.n_kv_readers
         if not n_kv:
-            return [self._share(kind, slice(0, len(readers)), readers) for kind in (0, 1, 2)]
+            return [self._group(kind, slice(0, len(readers)), readers) for kind in (0, 1, 2)]
         bounds = np.searchsorted(readers, [0, n_heads, n_heads + n_kv, n_heads + 2 * n_kv]).tolist()
-        shares = []
+        groups = []
         for kind, first in enumerate((0, n_heads, n_heads + n_kv)):
             rows = slice(bounds[kind], bounds[kind + 1])
             if rows.stop > rows.start:
-                shares.append(self._share(kind, rows, readers[rows] - first))
-        return shares
+                groups.append(self._group(kind, rows, readers[rows] - first))
+        return groups
 
-    def _share(self, kind: int, rows: slice, readers: np.ndarray) -> Share:
+    def _group(self, kind: int, rows: slice, readers: np.ndarray) -> HeadGroup:
         """Some readers, each projected with its own head's weights."""
         projection = (self.block.query, self.block.key, self.block.value)[kind]
         serves_each = self._n_kv_readers if kind else self.universe.n_heads
-        return Share(
+        return HeadGroup(
             kind=kind,
             rows=rows,
             readers=readers,
@@ -202,16 +202,16 @@ class LayerHeads:
             bias=projection.bias_per_head,
         )
 
-    def take(self, shares: list[Share], said: Sequence[Tensor], cells: Cells) -> None:
+    def take(self, groups: list[HeadGroup], said: Sequence[Tensor], cells: Cells) -> None:
         """Take what some readers of the layer said.
 
         Args:
-            shares: From `shares`.
+            groups: From `groups`.
             said: What the readers of each said `[reader cell d_head]`.
             cells: Where.
         """
-        for share, values in zip(shares, said, strict=True):
-            self._parts[share.kind].append(Part(readers=share.readers, values=values, cells=cells))
+        for group, values in zip(groups, said, strict=True):
+            self._parts[group.kind].append(Part(readers=group.readers, values=values, cells=cells))
 
     @property
     def _n_kv_readers(self) -> int:

@@ -8,26 +8,28 @@ from functools import partial
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
+from circuitgraph.architectures.norm import Norm
 from circuitgraph.architectures.rotary import rotary_of
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues, check_fits, check_layer, check_same_prompts
 from circuitgraph.forward.attention import attention_mask
-from circuitgraph.forward.engine.head_products import pick
+from circuitgraph.forward.engine.choose import engine_for
+from circuitgraph.forward.engine.rows import pick
 from circuitgraph.forward.heads import AskedGrid, LayerHeads, among, asked_grid
 from circuitgraph.forward.plan.cells import Cells, CellSets, cell_sets
-from circuitgraph.forward.plan.plan import StepPlan, covering_edges, plan_step
+from circuitgraph.forward.plan.fixed import FixedPlan
+from circuitgraph.forward.plan.plan import StepPlan, plan_step
 from circuitgraph.forward.reference import embed
 from circuitgraph.forward.stream.passing import begin, read, read_projected, write_heads, write_mlp
 from circuitgraph.forward.stream.prefix_sums import PrefixSums
 from circuitgraph.forward.stream.stream import Stream
 from circuitgraph.forward.stream.tape import Tape
 from circuitgraph.forward.stream.workspace import Workspace
-from circuitgraph.graph.liveness import effective_edges
 from circuitgraph.graph.universe import Universe
 from circuitgraph.transfer import to_device, to_host
 
@@ -50,38 +52,65 @@ class MaskedPass:
     gates: Float[Tensor, " edge"]
 
 
-def masked_pass(
-    bound: BoundModel,
-    shape: ModelShape,
-    universe: Universe,
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Runnable:
+    """A model as a pass takes it.
+
+    Attributes:
+        bound: Its weights.
+        shape: Its sizes.
+        universe: What gates belong to.
+    """
+
+    bound: BoundModel
+    shape: ModelShape
+    universe: Universe
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PassPlan:
+    """What one pass runs, decided on the host.
+
+    Attributes:
+        step: The nodes that run, and at which positions.
+        cells: The positions.
+        real: Booleans `[batch seq]`: no padding.
+        gates: All gates on the host; 1 where they may be other than 0, in a plan that was made beforehand.
+        wanted: Booleans `[edge]`: gates whose gradient is wanted.
+        goes_back: Whether a backward pass may follow.
+        fixed: Whether the plan was made beforehand, so that no gate's value is read on the host.
+    """
+
+    step: StepPlan
+    cells: CellSets
+    real: np.ndarray
+    gates: np.ndarray
+    wanted: np.ndarray
+    goes_back: bool = True
+    fixed: bool = False
+
+
+def plan_pass(
+    model: Runnable,
     gates: Float[Tensor, " edge"],
     batch: TokenBatch,
     values: AblationValues,
     *,
     wanted: Bool[Tensor, " edge"] | None = None,
-    workspace: Workspace | None = None,
-    recompute: bool = False,
-) -> MaskedPass:
-    """Run the model with every edge gated.
+) -> PassPlan:
+    """Decide what runs with some gates.
 
     Args:
-        bound: The model's weights.
-        shape: The model's sizes.
-        universe: What the gates belong to.
-        gates: 1 keeps an edge, 0 ablates it; its gradient is that of the gates in `wanted`, 0 elsewhere. Where they
-            lie on the host, as `wanted` then should, and the batch came from there, no value is read from a device.
+        model: The model.
+        gates: 1 keeps an edge, 0 ablates it. Where they lie on the host, as `wanted` then should, and the batch came
+            from there, no value is read from a device.
         batch: Prompts.
         values: What ablated writers say; where they are those of a run, a node without live inputs is skipped.
         wanted: Gates whose gradient is wanted; by default those strictly between 0 and 1, if `gates`
             requires a gradient.
-        workspace: Keeps large buffers from one step to the next.
-        recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
-
-    Returns:
-        The logits, and how much of the model ran.
 
     Raises:
-        ConfigurationError: The values are of another model or of other prompts.
+        ConfigurationError: The values are of other prompts.
     """
     wants = torch.is_grad_enabled() and gates.requires_grad
     prompts = batch.to_look_at
@@ -99,97 +128,30 @@ def masked_pass(
         wanted_host = (gates_host > 0) & (gates_host < 1)
     else:
         wanted_host = wanted_given
-    cells = cell_sets(batch, causal=shape.causal, real=real, asked=asked, differs=differs)
-    plan = plan_step(
-        universe, (gates_host != 0) | wanted_host, wanted_host,
+    cells = cell_sets(batch, causal=model.shape.causal, real=real, asked=asked, differs=differs)
+    step = plan_step(
+        model.universe, (gates_host != 0) | wanted_host, wanted_host,
         constant_when_dead=not values.per_prompt,
         run_dead_readers=not values.query,
         local=cells.local is not None,
     )  # fmt: skip
-    gates = to_device(gates, batch.input_ids.device)
-    tape = Tape(gates, gates_host, wanted_host, workspace or Workspace(), goes_back=wants)
-    logits = _Pass(bound, shape, universe, batch, values, plan, cells, tape, real, recompute).logits()
-    return MaskedPass(logits=logits, live_heads=plan.live_heads, live_mlps=plan.live_mlps, gates=gates)
+    return PassPlan(step=step, cells=cells, real=real, gates=gates_host, wanted=wanted_host, goes_back=wants)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FixedPlan:
-    """What runs in many passes alike, whatever their gates.
-
-    Attributes:
-        plan: What runs, and where.
-        open_edges: Booleans `[edge]`: gates that may be other than 0, and whose gradients are given.
-        ablation: Where the ablation values come from.
-    """
-
-    plan: StepPlan
-    open_edges: np.ndarray
-    ablation: str
-
-    @staticmethod
-    def of(universe: Universe, live: np.ndarray, *, ablation: str) -> FixedPlan:
-        """A plan for all gates whose live edges are among some.
-
-        Args:
-            universe: The universe.
-            live: Booleans `[edge]`: those that are live, or likely to be.
-            ablation: Where the ablation values come from.
-        """
-        rules = _rules(ablation)
-        edges = covering_edges(universe, effective_edges(universe, live, ablation), **rules)
-        plan = plan_step(universe, edges, edges, **rules)
-        return FixedPlan(plan=plan, open_edges=edges, ablation=ablation)
-
-    def missed(self, universe: Universe, active: np.ndarray) -> np.ndarray | None:
-        """Live edges that the plan has no place for; None where there are none.
-
-        Args:
-            universe: The universe.
-            active: Booleans `[edge]`: gates of a pass that are not 0, or whose gradient is wanted.
-        """
-        if not (active & ~self.open_edges).any():
-            return None
-        missed = effective_edges(universe, active, self.ablation) & ~self.open_edges
-        return missed if missed.any() else None
-
-
-def _rules(ablation: str) -> dict[str, bool]:
-    """How nodes without live edges count, where the values of one ablated run are at hand or constants are."""
-    counterfactual = ablation == "counterfactual"
-    return {"constant_when_dead": not counterfactual, "run_dead_readers": not counterfactual}
-
-
-def fixed_pass(
-    bound: BoundModel,
-    shape: ModelShape,
-    universe: Universe,
-    gates: Float[Tensor, " edge"],
-    batch: TokenBatch,
-    values: AblationValues,
-    fixed: FixedPlan,
-    *,
-    first_differing: int = 0,
-    recompute: bool = False,
-) -> MaskedPass:
-    """Run the model with every edge gated, by a plan that was made beforehand; nothing is read from the gates.
+def plan_fixed_pass(
+    model: Runnable, batch: TokenBatch, values: AblationValues, fixed: FixedPlan, *, first_differing: int = 0
+) -> PassPlan:
+    """What runs by a plan that was made beforehand; nothing is read from the gates.
 
     Args:
-        bound: The model's weights.
-        shape: The model's sizes.
-        universe: What the gates belong to.
-        gates: On the device; see `FixedPlan.missed` for which the plan is right.
+        model: The model.
         batch: Prompts of one length, without padding, which knows what it was on the host.
         values: What ablated writers say.
-        fixed: The plan, for values of this kind.
+        fixed: The plan, for values of this kind; see `FixedPlan.missed` for which gates it is right.
         first_differing: No prompt differs from its counterfactual before this position.
-        recompute: See `masked_pass`.
-
-    Returns:
-        The logits; the gradient in `gates` is that of `fixed.open_edges`.
 
     Raises:
-        ConfigurationError: The plan is for another ablation than the values are of, or they are of another model or
-            of other prompts.
+        ConfigurationError: The plan is for another ablation than the values are of, or they are of other prompts.
     """
     if fixed.ablation != values.ablation:
         raise ConfigurationError(
@@ -200,33 +162,55 @@ def fixed_pass(
     check_same_prompts(values, real.shape)
     differs = np.zeros_like(real)
     differs[:, first_differing] = True
-    cells = cell_sets(batch, causal=shape.causal, real=real, asked=asked, differs=differs, tell_local=False)
+    cells = cell_sets(batch, causal=model.shape.causal, real=real, asked=asked, differs=differs, tell_local=False)
     flags = fixed.open_edges
-    tape = Tape(gates, flags, flags, Workspace(), fixed=True)
-    logits = _Pass(bound, shape, universe, batch, values, fixed.plan, cells, tape, real, recompute).logits()
-    return MaskedPass(logits=logits, live_heads=fixed.plan.live_heads, live_mlps=fixed.plan.live_mlps, gates=gates)
+    return PassPlan(step=fixed.plan, cells=cells, real=real, gates=flags, wanted=flags, fixed=True)
+
+
+def run_pass(
+    model: Runnable,
+    plan: PassPlan,
+    gates: Float[Tensor, " edge"],
+    batch: TokenBatch,
+    values: AblationValues,
+    *,
+    workspace: Workspace | None = None,
+    recompute: bool = False,
+) -> MaskedPass:
+    """Run the model with every edge gated.
+
+    Args:
+        model: The model.
+        plan: What runs.
+        gates: 1 keeps an edge, 0 ablates it; its gradient is that of the gates that are wanted, 0 elsewhere.
+        batch: Prompts.
+        values: What ablated writers say.
+        workspace: Keeps large buffers from one step to the next.
+        recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
+
+    Returns:
+        The logits, and how much of the model ran.
+
+    Raises:
+        ConfigurationError: The values are of another model.
+    """
+    gates = to_device(gates, batch.input_ids.device)
+    tape = Tape(gates, plan.gates, plan.wanted, workspace or Workspace(), goes_back=plan.goes_back, fixed=plan.fixed)
+    logits = _Pass(model, plan, batch, values, tape, recompute).logits()
+    step = plan.step
+    return MaskedPass(logits=logits, live_heads=step.live_heads, live_mlps=step.live_mlps, gates=gates)
 
 
 class _Pass:
     """The state of one pass: its streams, and the token that orders the backward pass."""
 
     def __init__(
-        self,
-        bound: BoundModel,
-        shape: ModelShape,
-        universe: Universe,
-        batch: TokenBatch,
-        values: AblationValues,
-        plan: StepPlan,
-        cells: CellSets,
-        tape: Tape,
-        real: np.ndarray,
-        recompute: bool,
+        self, model: Runnable, plan: PassPlan, batch: TokenBatch, values: AblationValues, tape: Tape, recompute: bool
     ) -> None:
         self.recompute = recompute
-        self.bound, self.shape, self.universe, self.batch = bound, shape, universe, batch
-        self.values, self.plan, self.cells, self.tape, self.real = values, plan, cells, tape, real
-        self.mask = attention_mask(batch.attention_mask, shape.causal, padded=not real.all())
+        self.bound, self.shape, self.universe, self.batch = model.bound, model.shape, model.universe, batch
+        self.values, self.plan, self.cells, self.tape, self.real = values, plan.step, plan.cells, tape, plan.real
+        self.mask = attention_mask(batch.attention_mask, model.shape.causal, padded=not plan.real.all())
         self.rotary: Rotary | None = None
         self.asked: AskedGrid | None = None
 
@@ -237,8 +221,9 @@ class _Pass:
             self.rotary = rotary_of(self.bound.rotary, said[0], self.batch)
         if any("asked" in heads for heads in self.plan.heads):
             self.asked = asked_grid(self.cells.asked, self.real, causal=self.shape.causal, rotary=self.rotary)
+        engine = engine_for(said[0].device, said[0].dtype)
         self.streams = {
-            name: Stream(name, plan, self.tape, len(self.cells[name]), said[0])
+            name: Stream(name, plan, self.tape, len(self.cells[name]), said[0], engine)
             for name, plan in self.plan.streams.items()
         }
         self.ablated = PrefixSums(self._embeddings(said), partial(_with_said, self.values))
@@ -269,7 +254,7 @@ class _Pass:
                 stream.add(slice(slot, slot + 1))
         return sum(ablated[1:], ablated[0])
 
-    def _read(self, name: str, index: int, n_before: int, norm: nn.Module) -> Tensor:
+    def _read(self, name: str, index: int, n_before: int, norm: Norm) -> Tensor:
         """What the readers of a block see in a stream, with so many blocks before them, normed."""
         stream = self.streams[name]
         at = partial(_ablated_at, self.cells[name], self.ablated, n_before)
@@ -308,10 +293,10 @@ class _Pass:
         for name, stream in self.streams.items():
             plan = stream.plan.blocks[2 * layer]
             if len(plan.readers):
-                shares = layer_heads.shares(plan.readers)
+                groups = layer_heads.groups(plan.readers)
                 at = partial(_ablated_at, self.cells[name], self.ablated, 2 * layer)
-                said, self.token = read_projected(self.token, stream, plan, at, block.attention_norm, shares)
-                layer_heads.take(shares, said, self.cells[name])
+                said, self.token = read_projected(self.token, stream, plan, at, block.attention_norm, groups)
+                layer_heads.take(groups, said, self.cells[name])
         running = np.sort(np.concatenate(list(by_level.values())))
         gathered, said_ablated = {}, self.values.heads[layer]
         check_layer(said_ablated, (self.shape.n_heads, self.shape.d_head), layer, "heads")

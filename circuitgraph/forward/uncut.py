@@ -23,7 +23,8 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.attention import attend, windowed
-from circuitgraph.forward.engine.plain import add_mixed
+from circuitgraph.forward.engine.choose import engine_for
+from circuitgraph.forward.engine.coefficients import Coefficients
 from circuitgraph.forward.reference import embed, project, to_query_heads
 from circuitgraph.graph.block import Block
 from circuitgraph.graph.liveness import backward_reach, the_logits
@@ -298,8 +299,10 @@ def _used(universe: Universe, kept: np.ndarray) -> np.ndarray:
 
 def add_read(seen: Tensor, gates: np.ndarray, changes: Tensor) -> None:
     """Add what rows read of some writers to what they see, in place `[row …]`, `[row writer]` and `[writer …]`."""
-    coefficients = torch.from_numpy(gates).to(seen.device, seen.dtype)
-    add_mixed(seen.flatten(1, -2), coefficients, changes.flatten(1, -2), gates.astype(np.float64))
+    host = gates.astype(np.float64)
+    coefficients = Coefficients(matrix=torch.from_numpy(host).to(seen.device, seen.dtype), host=host)
+    into = seen.flatten(1, -2)
+    engine_for(seen.device, seen.dtype).mix(into, into, coefficients, changes.flatten(1, -2).contiguous())
 
 
 def by_head(normed: Tensor, projection: Projection, which: np.ndarray, n_readers: int) -> Tensor:

@@ -7,8 +7,7 @@ stream of all reached tokens, B × S × share × d × b:
 
 * weights: parameters × b;
 * stream: the buffer of what writers add and of the gradients of what readers saw, in rows: as many as
-  `circuitgraph.forward.stream.buffer` folds them into, or, without the CPU's kernels, for writers and readers both
-  where the readers' take no more than 64 MiB.
+  `circuitgraph.forward.stream.buffer` folds them into.
   Readers of which only the asked positions are looked at, the last layer's queries and MLP and the logits, have a
   buffer of their own, with the writers again, at these positions;
 * scratch: a row a reader of the largest block;
@@ -19,8 +18,7 @@ stream of all reached tokens, B × S × share × d × b:
   eighth for the way back, and those from one to the next, made again;
 * working: the largest of what passes within a layer: the gradients of what the heads wrote, or four times the MLP's
   inner width; without the CPU's kernels also the gradients of those readers that took the complement, half of the
-  block's when gates are undecided, and there in float32 on a CPU products are oneDNN's, which are tensors of their own:
-  a row a reader when a block is mixed, and the gradients of what the heads wrote twice;
+  block's when gates are undecided;
 * logits: six matrices [asked, vocabulary] in float32 (teacher, circuit, their log-probabilities, gradients);
 * cache: the ablated run of every prompt and the full model's logits, up to the cache's budget; where it does not
   hold everything of every prompt, a batch is made whole each step;

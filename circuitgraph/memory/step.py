@@ -8,9 +8,8 @@ from functools import cached_property
 from math import ceil
 
 from circuitgraph.architectures.family import ModelShape
-from circuitgraph.forward.stream.buffer import overlapping, side_by_side
+from circuitgraph.forward.stream.buffer import overlapping
 from circuitgraph.forward.stream.prefix_sums import KEPT_EVERY
-from circuitgraph.forward.stream.stream import KEPT_BYTES
 from circuitgraph.graph.universe import Universe
 from circuitgraph.memory.numbers import BYTES
 
@@ -31,11 +30,9 @@ class Level:
     n_slots: int
     n_cells: int
 
-    def rows(self, universe: Universe, row_bytes: float | None) -> int:
-        """Rows of the buffer of deltas and gradients, each of so many bytes per token; None keeps no reads."""
+    def rows(self, universe: Universe) -> int:
+        """Rows of the buffer of deltas and gradients."""
         n_rows = sum(self.readers)
-        if row_bytes is not None and n_rows * self.n_cells * row_bytes <= KEPT_BYTES:
-            return side_by_side(self.n_slots, n_rows).size
         starts = [sum(self.readers[:place]) for place in range(len(self.readers))]
         seen = [min(block.n_writers, self.n_slots) for block in universe.blocks]
         return overlapping(starts, seen, n_rows, self.n_slots).size
@@ -103,8 +100,7 @@ class StepMemory:
     def stream(self) -> int:
         """The buffers of deltas and gradients."""
         width = self.shape.d_model * self.b
-        kept = None if self.cpu_kernels else width
-        return sum(level.rows(self.universe, kept) * level.n_cells * width for level in self.levels)
+        return sum(level.rows(self.universe) * level.n_cells * width for level in self.levels)
 
     @property
     def scratch(self) -> int:
@@ -132,28 +128,22 @@ class StepMemory:
         return (ablated + running) * self.shape.d_model
 
     @cached_property
-    def passing(self) -> tuple[int, int, int, int, int]:
+    def passing(self) -> tuple[int, int, int, int]:
         """Tensors that pass within a layer.
 
-        Of a block's readers (products by oneDNN alone), of those of them that took the complement (not by kernels), of
-        what its heads wrote, inside of its MLP, and of one residual stream.
+        Of those of a block's readers that took the complement (not by the CPU's kernels), of what its heads wrote,
+        inside of its MLP, and of one residual stream.
         """
         readers = self.universe.n_attention_readers * self.row
         inside = self.shape.d_mlp * self.cells * self.b
-        products = readers if self._takes_onednn else 0
         complement = 0 if self.cpu_kernels else readers // 2
-        return products, complement, self.shape.n_heads * self.row, inside, self.row
-
-    @property
-    def _takes_onednn(self) -> bool:
-        """Whether products of the stream are oneDNN's, see `circuitgraph.forward.engine.plain`."""
-        return self.device == "cpu" and self.dtype == "float32" and not self.cpu_kernels
+        return complement, self.shape.n_heads * self.row, inside, self.row
 
     @property
     def working(self) -> int:
         """The largest of what passes within a layer."""
-        products, complement, written, inside, _ = self.passing
-        return max(products, complement, 2 * written if self._takes_onednn else written, 4 * inside)
+        complement, written, inside, _ = self.passing
+        return max(complement, written, 4 * inside)
 
     @property
     def heap(self) -> int:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import out_of_memory
-from circuitgraph.forward.masked import FixedPlan
+from circuitgraph.forward.plan.fixed import FixedPlan
 from circuitgraph.forward.plan.plan import StreamPlan
 from circuitgraph.transfer import SentArrays, to_device
 from pruning.execution.objectives import Objective

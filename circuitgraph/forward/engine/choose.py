@@ -1,7 +1,7 @@
-"""The doors to the kernels: `cuda` in Triton for a GPU, `cpu` in Numba for the host.
+"""The engine for a device and a number format, chosen once.
 
-Each package takes its compiler along, which takes a second to import; so a door imports it when it is first asked for a
-device of that kind. Where the compiler is missing or does not work, torch's own operators do it all.
+The engines of kernels take their compiler along, which takes a second to import; so each is imported when it is first
+asked for. Where the compiler is missing or does not work, the plain engine does it all.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import os
 import warnings
 from functools import cache
 from importlib.util import find_spec
-from types import ModuleType
 
 import torch
-from torch import Tensor
+
+from circuitgraph.forward.engine.engine import Engine
+from circuitgraph.forward.engine.plain import PlainEngine
 
 SWITCH = "CIRCUITGRAPH_CPU_KERNELS"
 """Set to 0 in the environment, it leaves the CPU's kernels out."""
@@ -21,38 +22,23 @@ _CPU_DTYPES = (torch.float32, torch.float64)
 
 
 @cache
-def kernels_on(device: torch.device) -> ModuleType | None:
-    """The package of kernels for a GPU; None where there are none, or where they do not work.
+def engine_for(device: torch.device, dtype: torch.dtype) -> Engine:
+    """How sums are computed on a device.
 
     Args:
-        device: Where they would run; a GPU's first question has them compiled and tried, which takes seconds.
+        device: Where the model lies. The first question for a GPU or a CPU has its kernels compiled and tried, which
+            takes seconds.
+        dtype: The model's number format.
+
+    Examples:
+        >>> engine_for(torch.device("meta"), torch.float32).name, engine_for(torch.device("cpu"), torch.bfloat16).name
+        ('plain', 'plain')
     """
-    if device.type != "cuda":
-        return None
-    from circuitgraph.forward.engine import cuda  # takes Triton along, which nothing else here needs
-
-    if cuda.work_on(device):
-        return cuda
-    warnings.warn(
-        f"the kernels for {device} could not be compiled, or are not right (is Triton there, and a C compiler?): "
-        "products and norms are torch's own, which takes longer",
-        stacklevel=2,
-    )
-    return None
-
-
-def cpu_kernels(*tensors: Tensor) -> ModuleType | None:
-    """The package of kernels for a CPU, where it takes such tensors; None where it does not, or is not there.
-
-    Args:
-        tensors: What would be worked on, each in one piece.
-    """
-    first = tensors[0]
-    if first.device.type != "cpu" or first.dtype not in _CPU_DTYPES:
-        return None
-    if not all(rows.dtype == first.dtype and rows.is_contiguous() for rows in tensors):
-        return None
-    return _cpu_package()
+    if device.type == "cuda":
+        return _cuda_engine(device)
+    if device.type == "cpu" and dtype in _CPU_DTYPES:
+        return _cpu_engine()
+    return PlainEngine()
 
 
 def cpu_kernels_installed() -> bool:
@@ -61,19 +47,37 @@ def cpu_kernels_installed() -> bool:
 
 
 @cache
-def _cpu_package() -> ModuleType | None:
-    """The package, if Numba is installed and the kernels say what they should."""
+def _cuda_engine(device: torch.device) -> Engine:
+    from circuitgraph.forward.engine import cuda  # takes Triton along, which nothing else here needs
+
+    if cuda.work_on(device):
+        from circuitgraph.forward.engine.cuda.engine import CudaEngine
+
+        return CudaEngine()
+    warnings.warn(
+        f"the kernels for {device} could not be compiled, or are not right (is Triton there, and a C compiler?): "
+        "products and norms are torch's own, which takes longer",
+        stacklevel=2,
+    )
+    return PlainEngine()
+
+
+@cache
+def _cpu_engine() -> Engine:
+    """The one with kernels, if Numba is installed and they compute what they should."""
     if not cpu_kernels_installed():
-        return None
+        return PlainEngine()
     from circuitgraph.forward.engine import cpu  # takes Numba along
 
     if cpu.numba is None:
-        return None
+        return PlainEngine()
     if cpu.work():
-        return cpu
+        from circuitgraph.forward.engine.cpu.engine import CpuEngine
+
+        return CpuEngine()
     warnings.warn(
         f"the kernels for the CPU could not be compiled, or are not right (pip install -U numba, or {SWITCH}=0): "
         "products and norms are torch's own, which takes longer",
         stacklevel=2,
     )
-    return None
+    return PlainEngine()

@@ -52,16 +52,6 @@ class StreamLayout:
         return slice(self.size - self.n_folded, self.size)
 
 
-def side_by_side(n_slots: int, n_rows: int) -> StreamLayout:
-    """A buffer in which nothing overlaps.
-
-    Args:
-        n_slots: Writers.
-        n_rows: Readers.
-    """
-    return StreamLayout(size=n_slots + n_rows, n_rows=n_rows)
-
-
 def overlapping(starts: Sequence[int], seen: Sequence[int], n_rows: int, n_slots: int) -> StreamLayout:
     """The smallest buffer in which no block's gradients lie over a delta that it sees, folded once at most.
 

@@ -21,19 +21,19 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from circuitgraph.forward.engine.head_products import multiply_into, pick
-from circuitgraph.forward.engine.norms import norm_back, norm_into
+from circuitgraph.architectures.norm import Norm
+from circuitgraph.forward.engine.engine import Engine
+from circuitgraph.forward.engine.rows import pick
 from circuitgraph.forward.plan.plan import BlockPlan
-from circuitgraph.forward.stream.fused_reads import FusedReads
 from circuitgraph.forward.stream.stream import Stream
 from circuitgraph.forward.stream.tape import Tape
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Share:
+class HeadGroup:
     """Some readers of an attention block that are projected alike.
 
     Attributes:
@@ -52,24 +52,29 @@ class Share:
     heads: np.ndarray
     bias: Float[Tensor, "head d_head"] | None
 
-    def project(self, x: Float[Tensor, "reader cell d_model"]) -> Float[Tensor, "reader cell d_head"]:
+    def project(self, engine: Engine, x: Float[Tensor, "reader cell d_model"]) -> Float[Tensor, "reader cell d_head"]:
         """What they say."""
         said = x.new_empty(*x.shape[:2], self.weights.shape[2])
-        multiply_into(said, x, self.weights, self.heads)
+        engine.project(said, x, self.weights, self.heads)
         if self.bias is not None:
             said += pick(self.bias, self.heads)[:, None]
         return said
 
     def pull(
-        self, gradient: Float[Tensor, "reader cell d_head"], out: Float[Tensor, "reader cell d_model"], *, add: bool
+        self,
+        engine: Engine,
+        gradient: Float[Tensor, "reader cell d_head"],
+        out: Float[Tensor, "reader cell d_model"],
+        *,
+        add: bool,
     ) -> None:
         """The gradient of what they read, put into `out` or added to it."""
         weights = self.weights.transpose(1, 2)
         if not add:
-            multiply_into(out, gradient, weights, self.heads)
+            engine.project(out, gradient, weights, self.heads)
             return
         more = torch.empty_like(out)
-        multiply_into(more, gradient, weights, self.heads)
+        engine.project(more, gradient, weights, self.heads)
         out += more
 
 
@@ -94,20 +99,16 @@ class _Read(torch.autograd.Function):
         stream: Stream,
         block: BlockPlan,
         ablated: Callable[[], Tensor],
-        norm: nn.Module,
-        shares: Sequence[Share] | None,
+        norm: Norm,
+        groups: Sequence[HeadGroup] | None,
     ) -> Any:
         room = stream.room(block)
-        normed = torch.empty_like(room) if shares is None else room
-        fused = _fused(stream, norm)
-        if fused is not None:
-            moments = fused.read(stream, block, ablated(), norm, normed)
-        else:
-            moments = norm_into(norm, stream.mix(block, ablated()), normed)
-        said = [normed] if shares is None else [share.project(normed[share.rows]) for share in shares]
+        normed = torch.empty_like(room) if groups is None else room
+        moments = stream.engine.read(stream.sums(block, ablated()), norm, normed, room)
+        said = [normed] if groups is None else [group.project(stream.engine, normed[group.rows]) for group in groups]
         ctx.stream, ctx.block = stream, block
         if block.differentiable:
-            ctx.ablated, ctx.norm, ctx.moments, ctx.shares = ablated, norm, moments, shares
+            ctx.ablated, ctx.norm, ctx.moments, ctx.groups = ablated, norm, moments, groups
         else:
             ctx.mark_non_differentiable(*said)
         return token.new_zeros(()), *said
@@ -120,38 +121,24 @@ class _Read(torch.autograd.Function):
             stream.forget(block)
             return token, None, None, None, None, None
         stream.tape.check_unfinished()
-        fused = _fused(stream, ctx.norm)
-        if fused is not None:
-            back = stream.rows(block.rows)
-            _pull_projections(ctx.shares, gradients, back)
-            fused.pull(stream, block, ctx.ablated(), ctx.norm, ctx.moments, back)
-        else:
-            seen = stream.seen_again(block, ctx.ablated)
-            back = stream.room_back(block)
-            _pull_projections(ctx.shares, gradients, back)
-            norm_back(ctx.norm, seen, ctx.moments, back, back)
-            if stream.keeps_reads:
-                seen.copy_(back)
-            stream.take_gradient(block)
+        back = stream.rows(block.rows)
+        _pull_projections(stream.engine, ctx.groups, gradients, back)
+        stream.pull(block, ctx.ablated(), ctx.norm, ctx.moments)
         ctx.ablated = ctx.moments = None  # autograd keeps this node for as long as the loss
         return token, None, None, None, None, None
 
 
-def _fused(stream: Stream, norm: nn.Module) -> FusedReads | None:
-    """The CPU kernels' reads, where they know the norm."""
-    fused = stream.fused
-    return fused if fused is not None and fused.take(stream, norm) else None
-
-
-def _pull_projections(shares: Sequence[Share] | None, gradients: Sequence[Tensor], out: Tensor) -> None:
+def _pull_projections(
+    engine: Engine, groups: Sequence[HeadGroup] | None, gradients: Sequence[Tensor], out: Tensor
+) -> None:
     """The gradient of the normed rows from that of what was handed out."""
-    if shares is None:
+    if groups is None:
         out.copy_(gradients[0])
         return
-    filled = 0  # shares follow each other, or each is of all rows
-    for share, gradient in zip(shares, gradients, strict=True):
-        share.pull(gradient, out[share.rows], add=share.rows.start < filled)
-        filled = share.rows.stop
+    filled = 0  # groups follow each other, or each is of all rows
+    for group, gradient in zip(groups, gradients, strict=True):
+        group.pull(engine, gradient, out[group.rows], add=group.rows.start < filled)
+        filled = group.rows.stop
 
 
 class _WriteHeads(torch.autograd.Function):
@@ -160,7 +147,7 @@ class _WriteHeads(torch.autograd.Function):
         ctx.stream, ctx.block = stream, block
         ctx.save_for_backward(output)
         said = stream.deltas[block.slots]
-        multiply_into(said, moved, output, block.writers)
+        stream.engine.project(said, moved, output, block.writers)
         stream.add(block.slots)
         return token.new_zeros(())
 
@@ -172,7 +159,7 @@ class _WriteHeads(torch.autograd.Function):
         (output,) = ctx.saved_tensors
         pulled = ctx.stream.delta_gradient(ctx.block)
         moved = pulled.new_empty(*pulled.shape[:2], output.shape[1])
-        multiply_into(moved, pulled, output.transpose(1, 2), ctx.block.writers)
+        ctx.stream.engine.project(moved, pulled, output.transpose(1, 2), ctx.block.writers)
         return token, moved, None, None, None
 
 
@@ -198,7 +185,7 @@ def begin(tape: Tape) -> Tensor:
 
 
 def read(
-    token: Tensor, stream: Stream, block: BlockPlan, ablated: Callable[[], Tensor], norm: nn.Module
+    token: Tensor, stream: Stream, block: BlockPlan, ablated: Callable[[], Tensor], norm: Norm
 ) -> tuple[Float[Tensor, "reader cell d_model"], Tensor]:
     """What the readers of a block see, normed, and the next token.
 
@@ -219,11 +206,11 @@ def read_projected(
     stream: Stream,
     block: BlockPlan,
     ablated: Callable[[], Tensor],
-    norm: nn.Module,
-    shares: Sequence[Share],
+    norm: Norm,
+    groups: Sequence[HeadGroup],
 ) -> tuple[list[Float[Tensor, "reader cell d_head"]], Tensor]:
-    """What the readers of an attention block see, normed and projected by share, and the next token; see `read`."""
-    token, *said = _Read.apply(token, stream, block, ablated, norm, shares)  # type: ignore[misc]
+    """What the readers of an attention block see, normed and projected by group, and the next token; see `read`."""
+    token, *said = _Read.apply(token, stream, block, ablated, norm, groups)  # type: ignore[misc]
     return said, token
 
 

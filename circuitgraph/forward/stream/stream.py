@@ -29,7 +29,6 @@ a prompt (see `circuitgraph.forward.plan.cells`).
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -37,17 +36,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitgraph.forward.engine.choose import cpu_kernels
-from circuitgraph.forward.engine.plain import add_mixed, dot_pairs, mix_onto
+from circuitgraph.architectures.norm import Norm
+from circuitgraph.forward.engine.coefficients import Coefficients, Pairs
+from circuitgraph.forward.engine.engine import Engine, Moments, Sums
 from circuitgraph.forward.plan.plan import BlockPlan, StreamPlan
-from circuitgraph.forward.stream.buffer import StreamLayout, overlapping, side_by_side
-from circuitgraph.forward.stream.fused_reads import FusedReads
+from circuitgraph.forward.stream.buffer import StreamLayout, overlapping
 from circuitgraph.forward.stream.prefix_sums import PrefixSums
 from circuitgraph.forward.stream.tape import Tape
 from circuitgraph.transfer import to_device
-
-KEPT_BYTES = 64 << 20
-"""What readers saw is kept for the way back where it takes no more than this, a stream."""
 
 
 class Stream:
@@ -59,20 +55,14 @@ class Stream:
         tape: The pass.
         n_cells: How many cells the stream has.
         like: An activation `[… d_model]`; gives width, dtype and device.
+        engine: How sums are computed there.
     """
 
-    def __init__(self, name: str, plan: StreamPlan, tape: Tape, n_cells: int, like: Tensor) -> None:
-        self.plan, self.tape, self.like = plan, tape, like
+    def __init__(self, name: str, plan: StreamPlan, tape: Tape, n_cells: int, like: Tensor, engine: Engine) -> None:
+        self.plan, self.tape, self.like, self.engine = plan, tape, like, engine
         self.n_cells, self.width = n_cells, like.shape[-1]
-        n_rows, most = len(plan.edges), max(len(block.readers) for block in plan.blocks)
-        self.keeps_reads = (
-            tape.goes_back
-            and cpu_kernels(like) is None
-            and n_rows * n_cells * self.width * like.element_size() <= KEPT_BYTES
-        )
-        self._layout = side_by_side(plan.n_slots, n_rows if tape.goes_back else 0)
-        if tape.goes_back and not self.keeps_reads:
-            self._layout = _overlapping(plan)
+        most = max(len(block.readers) for block in plan.blocks)
+        self._layout = _overlapping(plan) if tape.goes_back else StreamLayout(size=plan.n_slots, n_rows=0)
         self._folded = False
         self._buffer = self._take(name, self._layout.size)
         self.deltas = self._buffer[: plan.n_slots]
@@ -82,7 +72,6 @@ class Stream:
         self._running = PrefixSums(None, partial(_with_written, self.deltas, self._written))
         self.running_gradient: Tensor | None = None
         self._choose_coefficients()
-        self.fused = FusedReads.of(self)
 
     def _take(self, name: str, rows: int) -> Tensor:
         return self.tape.workspace.take(name, (rows, self.n_cells, self.width), self.like)
@@ -91,20 +80,21 @@ class Stream:
         """Pick direct or complement for each row, and lay the coefficients out `[row slot]`."""
         edges, gates = self.plan.edges, self.tape.gates
         visible = edges < gates.numel()
-        host = np.append(self.tape.gates_host, 0.0)[edges]
-        self.wanted = np.append(self.tape.wanted, False)[edges]
+        wanted = np.append(self.tape.wanted, False)[edges]
+        self.pairs, self._wanted_edges = Pairs(wanted=wanted), edges[wanted]
         if self.tape.fixed:
-            self.complement, self.host = np.zeros(len(edges), dtype=bool), visible.astype(np.float64)
+            self.complement, host = np.zeros(len(edges), dtype=bool), visible.astype(np.float64)
             padded = torch.cat([gates.detach(), gates.new_zeros(1)])
-            self.coefficients = padded[to_device(edges, gates.device)].to(self.like.dtype)
-            return
-        non_zero = ((host != 0) & visible).sum(1)
-        non_one = ((host != 1) & visible).sum(1)
-        self.complement = non_one < non_zero
-        shift = (self.complement[:, None] & visible).astype(host.dtype)
-        self.host = host - shift
-        precise = torch.promote_types(gates.dtype, torch.float32)  # numpy has no bfloat16
-        self.coefficients = to_device(torch.from_numpy(self.host).to(precise), gates.device).to(self.like.dtype)
+            matrix = padded[to_device(edges, gates.device)].to(self.like.dtype)
+        else:
+            host = np.append(self.tape.gates_host, 0.0)[edges]
+            non_zero = ((host != 0) & visible).sum(1)
+            non_one = ((host != 1) & visible).sum(1)
+            self.complement = non_one < non_zero
+            host = host - (self.complement[:, None] & visible).astype(host.dtype)
+            precise = torch.promote_types(gates.dtype, torch.float32)  # numpy has no bfloat16
+            matrix = to_device(torch.from_numpy(host).to(precise), gates.device).to(self.like.dtype)
+        self.coefficients = Coefficients(matrix=matrix, host=host)
 
     # ---------------------------------------------------------------- forward
 
@@ -120,43 +110,30 @@ class Stream:
         """
         return self._running.of(bisect_right(self._written, block.n_slots, key=lambda slots: slots.stop))
 
-    def mix(self, block: BlockPlan, ablated: Tensor) -> Float[Tensor, "reader cell d_model"]:
-        """What the block's running readers see; valid until the next call, or for the whole pass if reads are kept.
+    def sums(self, block: BlockPlan, ablated: Tensor) -> Sums:
+        """What the block's running readers see.
 
         Args:
             block: The readers.
             ablated: The ablated residual stream, broadcastable to `[cell d_model]`.
         """
-        rows, n = block.rows, block.n_slots
-        seen = self.rows(rows) if self.keeps_reads else self._scratch[: rows.stop - rows.start]
-        mixed = self.coefficients[rows, :n], self.deltas[:n], self.host[rows, :n]
-        complement = self.complement[rows]
-        if not complement.any():
-            mix_onto(seen, ablated, *mixed)
-            return seen
-        running = self.sum_before(block)
-        full = ablated if running is None else (ablated + running).to(ablated.dtype)
-        if complement.all():
-            mix_onto(seen, full, *mixed)
-            return seen
-        seen.copy_(ablated)
-        if seen.device.type == "cpu":
-            for row in np.flatnonzero(complement):
-                seen[row].copy_(full)
-        else:  # a launch a row would not pay
-            whose = to_device(np.flatnonzero(complement), seen.device)
-            seen.index_copy_(0, whose, full.expand(len(whose), *seen.shape[1:]))
-        add_mixed(seen, *mixed)
-        return seen
+        takes = self.complement[block.rows]
+        return Sums(
+            base=ablated.expand(-1, self.width),
+            running=self.sum_before(block) if takes.any() else None,
+            takes_running=takes,
+            coefficients=self.coefficients.of_rows(block.rows, block.n_slots),
+            deltas=self.deltas[: block.n_slots],
+        )
 
     def room(self, block: BlockPlan) -> Float[Tensor, "reader cell d_model"]:
-        """Where normed rows of a block may go, over what it saw unless reads are kept."""
+        """Where what a block sees may be mixed, and its normed rows may go."""
         return self._scratch[: block.rows.stop - block.rows.start]
 
     # ---------------------------------------------------------------- backward
 
     def rows(self, rows: slice) -> Float[Tensor, "reader cell d_model"]:
-        """Where the gradients of some readers lie, or what they saw where reads are kept.
+        """Where the gradients of some readers lie.
 
         Args:
             rows: The readers, all of them before the fold or all behind it; the first before it calls for the fold.
@@ -173,8 +150,7 @@ class Stream:
         layout = self._layout
         late = slice(layout.fold_row, layout.n_rows)
         gradients, folded = self._buffer[layout.place(late)], self._buffer[layout.folded]
-        coefficients = self.coefficients[late, : layout.n_folded].T
-        host = self.host[late, : layout.n_folded].T
+        coefficients = self.coefficients.turned(late, slice(0, layout.n_folded))
         # Both lie in the same rows, so a few cells at a time are taken out, as many as there is scratch for.
         together = len(gradients) + len(folded)
         room = self._scratch.flatten(0, 1)
@@ -187,33 +163,29 @@ class Stream:
             source = room[: len(gradients) * size].view(len(gradients), size, self.width)
             into = room[source.numel() // self.width :][: len(folded) * size].view(len(folded), size, self.width)
             source.copy_(gradients[:, part])
-            mix_onto(into, None, coefficients, source, host)
+            self.engine.mix(into, None, coefficients, source)
             folded[:, part].copy_(into)
 
-    def seen_again(self, block: BlockPlan, ablated: Callable[[], Tensor]) -> Float[Tensor, "reader cell d_model"]:
-        """What the block's readers saw, on the way back."""
-        kept = self.rows(block.rows)  # before anything is mixed: the fold takes the scratch
-        return kept if self.keeps_reads else self.mix(block, ablated())
+    def pull(self, block: BlockPlan, ablated: Tensor, norm: Norm, moments: Moments | None) -> None:
+        """Take a block's gradients, which lie in `rows`, through its norm, and the gates' and running sum's from there.
 
-    def room_back(self, block: BlockPlan) -> Float[Tensor, "reader cell d_model"]:
-        """Where a block's gradients may be made: where they stay, unless that is where its reads are."""
-        return self.room(block) if self.keeps_reads else self.rows(block.rows)
-
-    def take_gradient(self, block: BlockPlan) -> None:
-        """Take the gradient of a block's gates, and that of the running sum, from its rows' gradients."""
-        tape, rows, n = self.tape, block.rows, block.n_slots
-        gradient = self.rows(rows)
-        wanted = self.wanted[rows, :n]
-        if wanted.any():
-            dots = dot_pairs(gradient, self.deltas[:n], wanted).to(tape.gradient.dtype)
-            tape.gradient.index_copy_(0, to_device(self.plan.edges[rows, :n][wanted], dots.device), dots)
-        complement = self.complement[rows]
-        if complement.any():
-            total = gradient
-            if not complement.all():
-                total = gradient.index_select(0, to_device(np.flatnonzero(complement), gradient.device))
-            total = total.sum(0, dtype=torch.float64 if total.dtype == torch.float64 else torch.float32)
-            self.running_gradient = total if self.running_gradient is None else self.running_gradient.add_(total)
+        Args:
+            block: The readers.
+            ablated: As of `sums`.
+            norm: The readers' norm.
+            moments: What the engine's `read` gave.
+        """
+        tape, gradients = self.tape, self.rows(block.rows)
+        sums, pairs = self.sums(block, ablated), self.pairs.of_rows(block.rows, block.n_slots)
+        if sums.takes_running.any() and self.running_gradient is None:
+            wide = torch.promote_types(gradients.dtype, torch.float32)
+            self.running_gradient = torch.zeros_like(gradients[0], dtype=wide)
+        room = self.room(block)
+        dots = self.engine.pull(sums, norm, moments, gradients, pairs, self.running_gradient, room)
+        if len(pairs):
+            starts = self.pairs.entries.starts
+            edges = self._wanted_edges[starts[block.rows.start] : starts[block.rows.stop]]
+            tape.gradient.index_copy_(0, to_device(edges, dots.device), dots.to(tape.gradient.dtype))
 
     def forget(self, block: BlockPlan) -> None:
         """Note that no gradient will come for a block's readers."""
@@ -232,7 +204,7 @@ class Stream:
             self._fold()
             stop = self._layout.fold_row
         rows = slice(first, max(first, stop))
-        mix_onto(pulled, base, self.coefficients[rows, slots].T, self.rows(rows), self.host[rows, slots].T)
+        self.engine.mix(pulled, base, self.coefficients.turned(rows, slots), self.rows(rows))
         if folded:
             pulled += self._buffer[self._layout.folded][slots]
         return pulled

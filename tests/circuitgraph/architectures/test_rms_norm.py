@@ -79,7 +79,7 @@ def test_llama_takes_it_and_an_extracted_circuit_the_models_own(tiny_llama) -> N
     bound = compile_model(tiny_llama(), verify=False).bound
     norms = [bound.final_norm, *(norm for block in bound.blocks for norm in (block.attention_norm, block.mlp_norm))]
     for norm in norms:
-        assert isinstance(norm, RMSNorm)
+        assert isinstance(norm.module, RMSNorm) and norm.kind == "rms" and norm.weight is norm.module.own.weight
         copied = own_copy(norm)
         assert isinstance(copied, LlamaRMSNorm) and copied.weight.requires_grad
-        assert torch.equal(copied.weight, norm.own.weight) and copied.weight.data_ptr() != norm.own.weight.data_ptr()
+        assert torch.equal(copied.weight, norm.weight) and copied.weight.data_ptr() != norm.weight.data_ptr()

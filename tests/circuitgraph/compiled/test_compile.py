@@ -98,7 +98,7 @@ def test_no_weight_is_copied(model: nn.Module) -> None:
         for projection in (block.query, block.key, block.value):
             assert projection.matrix.untyped_storage().data_ptr() in memory
         assert block.output.untyped_storage().data_ptr() in memory
-        for module in (block.mlp, block.mlp_norm, block.attention_norm):
+        for module in (block.mlp, block.mlp_norm.module, block.attention_norm.module):
             assert all(weight.untyped_storage().data_ptr() in memory for weight in module.parameters())
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from circuitgraph.batch import TokenBatch
 from circuitgraph.compiled.model import CompiledModel
-from circuitgraph.forward.engine import choose as kernels
-from circuitgraph.forward.engine import plain as mixing
+from circuitgraph.forward import masked, uncut
+from circuitgraph.forward.engine import plain
+from circuitgraph.forward.engine.engine import Engine
+from circuitgraph.forward.engine.plain import PlainEngine
 from circuitgraph.forward.reference import AblationValues
-from circuitgraph.forward.stream import fused_reads
 from circuitgraph.graph.universe import Universe
 from tests.circuitgraph.extract.extract_cases import learnt_values
 from tests.oracles import definition as oracle
@@ -239,25 +240,29 @@ class BothWays:
         return logits.detach(), gradient
 
 
-WAYS = ("rows", "sparse", "dense", "gathered", "tiled")
-"""How the products of the stream can be taken on a CPU: the first three by torch, the others by kernels."""
+WAYS = ("rows", "dense", "gathered", "tiled")
+"""How the products of the stream can be taken on a CPU: the first two by torch, the others by kernels."""
 
 
 def mix_by(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every product of the stream go one way of `WAYS`."""
     if way in ("gathered", "tiled"):
         pytest.importorskip("numba")
-        monkeypatch.setattr(mixing, "CPU_DENSE_FROM", 2.0 if way == "gathered" else 0.0)
-        monkeypatch.setattr(mixing, "CPU_DOTS_BELOW", 2.0)
-        monkeypatch.setattr(fused_reads, "CPU_DOTS_BELOW", 2.0 if way == "gathered" else 0.0)
+        from circuitgraph.forward.engine.cpu import engine
+
+        monkeypatch.setattr(engine, "DENSE_FROM", 2.0 if way == "gathered" else 0.0)
+        monkeypatch.setattr(engine, "DOTS_BELOW", 2.0 if way == "gathered" else 0.0)
         return
-    without_kernels(monkeypatch)
-    limits = {"rows": (2.0, 2.0, 2.0), "sparse": (0.0, 2.0, 2.0), "dense": (0.0, 0.0, 0.0)}[way]
-    for name, limit in zip(("ROWS_BELOW", "MIX_SPARSE_BELOW", "DOT_SPARSE_BELOW"), limits, strict=True):
-        monkeypatch.setattr(mixing, name, limit)
-    monkeypatch.setattr(mixing, "FEW_DOTS", 0)
+    take_engine(PlainEngine(), monkeypatch)
+    monkeypatch.setattr(plain, "GATHER_BELOW", 2.0 if way == "rows" else 0.0)
+
+
+def take_engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have one engine compute everything, whatever device and number format there are."""
+    for module in (masked, uncut):
+        monkeypatch.setattr(module, "engine_for", lambda device, dtype: engine)
 
 
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do everything by torch's own operators, as without Numba."""
-    monkeypatch.setattr(kernels, "_cpu_package", lambda: None)
+    take_engine(PlainEngine(), monkeypatch)

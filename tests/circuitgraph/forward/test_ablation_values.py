@@ -14,7 +14,7 @@ from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.masked import FixedPlan
+from circuitgraph.forward.plan.fixed import FixedPlan
 from tests.oracles.cases import BATTERY, ModelMakers, pair_of_batches
 from tests.oracles.hooks import call, landmarks, said_by
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from circuitgraph.compiled.model import CompiledModel
-from circuitgraph.forward.engine.plain import add_mixed, dot_pairs
+from circuitgraph.forward.engine.coefficients import Coefficients, Pairs
+from circuitgraph.forward.engine.plain import PlainEngine
 from tests.circuitgraph.forward.situations import BothWays, Situation, mix_by
 from tests.oracles import definition as oracle
 from tests.oracles.cases import ModelMakers
@@ -53,10 +54,11 @@ def test_long_sums_keep_small_terms(way: str, monkeypatch: pytest.MonkeyPatch) -
     ones = torch.ones(40, 9, 5, dtype=torch.bfloat16)
     out = torch.full((2, 9, 5), 256.0, dtype=torch.bfloat16)
     every = torch.tensor([[1.0] * 40, [0.5] * 40], dtype=torch.bfloat16)
-    add_mixed(out, every, ones, every.double().numpy())
+    engine = PlainEngine()
+    engine.mix(out, out, Coefficients(matrix=every, host=every.double().numpy()), ones)
     assert out[0].unique().tolist() == [296.0] and out[1].unique().tolist() == [276.0]
     long = torch.ones(1, 8, 64, dtype=torch.bfloat16)
-    assert dot_pairs(long, long, np.ones((1, 1), dtype=bool)).item() == 512
+    assert engine.dots(long, long, Pairs(wanted=np.ones((1, 1), dtype=bool))).item() == 512
 
 
 def error(found: Tensor, truth: Tensor) -> float:

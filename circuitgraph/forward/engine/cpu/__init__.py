@@ -1,17 +1,16 @@
 """Kernels for a CPU, written in Numba: the two products of the stream, and reads mixed and normed in one go.
 
-They come in through `circuitgraph.forward.engine.choose.cpu_kernels`, since importing Numba takes half a second. They
-are compiled when they are first used, and kept on disk for the next process. Without Numba torch's own operators do it
-all.
+They come in through `circuitgraph.forward.engine.choose.engine_for`, since importing Numba takes half a second. They
+are compiled when they are first used, and kept on disk for the next process. Without Numba the plain
+engine does it all.
 """
 
 from __future__ import annotations
 
 from circuitgraph.forward.engine.cpu import products, reads
 from circuitgraph.forward.engine.cpu.compiler import numba
-from circuitgraph.forward.engine.cpu.entries import Entries
 
-__all__ = ["Entries", "numba", "products", "reads", "work"]
+__all__ = ["numba", "products", "reads", "work"]
 
 
 def work() -> bool:

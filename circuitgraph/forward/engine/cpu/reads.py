@@ -23,9 +23,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitgraph.forward.engine.cpu.compiler import kernel, numba, parallel_kernel
-from circuitgraph.forward.engine.cpu.entries import Entries
 from circuitgraph.forward.engine.cpu.products import add_dots, add_mix
 from circuitgraph.forward.engine.cpu.threads import bounds_of, divide
+from circuitgraph.forward.engine.entries import Entries
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

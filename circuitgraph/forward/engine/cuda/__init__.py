@@ -1,6 +1,6 @@
 """Kernels for CUDA, written in Triton: gathered products, dense products of few rows, norms.
 
-They come in through `circuitgraph.forward.engine.choose.kernels_on`, which opens this package for a GPU alone, since
+They come in through `circuitgraph.forward.engine.choose.engine_for`, which tries them for a GPU alone, since
 importing Triton takes a second. Triton comes with torch for CUDA; without it nothing here works, and torch's own
 operators do it all.
 """

@@ -8,7 +8,7 @@ squarer matrices, get a third of the memory's rate with it. Here
    nothing, so that nothing is filled in beforehand;
 2. dots, `left rightᵀ`: a program takes a chunk of the columns; the chunks' sums are added up in one order afterwards.
 
-`circuitgraph.forward.engine.plain` decides when they are taken.
+`circuitgraph.forward.engine.cuda.engine` decides when they are taken.
 """
 
 from __future__ import annotations

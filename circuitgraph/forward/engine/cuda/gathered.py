@@ -9,7 +9,7 @@ the rows that they name moves less, and both products here are bound by what the
    one order, so that the same input gives the same bits.
 
 Programs that differ in their row alone follow one another, so a block of a row that several of them want is read from
-memory about once. `circuitgraph.forward.engine.plain` decides when a gathered product is taken.
+memory about once. `circuitgraph.forward.engine.cuda.engine` decides when a gathered product is taken.
 
 Columns are cells and widths in one.
 """

@@ -2,7 +2,7 @@
 
 In a masked pass every reader has a residual stream of its own to norm. Written in small operators a norm makes a dozen
 copies of all of them, some in float32; here a program takes a row, works in float32 and rounds where the model's own
-norm does. `circuitgraph.forward.engine.norms` decides who norms.
+norm does. `circuitgraph.forward.engine.cuda.engine` decides when they are taken.
 """
 
 from __future__ import annotations

@@ -5,15 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from circuitgraph.forward.engine.head_products import multiply_into
+from circuitgraph.architectures.norm import Norm
+from circuitgraph.forward.engine.choose import engine_for
+from circuitgraph.forward.engine.cuda.engine import CudaEngine
+from circuitgraph.forward.engine.engine import Engine
+from circuitgraph.forward.engine.plain import PlainEngine
 from circuitgraph.forward.plan.plan import BlockPlan, StreamPlan
-from circuitgraph.forward.stream.passing import Share, begin, read_projected
+from circuitgraph.forward.stream.passing import HeadGroup, begin, read_projected
 from circuitgraph.forward.stream.stream import Stream
 from circuitgraph.forward.stream.tape import Tape
 from circuitgraph.forward.stream.workspace import Workspace
 
+ENGINES: list[Engine] = [PlainEngine(), CudaEngine()]
 CHOICES = {"all": [0, 1, 2, 3, 4], "neighbours": [1, 2, 3], "apart": [0, 2, 3], "one": [3], "repeated": [1, 1, 4]}
 
 
@@ -29,11 +34,11 @@ def read_by(heads: list[int], weights: Tensor, gates: Tensor, ablated: Tensor, d
     )
     plan = StreamPlan(blocks=(block,), embeddings=np.arange(1), edges=np.arange(n)[:, None], n_slots=1)
     tape = Tape(gates, gates.detach().numpy(), np.ones(n, dtype=bool), Workspace())
-    stream = Stream("only", plan, tape, len(delta), delta)
+    stream = Stream("only", plan, tape, len(delta), delta, engine_for(delta.device, delta.dtype))
     stream.deltas[0] = delta
     stream.add(slice(0, 1))
-    share = Share(kind=0, rows=slice(0, n), readers=np.arange(n), weights=weights, heads=np.array(heads), bias=None)
-    said, _ = read_projected(begin(tape), stream, block, lambda: ablated, nn.Identity(), [share])
+    group = HeadGroup(kind=0, rows=slice(0, n), readers=np.arange(n), weights=weights, heads=np.array(heads), bias=None)
+    said, _ = read_projected(begin(tape), stream, block, lambda: ablated, Norm.none(), [group])
     return said[0]
 
 
@@ -51,8 +56,9 @@ def test_products_and_gradients(heads: list[int], transposed: bool) -> None:
     pair = [torch.autograd.grad((out * direction).sum(), gates)[0] for out in (found, expected)]
     torch.testing.assert_close(*pair)
     out = torch.empty(len(heads), 7, 4, dtype=torch.float64)
-    multiply_into(out, x.detach(), weights, np.array(heads))
-    torch.testing.assert_close(out, expected.detach())
+    for engine in ENGINES:
+        engine.project(out.fill_(torch.nan), x.detach(), weights, np.array(heads))
+        torch.testing.assert_close(out, expected.detach())
 
 
 @pytest.mark.parametrize("heads", CHOICES.values(), ids=CHOICES)
@@ -68,6 +74,6 @@ def test_no_weights_are_copied_for_the_way_back(heads: list[int]) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         said = read_by(heads, weights, gates, drawn(7, 6, seed=1), drawn(7, 6, seed=3))
-    kept.update(share.weights.untyped_storage().data_ptr() for share in said.grad_fn.shares)  # type: ignore[union-attr]
+    kept.update(group.weights.untyped_storage().data_ptr() for group in said.grad_fn.groups)  # type: ignore[union-attr]
     assert weights.untyped_storage().data_ptr() in kept
     assert kept <= {weights.untyped_storage().data_ptr()}

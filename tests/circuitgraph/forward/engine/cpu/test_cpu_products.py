@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 pytest.importorskip("numba")
-from circuitgraph.forward.engine.cpu import Entries, products, threads
+from circuitgraph.forward.engine.cpu import products, threads
+from circuitgraph.forward.engine.entries import Entries
 
 BOUND = {torch.float32: 2e-5, torch.float64: 1e-13}
 """Sums of at most twenty products of numbers around 1, of size below 20; and as much for dots of 40 numbers."""

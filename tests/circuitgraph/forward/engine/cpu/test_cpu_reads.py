@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("numba")
-from circuitgraph.forward.engine.cpu import Entries, reads, threads
+from circuitgraph.forward.engine.cpu import reads, threads
+from circuitgraph.forward.engine.entries import Entries
 
 EPSILON = 1e-3
 BOUND = {torch.float32: 1e-4, torch.float64: 1e-12}

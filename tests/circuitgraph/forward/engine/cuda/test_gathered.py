@@ -18,12 +18,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuitgraph.architectures.rms_norm import RMSNorm
 from circuitgraph.forward.engine import cuda as kernels
-from circuitgraph.forward.engine import norms
-from circuitgraph.forward.engine import plain as mixing
+from circuitgraph.forward.engine.coefficients import Coefficients, Pairs
+from circuitgraph.forward.engine.cuda import engine as deciding
 from circuitgraph.forward.engine.cuda import gathered
-from tests.circuitgraph.forward.situations import BothWays, Situation, without_kernels
+from circuitgraph.forward.engine.cuda.engine import CudaEngine
+from tests.circuitgraph.forward.situations import BothWays, Situation, take_engine
 from tests.oracles import definition as oracle
 from tests.oracles.cases import ModelMakers
 
@@ -134,7 +134,7 @@ class TestKernels:
     @pytest.mark.parametrize("case", ["gpt2", "llama-gqa"])
     def test_a_masked_pass_takes_them(self, case: str, tiny_gpt2, tiny_llama, monkeypatch: pytest.MonkeyPatch) -> None:
         """Logits and gradients are the definition's, to some hundred roundings of the largest."""
-        without_kernels(monkeypatch)  # of the CPU
+        take_engine(CudaEngine(), monkeypatch)
         compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(case, dtype=torch.float32)
         situation = Situation("mixture", 0.4, 0.5, "counterfactual", "left", (5, 3), 2, 3)
         both = BothWays(compiled, oracle.plain_model(compiled.model), situation)
@@ -144,11 +144,8 @@ class TestKernels:
         for module, name in ours:
             original = getattr(module, name)
             monkeypatch.setattr(module, name, lambda *a, f=original, n=name, **how: called.append(n) or f(*a, **how))
-        for module in (mixing, norms):
-            monkeypatch.setattr(module, "kernels_on", lambda device: kernels)
-        monkeypatch.setattr(RMSNorm, "is_short_for", lambda self, x: False)
-        monkeypatch.setattr(mixing, "MIX_GATHER_BELOW", (99.0, 99.0))
-        monkeypatch.setattr(mixing, "DOT_GATHER_BELOW", (99.0, 99.0))
+        monkeypatch.setattr(deciding, "MIX_GATHER_BELOW", (99.0, 99.0))
+        monkeypatch.setattr(deciding, "DOT_GATHER_BELOW", (99.0, 99.0))
         every = torch.ones(len(both.gates), dtype=torch.bool)
         found = both.gradients(lambda z: both.executor(z, every), both.gates.float())
         right = both.gradients(both.definition, both.gates)
@@ -174,24 +171,21 @@ class TestDecisions:
     def test_mixing(self, to: int, source: int, rows: int, entries: int, gathers: bool) -> None:
         present = np.zeros((to, source), dtype=bool)
         present[:rows, :entries] = True
-        assert mixing.mixing_gathers(present) is gathers
+        assert deciding.mixing_gathers(present) is gathers
 
     @pytest.mark.parametrize(("left", "pairs", "gathers"), [(10, 109, True), (10, 110, False), (100, 399, True)])
     def test_dots(self, left: int, pairs: int, gathers: bool) -> None:
         """Each pair reads two rows, a dense product `left` and 100: with ten, twice 110 are too many."""
         wanted = np.zeros((left, 100), dtype=bool)
         wanted.ravel()[:pairs] = True
-        assert mixing.dots_gather(wanted) is gathers
-
-    def test_few_rows_are_those_that_dense_kernels_take(self) -> None:
-        assert mixing._FEW == kernels.dense.MOST
+        assert deciding.dots_gather(wanted) is gathers
 
     @pytest.mark.parametrize("scale", [1.0, 1e-30])
     @pytest.mark.parametrize(("share", "way"), [(0.0, []), (0.02, ["add_gathered"]), (0.9, [])])
     def test_the_pattern_alone_decides(self, share: float, way: list[str], scale: float, recorded) -> None:
         rows, host = torch.ones(50, 1, 1), random_flags((20, 50), share, 0) * scale
         out = torch.zeros(20, 1, 1)
-        mixing.add_mixed(out, torch.from_numpy(host).float(), rows, host)
+        CudaEngine().mix(out, out, Coefficients(matrix=torch.from_numpy(host).float(), host=host), rows)
         assert recorded == way
         if not way:
             assert torch.allclose(out[:, 0, 0], torch.from_numpy(host).float().sum(1))
@@ -199,13 +193,14 @@ class TestDecisions:
     @pytest.mark.parametrize(("share", "way"), [(0.0, ["gathered_dots"]), (0.02, ["gathered_dots"]), (0.9, [])])
     def test_the_pattern_decides_for_dots(self, share: float, way: list[str], recorded) -> None:
         wanted = random_flags((20, 50), share, 0)
-        assert len(mixing.dot_pairs(torch.ones(20, 1, 1), torch.ones(50, 1, 1), wanted)) == wanted.sum()
+        found = CudaEngine().dots(torch.ones(20, 1, 1), torch.ones(50, 1, 1), Pairs(wanted=wanted))
+        assert len(found) == wanted.sum()
         assert recorded == way
 
     def test_what_kernels_do_not_take_is_mixed_otherwise(self, recorded) -> None:
         host = np.eye(20, 50)
         out, rows = torch.zeros(20, 1, 1, dtype=torch.float64), torch.ones(50, 1, 1, dtype=torch.float64)
-        mixing.add_mixed(out, torch.from_numpy(host), rows, host)
+        CudaEngine().mix(out, out, Coefficients(matrix=torch.from_numpy(host), host=host), rows)
         assert recorded == [] and out.unique().tolist() == [1.0]
 
 
@@ -213,7 +208,6 @@ class TestDecisions:
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Kernels that say when they are called, and do nothing."""
     calls: list[str] = []
-    without_kernels(monkeypatch)  # of the CPU
 
     def gathered_dots(a: Tensor, b: Tensor, wanted: np.ndarray) -> Tensor:
         calls.append("gathered_dots")
@@ -222,8 +216,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     recording = SimpleNamespace(
         take=gathered.take, add_gathered=lambda *_: calls.append("add_gathered"), gathered_dots=gathered_dots
     )
-    dense = SimpleNamespace(can_multiply=lambda *_: False)
-    monkeypatch.setattr(mixing, "kernels_on", lambda device: SimpleNamespace(gathered=recording, dense=dense))
+    dense = SimpleNamespace(can_multiply=lambda *_: False, MOST=kernels.dense.MOST)
+    monkeypatch.setattr(deciding, "gathered", recording)
+    monkeypatch.setattr(deciding, "dense", dense)
     return calls
 
 
@@ -244,17 +239,5 @@ def test_nothing_works_without_triton() -> None:
         "sys.modules['triton'] = None\n"
         "from circuitgraph.forward.engine import cuda as kernels\n"
         "assert kernels.triton is None and not kernels.work_on(torch.device('cpu'))"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.slow
-def test_mixing_leaves_triton_alone() -> None:
-    """Importing it takes a second, and on a CPU it has nothing to do."""
-    code = (
-        "import sys, torch, numpy, circuitgraph.forward.engine.plain as mixing\n"
-        "one = torch.ones(1, 1, 1)\n"
-        "mixing.add_mixed(one, one[0], one, numpy.ones((1, 1)))\n"
-        "assert 'triton' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
