@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pruning.runs.checking.preflight import preflight
     from pruning.runs.discover import discover
     from pruning.runs.rank import rank_edges
+    from pruning.runs.resume import resume
     from pruning.selection.top import top_edges
     from pruning.tasks import TaskData, load_task, register_task, task_from_pairs
 
@@ -49,6 +50,7 @@ __all__ = [
     "rank_edges",
     "recipe_named",
     "register_task",
+    "resume",
     "run_regimes",
     "task_from_pairs",
     "top_edges",
@@ -76,6 +78,7 @@ _HOME = {
     "rank_edges": "pruning.runs.rank",
     "recipe_named": "pruning.methods.edge_pruning.recipes",
     "register_task": "pruning.tasks",
+    "resume": "pruning.runs.resume",
     "run_regimes": "pruning.regimes.study",
     "task_from_pairs": "pruning.tasks",
     "top_edges": "pruning.selection.top",

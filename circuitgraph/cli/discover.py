@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from circuitgraph.cli import options
 from circuitgraph.cli.failures import FAILURE
 from circuitgraph.cli.figures import print_metrics
 from circuitgraph.cli.findings import print_findings
@@ -22,8 +23,9 @@ from circuitgraph.cli.option_groups import (
     RunOptions,
     grouped,
 )
-from circuitgraph.errors import TrainingError
-from circuitgraph.stopping import Stopped, exit_code
+from circuitgraph.cli.resume_options import ResultOutOfRun
+from circuitgraph.errors import ConfigurationError, TrainingError
+from circuitgraph.stopping import TIME_LIMIT, Stopped, exit_code
 
 if TYPE_CHECKING:
     from pruning.runs.checking.preflight import Preflight
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
 @grouped
 def discover(
     named: RunOptions,
-    out: options.ResultOut,
+    *,
+    out: ResultOutOfRun = None,
     method: MethodOptions,
     graph: GraphOptions,
     prompts: PromptOptions,
@@ -53,8 +56,11 @@ def discover(
     from pruning.runs.load import plan_run
     from pruning.runs.result_folder import ResultFolder, require_room
 
-    with only_json(ending.as_json), ResultFolder.opened(out, overwrite=ending.overwrite) as folder:
-        plan = plan_run(named.over(method, graph, prompts, machine))
+    began = time.monotonic()
+    named, place = _place(named, out, ending)
+    opened = ResultFolder.opened(place, overwrite=ending.overwrite, resume=ending.resume is not None)
+    with only_json(ending.as_json), opened as folder:
+        plan = plan_run(named.over(method, graph, prompts, machine, ending))
         require_room(folder.path, result_bytes(plan.universe, plan.request.recipe.steps))
         if folder.note:
             say(f"note: {folder.note}")
@@ -64,27 +70,51 @@ def discover(
         checked.require(strict=ending.strict)
         job.show(checked)
         if not ending.dry_run:
-            found, missing, ended_by = _run(job.run, folder, checked)
+            found, missing, ended_by = _run(job.run, folder, checked, began)
     if ending.dry_run:
         if ending.as_json:
             print_json({**job.to_dict(), "preflight": checked.to_dict()})
         say("dry run: nothing was trained or written")
         return
-    _show(found, missing, folder.path, as_json=ending.as_json)
-    _end(found, missing, ended_by, folder.path)
+    _show(found, missing, folder, as_json=ending.as_json)
+    _end(found, missing, ended_by, folder)
 
 
-def _run(run: Run, folder: ResultFolder, checked: Preflight) -> tuple[Discovery, dict[str, str], str]:
+def _place(named: RunOptions, out: Path | None, ending: EndOptions) -> tuple[RunOptions, Path]:
+    """The folder of the result; where a run goes on, also the options with what its folder says of it.
+
+    Raises:
+        ConfigurationError: None was given, or options that make no sense where a run goes on.
+        CheckpointError: There is no run to go on with.
+    """
+    from pruning.runs.resume import checkpoint_folder
+
+    if ending.resume is None:
+        if out is None:
+            raise ConfigurationError("where to? Give --out FOLDER, or --resume FOLDER to go on with a run there")
+        return named, out
+    if (out is not None and out.resolve() != ending.resume.resolve()) or ending.overwrite or named.like is not None:
+        raise ConfigurationError(
+            "--resume goes on in the run's own folder, with its own settings; leave out --out, --overwrite and --like"
+        )
+    return replace(named, like=checkpoint_folder(ending.resume)), ending.resume
+
+
+def _run(run: Run, folder: ResultFolder, checked: Preflight, began: float) -> tuple[Discovery, dict[str, str], str]:
     """Train, evaluate and write; also gives what is missing and why, and the signal that ended the run early."""
     from circuitgraph.cli.cache import told_as_notes
     from circuitgraph.cli.output import warn
     from circuitgraph.cli.result_writer import SHOWN, ended_at_once, tell_missing, write_shown
     from circuitgraph.stopping import stopping
+    from pruning.runs.checkpoints import first_command
     from pruning.runs.discover import run_discovery
     from pruning.runs.shown_progress import ShownProgress
 
-    folder.command, folder.later = command_line(), SHOWN
-    with stopping() as stop, ended_at_once(folder), stop.held():
+    folder.command, folder.later = first_command(folder.checkpoints) if folder.resumes else None, SHOWN
+    folder.command = folder.command or command_line()
+    limit = run.settings.working_seconds
+    left = None if limit is None else limit - (time.monotonic() - began)
+    with stopping() as stop, ended_at_once(folder), stop.limited(left), stop.held():
         with told_as_notes(), telling_memory(run.memory.estimate):
             found = run_discovery(run, ShownProgress(), out=folder, checked=checked)
         _check_learnt(found, stop.name)
@@ -109,15 +139,16 @@ def _check_learnt(found: Discovery, ended_by: str) -> None:
     raise TrainingError(found.run.stopped_by or "no step was taken")
 
 
-def _show(found: Discovery, missing: dict[str, str], path: Path, *, as_json: bool) -> None:
+def _show(found: Discovery, missing: dict[str, str], folder: ResultFolder, *, as_json: bool) -> None:
     """Print the result."""
     from circuitgraph.cli.output import print_json
-    from pruning.runs.result_folder import report_command
+    from pruning.runs.result_folder import report_command, resume_command
 
-    circuit, run = found.circuit, found.run
+    circuit, run, path = found.circuit, found.run, folder.path
     if as_json:
         ended = {"steps_taken": len(run.records), "interrupted": run.interrupted, "stopped_by": run.stopped_by}
         lacking = {"missing": missing, "again": report_command(path) if missing else None}
+        lacking["resume"] = resume_command(path) if folder.ended_early else None
         files = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
         print_json({"out": str(path), "files": files, **ended, **lacking, **found.metrics})
         return
@@ -133,18 +164,25 @@ def _show(found: Discovery, missing: dict[str, str], path: Path, *, as_json: boo
         print(f"Written to {path}; begin with {path / 'report.md'}")
 
 
-def _end(found: Discovery, missing: dict[str, str], ended_by: str, path: Path) -> None:
+def _end(found: Discovery, missing: dict[str, str], ended_by: str, folder: ResultFolder) -> None:
     """Leave with the exit code of a run that did not do all that was asked."""
     from circuitgraph.cli.output import say
     from circuitgraph.cli.result_writer import is_loss
+    from pruning.runs.fields import duration_text
+    from pruning.runs.result_folder import resume_command
 
-    n_steps = len(found.run.records)
+    n_steps, limit, path = len(found.run.records), found.settings.time_limit_seconds, folder.path
+    go_on = resume_command(path)
+    if limit is not None:
+        go_on += f" --time-limit {duration_text(limit)}"
+    more = f"; `{go_on}` goes on" if folder.ended_early else ""
     if ended_by:
-        when = f" after {n_steps:,} steps" if found.run.interrupted else ""
-        say(f"Interrupted{when}: what was learnt by then is in {path}")
+        what = "The time limit was reached" if ended_by == TIME_LIMIT else "Interrupted"
+        when = f" after {n_steps:,} of {found.request.recipe.steps:,} steps" if found.run.interrupted else ""
+        say(f"{what}{when}: what was learnt by then is in {path}{more}")
         raise typer.Exit(exit_code(ended_by))
     if found.run.stopped_by:
-        say(f"Error: training stopped after {n_steps:,} steps: the last good state is in {path}")
+        say(f"Error: training stopped after {n_steps:,} steps: the last good state is in {path}{more}")
         raise typer.Exit(FAILURE)
     if is_loss(missing):
         raise typer.Exit(FAILURE)

@@ -67,7 +67,7 @@ def report(error: Exception, arguments: Sequence[str]) -> int:
     if isinstance(error, Interrupted):
         by = "" if error.name == "SIGINT" else f" by {error.name}"
         print(f"Interrupted{by}; {error}.", file=sys.stderr)
-        return exit_code(error.name)
+        return exit_code(error.name) or FAILURE
     if isinstance(error, Unread):
         return UNREAD
     debugging = bool(os.environ.get(DEBUG_VARIABLE)) or "--debug" in arguments

@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from circuitgraph.cli import options
+from circuitgraph.cli import options, resume_options
 from circuitgraph.cli.settings import parse_named
 
 _GIB = 2**30
@@ -192,7 +192,17 @@ class RunOptions:
 class EndOptions:
     """What is done with a run."""
 
+    resume: resume_options.Resume = None
+    time_limit: resume_options.TimeLimit = None
     strict: options.Strict = False
     dry_run: options.DryRun = False
     overwrite: options.Overwrite = False
     as_json: options.Json = False
+
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen, by the full name of a setting."""
+        if self.time_limit is None:
+            return {}
+        from pruning.runs.choices import read_settings
+
+        return read_settings([f"settings.time_limit_seconds={self.time_limit}"], "--time-limit")

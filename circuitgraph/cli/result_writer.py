@@ -196,7 +196,7 @@ def ended_at_once(folder: ResultFolder) -> Iterator[None]:
         Interrupted: It was.
     """
     from circuitgraph.stopping import Stopped
-    from pruning.runs.result_folder import CIRCUIT, GATES, report_command
+    from pruning.runs.result_folder import CIRCUIT, GATES, report_command, resume_command
 
     try:
         yield
@@ -206,6 +206,8 @@ def ended_at_once(folder: ResultFolder) -> Iterator[None]:
             there = f"gates and circuit are in {folder.path}; `{report_command(folder.path)}` makes the rest"
         elif GATES in folder:
             there = f"the trained gates are in {folder.place}, and nothing else"
+        elif any(folder.checkpoints.glob("step-*.json")):
+            there = f"`{resume_command(folder.path)}` goes on from its last checkpoint"
         else:
             there = "nothing was written"
         raise Interrupted(name, there) from None

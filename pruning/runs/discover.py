@@ -22,7 +22,7 @@ import pandas as pd
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
-from circuitgraph.errors import IncompleteResultWarning, UnknownNameError
+from circuitgraph.errors import ConfigurationError, IncompleteResultWarning, UnknownNameError
 from circuitgraph.files.csv_text import csv_text
 from circuitgraph.memory.peak import peak_rss_bytes
 from circuitgraph.stopping import Stop, stopping
@@ -122,6 +122,7 @@ def discover(
     *,
     out: str | Path | ResultFolder | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress | bool | None = None,
     preflight: Preflight | None = None,
     **choices: Unpack[DiscoverChoices],
@@ -140,6 +141,8 @@ def discover(
             is evaluated, then the measures. `circuitgraph report` adds its pictures and its report. None keeps nothing
             on disk.
         overwrite: Whether an older result there may be replaced; it stays until the new circuit is safe.
+        resume: Whether a run in `out` that was ended goes on from its last checkpoint, to the same bits; where there
+            is none yet it begins. Another model, other prompts or other settings are refused.
         progress: True shows how far the run is, False does not; by default it is shown in a notebook and on a
             terminal, unless `watch` or `say` are given. Or a `pruning.runs.progress.Progress` of your own.
         preflight: What `pruning.preflight` found, where it was called before; by default it is called here.
@@ -157,6 +160,7 @@ def discover(
         ConfigurationError: Settings that cannot work together.
         UnknownNameError: No such setting; the nearest are named.
         OutputError: `out` is there already, is reserved by another run, or cannot be made.
+        CheckpointError: The run in `out` is another, is finished, or its checkpoints are damaged.
         KeyboardInterrupt: It was stopped before training began, or a second time.
 
     Warns:
@@ -175,7 +179,8 @@ def discover(
     """
     given: dict[str, Any] = dict(choices)
     shown = progress_for(progress, given.pop("watch", None), given.pop("say", None))
-    found = run_discovery(run_of(compiled, task, recipe, given), shown, out=out, overwrite=overwrite, checked=preflight)
+    run = run_of(compiled, task, recipe, given)
+    found = run_discovery(run, shown, out=out, overwrite=overwrite, resume=resume, checked=preflight)
     if found.missing and not isinstance(out, ResultFolder):
         warnings.warn(_incomplete(found, None if out is None else Path(out)), IncompleteResultWarning, stacklevel=2)
     return found
@@ -188,6 +193,7 @@ def run_discovery(
     *,
     out: str | Path | ResultFolder | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     checked: Preflight | None = None,
 ) -> Discovery:
     """Find the circuit of a run that is decided; see `discover`.
@@ -197,6 +203,7 @@ def run_discovery(
         progress: Told how far it is.
         out: A folder to keep the result in, or None.
         overwrite: Whether an older result there may be replaced.
+        resume: Whether a run there that was ended goes on.
         checked: What was found before the run, where it was looked for.
 
     Raises:
@@ -204,10 +211,13 @@ def run_discovery(
         OutputError: `out` cannot be made.
         KeyboardInterrupt: It was stopped before training began, or a second time.
     """
+    if resume and (out is None or overwrite):
+        raise ConfigurationError("resume=True goes on in a folder: give it as out, and leave out overwrite")
     check_run(run)
     checked = checked or look_before(run, progress)
     checked.require()
-    with stopping() as stop, _opened(out, overwrite) as folder, stop.held():
+    limited = run.settings.working_seconds
+    with stopping() as stop, stop.limited(limited), _opened(out, overwrite, resume) as folder, stop.held():
         return run_stages(run, checked, folder, progress, stop)
 
 
@@ -225,13 +235,17 @@ def run_stages(
     """
     began = time.perf_counter()
     run, request = asked.fitted(checked.memory), asked.request
-    trained = train_gates(run, progress, stop)
+    trained = train_gates(run, progress, stop, folder)
+    if folder is not None:
+        folder.ended_early = trained.run.goes_on
     parts = Parts(stop, ("gates", "circuit", *measured_parts(run.splits, request.n_effects), "verdicts"))
     if not trained.run.records:
         folder = None  # of gates as they began nothing is kept
     curve = pd.DataFrame([asdict(record) for record in trained.run.records])
     parts.attempt("gates", lambda: _keep_gates(folder, asked, trained, curve), cheap=True)
     kept = keep_edges(run, trained.run, progress, stop)
+    if folder is not None and kept.trouble and stop.asked:
+        folder.ended_early = True
     measuring = Measuring(
         compiled=run.compiled,
         task=run.task,
@@ -274,11 +288,13 @@ def run_stages(
     )
 
 
-def _opened(out: str | Path | ResultFolder | None, overwrite: bool) -> AbstractContextManager[ResultFolder | None]:
+def _opened(
+    out: str | Path | ResultFolder | None, overwrite: bool, resume: bool
+) -> AbstractContextManager[ResultFolder | None]:
     """The folder of a result; one that is opened already is left open."""
     if out is None or isinstance(out, ResultFolder):
         return nullcontext(out)
-    return ResultFolder.opened(out, overwrite=overwrite)
+    return ResultFolder.opened(out, overwrite=overwrite, resume=resume)
 
 
 def _keep_gates(folder: ResultFolder | None, asked: Run, trained: Trained, curve: pd.DataFrame) -> None:

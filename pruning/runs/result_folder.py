@@ -66,14 +66,15 @@ class ResultFolder:
     Attributes:
         command: The command line that makes the result, for `state.json`; None where there is none.
         later: Parts that are made when all others are, and so are missing until then.
-        ended_early: Whether steps of the training are left to take.
+        resumes: Whether a run that was ended goes on here.
+        ended_early: Whether the run was ended before its circuit was what it was to be.
     """
 
     def __init__(self, path: Path, *, replaces: bool = False, note: str = "") -> None:
         self.path, self.note = path, note
         self.command: str | None = None
         self.later: tuple[str, ...] = ()
-        self.ended_early = False
+        self.resumes = self.ended_early = False
         self._place = hidden_beside(path) if replaces else path
 
     @classmethod
@@ -102,6 +103,7 @@ class ResultFolder:
                 _require_checkpoint(place)
             older = place.exists() and any(entry.name != CHECKPOINT for entry in place.iterdir())
             folder = cls(place, replaces=older, note=" ".join(part for part in (note, recovered) if part))
+            folder.resumes = resume
             try:
                 yield folder
             finally:
@@ -183,7 +185,7 @@ class ResultFolder:
     def write_state(self, missing: Mapping[str, str], **about: Any) -> None:
         """Write which parts are missing; what an earlier state said beside that stays.
 
-        Where none is, and all steps were taken, checkpoints are removed.
+        Where none is, and the run was not ended early, checkpoints are removed.
 
         Args:
             missing: Why a part is not there, by part.

@@ -43,6 +43,9 @@ class RunChoices(TypedDict, total=False):
     micro_batch: int | None
     recompute: bool | None
     replay: bool | None
+    checkpoint_every_seconds: int
+    checkpoint_every_steps: int
+    time_limit_seconds: int | None
     steps: int
     target_sparsity: float
     batch_size: int

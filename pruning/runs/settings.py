@@ -31,6 +31,11 @@ class RunSettings:
         micro_batch: Prompts run at once in training; None takes as many as fit into memory.
         recompute: Whether MLPs run once more in the backward pass; None does so where memory asks for it.
         replay: Whether steps are recorded and replayed; None does so on CUDA.
+        checkpoint_every_seconds: Time between two checkpoints of the training, where the result is kept in a folder;
+            0 for none by the clock.
+        checkpoint_every_steps: Steps between two checkpoints; 0 for none by steps.
+        time_limit_seconds: When the run is to be over, from its start: it is asked to stop a little before; None for
+            no limit.
 
     Raises:
         ConfigurationError: A value of another type, or that makes no sense.
@@ -56,10 +61,24 @@ class RunSettings:
     micro_batch: int | None = number(None, least=1)
     recompute: bool | None = None
     replay: bool | None = None
+    checkpoint_every_seconds: int = number(300)
+    checkpoint_every_steps: int = number(0)
+    time_limit_seconds: int | None = number(None, least=1)
 
     def __post_init__(self) -> None:
         """Check every field."""
         check_fields(self)
+
+    @property
+    def working_seconds(self) -> float | None:
+        """When the run is asked to stop, so that what it has is written when its time is up; None for no limit.
+
+        Examples:
+            >>> RunSettings(time_limit_seconds=60).working_seconds, RunSettings(time_limit_seconds=3600).working_seconds
+            (57.0, 3540.0)
+        """
+        limit = self.time_limit_seconds
+        return None if limit is None else limit - min(60.0, limit / 20)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as a JSON value."""

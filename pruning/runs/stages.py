@@ -21,7 +21,9 @@ from pruning.execution.objectives import TAKES_TOP_K, check_objective
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.loop import TrainingRun, train
 from pruning.methods.edge_pruning.train import Trainer
+from pruning.runs.checkpoints import RunCheckpoints
 from pruning.runs.progress import Progress
+from pruning.runs.result_folder import ResultFolder
 from pruning.runs.run import Run
 from pruning.runs.versions import library_versions
 from pruning.selection.best import discretize, edges_to_keep
@@ -83,21 +85,25 @@ def check_run(run: Run) -> None:
             )
 
 
-def train_gates(run: Run, progress: Progress, stop: Stop) -> Trained:
-    """Keep what never changes of the training prompts, then train the gates.
+def train_gates(run: Run, progress: Progress, stop: Stop, folder: ResultFolder | None = None) -> Trained:
+    """Keep what never changes of the training prompts, then train the gates, or go on with it from a checkpoint.
 
     Args:
         run: The run.
         progress: Told what begins, and of every step.
         stop: Who asked the run to stop: training ends then, and what was learnt is given back.
+        folder: Where checkpoints are kept; None keeps none.
 
     Raises:
+        CheckpointError: The checkpoints to go on from are damaged, or of another run.
         KeyboardInterrupt: The run was asked to stop before training began.
     """
     began = time.perf_counter()
     compiled, request, settings, recipe = run.compiled, run.request, run.settings, run.recipe
     train_split = run.task.splits["train"]
+    checkpoints = None if folder is None else RunCheckpoints(run, folder, progress.say)
     with stop.open():
+        state = None if checkpoints is None else checkpoints.begin()
         progress.say(f"keeping what never changes of {len(train_split):,} training prompts")
         frozen = FrozenRuns(
             compiled,
@@ -110,13 +116,15 @@ def train_gates(run: Run, progress: Progress, stop: Stop) -> Trained:
         progress.say(f"frozen runs: {frozen.describe()}")
         trainer = Trainer(
             compiled, frozen, recipe, objective=request.objective, seed=request.seed, how=settings.step_settings(),
-            say=progress.say,
+            say=progress.say, state=state,
         )  # fmt: skip
     runner = trainer.runner
-    at_once = runner.micro_batch
+    at_once = min(settings.micro_batch or recipe.batch_size, recipe.batch_size)
     progress.say(f"training {compiled.gate_map.n_parameters:,} gates for {recipe.steps:,} steps ({recipe.name})")
+    if state is not None:
+        progress.say(f"going on after step {state.steps:,} of {recipe.steps:,}")
     with progress.training(recipe.steps, request.objective) as watch:
-        trained = train(trainer, watch, stop)
+        trained = train(trainer, watch, stop, checkpoints)
     progress.say(f"prompts drawn in training: {frozen.drawn}")
     memory = {
         "micro_batch": at_once, "micro_batch_at_the_end": runner.micro_batch, "recompute": runner.recompute,
@@ -124,7 +132,7 @@ def train_gates(run: Run, progress: Progress, stop: Stop) -> Trained:
     }  # fmt: skip
     return Trained(
         run=trained,
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - began + (0.0 if state is None else state.seconds),
         frozen_runs=frozen.counts(),
         provenance={"replay": runner.replays, "memory": memory},
     )

@@ -20,7 +20,7 @@ from tests.circuitgraph.cli.test_file_formats import complaints
 pytestmark = pytest.mark.slow
 
 SMALL = (*TRACR, "--steps", 10, "--task-option", "max_length=3")
-SAFE = {"gates.safetensors", "circuit.json", "curve.csv", "metrics.json", "state.json"}
+SAFE = {"gates.safetensors", "circuit.json", "curve.csv", "metrics.json", "run.toml", "state.json"}
 
 
 def files(folder: Path) -> set[str]:
@@ -146,7 +146,7 @@ class TestSignals:
         ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 143
         assert f"gates and circuit are in {tmp_path / 'x'}; `circuitgraph report {tmp_path / 'x'}`" in ended.err
-        assert files(tmp_path / "x") == SAFE
+        assert files(tmp_path / "x") == SAFE | {"checkpoint"}
         assert missing(tmp_path / "x") >= {"evaluation:test", "report", "explorer"}
         assert files(tmp_path) == {"x"}
 
@@ -260,4 +260,4 @@ class TestPython:
             found = discover(compiled, task, recipe, n_random=0, out=tmp_path / "x")
         assert list(found.missing) == ["evaluation:test"] and set(found.metrics["splits"]) == {"validation"}
         assert Circuit.load(tmp_path / "x" / "circuit.json") == found.circuit
-        assert files(tmp_path / "x") == SAFE | {"examples.csv", "effects.csv"}
+        assert files(tmp_path / "x") == SAFE | {"checkpoint", "examples.csv", "effects.csv"}
