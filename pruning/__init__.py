@@ -12,9 +12,10 @@ from circuitgraph.lazy import load_on_use
 
 if TYPE_CHECKING:
     from pruning.evaluation.effects import Effects, measure_effects
-    from pruning.evaluation.evaluate import evaluate, evaluate_masks, metrics_table
+    from pruning.evaluation.evaluate import evaluate, evaluate_masks
     from pruning.evaluation.paired import FaithfulnessComparison, compare_faithfulness
     from pruning.evaluation.random_circuits import random_circuit
+    from pruning.evaluation.tables import metrics_table
     from pruning.frozen.disk import DiskCache
     from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
     from pruning.prompts.encoding import EncodedPairs
@@ -72,7 +73,7 @@ _HOME = {
     "evaluate_regimes": "pruning.regimes.faithfulness",
     "load_task": "pruning.tasks",
     "measure_effects": "pruning.evaluation.effects",
-    "metrics_table": "pruning.evaluation.evaluate",
+    "metrics_table": "pruning.evaluation.tables",
     "preflight": "pruning.runs.checking.preflight",
     "random_circuit": "pruning.evaluation.random_circuits",
     "rank_edges": "pruning.runs.rank",

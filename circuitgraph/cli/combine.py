@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from circuitgraph.cli import options
+from circuitgraph.cli import options, table_options
 
 if TYPE_CHECKING:
     from circuitgraph.circuits.circuit import Circuit
@@ -21,7 +21,7 @@ _TAKES = {_DIFFERENCE: 2, _SYMMETRIC: 2, _COMPLEMENT: 1}
 
 
 def combine(
-    circuits: options.CircuitFiles,
+    circuits: table_options.CircuitFiles,
     op: Annotated[
         str,
         typer.Option(
@@ -38,8 +38,8 @@ def combine(
     ablation: Annotated[
         str | None, typer.Option(help="What cut edges carry in the result.", show_default="as in the circuits")
     ] = None,
-    across_checkpoints: options.AcrossCheckpoints = False,
-    coarsen: options.Coarsen = False,
+    across_checkpoints: table_options.AcrossCheckpoints = False,
+    coarsen: table_options.Coarsen = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older file.")] = False,
     as_json: options.Json = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from circuitgraph.cli import options
+from circuitgraph.cli import table_options
 from circuitgraph.cli.compare_tables import SAMPLED, changes, matrix_table, overlap_table, sizes, test_table
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ DtypeOnTask = Annotated[
 
 
 def compare(
-    circuits: options.CircuitFiles,
+    circuits: table_options.CircuitFiles,
     level: Levels = None,
     null: Nulls = None,
     samples: Samples = None,
@@ -132,13 +132,13 @@ def compare(
     batch_size: BatchSize = None,
     device: DeviceOnTask = None,
     dtype: DtypeOnTask = None,
-    across_checkpoints: options.AcrossCheckpoints = False,
-    coarsen: options.Coarsen = False,
-    as_json: options.JsonTables = False,
-    as_csv: options.Csv = False,
-    as_latex: options.Latex = False,
-    as_markdown: options.Markdown = False,
-    out: options.TablesOut = None,
+    across_checkpoints: table_options.AcrossCheckpoints = False,
+    coarsen: table_options.Coarsen = False,
+    as_json: table_options.JsonTables = False,
+    as_csv: table_options.Csv = False,
+    as_latex: table_options.Latex = False,
+    as_markdown: table_options.Markdown = False,
+    out: table_options.TablesOut = None,
 ) -> None:
     """Compare two or more circuits: what they share, and whether it is more than chance.
 

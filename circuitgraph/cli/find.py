@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from circuitgraph.cli import options
+from circuitgraph.cli import options, table_options
 
 
 def find(
@@ -27,11 +27,11 @@ def find(
             show_default="no file",
         ),
     ] = None,
-    as_json: options.JsonTables = False,
-    as_csv: options.Csv = False,
-    as_latex: options.Latex = False,
-    as_markdown: options.Markdown = False,
-    out: options.TablesOut = None,
+    as_json: table_options.JsonTables = False,
+    as_csv: table_options.Csv = False,
+    as_latex: table_options.Latex = False,
+    as_markdown: table_options.Markdown = False,
+    out: table_options.TablesOut = None,
 ) -> None:
     """Find edges by name: `*`, `?`, `{3..7}`, `{q,k}` and `!` in names, `->`, `<-` and `**` between them.
 

@@ -168,7 +168,7 @@ def _faithfulness(metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """A row per circuit, and one of the full model, with its means and their bounds."""
     import pandas as pd
 
-    from pruning.evaluation.evaluate import flat_row
+    from pruning.evaluation.tables import flat_row
 
     names = [name for name in _MEASURES if any(name in row for row in metrics.values())]
     columns = ["n", "n_undefined", "n_edges", *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))]

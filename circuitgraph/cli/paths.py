@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from circuitgraph.cli import options
+from circuitgraph.cli import options, table_options
 
 
 def paths(
@@ -38,11 +38,11 @@ def paths(
             show_default="anything",
         ),
     ] = None,
-    as_json: options.JsonTables = False,
-    as_csv: options.Csv = False,
-    as_latex: options.Latex = False,
-    as_markdown: options.Markdown = False,
-    out: options.TablesOut = None,
+    as_json: table_options.JsonTables = False,
+    as_csv: table_options.Csv = False,
+    as_latex: table_options.Latex = False,
+    as_markdown: table_options.Markdown = False,
+    out: table_options.TablesOut = None,
 ) -> None:
     """List the strongest paths of a circuit, and count all of them. Loads no model."""
     from circuitgraph.cli.circuit_files import about_circuits, load_circuits, named_files

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from circuitgraph.cli import options
+from circuitgraph.cli import table_options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ _ALL, _LAYER, _KIND, _BLOCK, _SCORE = _BY = ("all", "layer", "kind", "block", "s
 
 
 def sparsity(
-    circuits: options.CircuitFiles,
+    circuits: table_options.CircuitFiles,
     by: Annotated[
         list[str] | None,
         typer.Option(
@@ -28,11 +28,11 @@ def sparsity(
             show_default=_ALL,
         ),
     ] = None,
-    as_json: options.JsonTables = False,
-    as_csv: options.Csv = False,
-    as_latex: options.Latex = False,
-    as_markdown: options.Markdown = False,
-    out: options.TablesOut = None,
+    as_json: table_options.JsonTables = False,
+    as_csv: table_options.Csv = False,
+    as_latex: table_options.Latex = False,
+    as_markdown: table_options.Markdown = False,
+    out: table_options.TablesOut = None,
 ) -> None:
     """Count what circuits keep, each count with its denominator.
 

@@ -28,7 +28,7 @@ from circuitgraph.memory.peak import peak_rss_bytes
 from circuitgraph.stopping import Stop, stopping
 from circuitgraph.torch_state import with_gradients
 from pruning.evaluation.card import metrics_line
-from pruning.evaluation.evaluate import metrics_table
+from pruning.evaluation.tables import metrics_table
 from pruning.methods.edge_pruning.loop import TrainingRun
 from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.runs.card import discovery_card

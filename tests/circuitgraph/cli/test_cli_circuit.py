@@ -12,7 +12,7 @@ import torch
 
 from circuitgraph import Circuit, compile_model, load_model
 from pruning.evaluation.evaluate import evaluate as measure
-from pruning.evaluation.evaluate import flat_row
+from pruning.evaluation.tables import flat_row
 from pruning.prompts.encoding import EncodedPairs
 from pruning.tasks import load_task
 from tests.circuitgraph.cli.conftest import call

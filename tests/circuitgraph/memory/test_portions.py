@@ -13,7 +13,8 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.memory.portions import Portions
-from pruning.evaluation.evaluate import evaluate, flat_row
+from pruning.evaluation.evaluate import evaluate
+from pruning.evaluation.tables import flat_row
 from pruning.frozen.disk import DiskCache
 from pruning.frozen.rows import Rows
 from pruning.frozen.runs import FrozenRuns

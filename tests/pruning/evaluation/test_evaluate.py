@@ -17,12 +17,13 @@ from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, GraphMismatchError, UndefinedWarning
 from circuitgraph.models import load_model
-from pruning.evaluation.evaluate import evaluate, evaluate_masks, flat_row, metrics_table
+from pruning.evaluation.evaluate import evaluate, evaluate_masks
 from pruning.evaluation.intervals import intervals_of
 from pruning.evaluation.measured import Measured
 from pruning.evaluation.random_circuits import random_circuit
 from pruning.evaluation.sampled import sampled_prompts
 from pruning.evaluation.scores import score_prompts
+from pruning.evaluation.tables import flat_row, metrics_table
 from pruning.prompts.encoding import EncodedPairs
 from pruning.tasks import load_task
 from tests.pruning.prompts.small_prompts import GlobalRandomState, random_prompts
