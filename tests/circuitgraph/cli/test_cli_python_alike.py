@@ -51,6 +51,7 @@ def told(circuit: Circuit) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in UNLIKE}
 
 
+@pytest.mark.slow
 def test_a_program_found_from_python_is_that_of_the_command_line(result):
     loaded = load_model("tracr:reverse")
     task = load_task("tracr-reverse", loaded.tokenizer, options={"max_length": 3})
@@ -62,6 +63,7 @@ def test_a_program_found_from_python_is_that_of_the_command_line(result):
     assert (found.request.recipe.name, found.request.ablation) == ("tracr", "zero")
 
 
+@pytest.mark.slow
 def test_so_is_one_of_a_model_that_reads_text(text_run, text_model, text_prompts, tmp_path):
     ended = call(*text_run, "--n-random", 1, "--set", "micro_batch=1", "--out", tmp_path / "x")
     assert ended.code == 0, ended.err
@@ -76,6 +78,7 @@ def test_so_is_one_of_a_model_that_reads_text(text_run, text_model, text_prompts
     assert saved.provenance["memory"]["micro_batch"] == 1
 
 
+@pytest.mark.slow
 def test_a_result_can_be_made_again_from_its_own_description(result, tmp_path):
     ended = call("discover", "--like", result, "--out", tmp_path / "again")
     assert ended.code == 0, ended.err
@@ -92,6 +95,7 @@ def dry(*arguments: object) -> dict[str, Any]:
     return ended.json
 
 
+@pytest.mark.slow
 def test_options_win_over_an_earlier_run_and_set_over_options(result):
     found = dry("--like", result, "--steps", 7, "--set", "seed=4", "--set", "recipe.learning_rate=0.5")
     request = found["request"]
@@ -176,6 +180,7 @@ def test_no_function_of_a_run_takes_many_parameters(name):
     assert {one: n_parameters(function) for one, function in every.items() if n_parameters(function) > MOST} == {}
 
 
+@pytest.mark.slow
 def test_none_on_the_way_from_the_command_line_to_a_step_does(monkeypatch, tmp_path):
     """The functions that are running when the first step is taken."""
     way: list[tuple[str, int]] = []
