@@ -62,20 +62,15 @@ MemoryGib = Annotated[
     ),
 ]
 
+_DEVICES, _DTYPES = "cpu, cuda, cuda:N or mps.", "float32, float64, bfloat16 or float16."
 DeviceOfRun = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps.", show_default="cpu", rich_help_panel=MACHINE)
+    str | None, typer.Option("--device", help=_DEVICES, show_default="cpu", rich_help_panel=MACHINE)
 ]
 DtypeOfRun = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype",
-        help="float32, float64, bfloat16 or float16.",
-        show_default="float32",
-        rich_help_panel=MACHINE,
-    ),
+    str | None, typer.Option("--dtype", help=_DTYPES, show_default="float32", rich_help_panel=MACHINE)
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps.", rich_help_panel=MACHINE)]
-Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.", rich_help_panel=MACHINE)]
+Device = Annotated[str, typer.Option(help=_DEVICES, rich_help_panel=MACHINE)]
+Dtype = Annotated[str, typer.Option(help=_DTYPES, rich_help_panel=MACHINE)]
 DtypeOfCircuit = Annotated[
     str | None,
     typer.Option(
