@@ -110,6 +110,7 @@ class Discovery:
 class DiscoverChoices(RunChoices, total=False):
     """What may be given to `discover` by keyword beside its own."""
 
+    preflight: Preflight | None
     watch: Watch | None
     say: Callable[[str], None] | None
 
@@ -124,7 +125,6 @@ def discover(
     overwrite: bool = False,
     resume: bool = False,
     progress: Progress | bool | None = None,
-    preflight: Preflight | None = None,
     **choices: Unpack[DiscoverChoices],
 ) -> Discovery:
     """Find the circuit that a model uses for a task.
@@ -145,13 +145,13 @@ def discover(
             is none yet it begins. Another model, other prompts or other settings are refused.
         progress: True shows how far the run is, False does not; by default it is shown in a notebook and on a
             terminal, unless `watch` or `say` are given. Or a `pruning.runs.progress.Progress` of your own.
-        preflight: What `pruning.preflight` found, where it was called before; by default it is called here.
         choices: Settings of the run by name: those of what is asked for (`pruning.runs.request.RunRequest`:
             `objective`, `ablation`, `seed`, `splits`, `n_random`, `n_random_prompts`, `n_effects`, `teacher_top_k`),
             of how it is done (`pruning.runs.settings.RunSettings`: `memory_bytes`, `cache_bytes`, `micro_batch`,
             `recompute`, `replay`; `disk_cache` takes a `pruning.DiskCache`), and of the recipe (`steps`,
             `target_sparsity`, `batch_size` …), which change it. `watch` is called after every step, `say` with a line
-            at the start of each stage, and with each doubt.
+            at the start of each stage, and with each doubt. `preflight` is what `pruning.preflight` found, where it
+            was called before; by default it is called here.
 
     Returns:
         The circuit, its measures and its provenance.
@@ -178,9 +178,10 @@ def discover(
         ('tracr', 'zero', 3)
     """
     given: dict[str, Any] = dict(choices)
+    checked = given.pop("preflight", None)
     shown = progress_for(progress, given.pop("watch", None), given.pop("say", None))
     run = run_of(compiled, task, recipe, given)
-    found = run_discovery(run, shown, out=out, overwrite=overwrite, resume=resume, checked=preflight)
+    found = run_discovery(run, shown, out=out, overwrite=overwrite, resume=resume, checked=checked)
     if found.missing and not isinstance(out, ResultFolder):
         warnings.warn(_incomplete(found, None if out is None else Path(out)), IncompleteResultWarning, stacklevel=2)
     return found
