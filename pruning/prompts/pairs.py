@@ -110,7 +110,7 @@ class PromptPairs(Sequence[PromptPair]):
 
     Examples:
         >>> pair = PromptPair(clean="Ann met Bob. Bob thanked", corrupted="Ann met Bob. Ann thanked", answer=" Ann")
-        >>> len(PromptPairs([pair]))
+        >>> len(PromptPairs((pair,)))
         1
     """
 

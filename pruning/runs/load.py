@@ -74,7 +74,7 @@ def plan_run(chosen: Mapping[str, Any]) -> PlannedRun:
     Examples:
         >>> plan = plan_run({"model.name": "tracr:reverse", "task.name": "tracr-reverse", "recipe.steps": 9})
         >>> plan.request.recipe.name, plan.request.ablation, plan.universe.n_edges
-        ('tracr', 'zero', 100)
+        ('tracr', 'zero', 94)
     """
     for what in ("task", "model"):
         if not isinstance(chosen.get(f"{what}.name"), str):

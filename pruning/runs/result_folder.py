@@ -6,8 +6,8 @@
    hidden folder beside it, and `settle` puts that in the older one's place as soon as the circuit is in it.
 3. Later parts are written into the folder one after another. `state.json` says at any moment which are missing, why,
    and how to make them.
-4. Checkpoints of the training lie in `checkpoint` inside of it, beside an older result too, until nothing is missing
-   and all steps were taken.
+4. Checkpoints of the training lie in `checkpoint` inside of it, beside an older result too, until all steps were taken
+   and every later part was tried.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ResultFolder:
             check_free(place, overwrite=overwrite or resume)
             if resume:
                 _require_checkpoint(place)
-            older = place.exists() and any(entry.name != CHECKPOINT for entry in place.iterdir())
+            older = place.exists() and [entry.name for entry in place.iterdir()] != [CHECKPOINT]
             folder = cls(place, replaces=older, note=" ".join(part for part in (note, recovered) if part))
             folder.resumes = resume
             try:
@@ -247,11 +247,20 @@ class ResultFolder:
         """Leave nothing that is of no use: a new result without gates, an empty folder."""
         if self._place != self.path and GATES not in self:
             shutil.rmtree(self._place, ignore_errors=True)
-        if self.checkpoints.is_dir() and not any(self.checkpoints.glob("step-*.json")):
+        if self._ran_to_its_end() or not any(self.checkpoints.glob("step-*.json")):
             shutil.rmtree(self.checkpoints, ignore_errors=True)
         with contextlib.suppress(OSError):
             if self._place.is_dir():
                 self._place.rmdir()
+
+    def _ran_to_its_end(self) -> bool:
+        """Whether every part was tried: what failed is for `circuitgraph report`, and no checkpoint is needed."""
+        reasons = self.missing().values()
+        return STATE in self and not self.ended_early and not any(map(_was_not_tried, reasons))
+
+
+def _was_not_tried(reason: str) -> bool:
+    return reason.startswith(("left out", "not made yet"))
 
 
 def check_free(place: Path, *, overwrite: bool, reserved_by_us: bool = True) -> None:

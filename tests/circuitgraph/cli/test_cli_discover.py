@@ -360,11 +360,13 @@ class TestEndedEarly:
         self.stop_at(monkeypatch, 7, KeyboardInterrupt())
         ended = call(*text_run, "--out", tmp_path / "x", "--json")
         assert ended.code == 130
-        assert f"Interrupted after 7 steps: what was learnt by then is in {tmp_path / 'x'}" in ended.err
+        assert "Interrupted after 7 of " in ended.err
+        assert f"what was learnt by then is in {tmp_path / 'x'}; `circuitgraph discover --resume " in ended.err
         assert ended.json["interrupted"] is True
         assert "evaluating" not in ended.err
         drawings = {"circuit.dot", "circuit.pdf", "circuit.svg"}
-        assert {path.name for path in (tmp_path / "x").iterdir()} == FILES - drawings - {"examples.csv", "effects.csv"}
+        left_out = {*drawings, "examples.csv", "effects.csv"}
+        assert {path.name for path in (tmp_path / "x").iterdir()} == FILES - left_out | {"checkpoint"}
         assert set(ended.json["missing"]) == {"evaluation:validation", "evaluation:test", "effects", "drawings"}
         assert len(rows_of(tmp_path / "x" / "curve.csv")) == 7
         assert Circuit.load(tmp_path / "x" / "circuit.json").provenance["steps_taken"] == 7

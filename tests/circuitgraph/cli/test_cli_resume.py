@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pruning.runs.settings import RunSettings
 from tests.circuitgraph.cli.conftest import call
 from tests.circuitgraph.cli.test_cli_discover import FILES
 from tests.circuitgraph.cli.test_results_are_safe import SMALL, before, files, missing, state
@@ -71,7 +72,8 @@ def test_time_that_is_up_ends_a_run_cleanly(tmp_path, monkeypatch):
     assert again.code == 0 and files(tmp_path / "x") == FILES, again.err
 
 
-def test_a_time_limit_before_the_first_step_is_an_error(tmp_path):
+def test_a_time_limit_before_the_first_step_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(RunSettings, "working_seconds", property(lambda settings: 0.01))
     ended = call(*SMALL, "--out", tmp_path / "x", "--time-limit", "1s")
     assert ended.code == 1 and "Interrupted by the time limit; nothing was written." in ended.err
     assert list(tmp_path.iterdir()) == []

@@ -260,4 +260,4 @@ class TestPython:
             found = discover(compiled, task, recipe, n_random=0, out=tmp_path / "x")
         assert list(found.missing) == ["evaluation:test"] and set(found.metrics["splits"]) == {"validation"}
         assert Circuit.load(tmp_path / "x" / "circuit.json") == found.circuit
-        assert files(tmp_path / "x") == SAFE | {"checkpoint", "examples.csv", "effects.csv"}
+        assert files(tmp_path / "x") == SAFE | {"examples.csv", "effects.csv"}
