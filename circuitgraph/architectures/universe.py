@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from circuitgraph.architectures.family import Family, ModelShape
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.graph.universe import Universe
+
+
+def decided_choices(family: str, chosen: Mapping[str, str | None]) -> dict[str, str]:
+    """The granularity of a graph, with a family's own where nothing was chosen.
+
+    Args:
+        family: The family's name.
+        chosen: `embeddings`, `kv_heads` and `qkv`; None, or left out, is no choice.
+
+    Examples:
+        >>> decided_choices("tracr", {"qkv": "joint"})
+        {'embeddings': 'split', 'kv_heads': 'native', 'qkv': 'joint'}
+    """
+    own = {"embeddings": "split" if family == "tracr" else "joint", "kv_heads": "native", "qkv": "split"}
+    return {name: chosen.get(name) or default for name, default in own.items()}
 
 
 def universe_of(

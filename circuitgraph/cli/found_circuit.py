@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitgraph.cli.output import say, warn
-from circuitgraph.cli.settings import GraphChoices, ModelPlan, plan_model
+from circuitgraph.cli.settings import ModelPlan, plan_model
 from circuitgraph.errors import (
     CircuitGraphError,
     ConfigurationError,
@@ -164,7 +164,7 @@ def load_found_circuit(
     if name is None:
         raise ConfigurationError(f"{path} does not say which model it belongs to; give --model")
     universe = circuit.universe
-    plan = plan_model(name, GraphChoices(embeddings=universe.embeddings, kv_heads=universe.kv_heads, qkv=universe.qkv))
+    plan = plan_model(name, embeddings=universe.embeddings, kv_heads=universe.kv_heads, qkv=universe.qkv)
     difference = universe.first_difference(plan.universe)
     if difference is not None:
         raise GraphMismatchError(

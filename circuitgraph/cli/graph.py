@@ -35,7 +35,7 @@ def graph(
     Only the config is read: a folder with nothing but config.json will do. The device need not be there.
     """
     from circuitgraph.cli.output import only_json, print_json
-    from circuitgraph.cli.settings import GraphChoices, plan_model
+    from circuitgraph.cli.settings import plan_model
     from circuitgraph.errors import UnknownNameError
     from circuitgraph.memory.estimate import DEVICES
     from circuitgraph.memory.numbers import BYTES
@@ -46,7 +46,7 @@ def graph(
         if asked not in choices:
             raise UnknownNameError.of(what, asked, choices)
     with only_json(as_json):
-        plan = plan_model(model, GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv))
+        plan = plan_model(model, embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
         sizes = ModelSizes(shape=plan.shape, universe=plan.universe, n_parameters=count_parameters(plan.config))
     if plan.shape.n_positions is not None:
         tokens = min(tokens, plan.shape.n_positions)

@@ -175,10 +175,6 @@ Seed = Annotated[int, typer.Option(help="Of prompts and training.", rich_help_pa
 SeedOfRun = Annotated[
     int | None, typer.Option(help="Of prompts and training.", show_default="0", rich_help_panel=SETTINGS)
 ]
-NRandom = Annotated[
-    int,
-    typer.Option(min=0, help="Random circuits of the same size to compare with.", rich_help_panel=SETTINGS),
-]
 NRandomOfRun = Annotated[
     int | None,
     typer.Option(

@@ -89,7 +89,7 @@ def rank(
     from circuitgraph.circuits.file import circuit_text
     from circuitgraph.cli.cache import told_as_notes
     from circuitgraph.cli.output import only_json, print_json, print_table, say
-    from circuitgraph.cli.settings import GraphChoices, parse_named, plan_model, settle_sizes, task_options
+    from circuitgraph.cli.settings import parse_named, plan_model, settle_sizes, task_options
     from circuitgraph.files.reservation import reserved
     from circuitgraph.files.whole_folder import check_free, write_folder
     from pruning.execution.objectives import objective_named
@@ -107,7 +107,7 @@ def rank(
         if note:
             say(f"note: {note}")
         named = task_options(task, dict(parse_named("--task-option", task_option or [])))
-        plan = plan_model(model, GraphChoices(embeddings=embeddings, kv_heads=kv_heads, qkv=qkv))
+        plan = plan_model(model, embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
         _require_top(top, plan.universe.n_edges)
         say(f"loading {model}")
         loaded = plan.load(dtype=dtype, device=device)

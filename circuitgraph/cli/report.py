@@ -140,10 +140,11 @@ def _n_effects(result: ResultFolder) -> int:
 
 def _still_missing(result: ResultFolder, splits: Sequence[str]) -> list[tuple[str, str]]:
     """What is missing before anything is made, of what is not shown."""
+    from pruning.runs.parts import NOT_MADE_YET
     from pruning.runs.result_folder import CURVE, GATES
 
     known = result.missing()
-    rows = [(part, known.get(part, "not made yet")) for part in _names(splits, result)]
+    rows = [(part, known.get(part, NOT_MADE_YET)) for part in _names(splits, result)]
     if GATES not in result or CURVE not in result:
         rows.append(("gates", known.get("gates", "gates.safetensors or curve.csv is gone; only training makes them")))
     return rows

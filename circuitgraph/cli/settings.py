@@ -20,37 +20,6 @@ TRACR = "tracr"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraphChoices:
-    """The granularity of a graph, where None is no choice.
-
-    Attributes:
-        embeddings: `joint` or `split`.
-        kv_heads: `native` or `per_query`.
-        qkv: `split` or `joint`.
-    """
-
-    embeddings: str | None = None
-    kv_heads: str | None = None
-    qkv: str | None = None
-
-    def over(self, other: GraphChoices) -> GraphChoices:
-        """These choices, with the other's where there is none."""
-        return GraphChoices(
-            embeddings=self.embeddings or other.embeddings,
-            kv_heads=self.kv_heads or other.kv_heads,
-            qkv=self.qkv or other.qkv,
-        )
-
-    def decided(self, model_type: str) -> dict[str, str]:
-        """Every choice made, with the defaults of a kind of model."""
-        return {
-            "embeddings": self.embeddings or ("split" if model_type == TRACR else "joint"),
-            "kv_heads": self.kv_heads or "native",
-            "qkv": self.qkv or "split",
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelPlan:
     """A model as its config describes it, no weights loaded.
 
@@ -101,12 +70,12 @@ def plan_of(compiled: CompiledModel) -> ModelPlan:
     return ModelPlan(name=compiled.name, config=model.config, shape=compiled.shape, universe=compiled.universe)
 
 
-def plan_model(name: str, choices: GraphChoices) -> ModelPlan:
+def plan_model(name: str, **choices: str | None) -> ModelPlan:
     """Read a model's config and settle its universe.
 
     Args:
         name: The model.
-        choices: What the user and the recipe chose.
+        choices: The granularity of its graph, `embeddings`, `kv_heads` and `qkv`; None takes the family's own.
 
     Returns:
         The plan.
@@ -117,14 +86,14 @@ def plan_model(name: str, choices: GraphChoices) -> ModelPlan:
         ConfigurationError: The choices do not fit it.
     """
     from circuitgraph.architectures import family_of
-    from circuitgraph.architectures.universe import universe_of
+    from circuitgraph.architectures.universe import decided_choices, universe_of
     from circuitgraph.models import load_config
 
     config = load_config(name)
     family = family_of(config.model_type)
     family.check_config(config)
     shape = family.shape(config)
-    universe = universe_of(family, shape, **choices.decided(family.name))
+    universe = universe_of(family, shape, **decided_choices(family.name, choices))
     return ModelPlan(name=name, config=config, shape=shape, universe=universe)
 
 
@@ -174,16 +143,10 @@ def task_options(task: str, given: dict[str, str]) -> dict[str, object]:
     """
     from pruning.tasks import get_task
 
-    found: dict[str, object] = dict(given)
-    for name, default in get_task(task).options.items() if given else ():
-        if name in given and isinstance(default, int):
-            try:
-                found[name] = int(given[name])
-            except ValueError:
-                raise ConfigurationError(
-                    f"--task-option {name}: expected a number, such as {default}; got {given[name]!r}"
-                ) from None
-    return found
+    if not given:
+        return {}
+    known = get_task(task)
+    return {name: known.read_option(name, text, f"--task-option {name}") for name, text in given.items()}
 
 
 def parse_named(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -235,6 +235,28 @@ FLAT_AT_FULL_MODEL = ("kl", "logit-diff", "mse", "position-kl")
 _NEED_WRONG_ANSWERS = ("logit-diff", "negative-logit-diff")
 
 
+def check_top_k(teacher_top_k: int | None, objective: str, d_vocab: int) -> None:
+    """Refuse a cut vocabulary where the objective needs all of it.
+
+    Args:
+        teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps all.
+        objective: What is compared.
+        d_vocab: Size of the vocabulary.
+
+    Raises:
+        ConfigurationError: The objective needs the whole vocabulary.
+
+    Examples:
+        >>> check_top_k(64, "kl", 50257)
+        >>> check_top_k(64, "mse", 1)
+    """
+    if teacher_top_k is not None and teacher_top_k < d_vocab and objective not in TAKES_TOP_K:
+        raise ConfigurationError(
+            f"objective {objective!r} needs the full model's whole vocabulary, and teacher_top_k={teacher_top_k} "
+            f"keeps its likeliest tokens alone; leave it out, or use {' or '.join(TAKES_TOP_K)}"
+        )
+
+
 def objective_named(name: str) -> Objective:
     """Look an objective up.
 

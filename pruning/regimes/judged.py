@@ -13,8 +13,6 @@ import pandas as pd
 
 from pruning.runs.verdicts import judge_roles
 
-_PARTS = ("n", "n_edges", "n_undefined")
-
 
 def study_verdicts(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Judge a study.
@@ -51,5 +49,5 @@ def study_verdicts(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _metrics(row: dict[str, Any]) -> dict[str, Any]:
     """A table's row as the metrics of a role: numbers that are there, counts whole."""
     known = {name: value for name, value in row.items() if isinstance(value, (int, float)) and value == value}
-    counts = {name: int(value) for name, value in known.items() if name in _PARTS or name.startswith("n_")}
+    counts = {name: int(value) for name, value in known.items() if name == "n" or name.startswith("n_")}
     return {**known, **counts}

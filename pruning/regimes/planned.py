@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
@@ -98,26 +97,6 @@ class PlannedStudy:
         run = self.runs[regime]
         splits = evaluated_splits(run.task)
         return replace(run, request=replace(run.request, seed=seed, splits=splits, n_random=0, n_effects=0))
-
-
-def expected_provenance(run: Run) -> dict[str, Any]:
-    """What a circuit of a training says of itself, as far as it is known beforehand.
-
-    Args:
-        run: The training.
-    """
-    compiled, request = run.compiled, run.request
-    return {
-        **compiled.identity,
-        "dtype": str(compiled.dtype).removeprefix("torch."),
-        "data_hash": run.task.data_hash,
-        "objective": request.objective,
-        "ablation": request.ablation,
-        "teacher_top_k": request.teacher_top_k,
-        "recipe": run.recipe.to_dict(),
-        "seed": request.seed,
-        "edits": compiled.gate_map.edits,
-    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, OutputError, UnknownNameError
 from circuitgraph.torch_state import with_gradients
-from pruning.execution.objectives import check_objective
+from pruning.execution.objectives import check_objective, check_top_k
 from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.regimes.alignment import require_aligned
 from pruning.regimes.faithfulness import evaluate_regimes
@@ -24,8 +24,8 @@ from pruning.regimes.planned import PlannedStudy, StudyProgress, StudyRequest, S
 from pruning.regimes.training import kept_circuits, require_universes, train_regimes
 from pruning.runs.fields import kinds_of
 from pruning.runs.progress import Progress, progress_for
+from pruning.runs.provenance import hardware
 from pruning.runs.run import Run, RunChoices, run_of
-from pruning.runs.stages import check_top_k, hardware
 from pruning.runs.versions import library_versions
 from pruning.tasks import TaskData, load_task, task_names
 

@@ -11,8 +11,9 @@ from circuitgraph.errors import IncompleteResultWarning, OutputError, TrainingEr
 from circuitgraph.stopping import Stopped, stopping
 from pruning.evaluation.matching import require_universe
 from pruning.regimes.folder import StudyFolder, first_difference
-from pruning.regimes.planned import PlannedStudy, StudyProgress, expected_provenance
+from pruning.regimes.planned import PlannedStudy, StudyProgress
 from pruning.runs.discover import run_discovery
+from pruning.runs.provenance import known_provenance
 
 
 def train_regimes(
@@ -76,7 +77,7 @@ def _kept(study: PlannedStudy, regime: str, seed: int, folder: StudyFolder) -> C
         return None
     circuit = Circuit.load(path)
     difference = circuit.universe.first_difference(study.compiled.universe)
-    difference = difference or first_difference(circuit, expected_provenance(study.run(regime, seed)))
+    difference = difference or first_difference(circuit, known_provenance(study.run(regime, seed)))
     if difference is not None:
         raise OutputError(
             f"{path} was found with other settings: {difference}. Go on with its settings, choose another folder, or "

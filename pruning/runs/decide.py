@@ -18,8 +18,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from circuitgraph.architectures.universe import decided_choices
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.files.toml_text import toml_text
+from circuitgraph.graph.ablations import default_ablation
 from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
 from pruning.runs.choices import RECIPE, Chosen, setting_kinds
 from pruning.runs.request import ModelRequest, RunRequest, TaskRequest
@@ -52,18 +54,18 @@ def decide(chosen: Mapping[str, Any], *, family: str, objective: str) -> tuple[R
         >>> request.recipe.name, request.recipe.steps, request.ablation, request.model.embeddings, request.task.seed
         ('tracr', 50, 'zero', 'split', 3)
     """
-    program = family == TRACR
     recipe = decided_recipe(chosen, family)
     asked = _section(chosen, "")
     model, task = _section(chosen, "model."), _section(chosen, "task.")
     for table, what in ((model, "model"), (task, "task")):
         if "name" not in table:
             raise ConfigurationError(f"which {what}? Give --{what}, or name it in a file ([{what}] name = …)")
-    own = {"embeddings": "split" if program else "joint", "kv_heads": "native", "qkv": "split"}
-    model |= {name: model.get(name) or getattr(recipe, name) or default for name, default in own.items()}
+    model |= decided_choices(
+        family, {name: model.get(name) or getattr(recipe, name) for name in ("embeddings", "kv_heads", "qkv")}
+    )
     task.setdefault("seed", asked.get("seed", 0))
     asked["objective"] = asked.get("objective") or recipe.objective or objective
-    asked["ablation"] = asked.get("ablation") or recipe.ablation or ("zero" if program else "counterfactual")
+    asked["ablation"] = asked.get("ablation") or recipe.ablation or default_ablation(family)
     request = RunRequest(model=ModelRequest(**model), task=TaskRequest(**task), recipe=recipe, **asked)
     return request, RunSettings(**_section(chosen, "settings."))
 
@@ -112,14 +114,11 @@ def task_options(chosen: Mapping[str, Any], task: Task) -> Chosen:
         ConfigurationError: A number was expected.
     """
     read = dict(chosen)
-    for name, default in task.options.items():
+    for name in task.options:
         key = f"task.options.{name}"
         value = chosen.get(key)
-        if isinstance(value, str) and isinstance(default, int):
-            try:
-                read[key] = int(value)
-            except ValueError:
-                raise ConfigurationError(f"{key}: expected a number, such as {default}; got {value!r}") from None
+        if isinstance(value, str):
+            read[key] = task.read_option(name, value, key)
     return read
 
 

@@ -39,11 +39,12 @@ from pruning.runs.diagnose import diagnose
 from pruning.runs.measuring import Measuring, measured_parts
 from pruning.runs.parts import Parts
 from pruning.runs.progress import Progress, Watch, progress_for
+from pruning.runs.provenance import provenance_of
 from pruning.runs.request import RunRequest
 from pruning.runs.result_folder import CURVE, GATES, ResultFolder, gates_file, report_command
 from pruning.runs.run import Run, RunChoices, run_of
 from pruning.runs.settings import RunSettings
-from pruning.runs.stages import Kept, Trained, check_run, keep_edges, provenance_of, train_gates
+from pruning.runs.stages import Kept, Trained, check_run, keep_edges, train_gates
 from pruning.runs.verdicts import verdicts
 from pruning.tasks import TaskData
 

@@ -10,6 +10,9 @@ from circuitgraph.stopping import Stop
 
 Made = TypeVar("Made")
 
+NOT_MADE_YET, LEFT_OUT = "not made yet", "left out"
+"""What the reasons of parts that were not tried begin with."""
+
 
 class Parts:
     """Makes the parts of a result one after another, and knows which are missing and why.
@@ -25,7 +28,7 @@ class Parts:
 
     def __init__(self, stop: Stop, planned: Iterable[str]) -> None:
         self.stop = stop
-        self.missing = dict.fromkeys(planned, "not made yet")
+        self.missing = dict.fromkeys(planned, NOT_MADE_YET)
         self.errors: dict[str, Exception] = {}
 
     def attempt(self, part: str, make: Callable[[], Made], *, cheap: bool = False) -> Made | None:
@@ -50,7 +53,7 @@ class Parts:
                     made = make()
         except KeyboardInterrupt as error:
             self.stop.note(error)
-            self.missing[part] = f"left out: the run was ended by {self.stop.name}"
+            self.missing[part] = f"{LEFT_OUT}: the run was ended by {self.stop.name}"
         except Exception as error:  # noqa: BLE001 - whatever it is, the rest of the result is not lost by it
             self.errors[part] = error
             self.missing[part] = why(error)
@@ -58,3 +61,16 @@ class Parts:
             self.missing.pop(part, None)
             return made
         return None
+
+
+def was_tried(reason: str) -> bool:
+    """Whether a part is missing because it failed, and not because its turn never came.
+
+    Args:
+        reason: Why it is missing, as `Parts.missing` has it.
+
+    Examples:
+        >>> was_tried("left out: the run was ended by SIGTERM"), was_tried("out of memory")
+        (False, True)
+    """
+    return not reason.startswith((NOT_MADE_YET, LEFT_OUT))

@@ -10,7 +10,7 @@ from typing import Any
 from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.graph.ablations import ABLATIONS
+from circuitgraph.graph.ablations import ABLATIONS, default_ablation
 from circuitgraph.torch_state import with_gradients
 from pruning.execution.objectives import check_objective
 from pruning.execution.probe import Probe
@@ -19,7 +19,7 @@ from pruning.methods.registry import method_named
 from pruning.prompts.encoding import EncodedPairs
 from pruning.prompts.prompt_rules import refuse_equal_sides
 from pruning.prompts.runnable import require_runnable
-from pruning.runs.stages import hardware, library_versions
+from pruning.runs.provenance import made_with, model_provenance
 from pruning.tasks import TaskData
 
 SPLIT = "train"
@@ -73,7 +73,7 @@ def rank_edges(
     method = method_named(method) if isinstance(method, str) else method
     pairs = task.split(SPLIT) if isinstance(task, TaskData) else task
     objective = objective or method.default_objective(pairs, task.objective if isinstance(task, TaskData) else None)
-    ablation = ablation or ("zero" if compiled.universe.family == "tracr" else "counterfactual")
+    ablation = ablation or default_ablation(compiled.universe.family)
     _check(compiled, pairs, method, objective, ablation)
     if batch_size < 1:
         raise ConfigurationError(f"batch_size must be 1 or more; got {batch_size}")
@@ -121,13 +121,4 @@ def _provenance(compiled: CompiledModel, task: TaskData | EncodedPairs, pairs: E
     named: dict[str, Any] = {"data_hash": pairs.data_hash}
     if isinstance(task, TaskData):
         named = {"task": task.name, "task_options": dict(task.provenance), "data_hash": task.data_hash, "split": SPLIT}
-    return {
-        **compiled.identity,
-        "tokenizer": type(compiled.tokenizer).__name__,
-        "dtype": str(compiled.dtype).removeprefix("torch."),
-        **named,
-        "n_prompts": len(pairs),
-        "edits": compiled.gate_map.edits,
-        "versions": library_versions(),
-        "hardware": hardware(compiled.device),
-    }
+    return {**model_provenance(compiled), **named, "n_prompts": len(pairs), **made_with(compiled)}

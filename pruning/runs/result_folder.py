@@ -25,6 +25,7 @@ from circuitgraph.errors import CheckpointError, OutputError
 from circuitgraph.files.atomic_file import hidden_beside, leftovers, reason, sweep, write_atomically
 from circuitgraph.files.plain_json import json_text
 from circuitgraph.files.reservation import lock_of, reserved
+from pruning.runs.parts import NOT_MADE_YET, was_tried
 
 if TYPE_CHECKING:
     from pruning.methods.edge_pruning.gates import Gates
@@ -192,7 +193,7 @@ class ResultFolder:
             about: What else is to be known: `evaluation`, `stopped_by`.
         """
         earlier = self.read_json(STATE)
-        missing = {**missing, **{part: "not made yet" for part in self.later if part not in missing}}
+        missing = {**missing, **{part: NOT_MADE_YET for part in self.later if part not in missing}}
         state = {
             "format_version": FORMAT_VERSION,
             "finished": not missing,
@@ -255,12 +256,7 @@ class ResultFolder:
 
     def _ran_to_its_end(self) -> bool:
         """Whether every part was tried: what failed is for `circuitgraph report`, and no checkpoint is needed."""
-        reasons = self.missing().values()
-        return STATE in self and not self.ended_early and not any(map(_was_not_tried, reasons))
-
-
-def _was_not_tried(reason: str) -> bool:
-    return reason.startswith(("left out", "not made yet"))
+        return STATE in self and not self.ended_early and all(map(was_tried, self.missing().values()))
 
 
 def check_free(place: Path, *, overwrite: bool, reserved_by_us: bool = True) -> None:

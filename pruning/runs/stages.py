@@ -6,18 +6,16 @@ afterwards is in `pruning.runs.measuring`.
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, why
 from circuitgraph.stopping import Stop
-from pruning.execution.objectives import TAKES_TOP_K, check_objective
+from pruning.execution.objectives import check_objective, check_top_k
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.loop import TrainingRun, train
 from pruning.methods.edge_pruning.train import Trainer
@@ -25,7 +23,6 @@ from pruning.runs.checkpoints import RunCheckpoints
 from pruning.runs.progress import Progress
 from pruning.runs.result_folder import ResultFolder
 from pruning.runs.run import Run
-from pruning.runs.versions import library_versions
 from pruning.selection.best import discretize, edges_to_keep
 from pruning.selection.faithful import keep_faithful
 
@@ -180,64 +177,3 @@ def keep_edges(run: Run, trained: TrainingRun, progress: Progress, stop: Stop) -
 
 def _circuit(run: Run, edges: np.ndarray, scores: np.ndarray) -> Circuit:
     return Circuit.from_edges(run.compiled.universe, edges, scores=scores, ablation=run.request.ablation)
-
-
-def provenance_of(run: Run, trained: Trained) -> dict[str, Any]:
-    """Where the circuit came from, but for its measures.
-
-    Args:
-        run: The run.
-        trained: What training left.
-    """
-    compiled, task, request = run.compiled, run.task, run.request
-    return {
-        **compiled.identity,
-        "tokenizer": type(compiled.tokenizer).__name__,
-        "dtype": str(compiled.dtype).removeprefix("torch."),
-        "cpu_kernels": compiled.uses_cpu_kernels,
-        **trained.provenance,
-        "task": task.name,
-        "task_options": dict(task.provenance),
-        "data_hash": task.data_hash,
-        "objective": request.objective,
-        "teacher_top_k": request.teacher_top_k,
-        "recipe": run.recipe.to_dict(),
-        "method": "edge-pruning",
-        "score_meaning": "log-alpha",
-        "seed": request.seed,
-        "steps_taken": len(trained.run.records),
-        "edits": compiled.gate_map.edits,
-        "versions": library_versions(),
-        "hardware": hardware(compiled.device),
-    }
-
-
-def check_top_k(teacher_top_k: int | None, objective: str, d_vocab: int) -> None:
-    """Refuse a cut vocabulary where the objective needs all of it.
-
-    Args:
-        teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps all.
-        objective: What is compared.
-        d_vocab: Size of the vocabulary.
-
-    Raises:
-        ConfigurationError: The objective needs the whole vocabulary.
-
-    Examples:
-        >>> check_top_k(64, "kl", 50257)
-        >>> check_top_k(64, "mse", 1)
-    """
-    if teacher_top_k is not None and teacher_top_k < d_vocab and objective not in TAKES_TOP_K:
-        raise ConfigurationError(
-            f"objective {objective!r} needs the full model's whole vocabulary, and teacher_top_k={teacher_top_k} "
-            f"keeps its likeliest tokens alone; leave it out, or use {' or '.join(TAKES_TOP_K)}"
-        )
-
-
-def hardware(device: torch.device) -> dict[str, str | int]:
-    """What it ran on."""
-    found: dict[str, str | int] = {"device": str(device), "threads": torch.get_num_threads()}
-    found["cpu"] = platform.processor() or platform.machine()
-    if device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found

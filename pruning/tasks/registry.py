@@ -59,6 +59,25 @@ class Task:
     function: TaskFunction
     shares_prompts: bool = False
 
+    def read_option(self, name: str, text: str, called: str) -> object:
+        """The value of an option as it was typed: a number where the default is one.
+
+        Args:
+            name: The option; of one that the task does not have, the text is given back.
+            text: What was typed.
+            called: What the message calls the option.
+
+        Raises:
+            ConfigurationError: A number was expected.
+        """
+        default = self.options.get(name)
+        if not isinstance(default, int):
+            return text
+        try:
+            return int(text)
+        except ValueError:
+            raise ConfigurationError(f"{called}: expected a number, such as {default}; got {text!r}") from None
+
 
 _TASKS: dict[str, Task] = {}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuitgraph.errors import ConfigurationError
-from pruning.execution.objectives import TAKES_TOP_K, objective_named, require_wrong_answers
+from pruning.execution.objectives import check_top_k, objective_named, require_wrong_answers
 from pruning.findings import Finding
 from pruning.prompts.runnable import counted, text_of, unrunnable
 
@@ -100,19 +100,14 @@ def _objective(
             "objective-does-not-fit",
             f"objective {objective!r} does not fit: the answers are {answers}; use {fit}",
         )
-    try:
-        require_wrong_answers(objective, train)
-    except ConfigurationError as error:
-        yield ("objective-does-not-fit", str(error))
-    if teacher_top_k is not None and teacher_top_k < compiled.shape.d_vocab and objective not in TAKES_TOP_K:
-        yield (
-            "objective-does-not-fit",
-            (
-                f"objective {objective!r} needs the full model's whole vocabulary, and "
-                f"teacher_top_k={teacher_top_k} keeps "
-                f"its likeliest tokens alone; leave it out, or use {' or '.join(TAKES_TOP_K)}"
-            ),
-        )
+    for check in (
+        lambda: require_wrong_answers(objective, train),
+        lambda: check_top_k(teacher_top_k, objective, compiled.shape.d_vocab),
+    ):
+        try:
+            check()
+        except ConfigurationError as error:
+            yield ("objective-does-not-fit", str(error))
 
 
 def _all_the_same(present: Mapping[str, EncodedPairs]) -> Iterator[tuple[str, str]]:

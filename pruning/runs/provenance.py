@@ -1,0 +1,85 @@
+"""Where results came from: the model, what was asked for, and what it was made with."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from circuitgraph.compiled.model import CompiledModel
+from pruning.runs.run import Run
+from pruning.runs.versions import library_versions
+
+if TYPE_CHECKING:
+    from pruning.runs.stages import Trained
+
+
+def provenance_of(run: Run, trained: Trained) -> dict[str, Any]:
+    """Where the circuit came from, but for its measures.
+
+    Args:
+        run: The run.
+        trained: What training left.
+    """
+    return {
+        **known_provenance(run),
+        **made_with(run.compiled),
+        "cpu_kernels": run.compiled.uses_cpu_kernels,
+        **trained.provenance,
+        "task": run.task.name,
+        "task_options": dict(run.task.provenance),
+        "method": "edge-pruning",
+        "score_meaning": "log-alpha",
+        "steps_taken": len(trained.run.records),
+    }
+
+
+def known_provenance(run: Run) -> dict[str, Any]:
+    """What the circuit of a run says of itself and is known before it is trained.
+
+    Args:
+        run: The run.
+    """
+    request = run.request
+    return {
+        **model_provenance(run.compiled),
+        "data_hash": run.task.data_hash,
+        "objective": request.objective,
+        "ablation": request.ablation,
+        "teacher_top_k": request.teacher_top_k,
+        "recipe": run.recipe.to_dict(),
+        "seed": request.seed,
+    }
+
+
+def model_provenance(compiled: CompiledModel) -> dict[str, Any]:
+    """Which model it was, in which number format, and how its graph was edited.
+
+    Args:
+        compiled: The model.
+    """
+    dtype = str(compiled.dtype).removeprefix("torch.")
+    return {**compiled.identity, "dtype": dtype, "edits": compiled.gate_map.edits}
+
+
+def made_with(compiled: CompiledModel) -> dict[str, Any]:
+    """The tokenizer, the versions of what is installed, and what it ran on.
+
+    Args:
+        compiled: The model.
+    """
+    return {
+        "tokenizer": type(compiled.tokenizer).__name__,
+        "versions": library_versions(),
+        "hardware": hardware(compiled.device),
+    }
+
+
+def hardware(device: torch.device) -> dict[str, str | int]:
+    """What it ran on."""
+    found: dict[str, str | int] = {"device": str(device), "threads": torch.get_num_threads()}
+    found["cpu"] = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
