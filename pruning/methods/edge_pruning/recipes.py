@@ -8,9 +8,9 @@ from typing import Any
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.graph.ablations import ABLATIONS
 from circuitgraph.graph.universe import CHOICES
-from pruning.methods.edge_pruning.schedule import RAMPS
+from pruning.methods.edge_pruning.schedule import RAMPS, target_at
 
-CONTROLS = ("lagrangian", "budget")
+CONTROLS = ("lagrangian", "budget", "nested")
 KEEP_RULES = ("paper", "target", "faithful", "minimal")
 WARM_STARTS = ("none", "gate-importance")
 OBJECTIVE_NAMES = ("kl", "kl-top1", "logit-diff", "negative-logit-diff", "cross-entropy", "mse", "position-kl")
@@ -44,12 +44,16 @@ class Recipe:
             0.01; that is what moves gates away from α = 10, where they have no gradient.
         target_sparsity: Where the ramp ends; above 1 is allowed and pushes harder.
         control: How the sparsity is held: `lagrangian` as published, or `budget`: α are shifted together so
-            that the expected sparsity *is* the scheduled one at every step.
+            that the expected sparsity *is* the scheduled one at every step; or `nested`: every step keeps other
+            numbers of edges, so that one run ranks the edges for all sparsities between `start_sparsity` and
+            `end_sparsity` (see `pruning.methods.edge_pruning.nested`), and `target_sparsity` only says where the
+            ranking is cut in the end.
         sharpen: Control `budget` only: by what factor α grow, as seen from the threshold, between the end of the
             ramp and the last step. It settles undecided gates while the others can still adapt.
         settle_steps: Control `lagrangian` only: how many of the last steps follow the objective alone. Gates that it
             needs open for good, and those that it has no use for stay closed.
-        start_sparsity: Where the ramp begins.
+        start_sparsity: Where the ramp begins; with control `nested` the lowest sparsity that is trained.
+        end_sparsity: Control `nested` only: the highest sparsity that is trained.
         warm_start: `none`: α start from `init_mean` and `init_std`; `gate-importance`: from how much each gate
             matters on the way from 0 to 1 (`pruning.methods.gate_gradients`), as `init_mean + init_std · z`, z being
             the standardised logarithm.
@@ -95,6 +99,7 @@ class Recipe:
     sharpen: float = 1.0
     settle_steps: int = 0
     start_sparsity: float = 0.0
+    end_sparsity: float = 0.0
     warm_start: str = "none"
     init_mean: float = 10.0
     init_std: float = 0.01
@@ -123,8 +128,8 @@ class Recipe:
             raise ConfigurationError(
                 f"draws must be from 1 to batch_size ({self.batch_size}), a prompt a draw; got {self.draws}"
             )
-        if self.settle_steps and self.control == "budget":
-            raise ConfigurationError("control='budget' holds the sparsity to the end; settle_steps must be 0")
+        if self.settle_steps and self.control != "lagrangian":
+            raise ConfigurationError(f"control={self.control!r} holds the sparsity to the end; settle_steps must be 0")
         if not 0 < self.target_sparsity <= 2:
             percent = f"; did you mean {self.target_sparsity / 100:g}?" if 2 < self.target_sparsity <= 100 else ""
             raise ConfigurationError(f"target sparsity must be in (0, 2]; got {self.target_sparsity:g}{percent}")
@@ -142,12 +147,39 @@ class Recipe:
                 raise UnknownNameError.of(name.replace("_", " "), value, valid)
         if not 0 <= self.start_sparsity < 1:
             raise ConfigurationError(f"start_sparsity must be in [0, 1); got {self.start_sparsity}")
-        if self.control == "budget" and (self.target_sparsity >= 1 or self.writer_gates):
+        if self.control == "nested":
+            self._check_nested()
+        if self.control != "lagrangian" and (self.target_sparsity >= 1 or self.writer_gates):
             raise ConfigurationError(
-                "control='budget' holds the expected sparsity at the target, which must be below 1, and has no "
+                f"control={self.control!r} holds a number of edges, so the target sparsity must be below 1, and has no "
                 f"writer gates; got target {self.target_sparsity}, writer_gates={self.writer_gates}. "
                 "Use control='lagrangian'."
             )
+
+    def _check_nested(self) -> None:
+        if not self.start_sparsity < self.end_sparsity < 1:
+            raise ConfigurationError(
+                "control='nested' trains all sparsities from start_sparsity up to end_sparsity, which must be above it "
+                f"and below 1; got {self.start_sparsity:g} and {self.end_sparsity:g}"
+            )
+        if self.keep == "paper":
+            raise ConfigurationError(
+                "control='nested' gives a ranking, of which keep='paper' cannot say how many edges to keep; use "
+                "keep='target', 'faithful' or 'minimal'"
+            )
+
+    def scheduled(self, step: int) -> float:
+        """The sparsity asked for at a step; with control `nested` that of the circuit in the end.
+
+        Args:
+            step: The step, from 0.
+        """
+        if self.control == "nested":
+            return self.target_sparsity
+        return target_at(
+            step, target=self.target_sparsity, ramp_steps=self.ramp_steps, ramp=self.ramp,
+            start=min(self.start_sparsity, self.target_sparsity),
+        )  # fmt: skip
 
     def changed(self, **changes: Any) -> Recipe:
         """The recipe with some settings changed; a change of `steps` scales ramp, warm-up and settling with it.
@@ -187,6 +219,23 @@ _ALL = [
         warm_start="gate-importance",
         init_mean=0.0,
         init_std=6.0,
+        batch_size=4,
+        keep="target",
+    ),
+    Recipe(
+        name="nested",
+        summary="Ours: one run ranks the edges for all sparsities between 87 and 99.7 %.",
+        steps=700,
+        ramp_steps=0,
+        warmup_steps=5,
+        learning_rate=0.07,
+        target_sparsity=0.97,
+        control="nested",
+        start_sparsity=0.87,
+        end_sparsity=0.997,
+        warm_start="gate-importance",
+        init_mean=0.0,
+        init_std=2.7,
         batch_size=4,
         keep="target",
     ),

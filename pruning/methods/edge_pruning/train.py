@@ -7,7 +7,8 @@ A step, in order:
 3. the masked model runs on a batch; the objective compares it with the full model;
 4. the gates' α descend along the objective plus `λ₁(s − t) + λ₂(s − t)²`, and the multipliers λ ascend
    (control `lagrangian`, Bhaskar et al. 2024), or the α move along the surface of the budget (control
-   `budget`, see `pruning.methods.edge_pruning.budget`);
+   `budget`, see `pruning.methods.edge_pruning.budget`), or of several (control `nested`, see
+   `pruning.methods.edge_pruning.nested`: gates follow from α and the budget, and nothing is drawn but that);
 5. the step is recorded, and checked for NaN.
 
 All that the next step depends on is the trainer's state (`pruning.methods.edge_pruning.state`).
@@ -36,6 +37,7 @@ from pruning.execution.threads import threads
 from pruning.frozen.runs import FrozenRuns, RunCounts
 from pruning.methods.edge_pruning.budget import ExpectedGate, project_gradient, shift_for_budget
 from pruning.methods.edge_pruning.gates import Gates, GateSample
+from pruning.methods.edge_pruning.nested import drawn_budgets, keeping
 from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.methods.edge_pruning.schedule import rate_at, target_at
 from pruning.methods.edge_pruning.state import StepRecord, TrainingState, optimiser_tensors, put_optimiser_tensors
@@ -198,15 +200,12 @@ class Trainer:
 
     def _step(self, index: int) -> StepRecord:
         recipe = self.recipe
-        target = target_at(
-            index, target=recipe.target_sparsity, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp,
-            start=min(recipe.start_sparsity, recipe.target_sparsity),
-        )  # fmt: skip
+        target = recipe.scheduled(index)
         self._set_rates(index)
         if recipe.control == "budget":
             self._sharpen(index)
             self._hold_budget(target)
-        samples, ran = self._run(self.order.next(), [self.gates.sample(self.generator) for _ in range(recipe.draws)])
+        samples, ran = self._run(self.order.next(), self._drawn())
         penalty = self._penalties(index, samples, target) if self._presses(index) else None
         gradients, objective = _brought(ran)
         self._backward(samples, gradients, penalty)
@@ -227,6 +226,17 @@ class Trainer:
             live_mlps=ran.live_mlps,
             undecided=told.undecided,
         )
+
+    def _drawn(self) -> list[GateSample]:
+        """Gates for each share of a batch."""
+        recipe = self.recipe
+        if recipe.control != "nested":
+            return [self.gates.sample(self.generator) for _ in range(recipe.draws)]
+        budgets = drawn_budgets(
+            recipe.draws, sparsest=recipe.end_sparsity, densest=recipe.start_sparsity,
+            n_edges=self.compiled.universe.n_edges, generator=self.generator,
+        )  # fmt: skip
+        return [keeping(self.gates, kept, self._weights) for kept in budgets]
 
     def _set_rates(self, index: int) -> None:
         """Give both optimisers the learning rates of a step."""

@@ -21,6 +21,7 @@ from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.methods.edge_pruning.state import TrainingState
 from pruning.methods.edge_pruning.train import Trainer
 from tests.pruning.execution.test_memory_saving import Cramped
+from tests.pruning.methods.edge_pruning.test_nested import NESTED
 from tests.pruning.methods.edge_pruning.test_train import BUDGET, LAGRANGIAN, RECIPES, break_at, curve, learnt
 from tests.pruning.prompts.small_prompts import random_prompts
 
@@ -28,6 +29,7 @@ PROMPTS = random_prompts(lengths=[4, 5, 4, 5, 4, 4, 4], n_asked=(1,))
 STEPS = 10
 CASES: dict[str, tuple[Recipe, dict]] = {
     **{name: (recipe, {}) for name, recipe in RECIPES.items()},
+    "nested": (NESTED, {}),
     "draws": (replace(LAGRANGIAN, batch_size=4, draws=3, balance_lengths=True, settle_steps=3), {"micro_batch": 1}),
     "sharpened": (replace(BUDGET, sharpen=5.0, ramp_steps=3, batch_size=4, draws=2), {}),
     "zero": (replace(BUDGET, weight_decay=0.01), {"ablation": "zero", "recompute": True}),
