@@ -17,7 +17,7 @@ from analysis.drawing.caption import name_in, parts_of
 from analysis.markdown import code, plain, table
 from analysis.measure_text import METRICS
 from analysis.report_effects import edges_section, effects_section
-from analysis.report_faithfulness import TOLD, faithfulness_section, with_interval
+from analysis.report_faithfulness import TOLD, faithfulness_section, front_section, with_interval
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.strength import LOG_ALPHA
 from circuitgraph.files.atomic_file import write_atomically
@@ -83,6 +83,7 @@ def write_report(
         _verdicts(metrics),
         _missing(missing or {}, again),
         faithfulness_section(metrics),
+        front_section(metrics, picture="front.png" if (path.parent / "front.png").is_file() else None),
         _parts(circuit, metrics, top),
         _edges(circuit, metrics, top),
         _size(circuit),

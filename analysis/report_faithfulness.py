@@ -67,6 +67,31 @@ def faithfulness_section(metrics: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def front_section(metrics: Mapping[str, Any], *, picture: str | None = None) -> str:
+    """Circuits of other sizes from the same ranking; an empty text where none were measured.
+
+    Args:
+        metrics: As in `metrics.json`.
+        picture: The name of the figure beside the report, or None.
+    """
+    rows = metrics.get("front") or []
+    if not rows:
+        return ""
+    names = [name for name in METRICS if any(row.get(name) is not None for row in rows)]
+    header = ["sparsity", "edges", "heads", "MLPs", *(title_of(name) for name in names)]
+    body = [
+        [f"{row['sparsity']:g}", *(f"{row[name]:,}" for name in ("n_edges", "n_heads", "n_mlps"))]
+        + [with_interval(name, row) for name in names]
+        for row in rows
+    ]
+    intro = (
+        f"The edges with the largest scores of the same run, as many as each sparsity leaves, on {rows[0]['n']:,} "
+        f"{plain(rows[0]['split'])} prompts; edges that dangle are not counted. In brackets: 95 % intervals."
+    )
+    parts = ["## Other sizes", intro, table(header, body), *([f"![Measures over edges]({picture})"] if picture else [])]
+    return "\n\n".join(parts)
+
+
 def _sampled(row: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     """On how many of the prompts a role ran, where not on all."""
     n, every = row.get("n"), (figures.get("circuit") or {}).get("n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from circuitgraph.cli.failures import FAILURE
-from circuitgraph.cli.figures import print_metrics
+from circuitgraph.cli.figures import print_front, print_metrics
 from circuitgraph.cli.findings import print_findings
 from circuitgraph.cli.invocation import command_line
 from circuitgraph.cli.job import Job, telling_memory
@@ -49,6 +49,8 @@ def discover(
 
     Writes run.toml, circuit.json, metrics.json, examples.csv, curve.csv, curve.png, circuit.dot, circuit.pdf,
     circuit.svg, circuit.html (the circuit to explore in a browser), gates.safetensors and report.md into a new folder.
+    A recipe that ranks for all sparsities, and several target sparsities, add front.csv, front.png and a
+    circuit-SPARSITY.json each.
     """
     from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.cli.result_writer import result_bytes
@@ -159,6 +161,7 @@ def _show(found: Discovery, missing: dict[str, str], folder: ResultFolder, *, as
     )
     for split, figures in found.metrics["splits"].items():
         print_metrics(split, figures)
+    print_front(found.metrics.get("front", ()))
     print_findings(found.metrics["verdicts"])
     if "report" not in missing:
         print(f"Written to {path}; begin with {path / 'report.md'}")

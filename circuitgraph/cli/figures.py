@@ -51,6 +51,26 @@ def print_metrics(split: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
         print_wrapped(note)
 
 
+def print_front(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the measures of further circuits of the same ranking.
+
+    Args:
+        rows: As `pruning.runs.front.measured_front` gives them; none prints nothing.
+    """
+    if not rows:
+        return
+    shown = [name for name in _METRICS if any(name in row for row in rows)]
+    print(f"\nThe same ranking cut at other sparsities, {rows[0]['split']}, {rows[0]['n']:,} prompts:")
+    counts = ("n_edges", "n_heads", "n_mlps")
+    print_table(
+        [">sparsity", ">edges", ">heads", ">MLPs", *(f">{name.replace('_', ' ')}" for name in shown)],
+        [
+            [f"{row['sparsity']:g}", *(f"{row[name]:,}" for name in counts), *(figure(row.get(name)) for name in shown)]
+            for row in rows
+        ],
+    )
+
+
 def bounds_text(bounds: Sequence[float] | None) -> str:
     """The bounds of an interval, or a dash where there is none.
 

@@ -85,9 +85,30 @@ class MethodOptions:
         if self.recipe is not None:
             is_file = self.recipe.endswith(".toml") or Path(self.recipe).is_file()
             found = read_recipe_file(self.recipe) if is_file else {"recipe": self.recipe}
-        names = {name: f"recipe.{name}" for name in ("target_sparsity", "steps", "batch_size")}
+        if self.target_sparsity is not None:
+            first, *others = _sparsities(self.target_sparsity)
+            if others:
+                found = {"recipe": "nested", "front": [first, *others]} | found
+            found["recipe.target_sparsity"] = first
+        names = {name: f"recipe.{name}" for name in ("steps", "batch_size")}
         names |= {name: name for name in ("ablation", "objective", "teacher_top_k")}
         return found | _given(self, names)
+
+
+def _sparsities(text: str) -> list[float]:
+    """One sparsity or several.
+
+    Raises:
+        ConfigurationError: One is no number.
+    """
+    from circuitgraph.errors import ConfigurationError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigurationError(
+            f"--target-sparsity: expected a share such as 0.97, or several such as 0.9,0.95,0.99; got {text!r}"
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,9 +140,12 @@ Recipe = Annotated[
     ),
 ]
 TargetSparsity = Annotated[
-    float | None,
+    str | None,
     typer.Option(
-        help="Share of edges to cut, in (0, 2]; above 1 pushes harder.",
+        help="Share of edges to cut, in (0, 2]; above 1 pushes harder. Several, separated by commas, take the recipe "
+        "nested unless another is named: one ranking, cut at each; circuit.json is then the first, and all are "
+        "measured.",
+        metavar="SHARE[,SHARE…]",
         show_default="the recipe's",
         rich_help_panel=SETTINGS,
     ),

@@ -52,7 +52,8 @@ def report(
     from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.cli.result_writer import ended_at_once, is_loss, tell_missing, write_shown
     from circuitgraph.stopping import stopping
-    from pruning.runs.result_folder import CIRCUIT, METRICS, ResultFolder, report_command
+    from pruning.runs.result_files import CIRCUIT, METRICS
+    from pruning.runs.result_folder import ResultFolder, report_command
 
     chosen = _chosen(only or [])
     with only_json(as_json), ResultFolder.completing(folder) as result, stopping() as stop, ended_at_once(result):
@@ -125,9 +126,22 @@ def _splits(result: ResultFolder, metrics: dict[str, Any], *, again: bool) -> tu
 
 def _names(splits: Sequence[str], result: ResultFolder) -> list[str]:
     """The parts to measure: splits that are, and effects with them or where they are missing."""
-    from pruning.runs.measuring import EFFECTS, measured_parts
+    from pruning.runs.measuring import EFFECTS, FRONT, measured_parts
 
-    return list(measured_parts(splits, _n_effects(result))) or ([EFFECTS] if EFFECTS in result.missing() else [])
+    missing = result.missing()
+    front = list(_front(result))
+    return list(measured_parts(splits, _n_effects(result), front)) or [p for p in (FRONT, EFFECTS) if p in missing]
+
+
+def _front(result: ResultFolder) -> dict[float, Circuit]:
+    """Further circuits of the same ranking, by sparsity; those whose file is gone are left out."""
+    from circuitgraph.circuits.circuit import Circuit
+    from pruning.runs.result_files import front_file
+
+    asked = result.how_evaluated().get("sparsities")
+    sparsities = [float(one) for one in asked if isinstance(one, int | float)] if isinstance(asked, list) else []
+    there = {sparsity: result.place / front_file(sparsity) for sparsity in sparsities}
+    return {sparsity: Circuit.load(path) for sparsity, path in there.items() if path.is_file()}
 
 
 def _n_effects(result: ResultFolder) -> int:
@@ -141,7 +155,7 @@ def _n_effects(result: ResultFolder) -> int:
 def _still_missing(result: ResultFolder, splits: Sequence[str]) -> list[tuple[str, str]]:
     """What is missing before anything is made, of what is not shown."""
     from pruning.runs.parts import NOT_MADE_YET
-    from pruning.runs.result_folder import CURVE, GATES
+    from pruning.runs.result_files import CURVE, GATES
 
     known = result.missing()
     rows = [(part, known.get(part, NOT_MADE_YET)) for part in _names(splits, result)]
@@ -172,7 +186,7 @@ def _loaded(
     from circuitgraph.cli.output import say
     from pruning.evaluation.sampled import N_RANDOM_PROMPTS
     from pruning.runs.measuring import N_EFFECTS, Measuring
-    from pruning.runs.result_folder import CIRCUIT
+    from pruning.runs.result_files import CIRCUIT
     from pruning.runs.shown_progress import ShownProgress
 
     found = load_found_circuit(
@@ -197,6 +211,7 @@ def _loaded(
         metrics=metrics,
         folder=result,
         progress=ShownProgress(),
+        front=_front(result),
     )
 
 
@@ -219,7 +234,7 @@ def _measured(making: Measuring, planned: Sequence[str], stop: Any) -> Parts:
 def _judged_again(result: ResultFolder, metrics: dict[str, Any], stop: Any) -> Parts:
     """Judge what was measured, and keep it: nothing else was missing."""
     from pruning.runs.parts import Parts
-    from pruning.runs.result_folder import METRICS
+    from pruning.runs.result_files import METRICS
     from pruning.runs.verdicts import verdicts
 
     parts = Parts(stop, (VERDICTS,))
@@ -235,10 +250,13 @@ def _judged_again(result: ResultFolder, metrics: dict[str, Any], stop: Any) -> P
 def _shown(result: ResultFolder, chosen: Sequence[str], measured: Sequence[str]) -> tuple[str, ...]:
     """The parts to show: those asked for, or those that are missing; the report tells of every other, and is last."""
     from circuitgraph.cli.result_writer import FILES_OF, SHOWN
+    from pruning.runs.measuring import FRONT
 
     known = result.missing()
     missing = {part for part in SHOWN if part in known or any(name not in result for name in FILES_OF[part])}
     wanted = {part for part in SHOWN if part in chosen} if chosen else missing
+    if FRONT in known:
+        wanted.add("curve")
     if measured or wanted or known:
         wanted.add("report")
     return tuple(part for part in SHOWN if part in wanted)
@@ -248,7 +266,7 @@ def _curve(result: ResultFolder) -> pd.DataFrame:
     """The curve's rows; none where the file is gone or damaged."""
     import pandas as pd
 
-    from pruning.runs.result_folder import CURVE
+    from pruning.runs.result_files import CURVE
 
     try:
         return pd.read_csv(result.place / CURVE)

@@ -70,8 +70,8 @@ def write_shown(
     with stopping() as stop, stop.held():
         parts = Parts(stop, wanted)
         parts.missing = {**missing, **parts.missing}
-        makers: dict[str, Callable[[], None]] = {
-            "curve": lambda: _draw_curve(folder, circuit, metrics, curve),
+        makers: dict[str, Callable[[], object]] = {
+            "curve": lambda: (_draw_curve(folder, circuit, metrics, curve), _draw_front(folder, metrics)),
             "drawings": lambda: _draw(folder, circuit),
             "explorer": lambda: _explorer(folder, circuit, metrics),
         }
@@ -103,6 +103,16 @@ def _draw_curve(folder: ResultFolder, circuit: Circuit, metrics: Mapping[str, An
         save_figure(
             training_figure(curve, objective=objective, evaluated=evaluated), folder.place / "curve.png", dpi=150
         )
+
+
+def _draw_front(folder: ResultFolder, metrics: Mapping[str, Any]) -> None:
+    """Draw how faithful circuits of all sizes are, over the edges that they keep, on a logarithmic axis."""
+    from analysis.figures.front import front_figure
+    from analysis.figures.style import save_figure
+    from pruning.runs.front import front_table
+
+    if metrics.get("front"):
+        save_figure(front_figure(front_table(metrics["front"])), folder.place / "front.png", dpi=150)
 
 
 def _draw(folder: ResultFolder, circuit: Circuit) -> None:
@@ -196,7 +206,8 @@ def ended_at_once(folder: ResultFolder) -> Iterator[None]:
         Interrupted: It was.
     """
     from circuitgraph.stopping import Stopped
-    from pruning.runs.result_folder import CIRCUIT, GATES, report_command, resume_command
+    from pruning.runs.result_files import CIRCUIT, GATES
+    from pruning.runs.result_folder import report_command, resume_command
 
     try:
         yield

@@ -172,7 +172,17 @@ def _planned(asked: StudyOptions, chosen: dict[str, Any], check_folder: Callable
         seeds=parse_seeds(asked.seeds), n_random=asked.n_random, n_random_prompts=asked.n_random_prompts,
         threshold=asked.threshold,
     )  # fmt: skip
-    own = ("seed", "task.name", "task.seed", "task.options.", "splits", "n_random", "n_random_prompts", "n_effects")
+    own = (
+        "seed",
+        "task.name",
+        "task.seed",
+        "task.options.",
+        "splits",
+        "n_random",
+        "n_random_prompts",
+        "n_effects",
+        "front",
+    )
     for name in chosen:
         if name.startswith(own):
             raise ConfigurationError(

@@ -36,12 +36,14 @@ from pruning.runs.checking.preflight import Preflight, look_before
 from pruning.runs.choices import RUN_FILE
 from pruning.runs.decide import run_text
 from pruning.runs.diagnose import diagnose
+from pruning.runs.front import front_table
 from pruning.runs.measuring import Measuring, measured_parts
 from pruning.runs.parts import Parts
 from pruning.runs.progress import Progress, Watch, progress_for
 from pruning.runs.provenance import provenance_of
 from pruning.runs.request import RunRequest
-from pruning.runs.result_folder import CURVE, GATES, ResultFolder, gates_file, report_command
+from pruning.runs.result_files import CURVE, GATES, front_file, gates_file
+from pruning.runs.result_folder import ResultFolder, report_command
 from pruning.runs.run import Run, RunChoices, run_of
 from pruning.runs.settings import RunSettings
 from pruning.runs.stages import Kept, Trained, check_run, keep_edges, train_gates
@@ -64,6 +66,7 @@ class Discovery:
         run: The training run with its gates.
         request: What was asked for.
         settings: How it was done.
+        circuits: Further circuits of the same ranking, by the sparsity asked for.
         missing: Why a part of the result is not there, by part, such as `evaluation:test`; empty where all are.
         errors: What was raised, by part, of those that failed.
     """
@@ -76,6 +79,7 @@ class Discovery:
     run: TrainingRun
     request: RunRequest
     settings: RunSettings
+    circuits: Mapping[float, Circuit] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     errors: Mapping[str, Exception] = field(default_factory=dict)
 
@@ -94,6 +98,11 @@ class Discovery:
         if split not in by_split:
             raise UnknownNameError.of("evaluated split", split, by_split, self.missing.get(f"evaluation:{split}", ""))
         return metrics_table(by_split[split])
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The measures of `circuits`, a row each; see `pruning.runs.front`. Empty where none were asked for."""
+        return front_table(self.metrics.get("front", []))
 
     def __repr__(self) -> str:
         by_split = self.metrics["splits"]
@@ -240,7 +249,9 @@ def run_stages(
     trained = train_gates(run, progress, stop, folder)
     if folder is not None:
         folder.ended_early = trained.run.goes_on
-    parts = Parts(stop, ("gates", "circuit", *measured_parts(run.splits, request.n_effects), "verdicts"))
+    parts = Parts(
+        stop, ("gates", "circuit", *measured_parts(run.splits, request.n_effects, request.sparsities), "verdicts")
+    )
     if not trained.run.records:
         folder = None  # of gates as they began nothing is kept
     curve = pd.DataFrame([asdict(record) for record in trained.run.records])
@@ -261,6 +272,7 @@ def run_stages(
         metrics={**_first_metrics(trained, kept), "preflight": checked.to_dict()},
         folder=folder,
         progress=progress,
+        front=kept.front,
     )
 
     def judge() -> None:
@@ -285,6 +297,7 @@ def run_stages(
         run=trained.run,
         request=request,
         settings=run.settings,
+        circuits=kept.front,
         missing=parts.missing,
         errors=parts.errors,
     )
@@ -314,6 +327,9 @@ def _is_edited(run: Run) -> bool:
 def _keep_circuit(measuring: Measuring) -> None:
     measuring.keep()
     if measuring.folder is not None:
+        for sparsity, circuit in measuring.front.items():
+            about = {**measuring.provenance, "selection": {"rule": "target", "sparsity": sparsity}}
+            circuit.with_provenance(about).save(measuring.folder.place / front_file(sparsity))
         measuring.folder.settle()
 
 
@@ -349,6 +365,7 @@ def _how_evaluated(run: Run, kept: Kept) -> dict[str, Any]:
         "n_random": run.request.n_random,
         "n_random_prompts": run.request.n_random_prompts,
         "n_effects": run.request.n_effects,
+        "sparsities": list(kept.front),
         "dangling_edges": names,
     }
 

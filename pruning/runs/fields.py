@@ -18,6 +18,7 @@ import numpy as np
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from pruning.whole_numbers import whole_number
 
+_ITEMS: dict[type, str] = {str: "names", int: "whole numbers", float: "numbers"}
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _SCALES = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -58,7 +59,7 @@ class Kind:
         none: What stands for None in text.
         names: The only strings allowed; empty for any.
         label: What messages call it.
-        item: What is in a tuple: `str` or `int`.
+        item: What is in a tuple: `str`, `int` or `float`.
     """
 
     base: type
@@ -77,7 +78,7 @@ class Kind:
             int: "a whole number",
             float: "a number",
             str: "a text",
-            tuple: f"several {'names' if self.item is str else 'whole numbers'}",
+            tuple: f"several {_ITEMS[self.item]}",
         }
         word = words.get(self.base, "a table")
         if self.base is int:
@@ -111,11 +112,14 @@ class Kind:
         elif self.base is tuple and isinstance(value, Sequence) and not isinstance(value, str):
             if self.item is int:
                 return tuple(whole_number(key, one, least=self.least) for one in value)
+            if self.item is float:
+                each = Kind(base=float, optional=False, least=0, none="", names=(), label=self.label)
+                return tuple(each.checked(key, one) for one in value)
             if all(isinstance(one, str) for one in value):
                 return tuple(value)
         elif self.base is dict and isinstance(value, Mapping):
             return dict(value)
-        if self.base is tuple and isinstance(value, str):
+        if self.base is tuple and self.item is str and isinstance(value, str):
             raise ConfigurationError(f"{key} must be several names; got {value!r}. For one, pass [{value!r}]")
         raise ConfigurationError(f"{key} must be {self.expected}; got {value!r}")
 
@@ -142,7 +146,8 @@ class Kind:
         elif self.base is float:
             value = _converted(float, text)
         elif self.base is tuple:
-            value = tuple(part.strip() for part in text.split(",") if part.strip())
+            parts = [part.strip() for part in text.split(",") if part.strip()]
+            value = tuple(parts if self.item is str else [_converted(self.item, part) for part in parts])
         return self.checked(key, value)
 
 

@@ -5,7 +5,7 @@ The same for a run that has just trained and for a saved result that is complete
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,12 @@ from circuitgraph.errors import why
 from circuitgraph.files.csv_text import csv_text
 from pruning.evaluation.effects import measure_effects
 from pruning.evaluation.evaluate import evaluate
+from pruning.runs.front import front_table, measured_front
 from pruning.runs.parts import Parts
 from pruning.runs.progress import Progress
 from pruning.runs.request import N_EFFECTS
-from pruning.runs.result_folder import CIRCUIT, EXAMPLES, METRICS, ResultFolder
+from pruning.runs.result_files import CIRCUIT, EXAMPLES, FRONT_TABLE, METRICS
+from pruning.runs.result_folder import ResultFolder
 from pruning.tasks import TaskData
 
 EVALUATION = "evaluation:"
@@ -30,20 +32,26 @@ N_PROMPTS = 8
 """On how many prompts the effects are measured beside a run."""
 EFFECTS = "effects"
 """The part that holds what single edges, heads and MLPs are worth."""
+FRONT = "front"
+"""The part that measures further circuits of the same ranking."""
 
 
-def measured_parts(splits: Sequence[str], n_effects: int = N_EFFECTS) -> tuple[str, ...]:
+def measured_parts(
+    splits: Sequence[str], n_effects: int = N_EFFECTS, sparsities: Sequence[float] = ()
+) -> tuple[str, ...]:
     """The parts that are measured, in their order.
 
     Args:
         splits: Splits to evaluate on.
         n_effects: Of how many edges the effects are measured; 0 for none at all.
+        sparsities: Of further circuits of the same ranking.
 
     Examples:
         >>> measured_parts(["validation", "test"])
         ('evaluation:validation', 'evaluation:test', 'effects')
     """
-    return (*(EVALUATION + split for split in splits), *([EFFECTS] if splits and n_effects else []))
+    parts = [EVALUATION + split for split in splits]
+    return (*parts, *([FRONT] if splits and sparsities else []), *([EFFECTS] if splits and n_effects else []))
 
 
 @dataclass(kw_only=True)
@@ -64,6 +72,7 @@ class Measuring:
         examples: A row a prompt of the split evaluated last.
         folder: Where it is kept, or None.
         progress: Told what begins, and how far it is.
+        front: Further circuits of the same ranking, by the sparsity asked for.
     """
 
     compiled: CompiledModel
@@ -79,6 +88,7 @@ class Measuring:
     examples: pd.DataFrame = field(default_factory=pd.DataFrame)
     folder: ResultFolder | None = None
     progress: Progress = field(default_factory=Progress)
+    front: Mapping[float, Circuit] = field(default_factory=dict)
 
     def run(self, parts: Parts) -> None:
         """Make the measured parts that are missing, each by itself.
@@ -90,13 +100,33 @@ class Measuring:
             split = part.removeprefix(EVALUATION)
             parts.attempt(part, lambda split=split: self._evaluate(split))
             self.keep_state(parts)
+        if FRONT in parts.missing:
+            parts.attempt(FRONT, lambda: self._measure_front())
+            self.keep_state(parts)
         if EFFECTS in parts.missing:
             parts.attempt(EFFECTS, lambda: self._measure_effects())
             self.keep_state(parts)
 
+    def _measure_front(self) -> None:
+        """Measure further circuits of the same ranking, on the prompts that effects are measured on, all of them."""
+        split = self._last_split()
+        pairs = self.task.split(split)
+        self.progress.say(f"measuring circuits of {len(self.front)} sparsities on {len(pairs):,} {split} prompts")
+        with self.progress.counting("sparsities") as tick:
+            rows = measured_front(
+                self.compiled, self.front, pairs, split=split, ablation_data=self.task.splits.get("train"), tick=tick
+            )
+        self.metrics["front"] = rows
+        if self.folder is not None:
+            self.folder.write_json(METRICS, self.metrics)
+            self.folder.write(FRONT_TABLE, csv_text(front_table(rows)))
+
+    def _last_split(self) -> str:
+        return next(name for name in ("test", "validation", "train") if len(self.task.splits.get(name, ())))
+
     def _measure_effects(self) -> None:
         """Measure what single parts are worth, on prompts of the test split if it has any, else of another."""
-        split = next(name for name in ("test", "validation", "train") if len(self.task.splits.get(name, ())))
+        split = self._last_split()
         n_edges = min(self.n_effects, len(self.circuit))
         which = "" if n_edges == len(self.circuit) else f"{n_edges:,} strongest "
         self.progress.say(f"measuring what cutting each head, each MLP and each of the {which}edges alone costs")

@@ -20,6 +20,8 @@ from pruning.runs.fields import Kind, check_fields, checked_table, number, one_o
 
 N_EFFECTS = 150
 """Of how many edges the effects are measured beside a run."""
+FRONT = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995)
+"""The sparsities of further circuits that a ranking for all of them is cut at."""
 _SIZE = Kind(base=int, optional=False, least=0, none="none", names=(), label="size")
 
 
@@ -88,6 +90,8 @@ class RunRequest:
         n_random: Random circuits to compare with.
         n_random_prompts: On how many prompts of a split they run, drawn once; None for all.
         n_effects: Of how many edges, and all heads and MLPs, the effects are measured; 0 for none at all.
+        front: Sparsities at which further circuits of the same ranking are kept and measured, on the last of the
+            splits; None takes a usual few where the recipe ranks for all (control `nested`), else none.
         teacher_top_k: How many of the full model's likeliest tokens the training is towards, and the mass of all
             others as one; None keeps the whole vocabulary. It stands here and not among the settings of how a run is
             done, since it changes the loss, and so the circuit.
@@ -107,11 +111,23 @@ class RunRequest:
     n_random: int = number(10)
     n_random_prompts: int | None = number(N_RANDOM_PROMPTS, least=1, none="all")
     n_effects: int = number(N_EFFECTS)
+    front: tuple[float, ...] | None = None
     teacher_top_k: int | None = number(None, least=1)
 
     def __post_init__(self) -> None:
         """Check every field."""
         check_fields(self)
+        for sparsity in self.front or ():
+            if not 0 <= sparsity <= 1:
+                percent = f"; did you mean {sparsity / 100:g}?" if 1 < sparsity <= 100 else ""
+                raise ConfigurationError(f"front: a sparsity is from 0 to 1; got {sparsity:g}{percent}")
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        """The sparsities of further circuits, rising."""
+        if self.front is None:
+            return FRONT if self.recipe.control == "nested" else ()
+        return tuple(sorted(set(self.front)))
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as a JSON value."""

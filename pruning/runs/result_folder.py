@@ -19,41 +19,16 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from circuitgraph.errors import CheckpointError, OutputError
 from circuitgraph.files.atomic_file import hidden_beside, leftovers, reason, sweep, write_atomically
 from circuitgraph.files.plain_json import json_text
 from circuitgraph.files.reservation import lock_of, reserved
 from pruning.runs.parts import NOT_MADE_YET, was_tried
-
-if TYPE_CHECKING:
-    from pruning.methods.edge_pruning.gates import Gates
+from pruning.runs.result_files import CHECKPOINT, CIRCUIT, FILES, GATES, STATE, is_of_result
 
 FORMAT_VERSION = 1
-STATE = "state.json"
-CHECKPOINT = "checkpoint"
-"""The folder with what a run that was ended goes on from."""
-CIRCUIT, GATES, CURVE, METRICS, EXAMPLES = (
-    "circuit.json", "gates.safetensors", "curve.csv", "metrics.json", "examples.csv",
-)  # fmt: skip
-FILES = (
-    "run.toml",
-    CIRCUIT,
-    METRICS,
-    EXAMPLES,
-    "effects.csv",
-    CURVE,
-    "curve.png",
-    "circuit.dot",
-    "circuit.pdf",
-    "circuit.svg",
-    "circuit.html",
-    GATES,
-    "report.md",
-    STATE,
-)
-"""Everything that a result folder may hold."""
 
 
 class ResultFolder:
@@ -276,7 +251,9 @@ def check_free(place: Path, *, overwrite: bool, reserved_by_us: bool = True) -> 
             return
         if not place.is_dir():
             raise OutputError(f"{place} is a file; choose a folder for --out")
-        strangers = sorted(entry.name for entry in place.iterdir() if entry.name not in (*FILES, CHECKPOINT))
+        strangers = sorted(
+            entry.name for entry in place.iterdir() if entry.name != CHECKPOINT and not is_of_result(entry.name)
+        )
     except OSError as error:
         raise OutputError(f"{place} cannot be made: {reason(error)}; choose another --out") from error
     if not overwrite:
@@ -377,13 +354,3 @@ def _clear(place: Path) -> str:
     for older in leftovers(place, ".old"):
         shutil.rmtree(older, ignore_errors=True)
     return note
-
-
-def gates_file(gates: Gates) -> bytes:
-    """Trained gates as safetensors: `log_alpha`, and `writer_log_alpha` where writers have gates."""
-    from safetensors.torch import save
-
-    tensors = {"log_alpha": gates.log_alpha}
-    if gates.writer_log_alpha is not None:
-        tensors["writer_log_alpha"] = gates.writer_log_alpha
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})

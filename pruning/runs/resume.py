@@ -9,7 +9,7 @@ from pruning.runs.choices import RUN_FILE
 from pruning.runs.discover import Discovery, run_discovery
 from pruning.runs.load import PlannedRun, read_run
 from pruning.runs.progress import Progress, progress_for
-from pruning.runs.result_folder import CHECKPOINT
+from pruning.runs.result_files import CHECKPOINT
 
 
 def resume(path: str | Path, *, progress: Progress | bool | None = None) -> Discovery:

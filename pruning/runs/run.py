@@ -36,6 +36,7 @@ class RunChoices(TypedDict, total=False):
     n_random: int
     n_random_prompts: int | None
     n_effects: int
+    front: Any
     teacher_top_k: int | None
     memory_bytes: int | None
     cache_bytes: int

@@ -7,7 +7,8 @@ afterwards is in `pruning.runs.measuring`.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.loop import TrainingRun, train
 from pruning.methods.edge_pruning.train import Trainer
 from pruning.runs.checkpoints import RunCheckpoints
+from pruning.runs.front import front_circuits
 from pruning.runs.progress import Progress
 from pruning.runs.result_folder import ResultFolder
 from pruning.runs.run import Run
@@ -52,11 +54,13 @@ class Kept:
         circuit: The circuit, without its dangling edges.
         raw_edges: Flat indices of the edges kept, dangling ones included `[n]`.
         trouble: Why the recipe's keep rule was not taken, or an empty text.
+        front: Further circuits of the same ranking, by the sparsity asked for.
     """
 
     circuit: Circuit
     raw_edges: np.ndarray
     trouble: str
+    front: Mapping[float, Circuit] = field(default_factory=dict)
 
 
 def check_run(run: Run) -> None:
@@ -150,6 +154,12 @@ def keep_edges(run: Run, trained: TrainingRun, progress: Progress, stop: Stop) -
     Raises:
         KeyboardInterrupt: The run was asked to stop a second time.
     """
+    kept = _kept(run, trained, progress, stop)
+    front = front_circuits(trained.gates, run.request.sparsities, ablation=run.request.ablation)
+    return replace(kept, front=front)
+
+
+def _kept(run: Run, trained: TrainingRun, progress: Progress, stop: Stop) -> Kept:
     recipe, trouble = run.recipe, ""
     target = trained.records[-1].target if trained.records else recipe.target_sparsity
     if recipe.keep in ("faithful", "minimal"):
