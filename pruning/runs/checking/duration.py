@@ -27,6 +27,7 @@ programs that begin later.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -39,7 +40,6 @@ from pruning.evaluation.sampled import sampled_prompts
 from pruning.execution.batch_run import BatchRunner, Share
 from pruning.execution.objectives import objective_named
 from pruning.frozen.runs import FrozenRuns
-from pruning.methods.edge_pruning.schedule import target_at
 
 if TYPE_CHECKING:
     from circuitgraph.compiled.model import CompiledModel
@@ -210,12 +210,11 @@ def estimate_duration(
 
 
 def _scheduled(recipe: Recipe, index: int) -> float:
-    """The sparsity asked for at a step."""
-    start = min(recipe.start_sparsity, recipe.target_sparsity)
-    return min(
-        1.0,
-        target_at(index, target=recipe.target_sparsity, ramp_steps=recipe.ramp_steps, ramp=recipe.ramp, start=start),
-    )
+    """The sparsity asked for at a step; with control `nested` as often as each is drawn, in another order."""
+    if recipe.control == "nested":
+        low, high = math.log(1 - recipe.end_sparsity), math.log(1 - recipe.start_sparsity)
+        return 1 - math.exp(low + (high - low) * (index + 0.5) / recipe.steps)
+    return min(1.0, recipe.scheduled(index))
 
 
 def time_passes(
@@ -253,11 +252,11 @@ def time_passes(
     )
     filling = clock() - began if ablation == "counterfactual" else _fill_again(compiled, some, clock)
     step = _StepClock(compiled, frozen, recipe, objective, plan, clock)
-    first, last = (min(1.0, max(0.0, level)) for level in (_scheduled(recipe, 0), recipe.target_sparsity))
-    between = [level for level in _BETWEEN if first < level < last]
-    step(_drawn(compiled, last), wanted=1.0)  # what is compiled on the way, and buffers, do not count
+    levels = sorted({max(0.0, _scheduled(recipe, index)) for index in (0, recipe.steps - 1)})
+    last = min(1.0, recipe.target_sparsity)
+    levels = sorted({*levels, *(level for level in _BETWEEN if levels[0] < level < levels[-1])})
+    step(_drawn(compiled, levels[-1]), wanted=1.0)  # what is compiled on the way, and buffers, do not count
     warm = step(_half(compiled), wanted=1.0) if recipe.warm_start != "none" else 0.0
-    levels = sorted({first, *between, last})
     timed = [(level, step(_drawn(compiled, level), wanted=UNDECIDED)) for level in levels]
     kept = _drawn(compiled, min(last, 0.999))
     many, one = _forward(compiled, frozen, kept, len(some), clock), _forward(compiled, frozen, kept, 1, clock)

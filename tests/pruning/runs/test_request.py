@@ -111,7 +111,7 @@ def test_a_run_reads_as_one_would_write_it():
 
 
 VALUES = {"bool": "true", "int": "7", "float": "0.25", "str": "abc", "tuple": "test,train"}
-NEEDED = {"recipe.target_sparsity": "0.5", "recipe.writer_target": "0.5", "recipe.sharpen": "2"}
+NEEDED = {"recipe.target_sparsity": "0.5", "recipe.writer_target": "0.5", "recipe.sharpen": "2", "front": "0.9,0.99"}
 
 
 @pytest.mark.parametrize("name", setting_kinds())
@@ -137,7 +137,7 @@ def test_set_reaches_every_setting(name):
     for part in name.split("."):
         value = value[part]
     assert value == kind.read(name, text) or value == list(kind.read(name, text))
-    assert str(value).lower() in (text, "['test', 'train']", "7.0", "0.5", "2.0")
+    assert str(value).lower() in (text, "['test', 'train']", "[0.9, 0.99]", "7.0", "0.5", "2.0")
 
 
 def test_names_cover_every_field():

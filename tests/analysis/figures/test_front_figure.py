@@ -1,0 +1,56 @@
+"""Measures over the number of edges: a panel per measure, both axes logarithmic where that can be, lines told apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.figures.front import front_figure
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+
+SEEDS = pd.DataFrame(
+    {
+        "seed": [0, 1, 0, 1],
+        "sparsity": [0.9, 0.9, 0.99, 0.99],
+        "n_edges": [700, 720, 70, 68],
+        "kl": [0.1, 0.3, 0.4, 0.6],
+        "exact_match": [0.9, 0.8, 0.5, 0.7],
+    }
+)
+
+
+def test_a_panel_per_measure_with_edges_along_it() -> None:
+    panels = front_figure(SEEDS[SEEDS["seed"] == 0]).axes
+    assert [panel.get_ylabel() for panel in panels] == ["KL (nats)", "exact match (%)"]
+    assert [panel.get_xscale() for panel in panels] == ["log", "log"]
+    assert [panel.get_yscale() for panel in panels] == ["log", "linear"]
+    (line,) = panels[1].get_lines()
+    assert sorted(zip(line.get_xdata(), line.get_ydata(), strict=True)) == [(70, 50), (700, 90)]
+
+
+def test_seeds_at_one_sparsity_are_averaged_and_banded() -> None:
+    panel = front_figure(SEEDS).axes[0]
+    (line,) = panel.get_lines()
+    found = sorted(zip(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist(), strict=True))
+    assert [value for pair in found for value in pair] == pytest.approx([69, 0.5, 710, 0.2])
+    (band,) = panel.collections
+    assert band.get_datalim(panel.transData).y0 == pytest.approx(0.1)
+
+
+def test_lines_are_told_apart_and_intervals_drawn() -> None:
+    table = SEEDS.assign(kl_low=SEEDS["kl"] - 0.05, kl_high=SEEDS["kl"] + 0.05)
+    panel = front_figure(table, by="seed").axes[0]
+    assert len(panel.get_lines()) == 2 and len(panel.collections) == 2
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["0", "1"]
+
+
+def test_a_measure_of_0_stays_on_a_linear_axis() -> None:
+    assert front_figure(SEEDS.assign(kl=[0.0, 0.1, 0.2, 0.3])).axes[0].get_yscale() == "linear"
+
+
+def test_tables_without_measures_or_columns_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="expected a column of kl"):
+        front_figure(SEEDS[["n_edges", "sparsity"]])
+    with pytest.raises(UnknownNameError):
+        front_figure(SEEDS, by="method")
