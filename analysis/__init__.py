@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from analysis.faithfulness import area_under_curves, pareto_front
     from analysis.figures.density import block_density_figure
     from analysis.figures.faithfulness import curves_figure
+    from analysis.figures.front import front_figure
     from analysis.figures.inclusion import inclusion_figure
     from analysis.figures.layers import layer_counts_figure
     from analysis.figures.overlap import overlap_figure
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from analysis.overlap.matrices import cluster, overlap_matrix
     from analysis.overlap.tables import overlap_table, overlap_tests
     from analysis.query.found import find
+    from analysis.rankings.mib import cpr_and_cmd, mib_auroc, normalised_faithfulness, with_faithfulness
+    from analysis.rankings.truth import auroc, recovery_table
     from analysis.regimes.circuits import read_study
     from analysis.regimes.comparison import compare_regimes
     from analysis.regimes.writing import write_comparison
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "adjust_p_values",
     "area_under_curves",
+    "auroc",
     "betweenness",
     "block_density",
     "block_density_figure",
@@ -65,20 +69,24 @@ __all__ = [
     "composition_counts",
     "consensus",
     "count_paths",
+    "cpr_and_cmd",
     "curves_figure",
     "difference",
     "draw",
     "draw_membership",
     "effects_table",
     "find",
+    "front_figure",
     "hubs",
     "inclusion_figure",
     "inclusion_frequency",
     "intersection",
     "layer_counts_figure",
+    "mib_auroc",
     "minimum_edge_cut",
     "minimum_node_cut",
     "motifs",
+    "normalised_faithfulness",
     "overlap_figure",
     "overlap_matrix",
     "overlap_table",
@@ -87,6 +95,7 @@ __all__ = [
     "path_counts",
     "reachability",
     "read_study",
+    "recovery_table",
     "save_figure",
     "score_concentration",
     "seed_intervals",
@@ -96,6 +105,7 @@ __all__ = [
     "symmetric_difference",
     "training_figure",
     "union",
+    "with_faithfulness",
     "write_comparison",
     "write_explorer",
     "write_graph",
@@ -105,6 +115,7 @@ __all__ = [
 _HOME = {
     "adjust_p_values": "analysis.overlap.families",
     "area_under_curves": "analysis.faithfulness",
+    "auroc": "analysis.rankings.truth",
     "betweenness": "analysis.structure.betweenness",
     "block_density": "analysis.sparsity",
     "block_density_figure": "analysis.figures.density",
@@ -116,26 +127,29 @@ _HOME = {
     "communities": "analysis.structure.communities",
     "compare_checkpoints": "analysis.checkpoints",
     "compare_regimes": "analysis.regimes.comparison",
-    "write_comparison": "analysis.regimes.writing",
     "complement": "analysis.algebra",
     "composition": "analysis.structure.composition",
     "composition_counts": "analysis.structure.composition",
     "consensus": "analysis.seeds",
     "count_paths": "analysis.structure.paths",
+    "cpr_and_cmd": "analysis.rankings.mib",
     "curves_figure": "analysis.figures.faithfulness",
     "difference": "analysis.algebra",
     "draw": "analysis.drawing",
     "draw_membership": "analysis.drawing.membership",
     "effects_table": "analysis.effects",
     "find": "analysis.query.found",
+    "front_figure": "analysis.figures.front",
     "hubs": "analysis.structure.hubs",
     "inclusion_figure": "analysis.figures.inclusion",
     "inclusion_frequency": "analysis.seeds",
     "intersection": "analysis.algebra",
     "layer_counts_figure": "analysis.figures.layers",
+    "mib_auroc": "analysis.rankings.mib",
     "minimum_edge_cut": "analysis.structure.cuts",
     "minimum_node_cut": "analysis.structure.cuts",
     "motifs": "analysis.structure.motifs",
+    "normalised_faithfulness": "analysis.rankings.mib",
     "overlap_figure": "analysis.figures.overlap",
     "overlap_matrix": "analysis.overlap.matrices",
     "overlap_table": "analysis.overlap.tables",
@@ -144,6 +158,7 @@ _HOME = {
     "path_counts": "analysis.structure.paths",
     "reachability": "analysis.structure.hubs",
     "read_study": "analysis.regimes.circuits",
+    "recovery_table": "analysis.rankings.truth",
     "save_figure": "analysis.figures.style",
     "score_concentration": "analysis.sparsity",
     "seed_intervals": "analysis.seeds",
@@ -153,6 +168,8 @@ _HOME = {
     "symmetric_difference": "analysis.algebra",
     "training_figure": "analysis.figures.training",
     "union": "analysis.algebra",
+    "with_faithfulness": "analysis.rankings.mib",
+    "write_comparison": "analysis.regimes.writing",
     "write_explorer": "analysis.explorer",
     "write_graph": "analysis.graph_files",
     "write_report": "analysis.report",

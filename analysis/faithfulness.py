@@ -22,6 +22,7 @@ def area_under_curves(
     y: str = "kl",
     by: str | Sequence[str] = (),
     limits: tuple[float, float] | None = None,
+    log_x: bool = False,
 ) -> pd.DataFrame:
     """Area under each curve, between the same limits for all.
 
@@ -34,16 +35,18 @@ def area_under_curves(
         y: Column of faithfulness, in any unit.
         by: Columns whose values tell curves apart, e.g. `["method", "task"]`.
         limits: From where to where along x; by default the widest range that all curves cover.
+        log_x: Whether the area is over the decimal logarithm of x, such as of the number of edges: then every decade
+            counts alike, and small circuits as much as large ones. Curves are linear between their points there.
 
     Returns:
         One row a curve, with the columns of `by`, `n_points` (int64), the number of different x on the curve, `low`,
-        `high` (float64), the limits, `area` (float64), and `mean` (float64), the area / (high - low): the mean
-        of y over the range, comparable between ranges.
+        `high` (float64), the limits, `area` (float64), and `mean` (float64), the area / (high - low), or over the
+        difference of their logarithms: the mean of y over the range, comparable between ranges.
 
     Raises:
         UnknownNameError: No such column.
         ConfigurationError: The table is empty, a value is missing or not finite, a curve has fewer than two points or
-            does not cover the limits, or the curves cover no common range.
+            does not cover the limits, the curves cover no common range, or `log_x` meets an x that is not above 0.
 
     Examples:
         >>> table = pd.DataFrame({"sparsity": [0.0, 0.5, 1.0], "kl": [0.0, 0.0, 1.0]})
@@ -52,6 +55,9 @@ def area_under_curves(
         0         3  0.0   1.0  0.25  0.25
         >>> area_under_curves(table, limits=(0.5, 0.75))["mean"].item()
         0.25
+        >>> by_size = pd.DataFrame({"n_edges": [10, 100, 1000], "kl": [2.0, 1.0, 0.0]})
+        >>> area_under_curves(by_size, x="n_edges", log_x=True)["mean"].item()
+        1.0
     """
     by = column_names(by)
     require_columns(table, numbers=[x, y], others=by)
@@ -74,8 +80,12 @@ def area_under_curves(
                 f"{high:g}; nothing is extrapolated"
             )
         inside = np.concatenate([[low], along[(along > low) & (along < high)], [high]])
+        if log_x:
+            if along[0] <= 0:
+                raise ConfigurationError(f"log_x needs values of {x!r} above 0; {_called(by, key)} has {along[0]:g}")
+            inside, along = np.log10(inside), np.log10(along)
         area = float(trapezoid(np.interp(inside, along, height), inside))
-        rows.append((*key, len(along), low, high, area, area / (high - low)))
+        rows.append((*key, len(height), low, high, area, area / (inside[-1] - inside[0])))
     return pd.DataFrame(rows, columns=[*by, "n_points", "low", "high", "area", "mean"])
 
 

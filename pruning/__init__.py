@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pruning.evaluation.evaluate import evaluate, evaluate_masks
     from pruning.evaluation.paired import FaithfulnessComparison, compare_faithfulness
     from pruning.evaluation.random_circuits import random_circuit
+    from pruning.evaluation.rankings import measure_ranking
     from pruning.evaluation.tables import metrics_table
     from pruning.frozen.disk import DiskCache
     from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
@@ -45,6 +46,7 @@ __all__ = [
     "evaluate_regimes",
     "load_task",
     "measure_effects",
+    "measure_ranking",
     "metrics_table",
     "preflight",
     "random_circuit",
@@ -73,6 +75,7 @@ _HOME = {
     "evaluate_regimes": "pruning.regimes.faithfulness",
     "load_task": "pruning.tasks",
     "measure_effects": "pruning.evaluation.effects",
+    "measure_ranking": "pruning.evaluation.rankings",
     "metrics_table": "pruning.evaluation.tables",
     "preflight": "pruning.runs.checking.preflight",
     "random_circuit": "pruning.evaluation.random_circuits",
