@@ -8,18 +8,17 @@ it changes what an edge is.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.parentage import parentage
 from circuitgraph.errors import ConfigurationError, GraphMismatchError, UnknownNameError
+from circuitgraph.graph.granularity import GRANULARITIES, coarse_edges, require_one_architecture
 from circuitgraph.graph.universe import Universe
 
 AGGREGATIONS = ("max", "sum")
-# Finer first; nothing else may differ.
-_CHOICES = {"embeddings": ("split", "joint"), "kv_heads": ("per_query", "native"), "qkv": ("split", "joint")}
 
 
 def coarsen(circuit: Circuit, universe: Universe, *, scores: str = "max") -> Circuit:
@@ -53,11 +52,7 @@ def coarsen(circuit: Circuit, universe: Universe, *, scores: str = "max") -> Cir
     if scores not in AGGREGATIONS:
         raise UnknownNameError.of("way to join scores", scores, AGGREGATIONS)
     _require_coarser(circuit.universe, universe)
-    writers, readers = circuit.universe.endpoints(circuit.edge_ids)
-    coarse = (
-        universe.reader_offsets[_coarse_readers(circuit.universe, universe)[readers]]
-        + _coarse_writers(circuit.universe, universe)[writers]
-    )
+    coarse = coarse_edges(circuit.universe, universe)[circuit.edge_ids]
     edges, place = np.unique(coarse, return_inverse=True)
     provenance = {
         **parentage("coarsen", [circuit]),
@@ -91,10 +86,10 @@ def common_universe(one: Universe, other: Universe) -> Universe:
         >>> common.embeddings, common.qkv
         ('joint', 'joint')
     """
-    _require_one_architecture(one, other)
+    require_one_architecture(one, other)
     coarser = {
         name: order[max(order.index(getattr(universe, name)) for universe in (one, other))]
-        for name, order in _CHOICES.items()
+        for name, order in GRANULARITIES.items()
     }
     try:
         return replace(one, **coarser)
@@ -105,19 +100,9 @@ def common_universe(one: Universe, other: Universe) -> Universe:
         ) from error
 
 
-def _require_one_architecture(one: Universe, other: Universe) -> None:
-    for field in fields(Universe):
-        mine, theirs = getattr(one, field.name), getattr(other, field.name)
-        if field.name not in _CHOICES and mine != theirs:
-            raise GraphMismatchError(
-                f"{field.name}: {mine!r} against {theirs!r}: the universes are of different architectures; only "
-                f"{', '.join(_CHOICES)} can be made coarser"
-            )
-
-
 def _require_coarser(finer: Universe, coarser: Universe) -> None:
-    _require_one_architecture(finer, coarser)
-    for name, order in _CHOICES.items():
+    require_one_architecture(finer, coarser)
+    for name, order in GRANULARITIES.items():
         mine, theirs = getattr(finer, name), getattr(coarser, name)
         # Where every query head has its own key and value, both choices mean the same.
         same = name == "kv_heads" and finer.group_size == 1
@@ -127,25 +112,6 @@ def _require_coarser(finer: Universe, coarser: Universe) -> None:
                 "finer ones it stands for. coarsen maps a finer circuit onto a coarser universe; map the other "
                 "circuit onto this one's, or both onto common_universe(…)"
             )
-
-
-def _coarse_writers(finer: Universe, coarser: Universe) -> np.ndarray:
-    """The coarser universe's index of every writer `[writer]`."""
-    return np.maximum(np.arange(finer.n_writers) - (finer.n_embeddings - coarser.n_embeddings), 0)
-
-
-def _coarse_readers(finer: Universe, coarser: Universe) -> np.ndarray:
-    """The coarser universe's index of every reader `[reader]`."""
-    heads = np.arange(finer.n_heads)
-    kv_heads = np.arange(finer.n_kv_readers)
-    if coarser.qkv == "joint":
-        attention = [heads, kv_heads, kv_heads] if finer.qkv == "split" else [heads]
-    else:
-        shared = kv_heads // (finer.n_kv_readers // coarser.n_kv_readers)
-        attention = [heads, finer.n_heads + shared, finer.n_heads + coarser.n_kv_readers + shared]
-    layer = np.concatenate([*attention, [coarser.n_attention_readers]])
-    starts = np.arange(coarser.n_layers) * (coarser.n_attention_readers + 1)
-    return np.append((starts[:, None] + layer).ravel(), coarser.n_readers - 1)
 
 
 def _join(scores: np.ndarray, strengths: np.ndarray, place: np.ndarray, n_edges: int, how: str) -> np.ndarray:
