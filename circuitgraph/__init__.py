@@ -14,7 +14,10 @@ from circuitgraph.lazy import load_on_use
 if TYPE_CHECKING:
     from circuitgraph.batch import TokenBatch
     from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.circuits.conversion import Conversion, convert_file, save_as
     from circuitgraph.circuits.edge_scores import EdgeScores
+    from circuitgraph.circuits.formats.content import MergeRules
+    from circuitgraph.circuits.formats.file_format import FileChoices
     from circuitgraph.compiled.compile import compile_model
     from circuitgraph.compiled.model import CompiledModel
     from circuitgraph.errors import CircuitGraphError
@@ -30,37 +33,47 @@ __all__ = [
     "Circuit",
     "CircuitGraphError",
     "CompiledModel",
+    "Conversion",
     "EdgeScores",
+    "FileChoices",
     "LoadedModel",
     "MemoryEstimate",
     "MemoryPlan",
+    "MergeRules",
     "ModelSizes",
     "TokenBatch",
     "Universe",
     "__version__",
     "build_graph",
     "compile_model",
+    "convert_file",
     "extract_circuit",
     "load_model",
     "model_sizes",
+    "save_as",
 ]
 
 _HOME = {
     "Circuit": "circuitgraph.circuits.circuit",
     "CircuitGraphError": "circuitgraph.errors",
     "CompiledModel": "circuitgraph.compiled.model",
+    "Conversion": "circuitgraph.circuits.conversion",
     "EdgeScores": "circuitgraph.circuits.edge_scores",
+    "FileChoices": "circuitgraph.circuits.formats.file_format",
     "LoadedModel": "circuitgraph.models",
     "MemoryEstimate": "circuitgraph.memory.estimate",
     "MemoryPlan": "circuitgraph.memory.plan",
+    "MergeRules": "circuitgraph.circuits.formats.content",
     "ModelSizes": "circuitgraph.memory.sizes",
     "TokenBatch": "circuitgraph.batch",
     "Universe": "circuitgraph.graph.universe",
     "build_graph": "circuitgraph.graph.build",
     "compile_model": "circuitgraph.compiled.compile",
+    "convert_file": "circuitgraph.circuits.conversion",
     "extract_circuit": "circuitgraph.extract.extraction",
     "load_model": "circuitgraph.models",
     "model_sizes": "circuitgraph.memory.sizes",
+    "save_as": "circuitgraph.circuits.conversion",
 }
 
 __getattr__ = load_on_use(__name__, _HOME)

@@ -28,6 +28,9 @@ from circuitgraph.graph.universe import Universe
 if TYPE_CHECKING:
     import networkx as nx
 
+    from circuitgraph.circuits.formats.content import MergeRules
+    from circuitgraph.circuits.formats.file_format import FileChoices
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Circuit:
@@ -354,16 +357,40 @@ class Circuit:
         return write_circuit(self, Path(path))
 
     @classmethod
-    def load(cls, path: str | Path) -> Circuit:
-        """Read a circuit from JSON; see `circuitgraph.circuits.file`.
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        universe: Universe | None = None,
+        rules: MergeRules | None = None,
+        choices: FileChoices | None = None,
+    ) -> Circuit:
+        """Read a circuit from JSON, or from a file of another tool; see `circuitgraph.circuits.file` and `formats`.
+
+        Args:
+            path: A circuit file; with `universe`, also a file or folder of EAP-IG, MIB or Edge-Pruning.
+            universe: The universe that the circuit shall have. Files of other tools do not say theirs.
+            rules: For files of other tools, what is done where edges do not match one to one.
+            choices: What they leave open.
 
         Raises:
             CircuitFormatError: The file is missing, truncated, of a newer version, or holds unknown edges.
+            GraphMismatchError: It is of another universe, or edges do not match and no rule says what to do.
+            ConfigurationError: A file of another tool keeps no edges, or a choice is missing.
         """
-        from circuitgraph.circuits.file import check_counts, read_circuit, refuse
+        from circuitgraph.circuits.file import check_counts, read_circuit, refuse, require_universe
 
         path = Path(path)
+        if universe is not None:
+            from circuitgraph.circuits.conversion import read_circuit_as
+            from circuitgraph.circuits.formats.content import MergeRules
+            from circuitgraph.circuits.formats.file_format import FileChoices
+            from circuitgraph.circuits.formats.registry import recognised_format
+
+            if (known := recognised_format(path)) is not None:
+                return read_circuit_as(path, known, universe, rules or MergeRules(), choices or FileChoices())
         found = read_circuit(path)
+        require_universe(path, found.universe, universe)
         try:
             circuit = cls.from_edges(found.universe, found.scores, ablation=found.ablation, provenance=found.provenance)
         except CircuitGraphError as error:

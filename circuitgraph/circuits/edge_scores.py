@@ -14,11 +14,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
+from circuitgraph.circuits.file import require_universe
 from circuitgraph.circuits.provenance import provenance_text
 from circuitgraph.circuits.strength import LOG_ALPHA
 from circuitgraph.errors import CircuitFormatError, ConfigurationError, UnknownNameError
@@ -27,8 +28,13 @@ from circuitgraph.files.whole_folder import check_free, write_folder
 from circuitgraph.graph.ablations import ABLATIONS
 from circuitgraph.graph.universe import Universe
 
-DIRECTIONS = ("noising", "denoising", "between")
-"""Where edges are looked at: each ablated in the full model, each restored where all are ablated, all kept in part."""
+if TYPE_CHECKING:
+    from circuitgraph.circuits.formats.content import MergeRules
+    from circuitgraph.circuits.formats.file_format import FileChoices
+
+DIRECTIONS = ("noising", "denoising", "between", "unknown")
+"""Where edges are looked at: each ablated in the full model, each restored where all are ablated, all kept in part; or
+nobody says, as in files of other tools."""
 ORDERS = ("strength", "size", "signed")
 FORMAT_VERSION = 1
 NUMBERS, ABOUT = "scores.safetensors", "scores.json"
@@ -45,7 +51,7 @@ class EdgeScores:
         values: The scores `[edge]`, float64, finite, read-only; the larger, the more the edge is needed.
         method: The name of the method that made them.
         direction: Where the edges were looked at: `noising` (each edge ablated in the full model), `denoising` (each
-            edge restored where all are ablated), or `between` (all edges kept in part).
+            edge restored where all are ablated), `between` (all edges kept in part), or `unknown`.
         estimates: What a score estimates, in a few words with its unit.
         ablation: What cut edges carry.
         provenance_json: `provenance` as JSON text.
@@ -83,7 +89,7 @@ class EdgeScores:
             universe: What fixes the edges.
             values: One number per edge `[edge]`, in the order of the flat gate vector; copied.
             method: The name of the method that made them.
-            direction: `noising`, `denoising` or `between`.
+            direction: `noising`, `denoising`, `between` or `unknown`.
             estimates: What a score estimates.
             ablation: What cut edges carry.
             provenance: Where they came from, as JSON values.
@@ -217,20 +223,41 @@ class EdgeScores:
         return write_folder(place, self.files())
 
     @classmethod
-    def load(cls, folder: str | Path) -> EdgeScores:
-        """Read scores that `save` wrote.
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        universe: Universe | None = None,
+        rules: MergeRules | None = None,
+        choices: FileChoices | None = None,
+    ) -> EdgeScores:
+        """Read scores that `save` wrote, or a file of another tool; see `circuitgraph.circuits.formats`.
 
         Args:
-            folder: The folder, or its `scores.json`.
+            folder: The folder, or its `scores.json`; with `universe`, also a file or folder of EAP-IG, MIB or
+                auto-circuit.
+            universe: The universe that the scores shall have. Files of other tools do not say theirs.
+            rules: For files of other tools, what is done where edges do not match one to one.
+            choices: What they leave open.
 
         Raises:
             CircuitFormatError: A file is missing, damaged, of a newer version or of another result, or holds what no
                 score can be.
+            GraphMismatchError: It is of another universe, or edges do not match and no rule says what to do.
+            ConfigurationError: A file of another tool has no scores, or a choice is missing.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
         path = Path(folder)
+        if universe is not None:
+            from circuitgraph.circuits.conversion import read_scores_as
+            from circuitgraph.circuits.formats.content import MergeRules
+            from circuitgraph.circuits.formats.file_format import FileChoices
+            from circuitgraph.circuits.formats.registry import recognised_format
+
+            if (known := recognised_format(path)) is not None:
+                return read_scores_as(path, known, universe, rules or MergeRules(), choices or FileChoices())
         path = path if path.name == ABOUT else path / ABOUT
         about = _read_about(path)
         numbers = path.with_name(NUMBERS)
@@ -245,6 +272,7 @@ class EdgeScores:
             raise CircuitFormatError(f"{numbers} and {ABOUT} beside it hold no edge scores: {error}") from None
         if found.digest != about["sha256"]:
             raise CircuitFormatError(f"{numbers} holds other scores than {ABOUT} beside it says; write both again")
+        require_universe(path, found.universe, universe)
         return found
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from circuitgraph.errors import CircuitFormatError, CircuitGraphError
+from circuitgraph.errors import CircuitFormatError, CircuitGraphError, GraphMismatchError
 from circuitgraph.files.atomic_file import write_atomically
 from circuitgraph.files.strict_json import parse_strictly
 from circuitgraph.graph.ablations import ABLATIONS
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from circuitgraph.circuits.kept import KeptEdges
 
 FORMAT_VERSION = 1
-_CONVERT = "`Circuit.from_edges` takes edges by name; docs/how-to/published-circuit.md reads other tools' files"
+_CONVERT = (
+    "`Circuit.load(path, universe=...)` and `circuitgraph convert` read other tools' files; docs/how-to/convert.md"
+)
 _FIELDS = ("format_version", "directed", "multigraph", "graph", "nodes", "edges", "universe")
 
 
@@ -168,6 +170,21 @@ def refuse(path: Path, where: str, problem: str) -> NoReturn:
         CircuitFormatError: Always; it says where in the file the problem is.
     """
     raise CircuitFormatError(f"{path}: {where}: {problem}")
+
+
+def require_universe(path: Path, found: Universe, wanted: Universe | None) -> None:
+    """Refuse a file of ours that is of another universe than was asked for.
+
+    Args:
+        path: The file, for messages.
+        found: Its universe.
+        wanted: The one that was asked for, or None.
+
+    Raises:
+        GraphMismatchError: They differ.
+    """
+    if wanted is not None and (difference := found.first_difference(wanted)):
+        raise GraphMismatchError(f"{path}: {difference} of what was asked for; `analysis.coarsen` maps circuits")
 
 
 def _parse(path: Path) -> dict[str, Any]:

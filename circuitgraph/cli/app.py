@@ -13,6 +13,7 @@ from circuitgraph.cli.cache import cache, told_as_notes
 from circuitgraph.cli.check import check
 from circuitgraph.cli.combine import combine
 from circuitgraph.cli.compare import compare
+from circuitgraph.cli.convert import convert
 from circuitgraph.cli.discover import discover
 from circuitgraph.cli.draw import draw
 from circuitgraph.cli.evaluate import evaluate
@@ -92,8 +93,8 @@ def flowing(text: str) -> str:
 
 
 for command in (
-    discover, check, rank, report, evaluate, run, draw, sparsity, compare, paths, find, combine, export, extract, graph,
-    study, bench, cache, models, tasks, recipes,
+    discover, check, rank, report, evaluate, run, draw, sparsity, compare, paths, find, combine, convert, export,
+    extract, graph, study, bench, cache, models, tasks, recipes,
 ):  # fmt: skip
     told = flowing(inspect.cleandoc(command.__doc__ or ""))
     app.command(cls=OnTaskCommand if command is compare else None, help=told)(command)

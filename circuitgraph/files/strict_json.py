@@ -9,16 +9,17 @@ MOST_NESTED = 100
 """Levels of brackets; results of ours have six."""
 
 
-def parse_strictly(text: str) -> Any:
+def parse_strictly(text: str, *, constants: bool = False) -> Any:
     """Read JSON and refuse what readers would understand differently.
 
     Args:
         text: JSON text.
+        constants: Whether NaN and infinity, which other tools write, are read all the same.
 
     Raises:
         json.JSONDecodeError: No JSON.
-        ValueError: A key twice in one object, NaN or infinity, an integer of thousands of digits, or brackets nested
-            deeper than `MOST_NESTED`.
+        ValueError: A key twice in one object, NaN or infinity (unless `constants`), an integer of thousands of digits,
+            or brackets nested deeper than `MOST_NESTED`.
 
     Examples:
         >>> parse_strictly('{"score": 1.0}')
@@ -29,7 +30,8 @@ def parse_strictly(text: str) -> Any:
         ValueError: the key 'score' comes twice in one object; keep one
     """
     try:
-        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+        constant = float if constants else _no_constant
+        value = json.loads(text, parse_constant=constant, object_pairs_hook=_unique)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     refuse_deep(value)
@@ -68,7 +70,7 @@ def _no_constant(text: str) -> NoReturn:
 def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(items)
     if len(record) < len(items):
-        names = [name for name, _ in items]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in items if name in seen or seen.add(name))
         raise ValueError(f"the key {twice!r} comes twice in one object; keep one")
     return record

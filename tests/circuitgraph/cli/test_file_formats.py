@@ -126,8 +126,9 @@ def test_edge_scores(tmp_path):
     assert complaints("scores", values) == []
     del values["sha256"]
     assert sorted(complaints("scores", values | {"direction": "up"}), reverse=True) == [
-        "direction: 'up' is not one of ['noising', 'denoising', 'between']", ": 'sha256' is a required property"
-    ]  # fmt: skip
+        "direction: 'up' is not one of ['noising', 'denoising', 'between', 'unknown']",
+        ": 'sha256' is a required property",
+    ]
 
 
 @pytest.mark.slow
