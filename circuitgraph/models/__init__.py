@@ -1,6 +1,6 @@
 """Loading models: the first step of the flow, a name in, a Hugging Face model and its tokenizer out.
 
-A name is a packaged model (`smollm2-135m`, `tracr:reverse`, `tracr:xproportion`), a local folder, or a
+A name is a packaged model (`smollm2-135m`, or a compiled program such as `tracr:reverse`), a local folder, or a
 name on the Hugging Face hub. One file a source: `hub`, `smollm2`, and `circuitgraph.tracr.loading`.
 Nothing here imports torch before a model is asked for.
 """
@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from circuitgraph.errors import ConfigurationError, ModelWarning, UnknownNameError
+from circuitgraph.tracr.programs import get_program, program_names
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -24,8 +25,7 @@ __all__ = ["DTYPES", "PACKAGED", "LoadedModel", "load_config", "load_model"]
 PACKAGED: Mapping[str, str] = MappingProxyType(
     {
         "smollm2-135m": "SmolLM2-135M-Instruct (Llama, 30 layers, 9 heads), from a pip package",
-        "tracr:reverse": "Tracr-compiled program that reverses its input",
-        "tracr:xproportion": "Tracr-compiled program that gives the share of x so far",
+        **{f"tracr:{name}": f"Tracr-compiled program: {get_program(name).summary}" for name in program_names()},
     }
 )
 """Models that need no hub, with one line about each."""

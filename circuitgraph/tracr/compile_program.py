@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ from circuitgraph.errors import ConfigurationError, UnsupportedModelError
 from circuitgraph.tracr.loading import WEIGHTS_FOLDER
 from circuitgraph.tracr.model import TracrConfig
 from circuitgraph.tracr.programs import BOS_TOKEN, get_program, program_names
+from circuitgraph.tracr.rasp_programs import PROGRAMS
 
 if TYPE_CHECKING:
     from tracr.compiler.assemble import AssembledTransformerModel  # pyright: ignore[reportMissingImports]
@@ -36,7 +39,10 @@ def rasp_program(name: str) -> SOp:
         name: The program.
 
     Returns:
-        `reverse`: the prompt backwards. `xproportion`: the share of `x` so far.
+        The program.
+
+    Raises:
+        ConfigurationError: Tracr is not installed.
     """
     try:
         from tracr.compiler import lib  # pyright: ignore[reportMissingImports]
@@ -46,11 +52,7 @@ def rasp_program(name: str) -> SOp:
             f"expected tracr-pypi to be installed, found no module {error.name!r}; "
             'run `pip install "transformer-circuitgraph[tracr]"`'
         ) from error
-    expressions = {
-        "reverse": lambda: lib.make_reverse(rasp.tokens),
-        "xproportion": lambda: lib.make_frac_prevs((rasp.tokens == "x").named("is_x")),
-    }
-    return expressions[get_program(name).name]()
+    return PROGRAMS[get_program(name).name](rasp, lib)
 
 
 def compile_program(name: str) -> AssembledTransformerModel:
@@ -64,7 +66,7 @@ def compile_program(name: str) -> AssembledTransformerModel:
         vocab=set(program.values),
         max_seq_len=program.max_seq_len,
         compiler_bos=BOS_TOKEN,
-        causal=False,
+        causal=program.causal,
     )
 
 
@@ -183,13 +185,21 @@ def write_weights(name: str, folder: Path) -> Path:
 
 
 def main() -> None:
-    """Compile the programs named on the command line, or all of them."""
+    """Compile the programs named on the command line, or all of them.
+
+    Each in a process of its own: Tracr numbers the parts of programs through, and orders directions by these names.
+    """
     parser = argparse.ArgumentParser(prog="python -m circuitgraph.tracr.compile_program")
     parser.add_argument("programs", nargs="*", metavar="PROGRAM", help=f"of {', '.join(program_names())}")
     parser.add_argument("--folder", type=Path, default=WEIGHTS_FOLDER)
     arguments = parser.parse_args()
-    for name in arguments.programs or program_names():
-        print(write_weights(name, arguments.folder))
+    names = arguments.programs or program_names()
+    if len(names) == 1:
+        print(write_weights(names[0], arguments.folder))
+        return
+    for name in names:
+        command = [sys.executable, "-m", "circuitgraph.tracr.compile_program", "--folder", str(arguments.folder), name]
+        subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

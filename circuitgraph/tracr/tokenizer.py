@@ -26,6 +26,7 @@ class TracrTokenizer:
         pad_token: The token that stands for padding.
         output_symbols: The symbol of each output column; empty where the output is a number.
         max_seq_len: The longest prompt, without BOS.
+        program: The program, where it is known; several have the same tokens.
 
     Examples:
         >>> from circuitgraph.tracr import load_tracr
@@ -41,6 +42,7 @@ class TracrTokenizer:
     pad_token: str
     output_symbols: tuple[str, ...]
     max_seq_len: int
+    program: str | None = None
 
     @classmethod
     def from_config(cls, config: TracrConfig) -> TracrTokenizer:
@@ -51,6 +53,7 @@ class TracrTokenizer:
             pad_token=config.pad_token,
             output_symbols=config.output_symbols,
             max_seq_len=config.n_positions - 1,
+            program=config.program,
         )
 
     @property

@@ -33,12 +33,19 @@ def test_bound_weights_are_the_models_own_and_compose_to_its_answer(name: str) -
     model = loaded.model
     bound = family_of("tracr").bind(model)
     assert bound.blocks[0].query.matrix.data_ptr() == model.blocks[0].attn.q.weight.data_ptr()  # pyright: ignore
-    ids = torch.tensor([loaded.tokenizer.encode_tokens(loaded.tokenizer.program_tokens[-3:])])
+    ids = torch.tensor(
+        [loaded.tokenizer.encode_tokens([*loaded.tokenizer.program_tokens, *loaded.tokenizer.program_tokens][:3])]
+    )
     tokens, positions = bound.embed(ids, torch.arange(4)[None])
+    unseen = torch.ones(4, 4, dtype=torch.bool).triu(1) & model.config.causal
     x = tokens + positions
     for block in bound.blocks:
         seen = block.attention_norm(x)
-        q, k, v = (seen @ p.matrix + p.bias for p in (block.query, block.key, block.value))
-        x = x + (q @ k.mT * block.scale).softmax(-1) @ v @ block.output + block.output_bias
+        q, k, v = (
+            (seen @ p.matrix + p.bias).unflatten(-1, (p.n_heads, -1)).transpose(1, 2)
+            for p in (block.query, block.key, block.value)
+        )
+        shares = (q @ k.mT * block.scale).masked_fill(unseen, -torch.inf).softmax(-1)
+        x = x + (shares @ v).transpose(1, 2).flatten(-2) @ block.output + block.output_bias
         x = x + block.mlp(block.mlp_norm(x))
     torch.testing.assert_close(bound.unembed(bound.final_norm(x)), model(ids).logits, atol=1e-12, rtol=0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.tracr import program_names
 from pruning.prompts.encoding import EncodedPairs
 from pruning.prompts.pairs import PromptPair
 from pruning.tasks import describe_tasks, get_task, load_task, registry, task_names
@@ -49,7 +50,7 @@ def registered():
 
 
 def test_all_promised_tasks_are_there():
-    assert task_names() == sorted([*TEXT_TASKS, "jsonl:PATH", "tracr-reverse", "tracr-xproportion"])
+    assert task_names() == sorted([*TEXT_TASKS, "jsonl:PATH", *(f"tracr-{name}" for name in program_names())])
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from circuitgraph.errors import ConfigurationError
-from circuitgraph.tracr import load_tracr
+from circuitgraph.tracr import load_tracr, program_names
 from pruning.tasks import load_task
 from tests.pruning.prompts.tiny_tokenizers import piece_tokenizer
 
@@ -57,6 +57,8 @@ def test_task_and_model_must_go_together():
         load_task("tracr-xproportion", reverse)
     with pytest.raises(ConfigurationError, match="only for the model 'tracr:reverse'"):
         load_task("tracr-reverse", piece_tokenizer(["1 2 3"]))
+    with pytest.raises(ConfigurationError, match="only for the model 'tracr:hist'"):
+        load_task("tracr-hist", load_tracr("tracr:count").tokenizer)  # the same tokens
     with pytest.raises(ConfigurationError, match="task 'ioi' is made of text, but this model is a Tracr program"):
         load_task("ioi", reverse)
     with pytest.raises(ConfigurationError, match="takes no sizes"):
@@ -65,7 +67,18 @@ def test_task_and_model_must_go_together():
         load_task("tracr-reverse", reverse, chat_template=True)
 
 
-@pytest.mark.parametrize("name", ["reverse", "xproportion"])
+def test_positions_without_an_answer_are_not_asked():
+    tokenizer = load_tracr("tracr:induction").tokenizer
+    pairs = load_task("tracr-induction", tokenizer).split("test")
+    at = pairs.texts.index("BOS a b c a b")
+    assert pairs.predict_positions[at].tolist() == [4, 5]  # the second a and b, which b and c came after
+    assert [tokenizer.output_symbols[column] for column in pairs.answer_ids[at]] == ["b", "c"]
+    at = pairs.texts.index("BOS a b a c a")
+    assert pairs.predict_positions[at].tolist() == [3]  # by the last a, both b and c came after one
+    assert "BOS a b c" not in pairs.texts
+
+
+@pytest.mark.parametrize("name", program_names())
 def test_the_compiled_model_gives_the_tasks_answers(name):
     loaded = load_tracr(f"tracr:{name}")
     pairs = load_task(f"tracr-{name}", loaded.tokenizer).splits["test"]
@@ -74,7 +87,7 @@ def test_the_compiled_model_gives_the_tasks_answers(name):
         out = loaded.model(some.clean.input_ids, attention_mask=some.clean.attention_mask)
     logits = out if isinstance(out, torch.Tensor) else out.logits
     asked = logits.flatten(0, 1)[some.clean.predict_index]
-    if name == "reverse":
+    if some.answer_values is None:
         assert torch.equal(asked.argmax(-1), some.answer_ids)
     else:
         assert torch.allclose(asked[:, 0], some.answer_values, atol=1e-4)
