@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from circuitgraph.circuits.formats.content import MergeRules
     from circuitgraph.circuits.formats.file_format import FileChoices
 
-DIRECTIONS = ("noising", "denoising", "between", "unknown")
-"""Where edges are looked at: each ablated in the full model, each restored where all are ablated, all kept in part; or
-nobody says, as in files of other tools."""
+DIRECTIONS = ("noising", "denoising", "between", "none", "unknown")
+"""Where edges are looked at: each ablated in the full model, each restored where all are ablated, all kept in part;
+nothing ablated at all; or nobody says, as in files of other tools."""
 ORDERS = ("strength", "size", "signed")
 FORMAT_VERSION = 1
 NUMBERS, ABOUT = "scores.safetensors", "scores.json"
@@ -51,7 +51,8 @@ class EdgeScores:
         values: The scores `[edge]`, float64, finite, read-only; the larger, the more the edge is needed.
         method: The name of the method that made them.
         direction: Where the edges were looked at: `noising` (each edge ablated in the full model), `denoising` (each
-            edge restored where all are ablated), `between` (all edges kept in part), or `unknown`.
+            edge restored where all are ablated), `between` (all edges kept in part), `none` (nothing
+            ablated), or `unknown`.
         estimates: What a score estimates, in a few words with its unit.
         ablation: What cut edges carry.
         provenance_json: `provenance` as JSON text.
@@ -89,7 +90,7 @@ class EdgeScores:
             universe: What fixes the edges.
             values: One number per edge `[edge]`, in the order of the flat gate vector; copied.
             method: The name of the method that made them.
-            direction: `noising`, `denoising`, `between` or `unknown`.
+            direction: `noising`, `denoising`, `between`, `none` or `unknown`.
             estimates: What a score estimates.
             ablation: What cut edges carry.
             provenance: Where they came from, as JSON values.

@@ -27,17 +27,27 @@ def rank(
     method: Annotated[
         str,
         typer.Option(
-            help="eap (edge attribution patching), gate-gradients or gate-importance (gradients of the gates between "
-            "the ablated and the full model).",
+            help="eap, eap-ig, eap-ig-activations, clean-corrupted, conductance, gate-gradients or gate-importance; "
+            "see docs/how-to/rank-edges.md.",
             rich_help_panel=options.SETTINGS,
         ),
     ] = "eap",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of the method, such as steps=30 or backward=relp; may be repeated.",
+            show_default="the method's own",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
             help="What is minimised: kl, kl-top1, logit-diff, negative-logit-diff, cross-entropy, mse or position-kl. "
             "eap takes kl-top1, negative-logit-diff or cross-entropy.",
-            show_default="eap: negative-logit-diff where prompts have wrong answers, else cross-entropy; others: the "
+            show_default="negative-logit-diff where prompts have wrong answers, else cross-entropy; gate methods: the "
             "task's",
             rich_help_panel=options.SETTINGS,
         ),
@@ -93,14 +103,14 @@ def rank(
     from circuitgraph.files.reservation import reserved
     from circuitgraph.files.whole_folder import check_free, write_folder
     from pruning.execution.objectives import objective_named
-    from pruning.methods.registry import method_named
+    from pruning.runs.method_settings import method_with, read_settings
     from pruning.runs.rank import rank_edges
     from pruning.tasks import load_task
 
     place = Path(os.path.realpath(out.expanduser()))
     with only_json(as_json), reserved(place) as note:
         check_free(place, overwrite=overwrite, names=(NUMBERS, ABOUT, CIRCUIT), what="result of rank")
-        chosen = method_named(method)
+        chosen = method_with(method, read_settings(method, dict(parse_named("--set", set_ or []))))
         if objective is not None:
             objective_named(objective)
             chosen.require(objective)
@@ -136,7 +146,8 @@ def rank(
         return
     rows = [(name, f"{scores[name]:.6g}") for name in scores.top(_SHOWN)]
     print_table(("edge", ">score"), rows, title="The strongest edges")
-    print(f"score: {scores.estimates} (objective {scores.provenance['objective']}, {scores.ablation} ablation)")
+    compared = scores.provenance["objective"]
+    print(f"score: {scores.estimates} (objective {compared or 'none'}, {scores.ablation} ablation)")
     if circuit is not None:
         print(f"{len(circuit):,} of {top:,} chosen edges kept, {len(circuit.heads)} heads, {len(circuit.mlps)} MLPs")
     print(f"Written to {place}")

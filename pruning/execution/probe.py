@@ -1,7 +1,8 @@
-"""What a method is handed: a model, prompts, and what is compared, with gradients in gates one call away.
+"""What a method is handed: a model, prompts, and what is compared.
 
-A method that goes over the prompts once takes `batches` and `gradient`, which run what they need and keep nothing. One
-that draws prompts again and again takes `runner`, which keeps the runs that never change.
+A method that goes over the prompts once takes `mean`, which hands it a `PairRuns` (`pruning.execution.pair_runs`) for
+each batch, or `batches` and `gradient` where it sets gates. One that draws prompts again and again takes `runner`,
+which keeps the runs that never change.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from torch import Tensor
 
 from circuitgraph.batch import PairBatch
 from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
+from circuitgraph.forward.masked import Runnable
 from circuitgraph.memory.portions import Portions
 from circuitgraph.torch_state import with_gradients
 from pruning.execution.batch_run import BatchRunner
-from pruning.execution.objectives import objective_named
+from pruning.execution.finite import require_numbers
+from pruning.execution.objectives import Objective, objective_named
 from pruning.frozen.runs import FrozenRuns
 from pruning.prompts.encoding import EncodedPairs
 
@@ -33,7 +37,7 @@ class Probe:
     Attributes:
         compiled: The model.
         pairs: The prompts.
-        objective: Name of what is minimised.
+        objective: Name of what is minimised; None for a method that compares nothing.
         ablation: What cut edges carry.
         batch_size: Prompts run at once at most; fewer where memory runs out.
         say: Called with a line when something had to change.
@@ -41,7 +45,7 @@ class Probe:
 
     compiled: CompiledModel
     pairs: EncodedPairs
-    objective: str
+    objective: str | None
     ablation: str = "counterfactual"
     batch_size: int = 8
     say: Callable[[str], None] = lambda line: None
@@ -54,9 +58,7 @@ class Probe:
     @cached_property
     def runner(self) -> BatchRunner:
         """Takes batches forward and backward towards the full model, each prompt with its frozen runs."""
-        return BatchRunner(
-            self.compiled, self.frozen, objective_named(self.objective), micro_batch=self.batch_size, say=self.say
-        )
+        return BatchRunner(self.compiled, self.frozen, self.compare, micro_batch=self.batch_size, say=self.say)
 
     @property
     def full_gates(self) -> Float[Tensor, " edge"]:
@@ -92,18 +94,66 @@ class Probe:
         parts = self._portions.run(lambda part: self._gradient(part, gates, wanted), prompts)
         return torch.stack(parts).sum(0)
 
+    @with_gradients
+    def mean(self, job: Callable[[PairBatch], Tensor]) -> Float[np.ndarray, " edge"]:
+        """The mean over all prompts of one number per edge.
+
+        Args:
+            job: Given a batch of one length, the sum over its prompts `[edge]`. It is asked again for fewer prompts
+                where memory runs out.
+
+        Returns:
+            The mean, float64.
+
+        Raises:
+            NotFiniteError: A number is NaN or infinite; the message names the prompts.
+        """
+        total = torch.zeros(self.compiled.universe.n_edges, dtype=torch.float64)
+        for prompts in self.batches():
+            for part in self._portions.run(lambda some: job(self.batch(some)), prompts):
+                total += part.double().cpu()
+        require_numbers(total, self.frozen, "scores")
+        return (total / len(self.pairs)).numpy()
+
     @cached_property
     def _portions(self) -> Portions:
         return Portions(self.compiled, self.batch_size)
 
     def _gradient(self, prompts: np.ndarray, gates: Tensor, wanted: Tensor) -> Tensor:
-        batch = self.pairs.batch(prompts, device=self.compiled.device)
+        batch = self.batch(prompts)
         gates = gates.detach().clone().requires_grad_()
-        ran = self.compiled.masked(gates, batch.clean, self._values(batch), wanted=wanted)
-        loss = objective_named(self.objective)(ran.logits, ran.logits.detach(), batch)
+        ran = self.compiled.masked(gates, batch.clean, self.ablated(batch), wanted=wanted)
+        loss = self.compare(ran.logits, ran.logits.detach(), batch)
         return torch.autograd.grad(loss, ran.gates)[0].double().cpu() * len(prompts)
 
-    def _values(self, batch: PairBatch) -> AblationValues:
+    # ---------------------------------------------------------------- parts of a batch
+
+    @property
+    def compare(self) -> Objective:
+        """The objective: of logits, the full model's logits on the clean prompts, and the batch."""
+        if self.objective is None:
+            raise ConfigurationError("nothing is compared: the method was to take no objective")
+        return objective_named(self.objective)
+
+    @property
+    def runnable(self) -> Runnable:
+        """The model as a pass takes it."""
+        return Runnable(bound=self.compiled.bound, shape=self.compiled.shape, universe=self.compiled.universe)
+
+    def batch(self, prompts: np.ndarray) -> PairBatch:
+        """Some of the prompts, where the model lies.
+
+        Args:
+            prompts: Which, of one length.
+        """
+        return self.pairs.batch(prompts, device=self.compiled.device)
+
+    def ablated(self, batch: PairBatch) -> AblationValues:
+        """What cut edges carry for a batch: what writers say on its counterfactuals, or constants.
+
+        Args:
+            batch: The prompts.
+        """
         if self.ablation == "counterfactual":
             return self.compiled.run_with_values(batch.corrupted)[1]
         assert self.frozen.constant is not None

@@ -26,6 +26,7 @@ from circuitgraph.torch_state import with_gradients
 from pruning.execution.batch_run import BatchRunner, Share
 from pruning.execution.finite import require_numbers
 from pruning.execution.probe import Probe
+from pruning.methods.method import RANKING_ABLATIONS
 from pruning.prompts.batch_order import BatchOrder
 from pruning.prompts.encoding import EncodedPairs
 
@@ -105,7 +106,9 @@ def _along(runner: BatchRunner, path: GatePath, seed: int) -> Iterator[Float[Ten
 class _AlongThePath(GatePath):
     """What both methods have in common: the path, and that any objective will do."""
 
-    direction: ClassVar[str] = "between"
+    direction = "between"
+    ablations = RANKING_ABLATIONS
+    cost: ClassVar[str] = "levels × batches masked passes, forward and backward (15 batches of 8 prompts)"
     source: ClassVar[str] = "integrated gradients (Sundararajan et al. 2017) over gates; the levels are ours"
 
     def default_objective(self, pairs: EncodedPairs, of_task: str | None) -> str:
@@ -131,7 +134,7 @@ class GateGradients(_AlongThePath):
 
     name: ClassVar[str] = "gate-gradients"
     summary: ClassVar[str] = "mean gradient of the gates at several levels between 0 and 1, with its sign"
-    estimates: ClassVar[str] = "fall of the objective per unit of the gate, averaged between ablated and full model"
+    estimates = "fall of the objective per unit of the gate, averaged between ablated and full model"
 
     def score(self, probe: Probe, *, seed: int = 0) -> Float[np.ndarray, " edge"]:
         """Score every edge.
@@ -152,7 +155,7 @@ class GateImportance(_AlongThePath):
 
     name: ClassVar[str] = "gate-importance"
     summary: ClassVar[str] = "mean size of the gates' gradients at several levels; what the recipe quick starts from"
-    estimates: ClassVar[str] = "size of the objective's gradient in the gate, in units of the mean edge's"
+    estimates = "size of the objective's gradient in the gate, in units of the mean edge's"
 
     def score(self, probe: Probe, *, seed: int = 0) -> Float[np.ndarray, " edge"]:
         """Score every edge.

@@ -5,15 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from circuitgraph.errors import UnknownNameError
-from pruning.methods.eap import EAP
+from pruning.methods.conductance import Conductance
+from pruning.methods.eap import EAP, CleanCorrupted
+from pruning.methods.eap_ig import EAPIG, EAPIGActivations
+from pruning.methods.exact import Exact
 from pruning.methods.gate_gradients import GateGradients, GateImportance
+from pruning.methods.information_flow import ActivationMagnitude, InformationFlow
 from pruning.methods.method import Method
+from pruning.methods.random_scores import RandomScores
 
-METHODS: dict[str, Callable[[], Method]] = {made.name: made for made in (EAP, GateGradients, GateImportance)}
+_ALL: tuple[Callable[..., Method], ...] = (
+    EAP, EAPIG, EAPIGActivations, CleanCorrupted, Conductance, Exact, GateGradients, GateImportance, InformationFlow,
+    ActivationMagnitude, RandomScores,
+)  # fmt: skip
+METHODS: dict[str, Callable[..., Method]] = {made().name: made for made in _ALL}
+
+
+def method_class(name: str) -> Callable[..., Method]:
+    """What makes a method: called with its settings by name.
+
+    Args:
+        name: Its name.
+
+    Raises:
+        UnknownNameError: No such method.
+    """
+    if name not in METHODS:
+        raise UnknownNameError.of("method", name, METHODS)
+    return METHODS[name]
 
 
 def method_named(name: str) -> Method:
-    """A method with its default settings.
+    """A method with its default settings; `pruning.runs.method_settings.method_with` takes others.
 
     Args:
         name: Its name.
@@ -25,6 +48,4 @@ def method_named(name: str) -> Method:
         >>> method_named("eap").direction
         'noising'
     """
-    if name not in METHODS:
-        raise UnknownNameError.of("method", name, METHODS)
-    return METHODS[name]()
+    return method_class(name)()

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.graph.ablations import ABLATIONS, default_ablation
+from circuitgraph.graph.ablations import default_ablation
 from circuitgraph.torch_state import with_gradients
 from pruning.execution.objectives import check_objective
 from pruning.execution.probe import Probe
-from pruning.methods.method import Method
-from pruning.methods.registry import method_named
+from pruning.methods.method import RANKING_ABLATIONS, Method
 from pruning.prompts.encoding import EncodedPairs
 from pruning.prompts.prompt_rules import refuse_equal_sides
 from pruning.prompts.runnable import require_runnable
+from pruning.runs.fields import plain
+from pruning.runs.method_settings import method_with
 from pruning.runs.provenance import made_with, model_provenance
 from pruning.tasks import TaskData
 
@@ -31,6 +32,7 @@ def rank_edges(
     compiled: CompiledModel,
     task: TaskData | EncodedPairs,
     method: Method | str = "eap",
+    settings: Mapping[str, object] | None = None,
     *,
     objective: str | None = None,
     ablation: str | None = None,
@@ -43,9 +45,10 @@ def rank_edges(
     Args:
         compiled: The model.
         task: A task, of which the training prompts are taken, or prompts.
-        method: The name of a method (`eap`, `gate-gradients`, `gate-importance`), or a method with its settings.
+        method: The name of a method (see `pruning.methods.registry.METHODS`), or a method with its settings.
+        settings: Settings of the method by name, such as `{"steps": 30}`; only with its name.
         objective: What is minimised; by default what suits the method, else the task's own.
-        ablation: What cut edges carry; by default counterfactual, zero for Tracr models.
+        ablation: What cut edges carry; by default counterfactual, zero for Tracr models where the method can.
         batch_size: Prompts run at once at most; fewer where memory runs out.
         seed: Of everything random.
         say: Called with a line when something had to change.
@@ -58,7 +61,7 @@ def rank_edges(
             graph is edited, or there are no prompts, or ones that the model cannot run.
         PromptFormatError: No prompt differs from its counterfactual.
         NotFiniteError: Scores are NaN or infinite; the message names the prompts.
-        UnknownNameError: No such method, objective or ablation.
+        UnknownNameError: No such method, setting, objective or ablation.
 
     Examples:
         >>> from circuitgraph import compile_model, load_model
@@ -70,10 +73,10 @@ def rank_edges(
         >>> scores.provenance["objective"], len(scores) == compiled.universe.n_edges
         ('cross-entropy', True)
     """
-    method = method_named(method) if isinstance(method, str) else method
+    method = _method(method, settings)
     pairs = task.split(SPLIT) if isinstance(task, TaskData) else task
     objective = objective or method.default_objective(pairs, task.objective if isinstance(task, TaskData) else None)
-    ablation = ablation or default_ablation(compiled.universe.family)
+    ablation = ablation or _default_ablation(compiled, method)
     _check(compiled, pairs, method, objective, ablation)
     if batch_size < 1:
         raise ConfigurationError(f"batch_size must be 1 or more; got {batch_size}")
@@ -85,7 +88,7 @@ def rank_edges(
     provenance = {
         **_provenance(compiled, task, pairs),
         "objective": objective,
-        "settings": asdict(method) if is_dataclass(method) and not isinstance(method, type) else {},
+        "settings": plain(method) if is_dataclass(method) else {},
         "source": method.source,
         "seed": seed,
         "seconds": time.perf_counter() - began,
@@ -96,11 +99,31 @@ def rank_edges(
     )  # fmt: skip
 
 
-def _check(compiled: CompiledModel, pairs: EncodedPairs, method: Method, objective: str, ablation: str) -> None:
+def _method(method: Method | str, settings: Mapping[str, object] | None) -> Method:
+    if isinstance(method, str):
+        return method_with(method, settings)
+    if settings:
+        raise ConfigurationError(
+            f"settings came twice: method {method.name!r} has its own already; give its name and settings, or the "
+            "method alone"
+        )
+    return method
+
+
+def _default_ablation(compiled: CompiledModel, method: Method) -> str:
+    usual = default_ablation(compiled.universe.family)
+    return usual if usual in method.ablations else method.ablations[0]
+
+
+def _check(compiled: CompiledModel, pairs: EncodedPairs, method: Method, objective: str | None, ablation: str) -> None:
     """Refuse what gives no scores, before any work."""
-    known = tuple(name for name in ABLATIONS if name != "optimal")
-    if ablation not in known:
-        raise UnknownNameError.of("ablation", ablation, known)
+    if ablation not in RANKING_ABLATIONS:
+        raise UnknownNameError.of("ablation", ablation, RANKING_ABLATIONS)
+    if ablation not in method.ablations:
+        raise ConfigurationError(
+            f"method {method.name!r} needs {' or '.join(method.ablations)} ablation; got {ablation!r}. It goes between "
+            "a prompt and its counterfactual, and constants have none"
+        )
     edited = {how: n for how in ("removed", "frozen", "tied") if (n := compiled.gate_map.edits.get(how))}
     if edited:
         raise ConfigurationError(
@@ -109,8 +132,9 @@ def _check(compiled: CompiledModel, pairs: EncodedPairs, method: Method, objecti
         )
     if not len(pairs):
         raise ConfigurationError("there are no prompts to rank edges by; give some (--train-size)")
-    check_objective(objective, pairs, "the prompts")
-    method.require(objective)
+    if objective is not None:
+        method.require(objective)
+        check_objective(objective, pairs, "the prompts")
     require_runnable(compiled, pairs)
     if ablation == "counterfactual":
         refuse_equal_sides(pairs)

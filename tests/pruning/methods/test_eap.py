@@ -1,25 +1,26 @@
-"""EAP scores against plain Hugging Face models: activation differences times gradients, and finite differences."""
+"""EAP scores against gates' gradients in a masked pass, and finite differences in plain Hugging Face models.
+
+`test_attribution_by_hooks.py` compares them with the published formula.
+"""
 
 from __future__ import annotations
-
-import re
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import GPT2LMHeadModel
 
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, NotFiniteError
+from pruning.execution import pair_runs
 from pruning.execution.probe import Probe
 from pruning.methods.eap import EAP
+from pruning.methods.eap_ig import EAPIG
 from pruning.methods.gate_gradients import GateGradients, GateImportance, GatePath, gate_gradients, gate_importance
 from pruning.prompts.encoding import EncodedPairs
-from tests.oracles.cases import CASES, ModelMakers
-from tests.oracles.hooks import cut_edge, hooked, landmarks, said_by
+from tests.oracles.cases import BATTERY, CASES, ModelMakers, in_parallel
+from tests.oracles.hooks import cut_edge, landmarks, said_by
 from tests.pruning.prompts.small_prompts import GlobalRandomState, random_prompts
 
 # Two lengths, so that the mean is over prompts and not over batches.
@@ -36,104 +37,29 @@ def loss_of(logits: Tensor, pairs: EncodedPairs, prompt: int, objective: str) ->
     return logits[0, wrong].mean() - logits[0, right].mean()
 
 
-def one_by_one(pairs: EncodedPairs) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """A prompt's number, its tokens, its counterfactual's tokens `[1 seq]`, and its asked positions."""
-    for prompt in range(len(pairs)):
-        clean, other = (torch.from_numpy(ids[prompt])[None] for ids in (pairs.clean_ids, pairs.corrupted_ids))
-        yield prompt, clean, other, torch.from_numpy(pairs.predict_positions[prompt])
+def by_masked_pass(probe: Probe) -> np.ndarray:
+    """Minus the gates' gradients in a masked pass with all gates at 1: another way to the same scores."""
+    total = sum(probe.gradient(prompts, probe.full_gates) for prompts in probe.batches())
+    return -np.asarray(total) / len(probe.pairs)
 
 
-@torch.no_grad()
-def said_by_all(model: GPT2LMHeadModel, writers: tuple[str, ...], ids: Tensor) -> dict[str, Tensor]:
-    """What every writer of a plain GPT-2 says `[1 seq d_model]`, heads as their part of the output projection."""
-    body, size = model.transformer, model.config.n_embd // model.config.n_head
-    said: dict[str, Tensor] = {"input": body.wte(ids) + body.wpe(torch.arange(ids.shape[1]))}
-    mixed: dict[int, Tensor] = {}
-    handles = []
-    for layer, block in enumerate(body.h):
-        handles += [
-            block.attn.c_proj.register_forward_pre_hook(lambda _m, x, layer=layer: mixed.update({layer: x[0]})),
-            block.mlp.register_forward_hook(lambda _m, _x, y, layer=layer: said.update({f"m{layer}": y})),
-        ]
-    with hooked(handles):
-        model(ids)
-    for layer, heads in mixed.items():
-        weight = body.h[layer].attn.c_proj.weight
-        for head in range(model.config.n_head):
-            rows = slice(head * size, (head + 1) * size)
-            said[f"a{layer}.h{head}"] = heads[..., rows] @ weight[rows]
-    return {writer: said[writer] for writer in writers}
+@pytest.mark.parametrize("ablation", ["counterfactual", "zero", "mean"])
+@pytest.mark.parametrize("case", BATTERY)
+def test_gates_gradients_at_1(tiny_gpt2, tiny_llama, case: str, ablation: str) -> None:
+    # Rounding grows with the products, which are sums over all cells; float64 shows that it is no more than that.
+    dtype, tolerance = (torch.float32, 1e-5) if ablation == "mean" else (torch.float64, 1e-12)
+    compiled = ModelMakers(tiny_gpt2, tiny_llama).compile(case, dtype=dtype)
+    prompts = random_prompts(lengths=[5, 4, 5], n_asked=(1, 2), n_tokens=6 if case.startswith("tracr") else 29)
+    probe = Probe(compiled=compiled, pairs=prompts, objective="cross-entropy", ablation=ablation, batch_size=2)
+    expected = by_masked_pass(probe)
+    np.testing.assert_allclose(EAP().score(probe), expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-def gradients_by_reader(model: GPT2LMHeadModel, readers: tuple[str, ...], ids: Tensor, loss) -> dict[str, Tensor]:
-    """The gradient of a loss in what each reader alone sees `[1 seq d_model]`, from one plain backward pass.
-
-    A head's query, key and value read one stream; what each of them alone passes back is found by taking the gradient
-    of its columns of the projection once more through projection and norm.
-    """
-    body, size = model.transformer, model.config.n_embd // model.config.n_head
-    seen: dict[str, Tensor] = {}
-    out: dict[str, Tensor] = {}
-
-    def keep(name: str, module: nn.Module) -> list:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[name], out[name] = inputs[0], output
-
-        return [module.register_forward_hook(hook)]
-
-    handles = []
-    for layer, block in enumerate(body.h):
-        handles += keep(f"ln_1 {layer}", block.ln_1) + keep(f"c_attn {layer}", block.attn.c_attn)
-        handles += keep(f"ln_2 {layer}", block.ln_2) + keep(f"mlp {layer}", block.mlp)
-    handles += keep("ln_f", body.ln_f)
-    with hooked(handles):
-        total = loss(model(ids).logits[0])
-    names = sorted(out)
-    back = dict(zip(names, torch.autograd.grad(total, [out[name] for name in names]), strict=True))
-
-    def through(module, x: Tensor, gradient: Tensor) -> Tensor:
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(module(x), x, gradient)[0]
-
-    found = {}
-    for reader in readers:
-        if reader == "logits":
-            found[reader] = through(body.ln_f, seen["ln_f"], back["ln_f"])
-            continue
-        layer, *head = map(int, re.findall(r"\d+", reader))
-        block = body.h[layer]
-        if not head:
-            found[reader] = through(lambda x, b=block: b.mlp(b.ln_2(x)), seen[f"ln_2 {layer}"], back[f"mlp {layer}"])
-            continue
-        first = "qkv".index(reader[-2]) * model.config.n_embd + head[0] * size
-        alone = torch.zeros_like(back[f"c_attn {layer}"])
-        alone[..., first : first + size] = back[f"c_attn {layer}"][..., first : first + size]
-        found[reader] = through(lambda x, b=block: b.attn.c_attn(b.ln_1(x)), seen[f"ln_1 {layer}"], alone)
-    return found
-
-
-@pytest.mark.parametrize("objective", ["negative-logit-diff", "cross-entropy"])
-def test_activation_differences_times_gradients_in_a_plain_gpt2(tiny_gpt2, objective: str) -> None:
-    """All 262 edges, as the published method computes them, from hooks on the untouched model."""
-    model = tiny_gpt2(n_layers=3, n_heads=4, dtype=torch.float64)
-    compiled = compile_model(model, verify=False)
-    universe = compiled.universe
-    expected = np.zeros(universe.n_edges)
-    for prompt, clean, other, asked in one_by_one(PROMPTS):
-        live, ablated = (said_by_all(model, universe.writers, ids) for ids in (clean, other))
-        gradients = gradients_by_reader(
-            model,
-            universe.readers,
-            clean,
-            lambda logits, p=prompt, at=asked: loss_of(logits[at], PROMPTS, p, objective),
-        )
-        for edge, (w, r) in enumerate(zip(*universe.endpoints(np.arange(universe.n_edges)), strict=True)):
-            writer, reader = universe.writers[w], universe.readers[r]
-            expected[edge] += float(((ablated[writer] - live[writer]) * gradients[reader]).sum()) / len(PROMPTS)
-    found = EAP().score(Probe(compiled=compiled, pairs=PROMPTS, objective=objective, batch_size=2))
-    assert universe.n_edges == 262
-    # The logit difference is taken in float32, whatever the model's format.
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7 * np.abs(expected).max())
+def test_gates_gradients_where_mlps_do_not_read_their_layer(tiny_gpt2, tiny_llama) -> None:
+    compiled = in_parallel(ModelMakers(tiny_gpt2, tiny_llama).compile("llama-gqa", dtype=torch.float64))
+    probe = Probe(compiled=compiled, pairs=PROMPTS, objective="cross-entropy")
+    expected = by_masked_pass(probe)
+    np.testing.assert_allclose(EAP().score(probe), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
 def by_finite_differences(compiled: CompiledModel, model: nn.Module, edges: list[int], ablation: str) -> list[float]:
@@ -181,15 +107,20 @@ def test_batches_do_not_matter_and_nothing_global_moves(tiny_gpt2) -> None:
 
 def test_one_clean_and_one_corrupted_run_per_batch(tiny_gpt2, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    for name in ("masked", "run_with_values", "logits"):
-        plain = getattr(CompiledModel, name)
-        monkeypatch.setattr(
-            CompiledModel, name, lambda self, *a, _n=name, _p=plain, **k: (ran.append(_n), _p(self, *a, **k))[1]
-        )
+
+    def counted(module, name: str) -> None:
+        plain = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **k: (ran.append(name), plain(*a, **k))[1])
+
     compiled = compile_model(tiny_gpt2(), verify=False)
-    ran.clear()
+    for name in ("masked", "run_with_values", "logits"):
+        counted(CompiledModel, name)
+    counted(pair_runs, "full_run")
     EAP().score(Probe(compiled=compiled, pairs=PROMPTS, objective="cross-entropy", batch_size=2))
-    assert sorted(ran) == ["masked"] * 3 + ["run_with_values"] * 3  # lengths 4, 5, 5
+    assert sorted(ran) == ["full_run"] * 3 + ["run_with_values"] * 3  # lengths 4, 5, 5
+    ran.clear()
+    EAPIG(steps=4).score(Probe(compiled=compiled, pairs=PROMPTS, objective="cross-entropy", batch_size=4))
+    assert sorted(ran) == ["full_run"] * 8 + ["run_with_values"] * 2  # the first step is the corrupted run
 
 
 @pytest.mark.parametrize("objective", ["kl", "logit-diff", "mse", "position-kl"])

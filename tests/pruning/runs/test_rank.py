@@ -5,13 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from circuitgraph.circuits.edge_scores import DIRECTIONS
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.errors import ConfigurationError, PromptFormatError, UnknownNameError
 from circuitgraph.models import load_model
 from pruning.evaluation.evaluate import evaluate
 from pruning.execution.probe import Probe
-from pruning.methods.eap import EAP
+from pruning.methods.conductance import Conductance
+from pruning.methods.eap import EAP, CleanCorrupted
+from pruning.methods.eap_ig import EAPIG
 from pruning.methods.gate_gradients import GateGradients
+from pruning.methods.method import RANKING_ABLATIONS, Method
+from pruning.methods.registry import METHODS
+from pruning.runs.fields import kinds_of
+from pruning.runs.method_settings import method_with, read_settings
 from pruning.runs.rank import rank_edges
 from pruning.selection.top import top_edges
 from pruning.tasks import load_task
@@ -93,3 +100,57 @@ def test_prompts_that_do_not_differ_are_refused(compiled) -> None:
     with pytest.raises(PromptFormatError, match="counterfactual"):
         rank_edges(compiled, same)
     assert np.abs(rank_edges(compiled, same, ablation="zero").values).max() > 0
+
+
+def test_settings_by_name(compiled) -> None:
+    by_name = rank_edges(compiled, PROMPTS, "eap-ig", {"steps": 2})
+    as_method = rank_edges(compiled, PROMPTS, EAPIG(steps=2))
+    np.testing.assert_array_equal(by_name.values, as_method.values)
+    assert by_name.provenance["settings"] == {"steps": 2, "backward": "standard"}
+    for settings, text in (
+        ({"stpes": 2}, "unknown setting of eap-ig 'stpes'; did you mean 'steps'"),
+        ({"steps": "2"}, "steps must be a whole number of at least 1; got '2'"),
+        ({"steps": 0}, "steps must be a whole number of at least 1; got 0"),
+        ({"backward": "relq"}, "unknown backward 'relq'; did you mean 'relp'"),
+    ):
+        with pytest.raises((UnknownNameError, ConfigurationError), match=text):
+            rank_edges(compiled, PROMPTS, "eap-ig", settings)
+    with pytest.raises(ConfigurationError, match="settings came twice"):
+        rank_edges(compiled, PROMPTS, EAPIG(), {"steps": 2})
+
+
+def test_settings_from_text() -> None:
+    assert read_settings("eap-ig", {"steps": "30", "backward": "gim"}) == {"steps": 30, "backward": "gim"}
+    assert read_settings("gate-gradients", {"levels": "0.2, 0.8"}) == {"levels": (0.2, 0.8)}
+    with pytest.raises(ConfigurationError, match="levels must be a number; got 'low'"):
+        read_settings("gate-gradients", {"levels": "low"})
+    with pytest.raises(ConfigurationError, match="steps must be a whole number of at least 1; got 'many'"):
+        read_settings("eap-ig", {"steps": "many"})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_declares_itself(name: str) -> None:
+    """What users are told, and that each setting can be given as text and comes back as its default."""
+    method = method_with(name)
+    assert isinstance(method, Method) and method.name == name
+    assert method.direction in DIRECTIONS and set(method.ablations) <= set(RANKING_ABLATIONS)
+    assert all(text and "\n" not in text for text in (method.summary, method.source, method.cost, method.estimates))
+    given = {key: text_of(getattr(method, key)) for key in kinds_of(type(method))}
+    assert method_with(name, read_settings(name, given)) == method
+
+
+def text_of(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def test_methods_between_two_prompts_take_no_constants(compiled) -> None:
+    for method in (EAPIG(), EAP(direction="denoising"), CleanCorrupted(), Conductance()):
+        with pytest.raises(ConfigurationError, match=f"'{method.name}' needs counterfactual ablation; got 'zero'"):
+            rank_edges(compiled, PROMPTS, method, ablation="zero")
+
+
+def test_an_objective_that_is_flat_at_the_full_model_will_do_beside_it(compiled) -> None:
+    for method in (EAPIG(steps=2), EAP(direction="denoising"), CleanCorrupted()):
+        assert np.abs(rank_edges(compiled, PROMPTS, method, objective="kl").values).max() > 1e-3
+    with pytest.raises(ConfigurationError, match="'eap-ig-activations with steps=1' takes the objective's gradient"):
+        rank_edges(compiled, PROMPTS, "eap-ig-activations", {"steps": 1}, objective="kl")
