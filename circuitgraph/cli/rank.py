@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from circuitgraph.cli import options
 if TYPE_CHECKING:
     from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.circuits.edge_scores import EdgeScores
+    from circuitgraph.graph.universe import Universe
 
 CIRCUIT = "circuit.json"
 _SHOWN = 10
@@ -23,12 +25,20 @@ _KEPT = (
 def rank(
     model: options.Model,
     task: options.Task,
-    out: options.ResultOut,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            show_default=False,
+            help="The folder to write; FILE.json holds the scores alone, in the layout of EAP-IG.",
+        ),
+    ],
     method: Annotated[
         str,
         typer.Option(
-            help="eap, eap-ig, eap-ig-activations, clean-corrupted, conductance, gate-gradients or gate-importance; "
-            "see docs/how-to/rank-edges.md.",
+            help="eap, eap-ig, eap-ig-activations, clean-corrupted, conductance, exact, gate-gradients, "
+            "gate-importance, information-flow, activation-magnitude or random.",
             rich_help_panel=options.SETTINGS,
         ),
     ] = "eap",
@@ -90,13 +100,14 @@ def rank(
     """Score every edge of a model's graph by the task's training prompts.
 
     Writes scores.safetensors (a number per edge), scores.json (what they are and where they came from) and, with
-    --top, circuit.json into a new folder.
+    --top, circuit.json into a new folder. With --out FILE.json it writes the scores alone, in EAP-IG's layout.
     """
     import os
-    from pathlib import Path
 
+    from circuitgraph.circuits.conversion import save_as
     from circuitgraph.circuits.edge_scores import ABOUT, NUMBERS
     from circuitgraph.circuits.file import circuit_text
+    from circuitgraph.circuits.formats.file_format import FileChoices
     from circuitgraph.cli.cache import told_as_notes
     from circuitgraph.cli.output import only_json, print_json, print_table, say
     from circuitgraph.cli.settings import parse_named, plan_model, settle_sizes, task_options
@@ -109,7 +120,9 @@ def rank(
 
     place = Path(os.path.realpath(out.expanduser()))
     with only_json(as_json), reserved(place) as note:
-        check_free(place, overwrite=overwrite, names=(NUMBERS, ABOUT, CIRCUIT), what="result of rank")
+        alone = place.suffix == ".json" and not place.is_dir()
+        if not alone:
+            check_free(place, overwrite=overwrite, names=(NUMBERS, ABOUT, CIRCUIT), what="result of rank")
         chosen = method_with(method, read_settings(method, dict(parse_named("--set", set_ or []))))
         if objective is not None:
             objective_named(objective)
@@ -119,6 +132,8 @@ def rank(
         named = task_options(task, dict(parse_named("--task-option", task_option or [])))
         plan = plan_model(model, embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
         _require_top(top, plan.universe.n_edges)
+        if alone:
+            _require_a_file_of_eap_ig(place, plan.universe, top, overwrite=overwrite)
         say(f"loading {model}")
         loaded = plan.load(dtype=dtype, device=device)
         compiled = plan.compile(loaded, verify=not no_verify)
@@ -137,10 +152,13 @@ def rank(
                 say=say,
             )  # fmt: skip
         circuit = _circuit(scores, top)
-        files: dict[str, str | bytes] = dict(scores.files())
+        files: dict[str, str | bytes] = {} if alone else dict(scores.files())
         if circuit is not None:
             files[CIRCUIT] = circuit_text(circuit)
-        write_folder(place, files)
+        if alone:
+            save_as(scores, place, "eap-ig", choices=FileChoices(d_model=plan.shape.d_model), overwrite=overwrite)
+        else:
+            write_folder(place, files)
     if as_json:
         print_json({"out": str(place), "files": sorted(files), **_summary(scores, circuit)})
         return
@@ -159,6 +177,24 @@ def _require_top(top: int | None, n_edges: int) -> None:
 
     if top is not None and top > n_edges:
         raise ConfigurationError(f"--top {top:,}: the model's graph has {n_edges:,} edges; ask for that many at most")
+
+
+def _require_a_file_of_eap_ig(place: Path, universe: Universe, top: int | None, *, overwrite: bool) -> None:
+    """Refuse what a file of scores alone cannot hold, before anything is run."""
+    from circuitgraph.circuits.formats.eap_ig import eap_ig_universe
+    from circuitgraph.errors import ConfigurationError, OutputError
+
+    if place.exists() and not overwrite:
+        raise OutputError(f"{place} exists; choose another place, or allow it to be overwritten")
+    if top is not None:
+        raise ConfigurationError(f"--top writes a circuit beside the scores, and {place.name} holds scores alone")
+    wanted = eap_ig_universe(universe)
+    if universe != wanted:
+        raise ConfigurationError(
+            f"a file of EAP-IG has one writer for the embeddings, and readers for each query head; add "
+            f"--embeddings {wanted.embeddings} --kv-heads {wanted.kv_heads} --qkv {wanted.qkv}, or choose a folder "
+            "with --out and convert the scores"
+        )
 
 
 def _circuit(scores: EdgeScores, top: int | None) -> Circuit | None:

@@ -154,7 +154,7 @@ class Forecast:
     Examples:
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
         >>> Forecast(universe, 8, print).tell(2.0, 4)
-        exact edge patching: 8 edges on 8 prompts, about 19 s
+        exact edge patching: 8 edges on 8 prompts, about 21 s
     """
 
     def __init__(self, universe: Universe, n_prompts: int, say: Callable[[str], None]) -> None:

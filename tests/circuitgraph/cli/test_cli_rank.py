@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from circuitgraph.circuits.circuit import Circuit
@@ -39,9 +41,37 @@ def test_json_says_what_the_files_say(ranked: Path) -> None:
     assert (again.json["method"], again.json["objective"]) == ("eap", "cross-entropy")
 
 
+def test_scores_alone_in_the_layout_of_eap_ig(ranked: Path, tmp_path: Path) -> None:
+    path = tmp_path / "reverse.json"
+    refused = call(*TRACR, "--out", path)
+    assert refused.code == 2 and "add --embeddings joint --kv-heads native --qkv split" in refused.err
+    options = (*TRACR, "--embeddings", "joint", "--out")
+    for out, more in ((path, ("--json",)), (tmp_path / "folder", ())):
+        ended = call(*options, out, *more)
+        assert ended.code == 0, ended.err
+    own = EdgeScores.load(tmp_path / "folder")
+    np.testing.assert_array_equal(EdgeScores.load(path, universe=own.universe).values, own.values)
+    values = json.loads(path.read_text())
+    assert set(values) == {"cfg", "nodes", "edges"} and not values["edges"]["input->m0"]["in_graph"]
+    assert call(*options, path).code == 2
+    assert "holds scores alone" in call(*options, tmp_path / "other.json", "--top", 3).err
+
+
+def test_settings_of_a_method(tmp_path: Path) -> None:
+    options = (*TRACR, "--method", "gate-gradients", "--out", tmp_path / "out", "--json")
+    ended = call(*options, "--set", "levels=0.5", "--set", "batches=1")
+    assert ended.code == 0, ended.err
+    assert ended.json["settings"] == {"levels": [0.5], "batches": 1, "batch_size": 8}
+    assert (ended.json["ablation"], ended.json["direction"]) == ("zero", "between")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--set", "steps=2"), "unknown setting of eap 'steps'"),
+        (("--method", "eap-ig", "--set", "steps=two"), "steps must be a whole number of at least 1; got 'two'"),
+        (("--method", "random", "--set", "steps=2"), "method 'random' has no settings; got 'steps'"),
+        (("--method", "random", "--objective", "kl"), "'random' compares nothing"),
         (("--method", "acdc"), "unknown method 'acdc'"),
         (("--objective", "kl"), "that of 'kl' is 0"),
         (("--objective", "kll"), "unknown objective 'kll'"),
