@@ -38,7 +38,7 @@ def rank(
         str,
         typer.Option(
             help="eap, eap-ig, eap-ig-activations, clean-corrupted, conductance, exact, gate-gradients, "
-            "gate-importance, information-flow, activation-magnitude or random.",
+            "gate-importance, information-flow, activation-magnitude, weight-magnitude or random.",
             rich_help_panel=options.SETTINGS,
         ),
     ] = "eap",

@@ -206,7 +206,7 @@ def scaled_back(x: Tensor, factor: float) -> Tensor:
 
 # ---------------------------------------------------------------- MLPs
 
-_PLAIN = (("c_fc", "act", "c_proj"), ("fc_in", "act", "fc_out"))
+PLAIN_MLPS = (("c_fc", "act", "c_proj"), ("fc_in", "act", "fc_out"))
 """First map, activation and second map of MLPs without a gate, by the names of a family's modules."""
 
 
@@ -229,7 +229,7 @@ def mlp_by_rule(mlp: nn.Module, x: Float[Tensor, "*cell d_model"], rule: Backwar
         inner = _activated(parts["act_fn"], parts["gate_proj"](x), rule) * parts["up_proj"](x)
         return parts["down_proj"](scaled_back(inner, 0.5) if rule.halved_gates else inner)
     parts = dict(mlp.named_children())
-    for first, activation, second in _PLAIN:
+    for first, activation, second in PLAIN_MLPS:
         if {first, activation, second} <= set(parts):
             return parts[second](_activated(parts[activation], parts[first](x), rule))
     raise UnsupportedModelError(

@@ -13,10 +13,11 @@ from pruning.methods.gate_gradients import GateGradients, GateImportance
 from pruning.methods.information_flow import ActivationMagnitude, InformationFlow
 from pruning.methods.method import Method
 from pruning.methods.random_scores import RandomScores
+from pruning.methods.weight_magnitude import WeightMagnitude
 
 _ALL: tuple[Callable[..., Method], ...] = (
     EAP, EAPIG, EAPIGActivations, CleanCorrupted, Conductance, Exact, GateGradients, GateImportance, InformationFlow,
-    ActivationMagnitude, RandomScores,
+    ActivationMagnitude, WeightMagnitude, RandomScores,
 )  # fmt: skip
 METHODS: dict[str, Callable[..., Method]] = {made().name: made for made in _ALL}
 

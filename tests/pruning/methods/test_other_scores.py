@@ -13,6 +13,7 @@ from pruning.execution.probe import Probe
 from pruning.methods.exact import Exact
 from pruning.methods.information_flow import ActivationMagnitude, InformationFlow
 from pruning.methods.random_scores import RandomScores
+from pruning.methods.weight_magnitude import WeightMagnitude
 from pruning.runs.rank import rank_edges
 from tests.oracles.attribution import run_with_hooks
 from tests.oracles.hooks import cut_edge, said_by
@@ -87,6 +88,47 @@ def test_information_flow_and_magnitude_by_the_formula(micro: CompiledModel) -> 
     np.testing.assert_allclose(ActivationMagnitude().score(probe), size, rtol=1e-6)
 
 
+@torch.no_grad()
+def test_weight_magnitude_in_a_gpt2(micro: CompiledModel) -> None:
+    """All edges, from the matrices as Hugging Face keeps them."""
+    body, head = micro.model.transformer, micro.model.lm_head
+    block = body.h[0]
+    last = {"input": torch.cat([body.wte.weight, body.wpe.weight]), "m0": block.mlp.c_proj.weight}
+    first = {
+        "m0": block.ln_2.weight[:, None] * block.mlp.c_fc.weight,
+        "logits": body.ln_f.weight[:, None] * head.weight.T,
+    }
+    for h in range(2):
+        last[f"a0.h{h}"] = block.attn.c_proj.weight[2 * h : 2 * h + 2]
+        for place, port in enumerate("qkv"):
+            columns = slice(4 * place + 2 * h, 4 * place + 2 * h + 2)
+            first[f"a0.h{h}<{port}>"] = block.ln_1.weight[:, None] * block.attn.c_attn.weight[:, columns]
+    found = WeightMagnitude().score(Probe(compiled=micro, pairs=PROMPTS, objective=None))
+    for edge in range(micro.universe.n_edges):
+        writer, reader = micro.universe.edge_name(edge).split("->")
+        expected = (last[writer] @ (first[reader] - first[reader].mean(0))).norm()
+        assert found[edge] == pytest.approx(float(expected), rel=1e-9)
+
+
+@torch.no_grad()
+def test_weight_magnitude_in_a_llama_of_grouped_heads(compiled: CompiledModel) -> None:
+    layer, universe, size = compiled.model.model.layers[1], compiled.universe, compiled.shape.d_head
+    scores = dict(
+        zip(
+            map(universe.edge_name, range(universe.n_edges)),
+            WeightMagnitude().score(Probe(compiled=compiled, pairs=PROMPTS, objective=None)),
+            strict=True,
+        )
+    )
+    key = layer.self_attn.k_proj.weight[size : 2 * size].T * layer.input_layernorm.weight[:, None]
+    down = compiled.model.model.layers[0].mlp.down_proj.weight.T
+    assert scores["m0->a1.kv1<k>"] == pytest.approx(float((down @ key).norm()), rel=1e-6)
+    inner = torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]).T
+    inner = inner * layer.post_attention_layernorm.weight[:, None]
+    said = layer.self_attn.o_proj.weight.T[2 * size : 3 * size]
+    assert scores["a1.h2->m1"] == pytest.approx(float((said @ inner).norm()), rel=1e-6)
+
+
 def test_random_is_decided_by_the_seed(micro: CompiledModel) -> None:
     state = GlobalRandomState()
     one, again, other = (rank_edges(micro, PROMPTS, RandomScores(), seed=seed) for seed in (1, 1, 2))
@@ -96,6 +138,6 @@ def test_random_is_decided_by_the_seed(micro: CompiledModel) -> None:
 
 
 def test_what_compares_nothing_takes_no_objective(micro: CompiledModel) -> None:
-    for name in ("information-flow", "activation-magnitude", "random"):
+    for name in ("information-flow", "activation-magnitude", "weight-magnitude", "random"):
         with pytest.raises(ConfigurationError, match=f"'{name}' compares nothing, so no objective can be chosen"):
             rank_edges(micro, PROMPTS, name, objective="kl")
