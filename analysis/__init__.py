@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from analysis.figures.inclusion import inclusion_figure
     from analysis.figures.layers import layer_counts_figure
     from analysis.figures.overlap import overlap_figure
+    from analysis.figures.scores import scores_figure
     from analysis.figures.style import save_figure
     from analysis.figures.training import training_figure
     from analysis.granularity import coarsen, common_universe
@@ -98,6 +99,7 @@ __all__ = [
     "recovery_table",
     "save_figure",
     "score_concentration",
+    "scores_figure",
     "seed_intervals",
     "sparsity_table",
     "stability_table",
@@ -161,6 +163,7 @@ _HOME = {
     "recovery_table": "analysis.rankings.truth",
     "save_figure": "analysis.figures.style",
     "score_concentration": "analysis.sparsity",
+    "scores_figure": "analysis.figures.scores",
     "seed_intervals": "analysis.seeds",
     "sparsity_table": "analysis.sparsity",
     "stability_table": "analysis.seeds",

@@ -14,10 +14,12 @@ from circuitgraph.lazy import load_on_use
 if TYPE_CHECKING:
     from circuitgraph.batch import TokenBatch
     from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.circuits.combined_scores import combine_scores
     from circuitgraph.circuits.conversion import Conversion, convert_file, save_as
     from circuitgraph.circuits.edge_scores import EdgeScores
     from circuitgraph.circuits.formats.content import MergeRules
     from circuitgraph.circuits.formats.file_format import FileChoices
+    from circuitgraph.circuits.selection.stable import stable_edges
     from circuitgraph.compiled.compile import compile_model
     from circuitgraph.compiled.model import CompiledModel
     from circuitgraph.errors import CircuitGraphError
@@ -45,12 +47,14 @@ __all__ = [
     "Universe",
     "__version__",
     "build_graph",
+    "combine_scores",
     "compile_model",
     "convert_file",
     "extract_circuit",
     "load_model",
     "model_sizes",
     "save_as",
+    "stable_edges",
 ]
 
 _HOME = {
@@ -68,12 +72,14 @@ _HOME = {
     "TokenBatch": "circuitgraph.batch",
     "Universe": "circuitgraph.graph.universe",
     "build_graph": "circuitgraph.graph.build",
+    "combine_scores": "circuitgraph.circuits.combined_scores",
     "compile_model": "circuitgraph.compiled.compile",
     "convert_file": "circuitgraph.circuits.conversion",
     "extract_circuit": "circuitgraph.extract.extraction",
     "load_model": "circuitgraph.models",
     "model_sizes": "circuitgraph.memory.sizes",
     "save_as": "circuitgraph.circuits.conversion",
+    "stable_edges": "circuitgraph.circuits.selection.stable",
 }
 
 __getattr__ = load_on_use(__name__, _HOME)

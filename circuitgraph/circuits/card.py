@@ -10,7 +10,7 @@ from circuitgraph.circuits.provenance import name_in
 from circuitgraph.html import card, html_table
 
 if TYPE_CHECKING:
-    from circuitgraph.circuits.kept import KeptEdges
+    from circuitgraph.circuits.kept import KeptEdges, ScoredEdges
 
 N_EDGES = 10
 
@@ -57,3 +57,29 @@ def _strongest(circuit: KeptEdges) -> str:
     rows = [("->".join(circuit.edges[at]), circuit.kinds[at], f"{circuit.scores[at]:.4g}") for at in places]
     first = "edge" if len(places) == len(circuit) else f"strongest {len(places)} edges"
     return html_table([first, "kind", "score"], rows)
+
+
+def scores_card(scores: ScoredEdges) -> str:
+    """What edge scores are, how they are spread, and the strongest edges.
+
+    Args:
+        scores: The scores.
+
+    Returns:
+        HTML.
+    """
+    provenance, universe = scores.provenance, scores.universe
+    model, task = name_in(provenance, "model"), name_in(provenance, "task")
+    found = [f"model {model}" if model else "", f"task {task}" if task else "", f"{scores.ablation} ablation"]
+    values = scores.values
+    signs = [("above 0", values > 0), ("0", values == 0), ("below 0", values < 0)]
+    counts = html_table(["scores", "edges"], [(name, f"{int(which.sum()):,}") for name, which in signs])
+    order = scores.order()[:N_EDGES].tolist()
+    rows = [(universe.edge_name(edge), f"{values[edge]:.4g}") for edge in order]
+    lines = ["; ".join(filter(None, found)), f"{scores.direction}: {scores.estimates}", universe.description]
+    return card(
+        f"Scores of {len(values):,} edges by {scores.method}",
+        lines,
+        counts,
+        html_table(["strongest edges", "score"], rows),
+    )

@@ -157,6 +157,19 @@ def save_as(
         GraphMismatchError: Edges do not match one to one, and no rule says what to do.
         UnknownNameError: No such format.
         OutputError: The file exists, or cannot be written.
+
+    Examples:
+        >>> import tempfile
+        >>> universe = Universe(family="llama", n_layers=1, n_heads=2, n_kv_heads=1)
+        >>> circuit = Circuit.from_edges(universe, ["input->a0.kv0<v>", "a0.h1->logits"])
+        >>> path = Path(tempfile.mkdtemp()) / "edges.json"
+        >>> save_as(circuit, path, "edge-pruning").lost
+        ('scores', 'method, ablation and provenance')
+        >>> print(path.read_text())
+        [
+          ["embeds", "a0.h0.v"],
+          ["a0.h1", "resid_post"]
+        ]
     """
     name = OWN_CIRCUIT if isinstance(found, Circuit) else OWN_SCORES
     return _write(

@@ -2,8 +2,8 @@
 
 A score is one signed, finite number per edge: the larger, the more the edge is needed. Where a method gives a sign, a
 negative score says that the edge works against what was asked. Scores say nothing about which edges to keep: a rule in
-`pruning.selection` makes a `Circuit` of them. On disk they are a folder of two files: `scores.safetensors` with the
-numbers, `scores.json` with what they are.
+`circuitgraph.circuits.selection` makes a `Circuit` of them. On disk they are a folder of two files:
+`scores.safetensors` with the numbers, `scores.json` with what they are.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from circuitgraph.graph.ablations import ABLATIONS
 from circuitgraph.graph.universe import Universe
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.circuits.formats.content import MergeRules
     from circuitgraph.circuits.formats.file_format import FileChoices
 
@@ -168,6 +171,80 @@ class EdgeScores:
             by: See `order`.
         """
         return tuple(self.universe.edge_name(int(edge)) for edge in self.order(by=by)[:n])
+
+    def select(
+        self,
+        rule: str = "top",
+        n: int | None = None,
+        *,
+        by: str = "strength",
+        threshold: float | None = None,
+        exactly: bool = True,
+        time_limit: float = 60.0,
+    ) -> Circuit:
+        """A circuit of these scores, by a named rule; see `circuitgraph.circuits.selection`.
+
+        Args:
+            rule: `top` (the n largest), `threshold` (all from a score on), `greedy` (n from the logits downwards) or
+                `connected` (the connected circuit of n edges with the largest sum).
+            n: How many edges.
+            by: What edges are ranked by; see `order`.
+            threshold: Of the rule `threshold`, the least score.
+            exactly: Of `connected`, whether exactly n edges are kept, or at most n.
+            time_limit: Of `connected`, seconds.
+
+        Raises:
+            UnknownNameError: No such rule or order.
+            ConfigurationError: An option is missing, is another rule's, or makes no sense.
+
+        Examples:
+            >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+            >>> found = EdgeScores.of(universe, np.arange(8.0), method="mine", direction="noising", estimates="a rank")
+            >>> [len(found.select(rule, 4)) for rule in ("top", "greedy", "connected")]
+            [1, 1, 4]
+        """
+        from circuitgraph.circuits.selection.rules import RuleOptions, select_edges
+
+        options = RuleOptions(n=n, threshold=threshold, by=by, exactly=exactly, time_limit=time_limit)
+        return select_edges([self], rule, options)
+
+    def table(self) -> pd.DataFrame:
+        """The edges from the strongest to the weakest, as a table.
+
+        Returns:
+            One row per edge: `edge`, `writer`, `reader`, the `layer` of the reader, its `kind` (q, k, v, qkv, mlp or
+            logits), `score`, and `rank`, from 1, by `order`.
+
+        Examples:
+            >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+            >>> found = EdgeScores.of(universe, -np.arange(8.0), method="mine", direction="noising", estimates="a rank")
+            >>> found.table().head(2)
+                         edge writer  reader  layer    kind  score  rank
+            0      m0->logits     m0  logits      1  logits   -7.0     1
+            1  a0.h0->logits  a0.h0  logits      1  logits   -6.0     2
+        """
+        import pandas as pd
+
+        order = self.order()
+        writers, readers = self.universe.endpoints(order)
+        frame = pd.DataFrame(
+            {
+                "writer": np.array(self.universe.writers, dtype=object)[writers],
+                "reader": np.array(self.universe.readers, dtype=object)[readers],
+                "layer": self.universe.reader_layers[readers],
+                "kind": self.universe.reader_kinds[readers],
+                "score": self.values[order],
+                "rank": np.arange(1, len(order) + 1),
+            }
+        )
+        frame.insert(0, "edge", frame["writer"] + "->" + frame["reader"])
+        return frame
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks: what the scores are, and the strongest."""
+        from circuitgraph.circuits.card import scores_card
+
+        return scores_card(self)
 
     def __len__(self) -> int:
         return len(self.values)

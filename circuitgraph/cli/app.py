@@ -28,6 +28,7 @@ from circuitgraph.cli.paths import paths
 from circuitgraph.cli.rank import rank
 from circuitgraph.cli.report import report
 from circuitgraph.cli.run import run
+from circuitgraph.cli.select import select
 from circuitgraph.cli.sparsity import sparsity
 from circuitgraph.cli.study import study
 from circuitgraph.stopping import Stopped
@@ -93,8 +94,8 @@ def flowing(text: str) -> str:
 
 
 for command in (
-    discover, check, rank, report, evaluate, run, draw, sparsity, compare, paths, find, combine, convert, export,
-    extract, graph, study, bench, cache, models, tasks, recipes,
+    discover, check, rank, select, report, evaluate, run, draw, sparsity, compare, paths, find, combine, convert,
+    export, extract, graph, study, bench, cache, models, tasks, recipes,
 ):  # fmt: skip
     told = flowing(inspect.cleandoc(command.__doc__ or ""))
     app.command(cls=OnTaskCommand if command is compare else None, help=told)(command)

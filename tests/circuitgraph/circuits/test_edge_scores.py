@@ -112,3 +112,20 @@ def test_damaged_folders_are_refused(tmp_path: Path, name: str) -> None:
     spoil(folder)
     with pytest.raises(CircuitFormatError, match=re.escape(message)):
         EdgeScores.load(folder)
+
+
+def test_a_table_of_all_edges() -> None:
+    table = scores().table()
+    assert list(table) == ["edge", "writer", "reader", "layer", "kind", "score", "rank"]
+    assert table["edge"].tolist() == list(scores().top(8)) and table["rank"].tolist() == list(range(1, 9))
+    assert table["score"].tolist() == [scores()[edge] for edge in table["edge"]]
+    assert (table["writer"] + "->" + table["reader"]).equals(table["edge"])
+    row = table.set_index("edge").loc["input->a0.h0<k>"]
+    assert (row["layer"], row["kind"], row["score"]) == (0, "k", -3.0)
+
+
+def test_a_card_escapes_names_and_counts_signs() -> None:
+    card = scores(method="<b>", provenance={"model": "toy"})._repr_html_()
+    assert "Scores of 8 edges by &lt;b&gt;" in card and "model toy" in card and "<b>" not in card
+    rows = re.findall(r">(above 0|0|below 0)</td><td[^>]*>(\d+)<", card)
+    assert rows == [("above 0", "4"), ("0", "1"), ("below 0", "3")]

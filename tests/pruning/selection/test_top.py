@@ -37,7 +37,8 @@ def test_by_size_and_by_sign() -> None:
 
 def test_the_provenance_says_all() -> None:
     found = top_edges(scores(ablation="zero"), 4).provenance
-    assert found["selection"] == {"rule": "top", "n": 4, "by": "strength", "scores": scores(ablation="zero").digest}
+    digest = scores(ablation="zero").digest
+    assert found["selection"] == {"rule": "top", "n": 4, "by": "strength", "scores": digest, "n_kept": 4}
     assert (found["method"], found["direction"], found["score_meaning"]) == ("mine", "noising", "a rank")
     assert found["model"] == "toy" and found["ablation"] == "zero"
 

@@ -1,0 +1,131 @@
+"""Scores made of scores: those of several methods or resamples, brought to one scale and joined edge by edge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from circuitgraph.circuits.edge_scores import EdgeScores
+from circuitgraph.errors import ConfigurationError, GraphMismatchError, UnknownNameError
+from circuitgraph.graph.universe import Universe
+
+WAYS = ("mean", "min", "max")
+SCALES = ("largest", "total", "incoming", "rank", "none")
+
+
+def combine_scores(
+    several: Sequence[EdgeScores],
+    *,
+    how: str = "mean",
+    weights: Sequence[float] | None = None,
+    scale: str = "largest",
+) -> EdgeScores:
+    """Join the scores of several methods, edge by edge.
+
+    Args:
+        several: The scores, of one universe and ablation.
+        how: `mean`, `min` or `max`, of the scores with their signs.
+        weights: Of a weighted mean, one for each, not below 0.
+        scale: What each is divided by beforehand. `largest`: the largest score in size. `total`: the sum of the sizes.
+            `incoming`: for every reader, the sum of the sizes of the edges into it. `rank`: not divided but replaced
+            by its rank in size, from 0 to 1, with its sign. `none`: 1.
+
+    Returns:
+        The scores; their provenance tells how they were made, and of what.
+
+    Raises:
+        ConfigurationError: There are none, or weights do not fit.
+        GraphMismatchError: They are of different universes or ablations; without a scale, also of different meanings.
+        UnknownNameError: No such way or scale.
+
+    Examples:
+        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+        >>> one = EdgeScores.of(universe, np.arange(8.0), method="a", direction="noising", estimates="a rank")
+        >>> other = EdgeScores.of(universe, -np.arange(8.0) * 10, method="b", direction="between", estimates="a slope")
+        >>> combine_scores([one, other], weights=[3, 1])["m0->logits"]
+        0.5
+
+    References:
+        "Parallel ensembles" of edge scores: cisnlp's team in the BlackboxNLP 2025 shared task (arXiv 2510.06811).
+    """
+    if how not in WAYS:
+        raise UnknownNameError.of("way to combine scores", how, WAYS)
+    if scale not in SCALES:
+        raise UnknownNameError.of("scale", scale, SCALES)
+    if not several:
+        raise ConfigurationError("expected at least one set of scores; got none")
+    shares = _weights(weights, len(several), how)
+    _check_alike(several, scale)
+    first = several[0]
+    table = np.stack([_scaled(first.universe, scores.values, scale) for scores in several])
+    values = shares @ table if how == "mean" else getattr(table, how)(0)
+    common = {name: [getattr(scores, name) for scores in several] for name in ("method", "direction", "estimates")}
+    same = {name: said[0] if len(set(said)) == 1 else None for name, said in common.items()}
+    scaled = "" if scale == "none" else f", scaled by {scale}"
+    return EdgeScores.of(
+        first.universe,
+        values,
+        method=same["method"] or "+".join(common["method"]),
+        direction=same["direction"] or "unknown",
+        estimates=first.estimates if scale == "none" else f"{how} of the scores of {len(several)}{scaled}",
+        ablation=first.ablation,
+        provenance={**_common(several), "combined": _told(several, how, scale, shares)},
+    )
+
+
+def _weights(weights: Sequence[float] | None, n: int, how: str) -> Float[np.ndarray, " method"]:
+    """Weights that add up to 1."""
+    if weights is None:
+        return np.full(n, 1 / n)
+    if how != "mean":
+        raise ConfigurationError(f"weights are for a mean; got how={how!r}")
+    shares = np.array(weights, dtype=np.float64)
+    if shares.shape != (n,) or not np.isfinite(shares).all() or (shares < 0).any() or not shares.sum() > 0:
+        raise ConfigurationError(f"expected {n} weights, none below 0 and not all 0; got {list(weights)}")
+    return shares / shares.sum()
+
+
+def _check_alike(several: Sequence[EdgeScores], scale: str) -> None:
+    first = several[0]
+    for place, other in enumerate(several):
+        difference = first.universe.first_difference(other.universe)
+        if difference is None and first.ablation != other.ablation:
+            difference = f"ablation: {first.ablation!r} against {other.ablation!r}"
+        if difference is None and scale == "none" and first.estimates != other.estimates:
+            difference = f"estimates: {first.estimates!r} against {other.estimates!r}; choose a scale"
+        if difference is not None:
+            raise GraphMismatchError(f"scores 0 and {place} cannot be combined: {difference}")
+
+
+def _scaled(universe: Universe, values: np.ndarray, scale: str) -> Float[np.ndarray, " edge"]:
+    sizes = np.abs(values)
+    if scale == "none":
+        return values
+    if scale == "rank":
+        from scipy.stats import rankdata
+
+        return np.sign(values) * (rankdata(sizes) - 1) / max(len(values) - 1, 1)
+    if scale == "incoming":
+        sums = np.add.reduceat(sizes, universe.reader_offsets[:-1])
+        below = np.repeat(sums, np.diff(universe.reader_offsets))
+    else:
+        below = np.full(len(values), sizes.max() if scale == "largest" else sizes.sum())
+    return np.divide(values, below, out=np.zeros(len(values)), where=below > 0)
+
+
+def _common(several: Sequence[EdgeScores]) -> dict[str, object]:
+    """What all of them say of where they came from."""
+    first, *others = (scores.provenance for scores in several)
+    about = several[0].about
+    return {
+        name: value
+        for name, value in first.items()
+        if name not in about and all(name in other and other[name] == value for other in others)
+    }
+
+
+def _told(several: Sequence[EdgeScores], how: str, scale: str, shares: np.ndarray) -> dict[str, object]:
+    of = [{"scores": scores.digest, **scores.about} for scores in several]
+    return {"how": how, "scale": scale, **({"weights": shares} if how == "mean" else {}), "of": of}
