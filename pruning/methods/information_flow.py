@@ -46,8 +46,13 @@ _NUMBERS = 1 << 24
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What methods have in common that look at what is said in the full model, and compare nothing."""
+    """What methods have in common that look at what is said in the full model, and compare nothing.
 
+    Attributes:
+        name: Each method's own.
+    """
+
+    name: ClassVar[str]
     ablations = RANKING_ABLATIONS
     direction = "none"
 
@@ -68,7 +73,7 @@ class Observed:
         Raises:
             ConfigurationError: Always.
         """
-        refuse_any(getattr(self, "name", "this"), objective)
+        refuse_any(self.name, objective)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +182,7 @@ def shares(probe: Probe, batch: PairBatch, share: Share) -> Float[Tensor, " edge
     universe, shape = compiled.universe, tuple(tokens.input_ids.shape)
     values, zeros = compiled.run_with_values(tokens)[1], compiled.ablation_values("zero")
     cells = Cells(np.arange(tokens.input_ids.numel()), (shape[0], shape[1]), tokens.input_ids.device)
-    said = writer_changes(probe.runnable, zeros.constant("zero"), values, cells)
+    said = writer_changes(probe.runnable, zeros, values, cells)
     residual = cells.of(sum(values.embeddings[1:], values.embeddings[0]))
     after, found = residual, []
     for block in universe.blocks:
