@@ -6,7 +6,7 @@
    edges alone give every output, they are the circuit.
 2. Edges are cut for good, one after the other from the last reader to the first, as long as no output moves; again
    from the back, until no edge can be cut.
-3. Where at most 11 edges can matter at all (`CutModel.readable`), every set of them is tried: all minimal sets are
+3. Where at most 14 edges can matter at all (`CutModel.readable`), every set of them is tried: all minimal sets are
    known. With more, other orders of cutting are tried.
 
 Sets of steps 2 and 3 that are not the circuit are its alternatives. There can be some although every edge of the
@@ -28,8 +28,8 @@ from circuitgraph.tracr.programs import get_program, program_names
 TOLERANCE = 1e-4
 """How far an output may move and still be the same: what leaks through attention moves them by up to 2.4e-5."""
 
-MOST_FOR_EVERY_SET = 11
-"""With so many edges that can matter, every set of them is tried: 2,048 runs."""
+MOST_FOR_EVERY_SET = 14
+"""With so many edges that can matter, every set of them is tried: 16,384 runs."""
 
 _OTHER_ORDERS = 3
 

@@ -68,6 +68,19 @@ def test_the_keep_rule_does_not_find_it_without_training(program: str) -> None:
     assert n_truth * 2 < len(edges) <= n_edges
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["first-token", "length", "hist", "maximum", "sort"])
+def test_keep_minimal_finds_it_whatever_the_order(program: str) -> None:
+    """No training: where the true edges are the only set that is enough, cutting ends there from any order of gates."""
+    compiled = compile_model(load_model(f"tracr:{program}"), embeddings="split", verify=False)
+    train = load_task(f"tracr-{program}", compiled.tokenizer).splits["train"]
+    for seed in (0, 1):
+        generator = torch.Generator().manual_seed(seed)
+        gates = Gates(compiled.gate_map, init_mean=2.0, init_std=1.0, generator=generator)
+        edges, _ = keep_faithful(compiled, gates, train, ablation="zero", tolerance=1e-4, minimal=True)
+        assert {compiled.universe.edge_name(int(edge)) for edge in edges} == ground_truth_edges(program)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("program", SIZES)
 def test_recovery_for_five_seeds(program: str) -> None:
