@@ -113,7 +113,7 @@ class Stop:
         if seconds is None:
             yield
             return
-        timer = threading.Timer(max(0.0, seconds), self._end_by_the_clock)
+        timer = threading.Timer(min(max(0.0, seconds), threading.TIMEOUT_MAX), self._end_by_the_clock)
         timer.daemon = True
         timer.start()
         try:

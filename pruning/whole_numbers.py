@@ -6,17 +6,21 @@ import operator
 
 from circuitgraph.errors import ConfigurationError
 
+MOST_SEED = 2**64 - 1
+"""The largest seed that torch's generators take."""
 
-def whole_number(name: str, value: object, *, least: int = 0) -> int:
+
+def whole_number(name: str, value: object, *, least: int = 0, most: int | None = None) -> int:
     """A whole number of at least `least`, as Python's own `int`.
 
     Args:
         name: What the message calls it.
         value: An integer; numpy's will do.
         least: The smallest that makes sense.
+        most: The largest that makes sense; None for no limit.
 
     Raises:
-        ConfigurationError: It is no integer, or too small.
+        ConfigurationError: It is no integer, too small or too large.
 
     Examples:
         >>> import numpy as np
@@ -33,4 +37,6 @@ def whole_number(name: str, value: object, *, least: int = 0) -> int:
         number = None
     if number is None or number < least:
         raise ConfigurationError(f"{name} must be a whole number of at least {least}; got {value!r}")
+    if most is not None and number > most:
+        raise ConfigurationError(f"{name} must be at most {most}; got {number}")
     return number

@@ -3,14 +3,15 @@
 A command that is decorated with `grouped` takes a dataclass of options as one parameter; on the command line each of
 its fields is an option. So `discover`, `check` and `study` declare the settings of a run once.
 
-Options of a run have no defaults of their own: what is not given is not chosen, and `pruning.runs.decide` says what it
-is then.
+Options of a run have no defaults of their own: what is not given is not chosen, and `pruning.runs.decide` has the
+rule for it.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, get_type_hints
 
 from circuitgraph.cli import options, resume_options
 from circuitgraph.cli.settings import parse_named
+from circuitgraph.errors import ConfigurationError
 
 _GIB = 2**30
 USUAL: Mapping[str, Any] = {"settings.disk_cache_bytes": 2 * _GIB}
@@ -157,8 +159,11 @@ class MachineOptions:
         found = _given(self, {name: f"settings.{name}" for name in ("device", "dtype")})
         sizes = {"cache_gib": "cache_bytes", "disk_cache_gib": "disk_cache_bytes", "memory_gib": "memory_bytes"}
         for option, name in sizes.items():
-            if getattr(self, option) is not None:
-                found[f"settings.{name}"] = round(getattr(self, option) * _GIB)
+            given = getattr(self, option)
+            if given is not None:
+                if not math.isfinite(given):
+                    raise ConfigurationError(f"--{option.replace('_', '-')} must be a number of GiB; got {given}")
+                found[f"settings.{name}"] = round(given * _GIB)
         if self.cache_dir is not None:
             found["settings.disk_cache_folder"] = str(self.cache_dir)
         return found | ({"settings.verify": False} if self.no_verify else {})

@@ -34,6 +34,7 @@ _SECTIONS: tuple[tuple[str, type], ...] = (
     ("settings.", RunSettings),
 )
 _TABLES = ("model", "task", RECIPE, "settings")
+_EXAMPLES = {"model": "name", "task": "name", "settings": "micro_batch"}
 
 
 def setting_kinds() -> dict[str, Kind]:
@@ -62,6 +63,8 @@ def full_name(name: str) -> str:
     known = setting_kinds()
     if name in known or name == RECIPE:
         return name
+    if name in _TABLES:
+        raise ConfigurationError(f"{name!r} is a table of settings; name one in it, such as {name}.{_EXAMPLES[name]}")
     table, _, inside = name.rpartition(".")
     if inside and table in known and known[table].base is dict:
         return name
@@ -143,7 +146,9 @@ def of_keywords(given: Mapping[str, object]) -> Chosen:
             chosen |= _disk_cache(value)
             continue
         name = full_name(given_name)
-        if name in known and not (value is None and not known[name].optional):
+        if name in known:
+            if value is None and not known[name].optional:
+                continue  # not chosen
             value = known[name].checked(given_name, value)
         chosen[name] = value
     return chosen
@@ -222,6 +227,11 @@ def read_recipe_file(path: str | Path) -> Chosen:
     """
     place = Path(path).expanduser()
     found = _toml(place)
+    if any(isinstance(found.get(name), dict) for name in _TABLES):
+        raise ConfigurationError(
+            f"{place}: expected the settings of a recipe alone, without tables; a file that describes a run goes with "
+            "--like (pruning.runs.load.read_run)"
+        )
     with _naming(place):
         return _recipe_of(found)
 
@@ -267,7 +277,7 @@ def _flat(table: str, values: object) -> Chosen:
         if name not in names:
             valid = [*names, *(_TABLES if not table else ())]
             raise UnknownNameError.of(f"{table or 'run'} setting", name, valid)
-        value = known[names[name]].checked(names[name], value)
+        value = known[names[name]].from_file(names[name], value)
         if isinstance(value, dict):
             chosen |= {f"{names[name]}.{inside}": one for inside, one in value.items()}
         else:
@@ -277,11 +287,15 @@ def _flat(table: str, values: object) -> Chosen:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte-order mark first
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
         raise ConfigurationError(f"{path} is no TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigurationError(
+            f"{path} is no TOML that can be read: its tables or lists are nested too deep"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -189,6 +189,8 @@ def discover(
     """
     given: dict[str, Any] = dict(choices)
     checked = given.pop("preflight", None)
+    if not isinstance(checked, Preflight | None):
+        raise ConfigurationError(f"preflight must be what pruning.preflight gave, or None; got {checked!r}")
     shown = progress_for(progress, given.pop("watch", None), given.pop("say", None))
     run = run_of(compiled, task, recipe, given)
     found = run_discovery(run, shown, out=out, overwrite=overwrite, resume=resume, checked=checked)

@@ -9,7 +9,7 @@ import functools
 import math
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -26,15 +26,16 @@ _DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)
 _BYTES = re.compile(r"([0-9_]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
 
 
-def number(default: Any = MISSING, *, least: int = 0, none: str = "none") -> Any:
+def number(default: Any = MISSING, *, least: int = 0, most: int | None = None, none: str = "none") -> Any:
     """A field that holds a whole number, or None.
 
     Args:
         default: Its default.
         least: The smallest that makes sense.
+        most: The largest that makes sense; None for no limit.
         none: What stands for None in text and TOML.
     """
-    return field(default=default, metadata={"least": least, "none": none})
+    return field(default=default, metadata={"least": least, "most": most, "none": none})
 
 
 def one_of(*names: str, default: Any = MISSING, kind: str = "") -> Any:
@@ -60,6 +61,7 @@ class Kind:
         names: The only strings allowed; empty for any.
         label: What messages call it.
         item: What is in a tuple: `str`, `int` or `float`.
+        most: The largest whole number allowed; None for no limit.
     """
 
     base: type
@@ -69,6 +71,7 @@ class Kind:
     names: tuple[str, ...]
     label: str
     item: type = str
+    most: int | None = None
 
     @property
     def expected(self) -> str:
@@ -83,7 +86,11 @@ class Kind:
         word = words.get(self.base, "a table")
         if self.base is int:
             word += f" of at least {self.least}"
-        return word + (f" or {self.none}" if self.optional and self.base is not str else "")
+        return word + self._or_none
+
+    @property
+    def _or_none(self) -> str:
+        return f" or {self.none}" if self.optional and self.base is not str else ""
 
     def checked(self, key: str, value: object) -> Any:
         """A value of the declared type.
@@ -99,9 +106,9 @@ class Kind:
         if self.optional and (value is None or (self.base is not str and value == self.none)):
             return None
         if self.base is int and isinstance(value, int | np.integer):
-            return whole_number(key, value, least=self.least)
+            return whole_number(key, value, least=self.least, most=self.most)
         if self.base is float and isinstance(value, int | float | np.number) and not isinstance(value, bool):
-            if math.isfinite(value):
+            if _is_finite(value):
                 return float(value)
         elif self.base is bool and isinstance(value, bool | np.bool_):
             return bool(value)
@@ -141,14 +148,37 @@ class Kind:
         if self.base is bool and text.lower() in (*_TRUE, *_FALSE):
             value = text.lower() in _TRUE
         elif self.base is int:
-            units = _bytes if key.endswith("_bytes") else duration if key.endswith("_seconds") else None
-            value = _converted(int, text) if units is None else units(text)
+            value = _converted(int, text) if (unit := _unit(key)) is None else unit.read(text)
+            if unit is not None and isinstance(value, str):
+                raise ConfigurationError(f"{key} must be {unit.expected}{self._or_none}; got {text!r}")
         elif self.base is float:
             value = _converted(float, text)
         elif self.base is tuple:
             parts = [part.strip() for part in text.split(",") if part.strip()]
             value = tuple(parts if self.item is str else [_converted(self.item, part) for part in parts])
         return self.checked(key, value)
+
+    def from_file(self, key: str, value: object) -> Any:
+        """A value from a file: of the declared type, or a number of bytes or seconds as text with its unit.
+
+        Args:
+            key: The field's full name.
+            value: What the file has.
+
+        Raises:
+            ConfigurationError: It is of another type, or too small.
+            UnknownNameError: It is none of the names.
+        """
+        if self.base is int and isinstance(value, str) and _unit(key) is not None:
+            return self.read(key, value)
+        return self.checked(key, value)
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _converted(into: type, text: str) -> object:
@@ -183,6 +213,23 @@ def duration(text: str) -> object:
     if found is None or not any(found.groups()):
         return _converted(int, text)
     return sum(int(n) * unit for n, unit in zip(found.groups(), _UNITS.values(), strict=True) if n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Unit:
+    """Numbers that may be given with a unit."""
+
+    read: Callable[[str], object]
+    expected: str
+
+
+_BYTE_SIZES = _Unit(read=_bytes, expected="a number of bytes, such as 1073741824, 512MiB or 1.5GiB")
+_DURATIONS = _Unit(read=duration, expected="a time, such as 3h30m, 45m, 90s or 3600 (seconds)")
+
+
+def _unit(key: str) -> _Unit | None:
+    """The unit of a field, by its name; None where it has none."""
+    return _BYTE_SIZES if key.endswith("_bytes") else _DURATIONS if key.endswith("_seconds") else None
 
 
 def duration_text(seconds: float) -> str:
@@ -229,6 +276,7 @@ def _kind(one: Field[Any], hint: Any) -> Kind | None:
         names=about.get("names", ()),
         label=about.get("kind") or one.name.replace("_", " "),
         item=get_args(inside[0])[0] if base is tuple else str,
+        most=about.get("most"),
     )
 
 

@@ -106,6 +106,9 @@ def progress_for(
 
     if not (asked is None or isinstance(asked, bool | Progress)):
         raise ConfigurationError(f"progress must be True, False, None or a pruning.Progress; got {asked!r}")
+    for name, given in (("watch", watch), ("say", say)):
+        if not (given is None or callable(given)):
+            raise ConfigurationError(f"{name} must be a function; got {given!r}")
     if isinstance(asked, Progress):
         inner = asked
     else:

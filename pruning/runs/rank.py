@@ -22,6 +22,7 @@ from pruning.runs.fields import plain
 from pruning.runs.method_settings import method_with
 from pruning.runs.provenance import made_with, model_provenance
 from pruning.tasks import TaskData
+from pruning.whole_numbers import MOST_SEED, whole_number
 
 SPLIT = "train"
 """Edges are ranked by a task's training prompts, so that circuits can be measured on the others."""
@@ -76,10 +77,9 @@ def rank_edges(
     method = _method(method, settings)
     pairs = task.split(SPLIT) if isinstance(task, TaskData) else task
     objective = objective or method.default_objective(pairs, task.objective if isinstance(task, TaskData) else None)
-    ablation = ablation or _default_ablation(compiled, method)
+    ablation = _default_ablation(compiled, method) if ablation is None else ablation
     _check(compiled, pairs, method, objective, ablation)
-    if batch_size < 1:
-        raise ConfigurationError(f"batch_size must be 1 or more; got {batch_size}")
+    batch_size, seed = whole_number("batch_size", batch_size, least=1), whole_number("seed", seed, most=MOST_SEED)
     probe = Probe(
         compiled=compiled, pairs=pairs, objective=objective, ablation=ablation, batch_size=batch_size, say=say
     )
@@ -134,7 +134,7 @@ def _check(compiled: CompiledModel, pairs: EncodedPairs, method: Method, objecti
         raise ConfigurationError("there are no prompts to rank edges by; give some (--train-size)")
     if objective is not None:
         method.require(objective)
-        check_objective(objective, pairs, "the prompts")
+        check_objective(objective, pairs)
     require_runnable(compiled, pairs)
     if ablation == "counterfactual":
         refuse_equal_sides(pairs)

@@ -17,6 +17,7 @@ from pruning.evaluation.sampled import N_RANDOM_PROMPTS
 from pruning.methods.edge_pruning.recipes import OBJECTIVE_NAMES, Recipe
 from pruning.prompts.text_rules import SPLITS
 from pruning.runs.fields import Kind, check_fields, checked_table, number, one_of, plain
+from pruning.whole_numbers import MOST_SEED
 
 N_EFFECTS = 150
 """Of how many edges the effects are measured beside a run."""
@@ -62,7 +63,7 @@ class TaskRequest:
     name: str
     options: Mapping[str, object] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
-    seed: int = number(0)
+    seed: int = number(0, most=MOST_SEED)
     chat_template: bool = False
     bos: str = one_of("auto", "yes", "no", default="auto", kind="choice of bos")
 
@@ -106,7 +107,7 @@ class RunRequest:
     recipe: Recipe
     objective: str = one_of(*OBJECTIVE_NAMES)
     ablation: str = one_of(*(name for name in ABLATIONS if name != "optimal"))
-    seed: int = number(0)
+    seed: int = number(0, most=MOST_SEED)
     splits: tuple[str, ...] | None = None
     n_random: int = number(10)
     n_random_prompts: int | None = number(N_RANDOM_PROMPTS, least=1, none="all")
@@ -117,6 +118,9 @@ class RunRequest:
     def __post_init__(self) -> None:
         """Check every field."""
         check_fields(self)
+        twice = [name for name in dict.fromkeys(self.splits or ()) if (self.splits or ()).count(name) > 1]
+        if twice:
+            raise ConfigurationError(f"splits names {', '.join(twice)} more than once")
         for sparsity in self.front or ():
             if not 0 <= sparsity <= 1:
                 percent = f"; did you mean {sparsity / 100:g}?" if 1 < sparsity <= 100 else ""

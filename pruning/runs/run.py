@@ -113,6 +113,15 @@ def run_of(compiled: CompiledModel, task: TaskData, recipe: Recipe | str | None,
         UnknownNameError: No such setting, recipe, objective or ablation.
         ConfigurationError: A value that makes no sense, or a setting of what is loaded already.
     """
+    if not isinstance(compiled, CompiledModel):
+        raise ConfigurationError(
+            f"the model must be compiled, with circuitgraph.compile_model; got a {type(compiled).__name__}"
+        )
+    if not isinstance(task, TaskData):
+        raise ConfigurationError(
+            "the task must be what pruning.load_task gives (or pruning.task_from_pairs, of your own prompts); got a "
+            f"{type(task).__name__}"
+        )
     for name in given:
         if name != "disk_cache" and full_name(name).startswith(_LOADED):
             raise ConfigurationError(

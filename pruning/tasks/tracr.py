@@ -76,7 +76,7 @@ def _tracr_tokenizer(context: TaskContext, program: str) -> TracrTokenizer:
 def _max_length(context: TaskContext, tokenizer: TracrTokenizer) -> int:
     """Read the option."""
     longest = context.options["max_length"]
-    if not isinstance(longest, int) or not 1 <= longest <= tokenizer.max_seq_len:
+    if not isinstance(longest, int) or isinstance(longest, bool) or not 1 <= longest <= tokenizer.max_seq_len:
         raise ConfigurationError(
             f"max_length must be a whole number from 1 to {tokenizer.max_seq_len} (the program was compiled "
             f"for as many tokens), got {longest!r}"

@@ -161,28 +161,32 @@ class Checkpoints:
         Warns:
             CheckpointWarning: A damaged one was passed over.
         """
-        damaged = []
+        damaged, cure = [], "remove that folder to begin anew"
         for path in reversed(self.files()):
             try:
                 body, tensors = _read(path)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                why = reason(error) if isinstance(error, OSError) else str(error)
-                damaged.append(f"{path}: {why}")
+                request, conditions = body["request"], body["conditions"]
+                state = TrainingState.unpacked(tensors, body["state"])
+            except OSError as error:
+                damaged.append(f"{path}: {reason(error)}")
                 continue
-            self._require_same(body["request"])
-            state = TrainingState.unpacked(tensors, body["state"])
+            except (ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
+                if isinstance(error, _OtherVersion):
+                    cure = "go on with the circuitgraph that wrote them"
+                lacking = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+                damaged.append(f"{path}: {lacking}")
+                continue
+            self._require_same(request)
             if damaged:
                 told = f"damaged checkpoints were passed over ({'; '.join(damaged)}); going on from step {state.steps}"
                 warnings.warn(told, CheckpointWarning, stacklevel=2)
-            other = first_difference(body["conditions"], self.conditions)
+            other = first_difference(conditions, self.conditions)
             if other:
                 self._say(f"note: {other} ('there' is where the checkpoint was made); the last bits may differ")
             self.written = state.steps
             return state
         if damaged:
-            raise CheckpointError(
-                f"no checkpoint in {self.folder} is whole ({'; '.join(damaged)}); remove that folder to begin anew"
-            )
+            raise CheckpointError(f"no checkpoint in {self.folder} is whole ({'; '.join(damaged)}); {cure}")
         return None
 
     def _require_same(self, request: Mapping[str, Any]) -> None:
@@ -199,6 +203,10 @@ class Checkpoints:
             names = {path.name for path in self.folder.glob(f".step-*.{suffix}.*.tmp")} if self.folder.is_dir() else ()
             for name in names:
                 sweep(self.folder / name[1 : name.index(f".{suffix}.") + len(suffix) + 1], older_than=0.0)
+
+
+class _OtherVersion(ValueError):
+    """A checkpoint that another version of circuitgraph wrote."""
 
 
 def _sha256(body: Mapping[str, Any]) -> str:
@@ -219,8 +227,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(body, dict):
         raise ValueError("no JSON object")
     version = body.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ValueError(f"of version {version!r}; this circuitgraph reads {FORMAT_VERSION}")
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise _OtherVersion(f"of version {version!r}; this circuitgraph reads {FORMAT_VERSION}")
     if body.pop("sha256", None) != _sha256(body):
         raise ValueError("its contents do not match its checksum")
     content = path.with_suffix(".safetensors").read_bytes()

@@ -25,6 +25,8 @@ _VALID: dict[str, tuple[str, ...]] = {
     "kv_heads": CHOICES["kv_heads"],
     "qkv": CHOICES["qkv"],
 }
+_LARGEST = 1e6
+"""Of rates and of α: sigmoid(α) is 0 or 1 in float32 long before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,12 @@ class Recipe:
         if not 0 < self.target_sparsity <= 2:
             percent = f"; did you mean {self.target_sparsity / 100:g}?" if 2 < self.target_sparsity <= 100 else ""
             raise ConfigurationError(f"target sparsity must be in (0, 2]; got {self.target_sparsity:g}{percent}")
+        for name in ("weight_decay", "multiplier_rate", "init_std"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"{name} must be at least 0; got {getattr(self, name)}")
+        for name in ("learning_rate", "multiplier_rate", "weight_decay", "init_mean", "init_std", "sharpen"):
+            if abs(getattr(self, name)) > _LARGEST:
+                raise ConfigurationError(f"{name} must be at most {_LARGEST:g}; got {getattr(self, name):g}")
         if self.tolerance <= 0:
             raise ConfigurationError(f"tolerance must be positive; got {self.tolerance}")
         if self.learning_rate <= 0:

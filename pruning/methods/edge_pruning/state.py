@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuitgraph.errors import CheckpointError
 from pruning.execution.batch_run import RunnerState
 from pruning.execution.replay import ReplayState
 from pruning.prompts.batch_order import OrderState
@@ -50,6 +51,7 @@ class StepRecord:
     undecided: int
 
 
+_BEGIN_ANEW = "Remove the folder of checkpoints to begin anew"
 _WHOLE = ("step", "live_heads", "live_mlps", "undecided")
 
 
@@ -85,6 +87,35 @@ class TrainingState:
     def steps(self) -> int:
         """How many steps were taken."""
         return len(self.records)
+
+    def require_fits(self, parameters: Sequence[Tensor], multipliers: Tensor, n_prompts: int) -> None:
+        """Refuse a state that a run cannot go on from, such as one of another graph or other prompts.
+
+        Args:
+            parameters: The α of the run.
+            multipliers: Its Lagrange multipliers.
+            n_prompts: How many training prompts it has.
+
+        Raises:
+            CheckpointError: Tensors of other shapes, numbers that are not finite, or prompts that there are not.
+        """
+        pairs = [*zip(self.parameters, parameters, strict=False), (self.multipliers, multipliers)]
+        kept = [*zip(self.optimiser, parameters, strict=False), (self.ascent, multipliers)]
+        moments = [(tensor, of) for held, of in kept for name, tensor in held.items() if name != "step"]
+        prompts = [index for batch in self.order.queue for index in batch.tolist()]
+        wrong = ""
+        if len(self.parameters) != len(parameters):
+            wrong = f"it has {len(self.parameters)} sets of gates, and the run {len(parameters)}"
+        elif any(one.shape != other.shape for one, other in (*pairs, *moments)):
+            wrong = "its tensors have other shapes than the run's"
+        elif not all(bool(tensor.isfinite().all()) for tensor, _ in (*pairs, *moments)):
+            wrong = "it holds numbers that are NaN or infinite"
+        elif prompts and not 0 <= min(prompts) <= max(prompts) < n_prompts:
+            wrong = f"it names prompts beyond the run's {n_prompts:,}"
+        elif isinstance(size := self.runner.micro_batch, bool) or not isinstance(size, int) or size < 1:
+            wrong = f"its micro_batch is {size!r}; expected a whole number of at least 1"
+        if wrong:
+            raise CheckpointError(f"the checkpoint's state does not fit this run: {wrong}. {_BEGIN_ANEW}")
 
     def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The state as named tensors and as values for JSON; `unpacked` is the way back."""
@@ -127,7 +158,10 @@ class TrainingState:
 
         Raises:
             KeyError: Something is missing.
+            ValueError: It is not of as many steps as it says.
         """
+        if values["steps"] != len(tensors["record.step"]):
+            raise ValueError(f"it is of {len(tensors['record.step'])} steps and says {values['steps']!r}")
         return TrainingState(
             seconds=values["seconds"],
             records=_records(tensors, values["steps"]),

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from circuitgraph.compiled.model import CompiledModel
-from circuitgraph.errors import NotFiniteError, TrainingError
+from circuitgraph.errors import CheckpointError, NotFiniteError, TrainingError
 from circuitgraph.torch_state import with_gradients
 from circuitgraph.transfer import to_host
 from pruning.execution.batch_run import BatchResult, BatchRunner, Share
@@ -165,7 +165,20 @@ class Trainer:
 
         Args:
             state: What `state` gave, in this process or another; it is copied.
+
+        Raises:
+            CheckpointError: It is of another run, or damaged.
         """
+        state.require_fits(self.gates.parameters, self.multipliers, len(self.runner.frozen.pairs))
+        try:
+            self._restore(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the checkpoint's state cannot be taken up ({type(error).__name__}: {error}); remove the folder of "
+                "checkpoints to begin anew"
+            ) from error
+
+    def _restore(self, state: TrainingState) -> None:
         frozen = self.runner.frozen
         with torch.no_grad():
             for parameter, value in zip(self.gates.parameters, state.parameters, strict=True):
@@ -212,6 +225,11 @@ class Trainer:
         told = self._tell(samples, objective, penalty)
         self._check_finite(index, told)
         self._move()
+        if not all(bool(parameter.isfinite().all()) for parameter in self.gates.parameters):
+            raise TrainingError(
+                f"step {index}: gates are not finite after it; the state before this step was kept. Try a lower "
+                "learning rate."
+            )
         lambdas = self.multipliers.detach().tolist()
         return StepRecord(
             step=index,

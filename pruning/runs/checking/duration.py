@@ -245,6 +245,7 @@ def time_passes(
     """
     lengths = train.lengths
     commonest = np.flatnonzero(lengths == np.bincount(lengths).argmax())
+    recipe = recipe.changed(batch_size=max(recipe.draws, min(recipe.batch_size, len(commonest))))  # no batch has more
     some = train.subset(commonest[:_PROMPTS])
     began = clock()
     frozen = FrozenRuns(

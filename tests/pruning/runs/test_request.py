@@ -80,7 +80,7 @@ ASKED = st.fixed_dictionaries(
         "objective": st.sampled_from(OBJECTIVE_NAMES),
         "ablation": st.sampled_from(["zero", "counterfactual"]),
         "seed": st.integers(0, 2**31),
-        "splits": st.none() | st.lists(st.sampled_from(["test", "validation"]), max_size=2).map(tuple),
+        "splits": st.none() | st.lists(st.sampled_from(["test", "validation"]), unique=True).map(tuple),
         "n_random_prompts": st.none() | st.integers(1, 99),
         "teacher_top_k": st.none() | st.integers(1, 99),
     }
@@ -162,7 +162,7 @@ def test_names_cover_every_field():
         ("recipe=quik", UnknownNameError, "unknown recipe 'quik'; did you mean 'quick'"),
         ("task.sizes.train=-1", ConfigurationError, "task.sizes.train must be a whole number of at least 0; got -1"),
         ("task.options=3", ConfigurationError, "task.options is a table; set what is in it"),
-        ("cache_bytes=1 GB", ConfigurationError, "settings.cache_bytes must be a whole number"),
+        ("cache_bytes=1 GB", ConfigurationError, "settings.cache_bytes must be a number of bytes"),
     ],
 )
 def test_what_set_cannot_do_is_said(text, error, said):
