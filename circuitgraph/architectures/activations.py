@@ -30,7 +30,7 @@ class TanhGELU(nn.Module):
         super().__init__()
         self.written_out = written_out
 
-    def forward(self, x: Float[Tensor, "*cell d_mlp"]) -> Float[Tensor, "*cell d_mlp"]:
+    def forward(self, x: Float[Tensor, "*position d_mlp"]) -> Float[Tensor, "*position d_mlp"]:
         """The activation."""
         return gelu(x, approximate="tanh") if x.dtype in _PRECISE else self.written_out(x)
 
@@ -59,7 +59,7 @@ class GatedMLP(nn.Module):
         self.own = mlp
         self._is_silu = isinstance(mlp.act_fn, nn.SiLU | SiLUActivation)
 
-    def forward(self, x: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_model"]:
+    def forward(self, x: Float[Tensor, "*position d_model"]) -> Float[Tensor, "*position d_model"]:
         """What the MLP says."""
         mlp: Any = self.own
         if not self._is_silu:

@@ -1,6 +1,6 @@
-"""Ablation values: what every writer says when it is ablated, and of which kind that is.
+"""Ablation values: every writer's output when it is ablated, and of which kind that is.
 
-The values know their kind, so that nothing that is handed them has to be told it as well: of a run on other prompts
+The values know their kind, so that it is no argument of its own beside them: of a run on other prompts
 (`counterfactual`), or constants that are the same for every prompt (zeros, means, constants that were learnt).
 """
 
@@ -25,19 +25,19 @@ _OF_PROMPTS = ("input_ids", "attention_mask")
 
 @dataclass(frozen=True, kw_only=True)
 class AblationValues:
-    """What every writer says when it is ablated.
+    """Every writer's output when it is ablated.
 
     Shapes end in `[… batch seq width]`; axes of size 1 broadcast (means, zeros). A sequence of layers may copy a layer
-    when it is asked for, so ask once.
+    at each indexing: keep the result instead of indexing twice.
 
     Attributes:
         ablation: Their kind: `counterfactual` for those of one run, `zero`, `mean`, `mean-positional` or `optimal` for
-            constants. It decides what a node without live inputs says, and so what has to run.
-        embeddings: A tensor an embedding of the model, `[batch seq d_model]`.
-        heads: A tensor a layer, `[head batch seq d_head]`, before the output projection.
-        attention: A tensor a layer, `[batch seq d_model]`: all heads through the output projection, with bias.
-        mlps: A tensor a layer, `[batch seq d_model]`.
-        query: What each head asks with in the ablated run, a tensor a layer, `[head batch seq d_head]`, before
+            constants. It decides the output of a node without live inputs, and so what has to run.
+        embeddings: One tensor per embedding of the model, `[batch seq d_model]`.
+        heads: One tensor per layer, `[head batch seq d_head]`, before the output projection.
+        attention: One tensor per layer, `[batch seq d_model]`: all heads through the output projection, with bias.
+        mlps: One tensor per layer, `[batch seq d_model]`.
+        query: Each head's queries in the ablated run, one tensor per layer, `[head batch seq d_head]`, before
             rotation; empty where the values are not those of one run.
         key: Its keys, `[kv_head batch seq d_head]`.
         value: Its values, `[kv_head batch seq d_head]`.
@@ -164,7 +164,7 @@ def check_same_prompts(
     """Refuse values of a run that no prompt of a batch can be paired with, position by position.
 
     Args:
-        values: What ablated writers say.
+        values: Outputs of ablated writers.
         shape: Prompts and tokens of the batch.
         mask: Where the run that the values are of has no padding, on the host; None where it is not known.
         real: Booleans `[batch seq]`: where the batch has none.
@@ -195,29 +195,29 @@ def _prompts(shape: tuple[int, ...]) -> str:
 
 
 def check_fits(
-    values: AblationValues, embeddings: Sequence[Tensor], said: Sequence[Tensor], *, n_layers: int, padded: bool
+    values: AblationValues, embeddings: Sequence[Tensor], own: Sequence[Tensor], *, n_layers: int, padded: bool
 ) -> None:
     """Refuse values of another model, number format, device or number of positions, judged by its embeddings.
 
     Args:
-        values: What ablated writers say.
-        embeddings: The same as `values.embeddings`, asked for once.
-        said: What the model's embeddings say to the batch, `[batch seq d_model]` each.
+        values: Outputs of ablated writers.
+        embeddings: The same as `values.embeddings`, taken once.
+        own: The model's own embeddings of the batch, `[batch seq d_model]` each.
         n_layers: How many the model has.
         padded: Whether there is padding.
 
     Raises:
         ConfigurationError: They do not belong to the model, or to so many positions.
     """
-    like = said[0]
+    like = own[0]
     if not len(values.heads) == len(values.mlps) == n_layers:
         raise ConfigurationError(
             f"the ablation values are of another model: they have {len(values.mlps)} layers, the model has {n_layers}"
         )
-    if len(embeddings) != len(said):
+    if len(embeddings) != len(own):
         raise ConfigurationError(
             f"the ablation values are of another model: they have {len(embeddings)} embedding(s), the model has "
-            f"{len(said)}"
+            f"{len(own)}"
         )
     for ablated in embeddings:
         for what, theirs, ours in (

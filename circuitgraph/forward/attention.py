@@ -19,8 +19,8 @@ def attention_mask(
         padded: Whether there is padding.
 
     Returns:
-        The mask, or None where there is no padding (then `causal` alone says it all). A position always
-        sees itself, so that padding has something to attend to; what it says is never used.
+        The mask, or None where there is no padding (then `causal` alone decides). A position always
+        sees itself, so that padding has something to attend to; its output is never used.
     """
     if not padded:
         return None

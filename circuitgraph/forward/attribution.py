@@ -3,12 +3,13 @@
 The one product behind edge attribution patching and its kin: they differ in the run that gradients are taken in
 (`circuitgraph.forward.full_run`) and in the change Δ of what a writer says. Steps, for one batch:
 
-1. `writer_changes` puts the changes of all writers into one matrix, `[writer cell d_model]`; a head's is the change of
-   what it gathered, through its part of the output projection. Cells are the positions where a change can be other
-   than 0 and still matter, see `circuitgraph.forward.plan.cells`.
+1. `writer_changes` puts the changes of all writers into one matrix, `[writer position d_model]`; a head's is the change
+   of what it gathered, through its part of the output projection. The positions are those where a change can be other
+   than 0 and still matter, see `circuitgraph.forward.plan.positions`.
 2. Autograd gives the gradients at the taps of a `FullRun`, all from one backward pass.
 3. `edge_products` takes each reader's own gradient from its tap to the residual stream before the norm, and all edges
-   into the readers of several layers are one product of matrices, `[reader, cell·d_model] × [cell·d_model, writer]`.
+   into the readers of several layers are one product of matrices,
+   `[reader, position·d_model] × [position·d_model, writer]`.
 
 Back through projection and norm. With the norm `n(x) = s (x − m) ∘ w + b` (an RMS norm has m = 0) and the query of a
 head `q = n(x) W`, a gradient g at q is at x
@@ -16,7 +17,7 @@ head `q = n(x) W`, a gradient g at q is at x
     s (W' g − x̂ ⟨x̂, W' g⟩ / d),      W' = w ∘ W, its columns less their means where there is an m,   x̂ = s (x − m).
 
 s is put into g, which is d_head wide, and `⟨x̂, W' g⟩ = ⟨q − q₀, g⟩` with `q₀ = b W + bias` is taken there too, so that
-of the arrays `[reader cell d_model]` only one is made, in one product and one subtraction.
+of the arrays `[reader position d_model]` only one is made, in one product and one subtraction.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.forward.backward_rules import statistics
 from circuitgraph.forward.full_run import FullRun, Read
 from circuitgraph.forward.masked import Runnable
-from circuitgraph.forward.plan.cells import Cells, CellSets, cell_sets
+from circuitgraph.forward.plan.positions import Positions, PositionSets, position_sets
 from circuitgraph.graph.block import Block
 from circuitgraph.transfer import to_host
 
@@ -63,7 +64,7 @@ class Said(Protocol):
         ...
 
 
-def cells_that_matter(model: Runnable, batch: TokenBatch, other: TokenBatch | None) -> CellSets:
+def positions_that_matter(model: Runnable, batch: TokenBatch, other: TokenBatch | None) -> PositionSets:
     """The positions at which a writer can differ from its ablation value and still change an asked output.
 
     Args:
@@ -78,20 +79,22 @@ def cells_that_matter(model: Runnable, batch: TokenBatch, other: TokenBatch | No
     assert real is not None and asked is not None
     differs = None if other_ids is None else ids != other_ids
     real = real.astype(bool)
-    return cell_sets(batch, causal=model.shape.causal, real=real, asked=asked, differs=differs, tell_local=False)
+    return position_sets(
+        batch, causal=model.shape.causal, real=real, asked=asked, differs=differs, separate_local=False
+    )
 
 
 @torch.no_grad()
 def writer_changes(
-    model: Runnable, said: Said, ablated: Said, cells: Cells, *, out: Tensor | None = None
-) -> Float[Tensor, "writer cell d_model"]:
+    model: Runnable, said: Said, ablated: Said, positions: Positions, *, out: Tensor | None = None
+) -> Float[Tensor, "writer position d_model"]:
     """How what each writer says changes when it is ablated.
 
     Args:
         model: The model.
         said: What writers say.
         ablated: What they say instead.
-        cells: Where.
+        positions: Where.
         out: A buffer for the result, of enough numbers; a new one by default.
 
     Returns:
@@ -100,10 +103,11 @@ def writer_changes(
     universe, width = model.universe, model.shape.d_model
     output = model.bound.blocks[0].output
     dtype = _wide(output.dtype)
-    size = (universe.n_writers, len(cells), width)
+    size = (universe.n_writers, len(positions), width)
     changes = output.new_empty(size, dtype=dtype) if out is None else out[: np.prod(size)].view(size)
     embeddings = [
-        cells.of(theirs) - cells.of(ours) for ours, theirs in zip(said.embeddings, ablated.embeddings, strict=True)
+        positions.of(theirs) - positions.of(ours)
+        for ours, theirs in zip(said.embeddings, ablated.embeddings, strict=True)
     ]
     if universe.embeddings == "joint":
         embeddings = [sum(embeddings[1:], embeddings[0])]
@@ -112,25 +116,29 @@ def writer_changes(
     for block in universe.blocks:
         own, written = changes[block.written], block.layer
         if block.kind == "attention":
-            gathered = (cells.of(ablated.heads[written]) - cells.of(said.heads[written])).to(dtype)
+            gathered = (positions.of(ablated.heads[written]) - positions.of(said.heads[written])).to(dtype)
             weights = model.bound.blocks[written].output.unflatten(0, (model.shape.n_heads, -1)).to(dtype)
-            torch.bmm(gathered.expand(-1, len(cells), -1), weights, out=own)
+            torch.bmm(gathered.expand(-1, len(positions), -1), weights, out=own)
         elif block.kind == "mlp":
-            own[0] = cells.of(ablated.mlps[written]) - cells.of(said.mlps[written])
+            own[0] = positions.of(ablated.mlps[written]) - positions.of(said.mlps[written])
     return changes
 
 
 def edge_products(
-    model: Runnable, run: FullRun, loss: Tensor, changes: Float[Tensor, "writer cell d_model"], cells: CellSets
+    model: Runnable,
+    run: FullRun,
+    loss: Tensor,
+    changes: Float[Tensor, "writer position d_model"],
+    positions: PositionSets,
 ) -> Float[Tensor, " edge"]:
-    """The product of every edge's change and its reader's gradient, summed over cells.
+    """The product of every edge's change and its reader's gradient, summed over positions.
 
     Args:
         model: The model.
         run: The run that gradients are taken in; its graph is used up.
         loss: A number made of the run's logits.
-        changes: How what each writer says changes, at the reached cells.
-        cells: The positions.
+        changes: How what each writer says changes, at the reached positions.
+        positions: The positions.
 
     Returns:
         To first order, what the change does to the loss along each edge alone; float64, on the host.
@@ -142,7 +150,7 @@ def edge_products(
     gradients = iter([torch.zeros_like(tap) if gradient is None else gradient for tap, gradient in known])
     with torch.no_grad():
         products = list(
-            _Products(model, run, changes, cells).of([[next(gradients) for _ in r.taps] for r in run.reads])
+            _Products(model, run, changes, positions).of([[next(gradients) for _ in r.taps] for r in run.reads])
         )
         return torch.cat(products).double().cpu()
 
@@ -150,8 +158,8 @@ def edge_products(
 class _Products:
     """The products of one batch."""
 
-    def __init__(self, model: Runnable, run: FullRun, changes: Tensor, cells: CellSets) -> None:
-        self.model, self.run, self.changes, self.cells = model, run, changes, cells
+    def __init__(self, model: Runnable, run: FullRun, changes: Tensor, positions: PositionSets) -> None:
+        self.model, self.run, self.changes, self.positions = model, run, changes, positions
         self.frozen = run.rule.frozen_norms
         self.rows = changes.new_empty(0)
 
@@ -173,33 +181,33 @@ class _Products:
             products = rows.flatten(1) @ self.changes[:n_writers].flatten(1).T
             for block in group:
                 yield products[block.first_reader - first :][: block.n_readers, : block.n_writers].flatten()
-        asked = self.cells.reached.move(self.changes, self.cells.asked)
+        asked = self.positions.reached.move(self.changes, self.positions.asked)
         own = self._back_through(self.model.bound.final_norm, self.run.reads[-1].residual, gradients[-1][0])
         yield asked.flatten(1) @ own.flatten()
 
     def _room(self, n_rows: int) -> Tensor:
-        """Room for the gradients of so many readers `[reader cell d_model]`."""
+        """Room for the gradients of so many readers `[reader position d_model]`."""
         size = (n_rows, *self.changes.shape[1:])
         if self.rows.shape[0] < n_rows:
             self.rows = self.changes.new_empty(size)
         return self.rows[:n_rows]
 
     def _fill(self, block: Block, read: Read, gradients: Sequence[Tensor], out: Tensor) -> None:
-        """Put the gradient of every reader of a block, before the norm, into `out` `[reader cell d_model]`."""
-        cells, own = self.cells.reached, self.model.bound.blocks[block.layer]
+        """Put the gradient of every reader of a block, before the norm, into `out` `[reader position d_model]`."""
+        positions, own = self.positions.reached, self.model.bound.blocks[block.layer]
         if block.kind == "mlp":
-            out[0] = self._back_through(own.mlp_norm, cells.of(read.residual), cells.of(gradients[0]))
+            out[0] = self._back_through(own.mlp_norm, positions.of(read.residual), positions.of(gradients[0]))
         else:
             self._fill_attention(own, read, gradients, out)
 
     def _fill_attention(self, own: BoundBlock, read: Read, gradients: Sequence[Tensor], out: Tensor) -> None:
-        cells, norm, dtype = self.cells.reached, own.attention_norm, out.dtype
+        positions, norm, dtype = self.positions.reached, own.attention_norm, out.dtype
         joint = not self.model.universe.n_kv_readers
-        normed, scale = _normed(norm, cells.of(read.residual).to(dtype))
+        normed, scale = _normed(norm, positions.of(read.residual).to(dtype))
         along = out.new_zeros(*out.shape[:2], 1)
         first = 0
         for projection, tap, gradient in zip((own.query, own.key, own.value), read.taps, gradients, strict=True):
-            back = cells.of(gradient).to(dtype)
+            back = positions.of(gradient).to(dtype)
             back = back if scale is None else back * scale
             weights, origin = _folded(projection, norm, n_rows=len(back), dtype=dtype)
             rows = out[first : first + len(back)]
@@ -208,13 +216,13 @@ class _Products:
             else:
                 torch.bmm(back, weights, out=rows)
             if normed is not None and not self.frozen:
-                read_ = cells.of(tap.detach()).to(dtype)
+                read_ = positions.of(tap.detach()).to(dtype)
                 along[first : first + len(back)] += ((read_ - origin) * back).sum(-1, keepdim=True)
             first += 0 if joint else len(back)
         if normed is not None and not self.frozen:
             out.addcmul_(along, normed, value=-1 / out.shape[-1])
 
-    def _back_through(self, norm: Norm, x: Float[Tensor, "cell d_model"], gradient: Tensor) -> Tensor:
+    def _back_through(self, norm: Norm, x: Float[Tensor, "position d_model"], gradient: Tensor) -> Tensor:
         """A gradient of normed rows as one of the rows."""
         dtype = self.changes.dtype
         normed, scale = _normed(norm, x.to(dtype))
@@ -241,7 +249,7 @@ def _groups(blocks: Sequence[Block]) -> Iterator[list[Block]]:
         yield group
 
 
-def _normed(norm: Norm, x: Float[Tensor, "cell d_model"]) -> tuple[Tensor | None, Tensor | None]:
+def _normed(norm: Norm, x: Float[Tensor, "position d_model"]) -> tuple[Tensor | None, Tensor | None]:
     """Rows as the norm scales them, before its weights, and the scale; None where there is no norm."""
     if norm.kind == "none":
         return None, None

@@ -210,7 +210,7 @@ PLAIN_MLPS = (("c_fc", "act", "c_proj"), ("fc_in", "act", "fc_out"))
 """First map, activation and second map of MLPs without a gate, by the names of a family's modules."""
 
 
-def mlp_by_rule(mlp: nn.Module, x: Float[Tensor, "*cell d_model"], rule: BackwardRule) -> Tensor:
+def mlp_by_rule(mlp: nn.Module, x: Float[Tensor, "*position d_model"], rule: BackwardRule) -> Tensor:
     """What an MLP says.
 
     Args:

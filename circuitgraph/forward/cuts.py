@@ -1,9 +1,9 @@
 """Many cuts in one circuit: each cut alone, run from where it is on, several of them in one batch.
 
 What lies before a cut is as it was without it, so the circuit runs once, and what each reader saw is kept, see
-`circuitgraph.forward.uncut`. Of a cut only *changes* are computed: for the writers that come after it, what they say
-now less what they said, `δ_w`; reader i then sees `x_i + Σ_w z_iw δ_w`. A cut of an edge takes `Δ_w = y_w − ỹ_w` from
-what its one reader saw; a cut of a writer sets `δ_w = −Δ_w`, so that it says its ablation value to all its readers.
+`circuitgraph.forward.uncut`. Of a cut only *changes* are computed: for the writers that come after it, their output
+now less their output before, `δ_w`; reader i then sees `x_i + Σ_w z_iw δ_w`. A cut of an edge takes `Δ_w = y_w − ỹ_w`
+from what its one reader saw; a cut of a writer sets `δ_w = −Δ_w`, so that all its readers see its ablation value.
 Steps, for several cuts at once:
 
 1. blocks are gone through in order, from the first that any of the cuts touches;
@@ -82,11 +82,11 @@ class _CutPass:
                 if universe.block_order == "parallel":
                     held, self.total = self.total, before
             elif block.kind == "mlp":
-                said = self._mlp(index, block)
+                change = self._mlp(index, block)
                 if universe.block_order == "parallel":
                     self.total = held
-                if said is not None:
-                    self._add(block.first_written, said)
+                if change is not None:
+                    self._add(block.first_written, change)
             else:
                 reads = self.runs.reads[index]
                 rows, seen = self._seen(index, block, reads)
@@ -102,7 +102,7 @@ class _CutPass:
         found = []
         for place, cut in enumerate(self.cuts):
             if cut.reader is not None and block.first_reader <= cut.reader < block.first_reader + block.n_readers:
-                found.append((place, cut.reader - block.first_reader, self.runs.said[cut.writer]))
+                found.append((place, cut.reader - block.first_reader, self.runs.deltas[cut.writer]))
         return found
 
     def _moved_rows(self, block: Block, reads: Reads) -> np.ndarray:
@@ -159,13 +159,13 @@ class _CutPass:
                 mixed = runs.attend(own, kept.heads, query, key, value, runs.first)
                 changed = mixed[picked] - kept.mixed[picked][:, None]
                 if reads.gates is None:
-                    said = changed.permute(1, 2, 3, 0, 4).flatten(-2) @ own.output
-                    self.total = said if self.total is None else self.total + said
+                    output = changed.permute(1, 2, 3, 0, 4).flatten(-2) @ own.output
+                    self.total = output if self.total is None else self.total + output
                 else:
                     weights = runs.output_of(own, kept.heads[heads])
-                    said = (changed.flatten(1, -2) @ weights).view(len(heads), *self.size)
+                    output = (changed.flatten(1, -2) @ weights).view(len(heads), *self.size)
                     for place, head in enumerate(kept.heads[heads]):
-                        self._add(first + int(head), said[place])
+                        self._add(first + int(head), output[place])
         for place, cut in enumerate(self.cuts):
             if cut.reader is None and first <= cut.writer < block.written.stop:
                 self._silence(place, cut.writer)
@@ -213,7 +213,7 @@ class _CutPass:
                     made[kind][int(which[0]), place] = by_head(normed, projection, which, n_readers)[0]
 
     def _mlp(self, index: int, block: Block) -> Tensor | None:
-        """What the MLP says beyond what it said, for the cuts that it sees; None where it sees none."""
+        """The change of the MLP's output, for the cuts that it sees; None where it sees none."""
         runs, own = self.runs, self.runs.bound.blocks[block.layer]
         writer = block.first_written
         silenced = [p for p, cut in enumerate(self.cuts) if cut.reader is None and cut.writer == writer]
@@ -227,13 +227,13 @@ class _CutPass:
         if silenced:
             change = reads.seen.new_zeros(self.size) if change is None else change
             for place in silenced:
-                change[place] = -runs.said[writer]
+                change[place] = -runs.deltas[writer]
         return change
 
     # ---------------------------------------------------------------- writing
 
     def _add(self, writer: int, change: Tensor) -> None:
-        """Note what a writer says beyond what it said; writers come in their order."""
+        """Note the change of a writer's output; writers come in their order."""
         if self.runs.kept is None:
             self.total = change if self.total is None else self.total + change
             return
@@ -246,11 +246,11 @@ class _CutPass:
         self.slots.append(writer)
 
     def _silence(self, place: int, writer: int) -> None:
-        """Let a head say its ablation value in one cut's rows, in which nothing has changed yet."""
+        """Set a head to its ablation value in one cut's rows, in which nothing has changed yet."""
         runs = self.runs
-        if writer not in runs.said:
+        if writer not in runs.deltas:
             return
-        gone = -runs.said[writer]
+        gone = -runs.deltas[writer]
         if runs.kept is None:
             self.total = gone.new_zeros(self.size) if self.total is None else self.total.clone()
             self.total[place] = gone
@@ -262,7 +262,7 @@ class _CutPass:
 
 
 def _joined(base: Tensor, new: Tensor, first: int) -> Tensor:
-    """What was said before the first position that can change, then what is said now `[reader cut prompt seq …]`."""
+    """The values before the first position that can change, then the new ones `[reader cut prompt seq …]`."""
     if not first:
         return new
     before = base[:, None, :, :first].expand(base.shape[0], new.shape[1], *base.shape[1:2], first, base.shape[-1])

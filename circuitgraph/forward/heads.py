@@ -1,7 +1,7 @@
 """One layer's heads in a masked pass: from what their readers see to what they gather.
 
-Readers run at the cells of their level, and dead ones not at all. Queries, keys and values are put together
-here from those cells and, elsewhere, from the ablated run.
+Readers run at the positions of their stream, and dead ones not at all. Queries, keys and values are put together
+here from those positions and, elsewhere, from the ablated run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.attention import attend, windowed
 from circuitgraph.forward.engine.rows import pick
-from circuitgraph.forward.plan.cells import Cells, CellSets
+from circuitgraph.forward.plan.positions import Positions, PositionSets
 from circuitgraph.forward.stream.passing import HeadGroup
 from circuitgraph.graph.universe import Universe
 from circuitgraph.transfer import to_device
@@ -29,10 +29,10 @@ class AskedGrid:
     """The asked positions, prompt by prompt.
 
     Attributes:
-        rows: Which asked position stands in each place `[batch asked_a_prompt]`; filled up with position 0.
+        rows: Which asked position stands in each place `[batch asked_per_prompt]`; filled up with position 0.
         places: The flat place of each asked position.
-        at: Where each place is in its prompt's row `[batch asked_a_prompt]`, on the host.
-        mask: Which positions each may see `[1 batch asked_a_prompt seq]`.
+        at: Where each place is in its prompt's row `[batch asked_per_prompt]`, on the host.
+        mask: Which positions each may see `[1 batch asked_per_prompt seq]`.
         rotary: Cosines and sines at these places, or None.
     """
 
@@ -43,7 +43,7 @@ class AskedGrid:
     rotary: Rotary | None
 
 
-def asked_grid(asked: Cells, real: np.ndarray, *, causal: bool, rotary: Rotary | None) -> AskedGrid:
+def asked_grid(asked: Positions, real: np.ndarray, *, causal: bool, rotary: Rotary | None) -> AskedGrid:
     """Lay the asked positions out for attention.
 
     Args:
@@ -97,40 +97,40 @@ def among(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Projections of some readers at some cells.
+    """Projections of some readers at some positions.
 
     Attributes:
         readers: Which heads (or key-value readers) they serve, sorted.
-        values: The projections `[reader cell d_head]`.
-        cells: Where.
+        values: The projections `[reader position d_head]`.
+        positions: Where.
     """
 
     readers: np.ndarray
-    values: Float[Tensor, "reader cell d_head"]
-    cells: Cells
+    values: Float[Tensor, "reader position d_head"]
+    positions: Positions
 
 
 def assemble(
-    readers: np.ndarray, target: Cells, parts: list[Part], base: Tensor | None, like: Tensor
+    readers: np.ndarray, target: Positions, parts: list[Part], base: Tensor | None, like: Tensor
 ) -> Float[Tensor, "reader target d_head"]:
     """Put projections together.
 
     Args:
         readers: The readers wanted, sorted.
-        target: The cells wanted.
+        target: The positions to take them to.
         parts: What was computed; anything for readers that are not wanted is left out.
-        base: The ablated run's projections of the wanted readers at the wanted cells, `[reader target d_head]`,
+        base: The ablated run's projections of these readers at these positions, `[reader target d_head]`,
             or None where they are not at hand (then what was not computed is never used).
         like: Gives dtype, device and head size.
     """
     kept = [part for part in (_only(part, readers) for part in parts) if len(part.readers)]
     if len(kept) == 1 and len(kept[0].readers) == len(readers):
         only = kept[0]
-        if only.cells.places(target)[1] is None:
-            return only.cells.move(only.values, target)
+        if only.positions.places(target)[1] is None:
+            return only.positions.move(only.values, target)
     whole = like.new_zeros(len(readers), len(target), like.shape[-1]) if base is None else base.clone()
     for part in kept:
-        source, where = part.cells.places(target)
+        source, where = part.positions.places(target)
         values = part.values if source is None else part.values.index_select(1, source)
         if where is None:
             where = torch.arange(len(target), device=whole.device)
@@ -141,7 +141,7 @@ def assemble(
 
 def _only(part: Part, readers: np.ndarray) -> Part:
     rows = among(part.readers, readers)
-    return Part(readers=part.readers[rows], values=pick(part.values, rows), cells=part.cells)
+    return Part(readers=part.readers[rows], values=pick(part.values, rows), positions=part.positions)
 
 
 class LayerHeads:
@@ -152,7 +152,7 @@ class LayerHeads:
         block: The layer's.
         shape: The model's sizes.
         universe: Which readers there are.
-        cells: The cells of the pass.
+        positions: The positions of the pass.
         values: The ablation values; queries, keys and values of an ablated run are used where there are any.
         layer: Which layer.
     """
@@ -163,11 +163,11 @@ class LayerHeads:
         block: BoundBlock,
         shape: ModelShape,
         universe: Universe,
-        cells: CellSets,
+        positions: PositionSets,
         values: AblationValues,
         layer: int,
     ) -> None:
-        self.bound, self.block, self.shape, self.universe, self.cells = bound, block, shape, universe, cells
+        self.bound, self.block, self.shape, self.universe, self.positions = bound, block, shape, universe, positions
         self.ablated, self.layer = (values.query, values.key, values.value), layer
         self._parts: tuple[list[Part], list[Part], list[Part]] = ([], [], [])
         self._kv: tuple[np.ndarray, Tensor, Tensor] | None = None
@@ -202,16 +202,16 @@ class LayerHeads:
             bias=projection.bias_per_head,
         )
 
-    def take(self, groups: list[HeadGroup], said: Sequence[Tensor], cells: Cells) -> None:
-        """Take what some readers of the layer said.
+    def take(self, groups: list[HeadGroup], projected: Sequence[Tensor], positions: Positions) -> None:
+        """Take the projections of some readers of the layer.
 
         Args:
             groups: From `groups`.
-            said: What the readers of each said `[reader cell d_head]`.
-            cells: Where.
+            projected: Those of each group's readers `[reader position d_head]`.
+            positions: Where.
         """
-        for group, values in zip(groups, said, strict=True):
-            self._parts[group.kind].append(Part(readers=group.readers, values=values, cells=cells))
+        for group, values in zip(groups, projected, strict=True):
+            self._parts[group.kind].append(Part(readers=group.readers, values=values, positions=positions))
 
     @property
     def _n_kv_readers(self) -> int:
@@ -225,7 +225,7 @@ class LayerHeads:
         mask: Tensor | None,
         rotary: Rotary | None,
         asked: AskedGrid | None,
-    ) -> Float[Tensor, "head cell d_head"]:
+    ) -> Float[Tensor, "head position d_head"]:
         """What some heads gather, before the output projection.
 
         Args:
@@ -233,10 +233,10 @@ class LayerHeads:
             all_heads: All heads of the layer that run, sorted; keys and values are made once for all.
             mask: From `attention_mask`, for all positions.
             rotary: Cosines and sines at all positions, or None.
-            asked: Where the heads run at the asked positions only, those; None for the reached cells.
+            asked: Where the heads run at the asked positions only, those; None for the reached positions.
 
         Returns:
-            At the reached cells, or at the asked ones.
+            At the reached positions, or at the asked ones.
         """
         key, value = self._keys_and_values(all_heads, rotary)
         group = self.universe.n_heads // self._n_kv_readers
@@ -244,13 +244,13 @@ class LayerHeads:
         served = np.searchsorted(readers, heads // group)
         key, value = pick(key, served), pick(value, served)
         seq = key.shape[2]
-        target = self.cells.grid if asked is None else self.cells.asked
+        target = self.positions.grid if asked is None else self.positions.asked
         query = assemble(heads, target, self._parts[0], self._base(0, heads, target), key)
         if asked is None:
             query = self._rotate(query.unflatten(1, target.shape), rotary)
             mask = windowed(mask, self.block.window, seq, query.device)
             mixed = attend(query, key, value, mask, causal=self.shape.causal, scale=self.block.scale)
-            return self.cells.grid.move(mixed.flatten(1, 2), self.cells.reached)
+            return self.positions.grid.move(mixed.flatten(1, 2), self.positions.reached)
         query = self._rotate(query[:, asked.rows], asked.rotary)
         mask = asked.mask
         if self.block.window is not None and seq > self.block.window:
@@ -261,7 +261,7 @@ class LayerHeads:
     def _keys_and_values(self, all_heads: np.ndarray, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
         """Keys, rotated, and values of every reader that serves a running head, at all positions."""
         if self._kv is None:
-            grid = self.cells.grid
+            grid = self.positions.grid
             readers = np.unique(all_heads // (self.universe.n_heads // self._n_kv_readers))
             like = self.block.query.matrix.new_empty(0, self.shape.d_head)
             key, value = (
@@ -278,7 +278,7 @@ class LayerHeads:
             return x
         return self.bound.rotate(x, x[:0], rotary)[0]
 
-    def _base(self, kind: int, readers: np.ndarray, target: Cells) -> Tensor | None:
+    def _base(self, kind: int, readers: np.ndarray, target: Positions) -> Tensor | None:
         """The ablated run's projections of some readers."""
         if not self.ablated[kind]:
             return None

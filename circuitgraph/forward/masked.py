@@ -21,9 +21,9 @@ from circuitgraph.forward.attention import attention_mask
 from circuitgraph.forward.engine.choose import engine_for
 from circuitgraph.forward.engine.rows import pick
 from circuitgraph.forward.heads import AskedGrid, LayerHeads, among, asked_grid
-from circuitgraph.forward.plan.cells import Cells, CellSets, cell_sets
 from circuitgraph.forward.plan.fixed import FixedPlan
 from circuitgraph.forward.plan.plan import StepPlan, plan_step
+from circuitgraph.forward.plan.positions import Positions, PositionSets, position_sets
 from circuitgraph.forward.reference import embed
 from circuitgraph.forward.stream.passing import begin, read, read_projected, write_heads, write_mlp
 from circuitgraph.forward.stream.prefix_sums import PrefixSums
@@ -73,16 +73,16 @@ class PassPlan:
 
     Attributes:
         step: The nodes that run, and at which positions.
-        cells: The positions.
+        positions: The positions.
         real: Booleans `[batch seq]`: no padding.
         gates: All gates on the host; 1 where they may be other than 0, in a plan that was made beforehand.
-        wanted: Booleans `[edge]`: gates whose gradient is wanted.
+        wanted: Booleans `[edge]`: gates whose gradient is required.
         goes_back: Whether a backward pass may follow.
         fixed: Whether the plan was made beforehand, so that no gate's value is read on the host.
     """
 
     step: StepPlan
-    cells: CellSets
+    positions: PositionSets
     real: np.ndarray
     gates: np.ndarray
     wanted: np.ndarray
@@ -105,37 +105,39 @@ def plan_pass(
         gates: 1 keeps an edge, 0 ablates it. Where they lie on the host, as `wanted` then should, and the batch came
             from there, no value is read from a device.
         batch: Prompts.
-        values: What ablated writers say; where they are those of a run, a node without live inputs is skipped.
-        wanted: Gates whose gradient is wanted; by default those strictly between 0 and 1, if `gates`
+        values: Outputs of ablated writers; where they are those of a run, a node without live inputs is skipped.
+        wanted: Gates whose gradient is required; by default those strictly between 0 and 1, if `gates`
             requires a gradient.
 
     Raises:
         ConfigurationError: The values are of other prompts.
     """
-    wants = torch.is_grad_enabled() and gates.requires_grad
+    goes_back = torch.is_grad_enabled() and gates.requires_grad
     prompts = batch.to_look_at
     gates_host, wanted_given, real, asked, ids, other_ids, other_real = to_host(
-        gates, wanted if wants else None, prompts.attention_mask, prompts.predict_index, prompts.input_ids,
+        gates, wanted if goes_back else None, prompts.attention_mask, prompts.predict_index, prompts.input_ids,
         values.input_ids, values.attention_mask,
     )  # fmt: skip
     assert gates_host is not None and real is not None and asked is not None
     gates_host, real = gates_host.astype(np.float64), real.astype(bool)
     check_same_prompts(values, real.shape, other_real, real)
     differs = None if other_ids is None else ids != other_ids
-    if not wants:
+    if not goes_back:
         wanted_host = np.zeros(gates_host.shape, dtype=bool)
     elif wanted_given is None:
         wanted_host = (gates_host > 0) & (gates_host < 1)
     else:
         wanted_host = wanted_given
-    cells = cell_sets(batch, causal=model.shape.causal, real=real, asked=asked, differs=differs)
+    positions = position_sets(batch, causal=model.shape.causal, real=real, asked=asked, differs=differs)
     step = plan_step(
         model.universe, (gates_host != 0) | wanted_host, wanted_host,
         constant_when_dead=not values.per_prompt,
         run_dead_readers=not values.query,
-        local=cells.local is not None,
+        local=positions.local is not None,
     )  # fmt: skip
-    return PassPlan(step=step, cells=cells, real=real, gates=gates_host, wanted=wanted_host, goes_back=wants)
+    return PassPlan(
+        step=step, positions=positions, real=real, gates=gates_host, wanted=wanted_host, goes_back=goes_back
+    )
 
 
 def plan_fixed_pass(
@@ -146,7 +148,7 @@ def plan_fixed_pass(
     Args:
         model: The model.
         batch: Prompts of one length, without padding, which knows what it was on the host.
-        values: What ablated writers say.
+        values: Outputs of ablated writers.
         fixed: The plan, for values of this kind; see `FixedPlan.missed` for which gates it is right.
         first_differing: No prompt differs from its counterfactual before this position.
 
@@ -162,9 +164,11 @@ def plan_fixed_pass(
     check_same_prompts(values, real.shape)
     differs = np.zeros_like(real)
     differs[:, first_differing] = True
-    cells = cell_sets(batch, causal=model.shape.causal, real=real, asked=asked, differs=differs, tell_local=False)
+    positions = position_sets(
+        batch, causal=model.shape.causal, real=real, asked=asked, differs=differs, separate_local=False
+    )
     flags = fixed.open_edges
-    return PassPlan(step=fixed.plan, cells=cells, real=real, gates=flags, wanted=flags, fixed=True)
+    return PassPlan(step=fixed.plan, positions=positions, real=real, gates=flags, wanted=flags, fixed=True)
 
 
 def run_pass(
@@ -182,9 +186,9 @@ def run_pass(
     Args:
         model: The model.
         plan: What runs.
-        gates: 1 keeps an edge, 0 ablates it; its gradient is that of the gates that are wanted, 0 elsewhere.
+        gates: 1 keeps an edge, 0 ablates it; its gradient is that of the gates that require one, 0 elsewhere.
         batch: Prompts.
-        values: What ablated writers say.
+        values: Outputs of ablated writers.
         workspace: Keeps large buffers from one step to the next.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
 
@@ -209,24 +213,30 @@ class _Pass:
     ) -> None:
         self.recompute = recompute
         self.bound, self.shape, self.universe, self.batch = model.bound, model.shape, model.universe, batch
-        self.values, self.plan, self.cells, self.tape, self.real = values, plan.step, plan.cells, tape, plan.real
+        self.values, self.plan, self.positions, self.tape, self.real = (
+            values,
+            plan.step,
+            plan.positions,
+            tape,
+            plan.real,
+        )
         self.mask = attention_mask(batch.attention_mask, model.shape.causal, padded=not plan.real.all())
         self.rotary: Rotary | None = None
         self.asked: AskedGrid | None = None
 
     def logits(self) -> Tensor:
         """Run everything."""
-        said = embed(self.bound, self.batch)
+        embedded = embed(self.bound, self.batch)
         if self.bound.rotary is not None:
-            self.rotary = rotary_of(self.bound.rotary, said[0], self.batch)
+            self.rotary = rotary_of(self.bound.rotary, embedded[0], self.batch)
         if any("asked" in heads for heads in self.plan.heads):
-            self.asked = asked_grid(self.cells.asked, self.real, causal=self.shape.causal, rotary=self.rotary)
-        engine = engine_for(said[0].device, said[0].dtype)
+            self.asked = asked_grid(self.positions.asked, self.real, causal=self.shape.causal, rotary=self.rotary)
+        engine = engine_for(embedded[0].device, embedded[0].dtype)
         self.streams = {
-            name: Stream(name, plan, self.tape, len(self.cells[name]), said[0], engine)
+            name: Stream(name, plan, self.tape, len(self.positions[name]), embedded[0], engine)
             for name, plan in self.plan.streams.items()
         }
-        self.ablated = PrefixSums(self._embeddings(said), partial(_with_said, self.values))
+        self.ablated = PrefixSums(self._embeddings(embedded), partial(_with_block, self.values))
         self.token = begin(self.tape)
         for layer, block in enumerate(self.bound.blocks):
             delta = None
@@ -241,71 +251,71 @@ class _Pass:
         last = len(self.universe.blocks) - 1
         return self.bound.unembed(self._read("asked", last, last, self.bound.final_norm)[0])
 
-    def _embeddings(self, said: tuple[Tensor, ...]) -> Tensor:
+    def _embeddings(self, embedded: tuple[Tensor, ...]) -> Tensor:
         """Store the embeddings' deltas; returns the ablated residual stream."""
         ablated = tuple(self.values.embeddings)
-        check_fits(self.values, ablated, said, n_layers=self.shape.n_layers, padded=not self.real.all())
-        deltas = [ours - theirs for ours, theirs in zip(said, ablated, strict=True)]
+        check_fits(self.values, ablated, embedded, n_layers=self.shape.n_layers, padded=not self.real.all())
+        deltas = [ours - theirs for ours, theirs in zip(embedded, ablated, strict=True)]
         if self.universe.embeddings == "joint":
             deltas = [sum(deltas[1:], deltas[0])]
         for name, stream in self.streams.items():
             for slot, index in enumerate(stream.plan.embeddings):
-                stream.deltas[slot].copy_(self.cells[name].of(deltas[index]))
+                stream.deltas[slot].copy_(self.positions[name].of(deltas[index]))
                 stream.add(slice(slot, slot + 1))
         return sum(ablated[1:], ablated[0])
 
     def _read(self, name: str, index: int, n_before: int, norm: Norm) -> Tensor:
         """What the readers of a block see in a stream, with so many blocks before them, normed."""
         stream = self.streams[name]
-        at = partial(_ablated_at, self.cells[name], self.ablated, n_before)
+        at = partial(_ablated_at, self.positions[name], self.ablated, n_before)
         normed, self.token = read(self.token, stream, stream.plan.blocks[index], at, norm)
         return normed
 
     def _mlp(self, layer: int, block: BoundBlock, n_before: int) -> Tensor | None:
-        """What the MLP says beyond its ablation value, at the cells of its level; it reads after so many blocks."""
-        level = self.plan.mlps[layer]
-        if level is None:
+        """The MLP's output beyond its ablation value, at the positions of the stream it reads, after so many blocks."""
+        own = self.plan.mlps[layer]
+        if own is None:
             return None
-        normed = self._read(level, 2 * layer + 1, n_before, block.mlp_norm)
+        normed = self._read(own, 2 * layer + 1, n_before, block.mlp_norm)
         if self.recompute and normed.requires_grad:
-            said = checkpoint(block.mlp, normed, use_reentrant=False, preserve_rng_state=False)[0]
+            output = checkpoint(block.mlp, normed, use_reentrant=False, preserve_rng_state=False)[0]
         else:
-            said = block.mlp(normed)[0]
+            output = block.mlp(normed)[0]
         ablated = self.values.mlps[layer]
         check_layer(ablated, (self.shape.d_model,), layer, "MLP")
-        return said - self.cells[level].of(ablated)
+        return output - self.positions[own].of(ablated)
 
     def _write_mlp(self, layer: int, delta: Tensor) -> None:
-        level = self.plan.mlps[layer]
-        assert level is not None
+        own = self.plan.mlps[layer]
+        assert own is not None
         for name, stream in self.streams.items():
             plan = stream.plan.blocks[2 * layer + 1]
             if len(plan.writers):
-                moved = self.cells[level].move(delta, self.cells[name])
+                moved = self.positions[own].move(delta, self.positions[name])
                 self.token = write_mlp(self.token, moved, stream, plan)
 
     def _heads(self, layer: int, block: BoundBlock) -> None:
-        """Run the layer's heads and store what they say."""
-        by_level = self.plan.heads[layer]
-        if not by_level:
+        """Run the layer's heads and store their outputs."""
+        by_stream = self.plan.heads[layer]
+        if not by_stream:
             return
-        layer_heads = LayerHeads(self.bound, block, self.shape, self.universe, self.cells, self.values, layer)
+        layer_heads = LayerHeads(self.bound, block, self.shape, self.universe, self.positions, self.values, layer)
         for name, stream in self.streams.items():
             plan = stream.plan.blocks[2 * layer]
             if len(plan.readers):
                 groups = layer_heads.groups(plan.readers)
-                at = partial(_ablated_at, self.cells[name], self.ablated, 2 * layer)
-                said, self.token = read_projected(self.token, stream, plan, at, block.attention_norm, groups)
-                layer_heads.take(groups, said, self.cells[name])
-        running = np.sort(np.concatenate(list(by_level.values())))
-        gathered, said_ablated = {}, self.values.heads[layer]
-        check_layer(said_ablated, (self.shape.n_heads, self.shape.d_head), layer, "heads")
-        for name, heads in by_level.items():
+                at = partial(_ablated_at, self.positions[name], self.ablated, 2 * layer)
+                projected, self.token = read_projected(self.token, stream, plan, at, block.attention_norm, groups)
+                layer_heads.take(groups, projected, self.positions[name])
+        running = np.sort(np.concatenate(list(by_stream.values())))
+        gathered, ablated = {}, self.values.heads[layer]
+        check_layer(ablated, (self.shape.n_heads, self.shape.d_head), layer, "heads")
+        for name, heads in by_stream.items():
             mixed = layer_heads.gather(
                 heads, all_heads=running, mask=self.mask, rotary=self.rotary,
                 asked=self.asked if name == "asked" else None,
             )  # fmt: skip
-            theirs = self.cells[name].of(pick(said_ablated, heads))
+            theirs = self.positions[name].of(pick(ablated, heads))
             gathered[name] = (heads, mixed - theirs)
         output = block.output.unflatten(0, (self.shape.n_heads, -1))
         for name, stream in self.streams.items():
@@ -315,27 +325,27 @@ class _Pass:
                 self.token = write_heads(self.token, moved, output, stream, plan)
 
     def _moved(self, gathered: dict[str, tuple[np.ndarray, Tensor]], writers: np.ndarray, name: str) -> Tensor:
-        """What the wanted heads gathered beyond their ablation value, at the cells of a stream."""
+        """What some heads gathered beyond their ablation value, at the positions of a stream."""
         order, parts = [], []
-        for level, (heads, moved) in gathered.items():
+        for own, (heads, moved) in gathered.items():
             rows = among(heads, writers)
             if len(rows):
                 order.append(heads[rows])
-                parts.append(self.cells[level].move(pick(moved, rows), self.cells[name]))
+                parts.append(self.positions[own].move(pick(moved, rows), self.positions[name]))
         if len(parts) == 1:
             return parts[0]
         return pick(torch.cat(parts), np.argsort(np.concatenate(order)))
 
 
-def _with_said(values: AblationValues, residual: Tensor | None, n_before: int) -> Tensor:
+def _with_block(values: AblationValues, residual: Tensor | None, n_before: int) -> Tensor:
     """The ablated residual stream after one block more."""
     assert residual is not None
     layer, is_mlp = divmod(n_before, 2)
     return residual + (values.mlps if is_mlp else values.attention)[layer]
 
 
-def _ablated_at(cells: Cells, ablated: PrefixSums, n_before: int) -> Tensor:
-    """The ablated residual stream after so many blocks, at some cells."""
+def _ablated_at(positions: Positions, ablated: PrefixSums, n_before: int) -> Tensor:
+    """The ablated residual stream after so many blocks, at some positions."""
     residual = ablated.of(n_before)
     assert residual is not None
-    return cells.of(residual)
+    return positions.of(residual)

@@ -1,7 +1,7 @@
 """The plain run of a bound model, and the ablation values taken from such runs.
 
 `reference_run` is the model as it is, through the same bound weights that the masked pass uses, keeping
-what each head and MLP says. From such runs come the counterfactual values (the run on the corrupted
+the output of each head and MLP. From such runs come the counterfactual values (the run on the corrupted
 prompts) and the means; zero ablation needs none.
 """
 
@@ -43,10 +43,10 @@ def _heads_read(block: BoundBlock, residual: Tensor) -> tuple[Tensor, Tensor, Te
     return project(x, block.query), project(x, block.key), project(x, block.value)
 
 
-def _heads_say(block: BoundBlock, mixed: Float[Tensor, "head batch seq d_head"]) -> Tensor:
+def _heads_output(block: BoundBlock, mixed: Float[Tensor, "head batch seq d_head"]) -> Tensor:
     """What the heads gathered, through the output projection, with its bias."""
-    said = mixed.permute(1, 2, 0, 3).flatten(-2) @ block.output
-    return said if block.output_bias is None else said + block.output_bias
+    output = mixed.permute(1, 2, 0, 3).flatten(-2) @ block.output
+    return output if block.output_bias is None else output + block.output_bias
 
 
 def _attention(
@@ -62,7 +62,7 @@ def _attention(
 
 
 def embed(bound: BoundModel, batch: TokenBatch) -> tuple[Tensor, ...]:
-    """What each embedding of the model says, `[batch seq d_model]` each."""
+    """The output of each embedding of the model, `[batch seq d_model]` each."""
     return bound.embed(batch.input_ids, batch.position_ids)
 
 
@@ -76,10 +76,10 @@ def reference_run(
         bound: The model's weights.
         shape: The model's sizes.
         batch: Prompts.
-        keep: Whether to keep what every writer says.
+        keep: Whether to keep every writer's output.
 
     Returns:
-        The logits at the asked positions, and what every writer says (None unless `keep`).
+        The logits at the asked positions, and every writer's output (None unless `keep`).
     """
     mask = attention_mask(batch.attention_mask, shape.causal, padded=batch.padded)
     embeddings = embed(bound, batch)
@@ -88,13 +88,13 @@ def reference_run(
     heads, attention, mlps, reads = [], [], [], []
     for block in bound.blocks:
         mixed, read = _attention(block, bound, shape, residual, mask, rotary)
-        said = _heads_say(block, mixed)
-        after = residual + said
+        output = _heads_output(block, mixed)
+        after = residual + output
         mlp = block.mlp(block.mlp_norm(after if shape.block_order == "sequential" else residual))
         residual = after + mlp
         if keep:
             heads.append(mixed.contiguous())
-            attention.append(said)
+            attention.append(output)
             mlps.append(mlp)
             reads.append([part.contiguous() for part in read])
     asked = residual.flatten(0, 1)[batch.predict_index]
@@ -128,14 +128,14 @@ def read_again(bound: BoundModel, values: AblationValues) -> AblationValues:
     for block, mixed, mlp in zip(bound.blocks, values.heads, values.mlps, strict=True):
         if values.per_prompt:
             reads.append([part.contiguous() for part in _heads_read(block, residual)])
-        attention.append(_heads_say(block, mixed))
+        attention.append(_heads_output(block, mixed))
         residual = residual + attention[-1] + mlp
     query, key, value = zip(*reads, strict=True) if reads else ((), (), ())
     return replace(values, attention=tuple(attention), query=query, key=key, value=value)
 
 
 def zero_values(bound: BoundModel, shape: ModelShape, like: Tensor) -> AblationValues:
-    """Zero ablation: every writer says 0; output biases of attention stay, since they are no head's.
+    """Zero ablation: every writer's output is 0; output biases of attention stay, since they are no head's.
 
     Args:
         bound: The model's weights.
@@ -160,13 +160,13 @@ def zero_values(bound: BoundModel, shape: ModelShape, like: Tensor) -> AblationV
 def mean_values(
     bound: BoundModel, shape: ModelShape, batches: Iterable[TokenBatch], *, per_position: bool = False
 ) -> AblationValues:
-    """Mean ablation: every writer says its mean over a data set's real tokens.
+    """Mean ablation: every writer's output is its mean over a data set's real tokens.
 
     Args:
         bound: The model's weights.
         shape: The model's sizes.
         batches: The data set.
-        per_position: One mean a position instead of one in all.
+        per_position: One mean per position instead of one in all.
 
     Returns:
         The means, summed in float64.

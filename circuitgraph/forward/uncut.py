@@ -53,8 +53,8 @@ class Heads:
     Attributes:
         heads: Which run.
         query: Rotated `[head prompt seq d_head]`, of the heads that run.
-        key: Rotated, at all positions, a key-value reader each.
-        value: At all positions, a key-value reader each.
+        key: Rotated, at all positions, one per key-value reader.
+        value: At all positions, one per key-value reader.
         mixed: What they gathered `[head prompt seq d_head]`.
     """
 
@@ -73,7 +73,7 @@ class UncutRun:
         shape: The model's sizes.
         universe: Which edges there are.
         batch: Prompts of one length, without padding.
-        values: What ablated writers say.
+        values: Outputs of ablated writers.
         kept: Booleans `[edge]`: the circuit; None for the full model.
 
     Attributes:
@@ -103,7 +103,7 @@ class UncutRun:
         embeddings = embed(bound, batch)
         self.rotary = bound.rotary(embeddings[0], batch.position_ids[:1]) if bound.rotary is not None else None
         self.asked = batch.predict_index
-        self.said: dict[int, Tensor] = {}
+        self.deltas: dict[int, Tensor] = {}
         self.reads: dict[int, Reads] = {}
         self.heads: dict[int, Heads] = {}
         self.mlps: dict[int, Tensor] = {}
@@ -121,7 +121,7 @@ class UncutRun:
     # ---------------------------------------------------------------- without cuts
 
     def _run(self, embeddings: tuple[Tensor, ...]) -> Tensor:
-        """Run the circuit, or the model, and keep what is read and said."""
+        """Run the circuit, or the model, and keep what is read and written."""
         universe, values = self.universe, self.values
         given = tuple(values.embeddings)
         changes = [ours - theirs for ours, theirs in zip(embeddings, given, strict=True)]
@@ -133,21 +133,23 @@ class UncutRun:
         residual = self._whole(sum(given[1:], given[0])).clone()
         if self.kept is None:
             residual = sum(embeddings[1:], embeddings[0])
-        attention, mlps, heads_said = tuple(values.attention), tuple(values.mlps), tuple(values.heads)
+        attention, mlps, heads_ablated = tuple(values.attention), tuple(values.mlps), tuple(values.heads)
         logits: Tensor | None = None
         after = residual
         for index, block in enumerate(universe.blocks):
             if block.kind == "attention":
-                after = residual + self._run_heads(index, block, residual, deltas, heads_said[block.layer], attention)
+                after = residual + self._run_heads(
+                    index, block, residual, deltas, heads_ablated[block.layer], attention
+                )
                 if universe.block_order == "sequential":
                     residual = after
             elif block.kind == "mlp":
-                said = self._run_mlp(index, block, residual, deltas, mlps[block.layer])
-                residual = (after if universe.block_order == "parallel" else residual) + said
+                output = self._run_mlp(index, block, residual, deltas, mlps[block.layer])
+                residual = (after if universe.block_order == "parallel" else residual) + output
             else:
                 reads = self._read(index, block, residual, deltas)
                 logits = self.logits_from(reads.seen[:1])[0]
-        self.said = {writer: delta[:, self.first :] for writer, delta in deltas.items()}
+        self.deltas = {writer: delta[:, self.first :] for writer, delta in deltas.items()}
         assert logits is not None
         return logits
 
@@ -208,20 +210,20 @@ class UncutRun:
                 deltas[first + int(head)] = moved[place] @ weights[place]
         if self.kept is not None:
             return self._whole(attention[layer])
-        said = mixed.permute(1, 2, 0, 3).flatten(-2) @ own.output
-        return said if own.output_bias is None else said + own.output_bias
+        output = mixed.permute(1, 2, 0, 3).flatten(-2) @ own.output
+        return output if own.output_bias is None else output + own.output_bias
 
     def _run_mlp(
         self, index: int, block: Block, residual: Tensor, deltas: dict[int, Tensor], ablated: Tensor
     ) -> Tensor:
         own, writer = self.bound.blocks[block.layer], block.first_written
         reads = self._read(index, block, residual, deltas)
-        said = None
+        output = None
         if len(reads.readers):
-            said = own.mlp(own.mlp_norm(reads.seen[0]))
-            self.mlps[block.layer] = said[:, self.first :]
-            deltas[writer] = said - self._whole(ablated)
-        return self._whole(ablated) if self.kept is not None or said is None else said
+            output = own.mlp(own.mlp_norm(reads.seen[0]))
+            self.mlps[block.layer] = output[:, self.first :]
+            deltas[writer] = output - self._whole(ablated)
+        return self._whole(ablated) if self.kept is not None or output is None else output
 
     # ---------------------------------------------------------------- parts of a layer
 
@@ -308,7 +310,7 @@ def add_read(seen: Tensor, gates: np.ndarray, changes: Tensor) -> None:
 def by_head(normed: Tensor, projection: Projection, which: np.ndarray, n_readers: int) -> Tensor:
     """Each row through the weights of the head that it is of `[row … d_head]`."""
     heads = torch.from_numpy(which // (n_readers // projection.n_heads)).to(normed.device)
-    said = torch.bmm(normed.flatten(1, -2), projection.per_head[heads])
+    projected = torch.bmm(normed.flatten(1, -2), projection.per_head[heads])
     if projection.bias_per_head is not None:
-        said = said + projection.bias_per_head[heads][:, None]
-    return said.view(*normed.shape[:-1], said.shape[-1])
+        projected = projected + projection.bias_per_head[heads][:, None]
+    return projected.view(*normed.shape[:-1], projected.shape[-1])

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from circuitgraph.batch import PairBatch
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.attribution import Said, cells_that_matter, edge_products, writer_changes
+from circuitgraph.forward.attribution import Said, edge_products, positions_that_matter, writer_changes
 from circuitgraph.forward.backward_rules import BackwardRule
 from circuitgraph.forward.full_run import NOTHING_INSTEAD, FullRun, Instead, full_run
-from circuitgraph.forward.plan.cells import CellSets
+from circuitgraph.forward.plan.positions import PositionSets
 from pruning.execution.probe import Probe
 
 
@@ -93,22 +93,22 @@ class PairRuns:
         return full_run(self.model, tokens, instead=instead, rule=self.rule)
 
     @cached_property
-    def cells(self) -> CellSets:
+    def positions(self) -> PositionSets:
         """Positions at which a change can be other than 0 and matter."""
         varies = self.probe.ablation == "counterfactual"
-        return cells_that_matter(self.model, self.batch.clean, self.batch.corrupted if varies else None)
+        return positions_that_matter(self.model, self.batch.clean, self.batch.corrupted if varies else None)
 
-    def changes(self, said: Said, ablated: Said) -> Float[Tensor, "writer cell d_model"]:
+    def changes(self, said: Said, ablated: Said) -> Float[Tensor, "writer position d_model"]:
         """`ablated − said` of every writer.
 
         Args:
             said: What writers say.
             ablated: What they say instead.
         """
-        return writer_changes(self.model, said, ablated, self.cells.reached)
+        return writer_changes(self.model, said, ablated, self.positions.reached)
 
     def products(
-        self, run: FullRun, changes: Float[Tensor, "writer cell d_model"], teacher: Tensor | None = None
+        self, run: FullRun, changes: Float[Tensor, "writer position d_model"], teacher: Tensor | None = None
     ) -> Float[Tensor, " edge"]:
         """What changes do to the objective's sum over the prompts, along each edge alone and to first order.
 
@@ -119,4 +119,4 @@ class PairRuns:
         """
         teacher = run.logits.detach() if teacher is None else teacher
         loss = self.probe.compare(run.logits, teacher, self.batch) * len(self.batch.clean.input_ids)
-        return edge_products(self.model, run, loss, changes, self.cells)
+        return edge_products(self.model, run, loss, changes, self.positions)

@@ -32,14 +32,14 @@ from torch import Tensor
 
 from circuitgraph.batch import PairBatch
 from circuitgraph.forward.attribution import writer_changes
-from circuitgraph.forward.plan.cells import Cells
+from circuitgraph.forward.plan.positions import Positions
 from pruning.execution.probe import Probe
 from pruning.methods.answers import refuse_any
 from pruning.methods.method import RANKING_ABLATIONS
 from pruning.prompts.encoding import EncodedPairs
 
 Share = Callable[[Tensor, Tensor], Tensor]
-"""What writers `[writer cell d_model]` have of what a reader sees `[cell d_model]`: `[writer cell]`."""
+"""What writers `[writer position d_model]` have of what a reader sees `[position d_model]`: `[writer position]`."""
 _NUMBERS = 1 << 24
 """Numbers of an intermediate result, so that writers are compared a few at a time."""
 
@@ -132,7 +132,7 @@ class ActivationMagnitude(Observed):
         return probe.mean(lambda batch: shares(probe, batch, magnitude))
 
 
-def proximity(said: Float[Tensor, "writer cell d_model"], seen: Float[Tensor, "cell d_model"]) -> Tensor:
+def proximity(said: Float[Tensor, "writer position d_model"], seen: Float[Tensor, "position d_model"]) -> Tensor:
     """Proximities, as shares of their sum over writers.
 
     Args:
@@ -140,7 +140,7 @@ def proximity(said: Float[Tensor, "writer cell d_model"], seen: Float[Tensor, "c
         seen: What a reader sees.
 
     Returns:
-        `[writer cell]`; 0 where all are 0.
+        `[writer position]`; 0 where all are 0.
 
     Examples:
         >>> said = torch.tensor([[[3.0, 0.0]], [[0.0, 1.0]], [[0.0, -2.0]]])
@@ -155,7 +155,7 @@ def proximity(said: Float[Tensor, "writer cell d_model"], seen: Float[Tensor, "c
     return near / total.masked_fill(total == 0, 1)
 
 
-def magnitude(said: Float[Tensor, "writer cell d_model"], seen: Float[Tensor, "cell d_model"]) -> Tensor:
+def magnitude(said: Float[Tensor, "writer position d_model"], seen: Float[Tensor, "position d_model"]) -> Tensor:
     """L2 norms, over that of what the reader sees.
 
     Args:
@@ -163,7 +163,7 @@ def magnitude(said: Float[Tensor, "writer cell d_model"], seen: Float[Tensor, "c
         seen: What a reader sees.
 
     Returns:
-        `[writer cell]`; 0 where nothing is seen.
+        `[writer position]`; 0 where nothing is seen.
     """
     whole = seen.norm(dim=-1)
     return said.norm(dim=-1) / whole.masked_fill(whole == 0, torch.inf)
@@ -181,16 +181,16 @@ def shares(probe: Probe, batch: PairBatch, share: Share) -> Float[Tensor, " edge
     compiled, tokens = probe.compiled, batch.clean
     universe, shape = compiled.universe, tuple(tokens.input_ids.shape)
     values, zeros = compiled.run_with_values(tokens)[1], compiled.ablation_values("zero")
-    cells = Cells(np.arange(tokens.input_ids.numel()), (shape[0], shape[1]), tokens.input_ids.device)
-    said = writer_changes(probe.runnable, zeros, values, cells)
-    residual = cells.of(sum(values.embeddings[1:], values.embeddings[0]))
+    positions = Positions(np.arange(tokens.input_ids.numel()), (shape[0], shape[1]), tokens.input_ids.device)
+    said = writer_changes(probe.runnable, zeros, values, positions)
+    residual = positions.of(sum(values.embeddings[1:], values.embeddings[0]))
     after, found = residual, []
     for block in universe.blocks:
         seen = after if block.kind == "mlp" and universe.block_order == "sequential" else residual
         own = share(said[: block.n_writers], seen.to(said.dtype)).sum(-1) / shape[1]
         found.append(own.expand(block.n_readers, -1).flatten())
         if block.kind == "attention":
-            after = residual + cells.of(values.attention[block.layer])
+            after = residual + positions.of(values.attention[block.layer])
         elif block.kind == "mlp":
-            residual = after = after + cells.of(values.mlps[block.layer])
+            residual = after = after + positions.of(values.mlps[block.layer])
     return torch.cat(found)

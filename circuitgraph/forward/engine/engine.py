@@ -1,6 +1,6 @@
 """What an engine does: the sums of a masked pass, on one kind of device.
 
-A stream (`circuitgraph.forward.stream`) says when something is computed and where it lies; an engine says how. There
+A stream (`circuitgraph.forward.stream`) decides when something is computed and where it lies; an engine, how. There
 are three, chosen once for a device and a number format by `circuitgraph.forward.engine.choose.engine_for`:
 
 - `plain`: torch's operators, the readable definition, for any device and format;
@@ -32,14 +32,14 @@ class Sums:
         running: The sum of all deltas that the readers see; None where no reader takes it.
         takes_running: Which readers take it, on the host.
         coefficients: Of the deltas.
-        deltas: What writers say beyond their ablation value.
+        deltas: Writers' outputs less their ablation values.
     """
 
-    base: Float[Tensor, "cell_or_one d_model"]
-    running: Float[Tensor, "cell d_model"] | None
+    base: Float[Tensor, "position_or_one d_model"]
+    running: Float[Tensor, "position d_model"] | None
     takes_running: Bool[np.ndarray, " reader"]
     coefficients: Coefficients
-    deltas: Float[Tensor, "slot cell d_model"]
+    deltas: Float[Tensor, "slot position d_model"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,23 +66,23 @@ class Engine(Protocol):
 
     def mix(
         self,
-        out: Float[Tensor, "to cell width"],
+        out: Float[Tensor, "to position width"],
         base: Tensor | None,
         coefficients: Coefficients,
-        rows: Float[Tensor, "source cell width"],
+        rows: Float[Tensor, "source position width"],
     ) -> None:
         """`out = base + coefficients @ rows`.
 
         Args:
             out: Where it goes; not among `rows`.
-            base: What is added to: `out` itself, `[cell width]` or `[1 width]` the same for all rows, or None for 0.
+            base: What is added to: `out` itself, `[position width]`, `[1 width]` the same for all, or None for 0.
             coefficients: `[to source]`.
             rows: The rows to mix.
         """
         ...
 
     def dots(
-        self, left: Float[Tensor, "left cell width"], right: Float[Tensor, "right cell width"], pairs: Pairs
+        self, left: Float[Tensor, "left position width"], right: Float[Tensor, "right position width"], pairs: Pairs
     ) -> Float[Tensor, " pair"]:
         """Dot products of rows, positions and widths in one; in the order of the pairs, in float32 or wider.
 
@@ -97,8 +97,8 @@ class Engine(Protocol):
         self,
         sums: Sums,
         norm: Norm,
-        out: Float[Tensor, "reader cell d_model"],
-        room: Float[Tensor, "reader cell d_model"],
+        out: Float[Tensor, "reader position d_model"],
+        room: Float[Tensor, "reader position d_model"],
     ) -> Moments | None:
         """What readers see, normed.
 
@@ -109,7 +109,7 @@ class Engine(Protocol):
             room: May be written to.
 
         Returns:
-            What `pull` asks for.
+            What `pull` takes.
         """
         ...
 
@@ -118,10 +118,10 @@ class Engine(Protocol):
         sums: Sums,
         norm: Norm,
         moments: Moments | None,
-        gradients: Float[Tensor, "reader cell d_model"],
+        gradients: Float[Tensor, "reader position d_model"],
         pairs: Pairs,
-        running: Float[Tensor, "cell d_model"] | None,
-        room: Float[Tensor, "reader cell d_model"],
+        running: Float[Tensor, "position d_model"] | None,
+        room: Float[Tensor, "reader position d_model"],
     ) -> Float[Tensor, " pair"]:
         """The way back of `read`: take gradients through the norm where they lie, and from there those of the gates.
 
@@ -141,8 +141,8 @@ class Engine(Protocol):
 
     def project(
         self,
-        out: Float[Tensor, "row cell taken"],
-        x: Float[Tensor, "row cell given"],
+        out: Float[Tensor, "row position taken"],
+        x: Float[Tensor, "row position given"],
         weights: Float[Tensor, "head given taken"],
         heads: np.ndarray,
     ) -> None:

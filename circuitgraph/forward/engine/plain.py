@@ -1,4 +1,4 @@
-"""The plain engine: torch's operators, on any device and in any number format. It says what the others compute.
+"""The plain engine: torch's operators, on any device and in any number format. It defines what the others compute.
 
 Most gates are exactly 0 or 1, so coefficients are matrices whose zeros are many. There are two ways to mix and to take
 dots, chosen by the share of non-zeros alone, so that the same gates take the same way and give the same bits: by the
@@ -30,10 +30,10 @@ class PlainEngine:
 
     def mix(
         self,
-        out: Float[Tensor, "to cell width"],
+        out: Float[Tensor, "to position width"],
         base: Tensor | None,
         coefficients: Coefficients,
-        rows: Float[Tensor, "source cell width"],
+        rows: Float[Tensor, "source position width"],
     ) -> None:
         """`out = base + coefficients @ rows`."""
         lay(out, base)
@@ -47,7 +47,7 @@ class PlainEngine:
             into[to : to + 1].addmm_(factors, given.index_select(0, sources))
 
     def dots(
-        self, left: Float[Tensor, "left cell width"], right: Float[Tensor, "right cell width"], pairs: Pairs
+        self, left: Float[Tensor, "left position width"], right: Float[Tensor, "right position width"], pairs: Pairs
     ) -> Float[Tensor, " pair"]:
         """Dot products of rows."""
         ours, theirs = left.flatten(1), right.flatten(1)
@@ -63,8 +63,8 @@ class PlainEngine:
         self,
         sums: Sums,
         norm: Norm,
-        out: Float[Tensor, "reader cell d_model"],
-        room: Float[Tensor, "reader cell d_model"],
+        out: Float[Tensor, "reader position d_model"],
+        room: Float[Tensor, "reader position d_model"],
     ) -> Moments | None:
         """What readers see, normed."""
         self.see(sums, room)
@@ -75,10 +75,10 @@ class PlainEngine:
         sums: Sums,
         norm: Norm,
         moments: Moments | None,
-        gradients: Float[Tensor, "reader cell d_model"],
+        gradients: Float[Tensor, "reader position d_model"],
         pairs: Pairs,
-        running: Float[Tensor, "cell d_model"] | None,
-        room: Float[Tensor, "reader cell d_model"],
+        running: Float[Tensor, "position d_model"] | None,
+        room: Float[Tensor, "reader position d_model"],
     ) -> Float[Tensor, " pair"]:
         """The way back of `read`; what readers saw is not kept but mixed once more."""
         self.see(sums, room)
@@ -92,8 +92,8 @@ class PlainEngine:
 
     def project(
         self,
-        out: Float[Tensor, "row cell taken"],
-        x: Float[Tensor, "row cell given"],
+        out: Float[Tensor, "row position taken"],
+        x: Float[Tensor, "row position given"],
         weights: Float[Tensor, "head given taken"],
         heads: np.ndarray,
     ) -> None:
@@ -107,7 +107,7 @@ class PlainEngine:
 
     # ------------------------------------------------------------ within a read
 
-    def see(self, sums: Sums, out: Float[Tensor, "reader cell d_model"]) -> None:
+    def see(self, sums: Sums, out: Float[Tensor, "reader position d_model"]) -> None:
         """What readers see, before the norm.
 
         Args:
@@ -128,7 +128,7 @@ class PlainEngine:
         self.mix(out, out, sums.coefficients, sums.deltas)
 
     def norm_rows(
-        self, norm: Norm, x: Float[Tensor, "reader cell d_model"], out: Float[Tensor, "reader cell d_model"]
+        self, norm: Norm, x: Float[Tensor, "reader position d_model"], out: Float[Tensor, "reader position d_model"]
     ) -> Moments | None:
         """Norm rows by the model's own module, so many at a time as stay in a CPU's cache.
 
@@ -138,7 +138,7 @@ class PlainEngine:
             out: Where they go; may be `x`.
 
         Returns:
-            What `norm_rows_back` asks for.
+            What `norm_rows_back` takes.
         """
         if norm.kind == "none":
             out.copy_(x)
@@ -151,9 +151,9 @@ class PlainEngine:
     def norm_rows_back(
         self,
         norm: Norm,
-        x: Float[Tensor, "reader cell d_model"],
+        x: Float[Tensor, "reader position d_model"],
         moments: Moments | None,
-        gradients: Float[Tensor, "reader cell d_model"],
+        gradients: Float[Tensor, "reader position d_model"],
     ) -> None:
         """Take gradients of normed rows to those of the rows, where they lie, by autograd through the module.
 
@@ -173,7 +173,7 @@ class PlainEngine:
             back.copy_(found)
 
 
-def lay(out: Float[Tensor, "to cell width"], base: Tensor | None) -> None:
+def lay(out: Float[Tensor, "to position width"], base: Tensor | None) -> None:
     """Lay down what is added to.
 
     Args:

@@ -30,7 +30,7 @@ def run_of(heads: np.ndarray) -> slice | None:
     if not len(heads):
         return None
     first, last = int(heads[0]), int(heads[-1])
-    # The ends tell most choices apart.
+    # Most choices differ at their ends.
     if last - first + 1 != len(heads) or not (heads[1:] - heads[:-1] == 1).all():
         return None
     return slice(first, last + 1)

@@ -1,15 +1,15 @@
 """What one masked pass has to run, from the gates of this very step.
 
 A writer is *stored* if it can differ from its ablation value and something that reaches the logits reads
-it; everything else is skipped, exactly. What runs, runs at one of three sets of cells (see
-`circuitgraph.forward.plan.cells`), its *level*:
+it; everything else is skipped, exactly. What runs, runs at one of three sets of positions (see
+`circuitgraph.forward.plan.positions`), in the *stream* of that name:
 
 - `asked` if nothing that is needed elsewhere reads it, so that no key and no value depends on it;
 - else `local` if no attention feeds it;
 - else `reached`.
 
-Each level has a stream of its own: the readers of that level, and the writers that they read. All of it is
-decided on the host, on flat arrays.
+A stream is the readers that run at its positions, and the writers that they read, each stored in a *slot*. All of
+it is decided on the host, on flat arrays.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from circuitgraph.graph.liveness import backward_reach, forward_reach, the_embeddings, the_logits
 from circuitgraph.graph.universe import Universe
 
-LEVELS = ("local", "reached", "asked")
+STREAMS = ("local", "reached", "asked")
 _LOCAL, _REACHED, _ASKED, _NOWHERE = 0, 1, 2, -1
 
 
@@ -35,7 +35,7 @@ class BlockPlan:
         n_slots: How many of the stream's writers they see, always slots `0 … n_slots - 1`.
         writers: Which of the block's writers the stream stores, as indices within the block.
         slots: Where they are stored.
-        differentiable: Whether a wanted gate lies at these readers or before them.
+        differentiable: Whether a gate whose gradient is required lies at these readers or before them.
     """
 
     readers: np.ndarray
@@ -48,7 +48,7 @@ class BlockPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamPlan:
-    """The readers of one level, and what they read.
+    """The readers of one stream, and what they read.
 
     Attributes:
         blocks: A plan for every reader block of the universe.
@@ -69,9 +69,9 @@ class StepPlan:
     """One whole pass.
 
     Attributes:
-        streams: The streams that have readers, by level.
-        heads: For each layer, the heads that run at a level, as indices within the layer.
-        mlps: For each layer, the level at which its MLP runs, or None.
+        streams: The streams that have readers, by name.
+        heads: For each layer, the heads that run (indices within the layer), by the stream at whose positions.
+        mlps: For each layer, the stream that its MLP reads, or None where it does not run.
         live_heads: Heads that run.
         live_mlps: MLPs that run.
     """
@@ -88,23 +88,23 @@ def stored_writers(universe: Universe, active: np.ndarray, *, constant_when_dead
 
     Args:
         universe: The universe.
-        active: Booleans `[edge]`: the gate is not 0, or its gradient is wanted.
+        active: Booleans `[edge]`: the gate is not 0, or its gradient is required.
         constant_when_dead: Whether a node without live inputs may still differ from its ablation value, as
             under zero and mean ablation.
 
     Returns:
         Booleans `[writer]`.
     """
-    wanted = backward_reach(universe, active, readers=the_logits(universe))[1]
+    matters = backward_reach(universe, active, readers=the_logits(universe))[1]
     if constant_when_dead:
-        return wanted
-    return wanted & forward_reach(universe, active, writers=the_embeddings(universe))[1]
+        return matters
+    return matters & forward_reach(universe, active, writers=the_embeddings(universe))[1]
 
 
 def plan_step(
     universe: Universe,
     active: np.ndarray,
-    wanted: np.ndarray,
+    needs_grad: np.ndarray,
     *,
     constant_when_dead: bool,
     run_dead_readers: bool = True,
@@ -114,12 +114,12 @@ def plan_step(
 
     Args:
         universe: The universe.
-        active: Booleans `[edge]`: the gate is not 0, or its gradient is wanted.
-        wanted: Booleans `[edge]`: the gradient is wanted.
+        active: Booleans `[edge]`: the gate is not 0, or its gradient is required.
+        needs_grad: Booleans `[edge]`: the gradient is required.
         constant_when_dead: See `stored_writers`.
         run_dead_readers: Whether a live head's readers without live edges run; not needed where the ablated
             run's queries, keys and values are at hand.
-        local: Whether local cells are told apart.
+        local: Whether local positions are a stream of their own.
 
     Returns:
         The plan.
@@ -128,12 +128,12 @@ def plan_step(
     live = _seen_of(universe, active, stored)
     running = _running_readers(universe, live, stored, run_dead_readers)
     wide, everywhere = _needed_everywhere(universe, live, running)
-    level = np.where(wide, np.where(_fed_locally(universe, live, local), _LOCAL, _REACHED), _ASKED)
-    level[~running] = _NOWHERE
-    gradient = _passed_by_gradients(universe, live, wanted)
+    stream_of = np.where(wide, np.where(_fed_locally(universe, live, local), _LOCAL, _REACHED), _ASKED)
+    stream_of[~running] = _NOWHERE
+    gradient = _passed_by_gradients(universe, live, needs_grad)
     streams = {}
-    for index, name in enumerate(LEVELS):
-        rows = level == index
+    for index, name in enumerate(STREAMS):
+        rows = stream_of == index
         if rows.any():
             streams[name] = _stream(universe, live, rows, gradient)
     heads, mlps = [], []
@@ -143,8 +143,8 @@ def plan_step(
             by_level = {"reached": np.flatnonzero(runs & far), "asked": np.flatnonzero(runs & ~far)}
             heads.append({name: found for name, found in by_level.items() if len(found)})
         elif block.kind == "mlp":
-            reader = level[block.first_reader]
-            mlps.append(None if reader == _NOWHERE else LEVELS[reader])
+            reader = stream_of[block.first_reader]
+            mlps.append(None if reader == _NOWHERE else STREAMS[reader])
     return StepPlan(
         streams=streams,
         heads=tuple(heads),
@@ -159,8 +159,8 @@ def covering_edges(
 ) -> np.ndarray:
     """All edges that may open without a pass having to run anything more, or anything elsewhere.
 
-    A plan made for these runs the same nodes at the same levels as one made for `live`, and is right for every choice
-    of gates whose live edges are among them.
+    A plan made for these runs the same nodes at the same positions as one made for `live`, and is right for every
+    choice of gates whose live edges are among them.
 
     Args:
         universe: The universe.
@@ -209,16 +209,16 @@ def _needed_everywhere(universe: Universe, live: np.ndarray, running: np.ndarray
 
 
 def _fed_locally(universe: Universe, live: np.ndarray, local: bool) -> np.ndarray:
-    """Readers that no attention feeds, where local cells are told apart `[reader]`."""
+    """Readers that no attention feeds, where local positions are a stream of their own `[reader]`."""
     if not local:
         return np.zeros(universe.n_readers, dtype=bool)
     return ~forward_reach(universe, live, writers=universe.writer_kinds == "head")[0]
 
 
-def _passed_by_gradients(universe: Universe, live: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Readers with a wanted gate at them or before them `[reader]`."""
-    asked = np.concatenate([block.matrix(wanted).any(1) for block in universe.blocks])
-    return forward_reach(universe, live, writers=np.zeros(universe.n_writers, dtype=bool), readers=asked)[0]
+def _passed_by_gradients(universe: Universe, live: np.ndarray, needs_grad: np.ndarray) -> np.ndarray:
+    """Readers with a gate that requires a gradient at them or before them `[reader]`."""
+    own = np.concatenate([block.matrix(needs_grad).any(1) for block in universe.blocks])
+    return forward_reach(universe, live, writers=np.zeros(universe.n_writers, dtype=bool), readers=own)[0]
 
 
 def _stream(universe: Universe, live: np.ndarray, in_stream: np.ndarray, gradient: np.ndarray) -> StreamPlan:

@@ -1,6 +1,6 @@
 """Which positions of a batch have to run at all.
 
-A *cell* is one real token of one prompt, `prompt * seq + position`. Three sets of cells matter:
+A position of a batch is one real token of one prompt, as the flat index `prompt * seq + place`. Three sets matter:
 
 - `reached`: where a writer can differ from its ablation value and still change an asked output. Under
   counterfactual ablation and causal attention that is from the first token in which a prompt differs from
@@ -25,11 +25,11 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.transfer import to_device
 
 LOCAL_BELOW = 0.8
-"""Local cells are told apart where they are fewer than this share of the reached ones."""
+"""Local positions are a set of their own where they are fewer than this share of the reached ones."""
 
 
-class Cells:
-    """A set of cells, in a fixed order.
+class Positions:
+    """A set of positions, in a fixed order.
 
     Args:
         host: Flat indices.
@@ -47,18 +47,18 @@ class Cells:
         return len(self.host)
 
     @cached_property
-    def index(self) -> Int[Tensor, " cell"]:
+    def index(self) -> Int[Tensor, " position"]:
         """The flat indices on the device."""
         return to_device(self.host, self.device)
 
     def of(self, value: Tensor) -> Tensor:
-        """A value at these cells.
+        """A value at these positions.
 
         Args:
             value: `[… batch seq width]`; axes of size 1 broadcast.
 
         Returns:
-            `[… cell width]`, or `[… 1 width]` where the value is the same everywhere.
+            `[… position width]`, or `[… 1 width]` where the value is the same everywhere.
         """
         batch, seq = value.shape[-3:-1]
         if batch == seq == 1 and self.shape != (1, 1):
@@ -66,12 +66,12 @@ class Cells:
         grid = value.expand(*value.shape[:-3], *self.shape, value.shape[-1]).flatten(-3, -2)
         return grid if self.is_grid else grid.index_select(-2, self.index)
 
-    def places(self, target: Cells) -> tuple[Tensor | None, Tensor | None]:
-        """Where the cells of `target` are found among these.
+    def places(self, target: Positions) -> tuple[Tensor | None, Tensor | None]:
+        """Where the positions of `target` are found among these.
 
         Returns:
-            Where each found cell stands here, None if all do in this order; and where it stands in
-            `target`, None if every one of its cells was found.
+            Where each found position stands here, None if all do in this order; and where it stands in
+            `target`, None if every one of its positions was found.
         """
         if target is self:
             return None, None
@@ -85,15 +85,15 @@ class Cells:
             self._places[id(target)] = (here, there)
         return self._places[id(target)]
 
-    def move(self, value: Tensor, target: Cells) -> Tensor:
-        """Take a value over to other cells; 0 where it has none.
+    def move(self, value: Tensor, target: Positions) -> Tensor:
+        """Take a value over to other positions; 0 where it has none.
 
         Args:
-            value: `[… cell width]` at these cells.
-            target: The cells wanted.
+            value: `[… position width]` at these positions.
+            target: The positions to take it to.
 
         Returns:
-            `[… target_cell width]`.
+            `[… target_position width]`.
         """
         source, where = self.places(target)
         picked = value if source is None else value.index_select(-2, source)
@@ -104,8 +104,8 @@ class Cells:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CellSets:
-    """The cells of one pass.
+class PositionSets:
+    """The positions of one pass.
 
     Attributes:
         grid: All positions, padding included.
@@ -114,25 +114,25 @@ class CellSets:
         asked: The asked positions, in the order asked.
     """
 
-    grid: Cells
-    reached: Cells
-    local: Cells | None
-    asked: Cells
+    grid: Positions
+    reached: Positions
+    local: Positions | None
+    asked: Positions
 
-    def __getitem__(self, level: str) -> Cells:
-        return getattr(self, level)
+    def __getitem__(self, stream: str) -> Positions:
+        return getattr(self, stream)
 
 
-def cell_sets(
+def position_sets(
     batch: TokenBatch,
     *,
     causal: bool,
     real: np.ndarray,
     asked: np.ndarray,
     differs: np.ndarray | None,
-    tell_local: bool = True,
-) -> CellSets:
-    """Find the cells of a batch.
+    separate_local: bool = True,
+) -> PositionSets:
+    """Find the positions of a batch.
 
     Args:
         batch: The prompts.
@@ -141,7 +141,7 @@ def cell_sets(
         asked: Flat indices of the asked positions.
         differs: Booleans `[batch seq]`: where the tokens differ from those of the ablated run; None if the
             ablation is no run on other tokens.
-        tell_local: Whether local cells are told apart.
+        separate_local: Whether local positions may be a set of their own.
 
     Returns:
         The sets.
@@ -157,14 +157,14 @@ def cell_sets(
     elif differs is not None:
         reached &= (differs & real).any(1, keepdims=True)
 
-    def cells(flags: np.ndarray) -> Cells:
-        return Cells(np.flatnonzero(flags), (n_prompts, seq), batch.input_ids.device)
+    def positions(flags: np.ndarray) -> Positions:
+        return Positions(np.flatnonzero(flags), (n_prompts, seq), batch.input_ids.device)
 
-    asked_cells = Cells(asked, (n_prompts, seq), batch.input_ids.device)
-    found = cells(reached) if reached.any() else asked_cells
+    asked_positions = Positions(asked, (n_prompts, seq), batch.input_ids.device)
+    found = positions(reached) if reached.any() else asked_positions
     local = None
-    if differs is not None and tell_local:
-        same_token = cells(reached & differs)
+    if differs is not None and separate_local:
+        same_token = positions(reached & differs)
         if 0 < len(same_token) < LOCAL_BELOW * len(found):
             local = same_token
-    return CellSets(grid=cells(np.ones_like(real)), reached=found, local=local, asked=asked_cells)
+    return PositionSets(grid=positions(np.ones_like(real)), reached=found, local=local, asked=asked_positions)

@@ -4,7 +4,7 @@ Deltas stand at the beginning in the order of their slots; gradients of what rea
 reader to the first. A block's gradients may lie over any delta that the block does not see.
 
 About halfway back the gradients are **folded**: all that is still asked of those that have come is their share in the
-gradients of the writers before, one row a writer, and that is worked out at once and put in their place. With as many
+gradients of the writers before, one row per writer, and that is worked out at once and put in their place. With as many
 readers as writers this would save nothing; a layer of Llama has 16 readers to 10 writers, one of GPT-2 37 to 13.
 """
 
@@ -48,7 +48,7 @@ class StreamLayout:
 
     @property
     def folded(self) -> slice:
-        """Where the folded gradients lie, a row a writer."""
+        """Where the folded gradients lie, one row per writer."""
         return slice(self.size - self.n_folded, self.size)
 
 

@@ -9,7 +9,7 @@ the reverse order. Going back,
 3. the beginning hands the gates' gradient out.
 
 Mix, norm and projection are one function, so that what is as large as all of a layer's reads stays in the workspace:
-nothing of that size is made anew, and nothing of it is kept but what the heads say.
+nothing of that size is made anew, and nothing of it is kept but the heads' outputs.
 """
 
 from __future__ import annotations
@@ -52,19 +52,21 @@ class HeadGroup:
     heads: np.ndarray
     bias: Float[Tensor, "head d_head"] | None
 
-    def project(self, engine: Engine, x: Float[Tensor, "reader cell d_model"]) -> Float[Tensor, "reader cell d_head"]:
-        """What they say."""
-        said = x.new_empty(*x.shape[:2], self.weights.shape[2])
-        engine.project(said, x, self.weights, self.heads)
+    def project(
+        self, engine: Engine, x: Float[Tensor, "reader position d_model"]
+    ) -> Float[Tensor, "reader position d_head"]:
+        """Their projections."""
+        projected = x.new_empty(*x.shape[:2], self.weights.shape[2])
+        engine.project(projected, x, self.weights, self.heads)
         if self.bias is not None:
-            said += pick(self.bias, self.heads)[:, None]
-        return said
+            projected += pick(self.bias, self.heads)[:, None]
+        return projected
 
     def pull(
         self,
         engine: Engine,
-        gradient: Float[Tensor, "reader cell d_head"],
-        out: Float[Tensor, "reader cell d_model"],
+        gradient: Float[Tensor, "reader position d_head"],
+        out: Float[Tensor, "reader position d_model"],
         *,
         add: bool,
     ) -> None:
@@ -105,13 +107,13 @@ class _Read(torch.autograd.Function):
         room = stream.room(block)
         normed = torch.empty_like(room) if groups is None else room
         moments = stream.engine.read(stream.sums(block, ablated()), norm, normed, room)
-        said = [normed] if groups is None else [group.project(stream.engine, normed[group.rows]) for group in groups]
+        outputs = [normed] if groups is None else [group.project(stream.engine, normed[group.rows]) for group in groups]
         ctx.stream, ctx.block = stream, block
         if block.differentiable:
             ctx.ablated, ctx.norm, ctx.moments, ctx.groups = ablated, norm, moments, groups
         else:
-            ctx.mark_non_differentiable(*said)
-        return token.new_zeros(()), *said
+            ctx.mark_non_differentiable(*outputs)
+        return token.new_zeros(()), *outputs
 
     @staticmethod
     @once_differentiable
@@ -146,8 +148,8 @@ class _WriteHeads(torch.autograd.Function):
     def forward(ctx: Any, token: Tensor, moved: Tensor, output: Tensor, stream: Stream, block: BlockPlan) -> Tensor:
         ctx.stream, ctx.block = stream, block
         ctx.save_for_backward(output)
-        said = stream.deltas[block.slots]
-        stream.engine.project(said, moved, output, block.writers)
+        stored = stream.deltas[block.slots]
+        stream.engine.project(stored, moved, output, block.writers)
         stream.add(block.slots)
         return token.new_zeros(())
 
@@ -167,8 +169,8 @@ class _WriteMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, token: Tensor, delta: Tensor, stream: Stream, block: BlockPlan) -> Tensor:
         ctx.stream, ctx.block = stream, block
-        said = stream.deltas[block.slots]
-        said.copy_(delta)
+        stored = stream.deltas[block.slots]
+        stored.copy_(delta)
         stream.add(block.slots)
         return token.new_zeros(())
 
@@ -186,15 +188,15 @@ def begin(tape: Tape) -> Tensor:
 
 def read(
     token: Tensor, stream: Stream, block: BlockPlan, ablated: Callable[[], Tensor], norm: Norm
-) -> tuple[Float[Tensor, "reader cell d_model"], Tensor]:
+) -> tuple[Float[Tensor, "reader position d_model"], Tensor]:
     """What the readers of a block see, normed, and the next token.
 
     Args:
         token: The last one.
         stream: What they read from.
         block: The readers.
-        ablated: Gives the ablated residual stream before the block, broadcastable to `[cell d_model]`; asked again on
-            the way back, so it should not hold the pass.
+        ablated: Gives the ablated residual stream before the block, broadcastable to `[position d_model]`; called
+            again on the way back, so it should not hold the pass.
         norm: Theirs.
     """
     token, normed = _Read.apply(token, stream, block, ablated, norm, None)  # type: ignore[misc]
@@ -208,23 +210,23 @@ def read_projected(
     ablated: Callable[[], Tensor],
     norm: Norm,
     groups: Sequence[HeadGroup],
-) -> tuple[list[Float[Tensor, "reader cell d_head"]], Tensor]:
+) -> tuple[list[Float[Tensor, "reader position d_head"]], Tensor]:
     """What the readers of an attention block see, normed and projected by group, and the next token; see `read`."""
-    token, *said = _Read.apply(token, stream, block, ablated, norm, groups)  # type: ignore[misc]
-    return said, token
+    token, *outputs = _Read.apply(token, stream, block, ablated, norm, groups)  # type: ignore[misc]
+    return outputs, token
 
 
 def write_heads(
     token: Tensor,
-    moved: Float[Tensor, "slot cell d_head"],
+    moved: Float[Tensor, "slot position d_head"],
     output: Float[Tensor, "head d_head d_model"],
     stream: Stream,
     block: BlockPlan,
 ) -> Tensor:
-    """Store what heads say beyond their ablation value, `moved @ output` of each; returns the next token."""
+    """Store heads' outputs less their ablation values, `moved @ output` of each; returns the next token."""
     return _WriteHeads.apply(token, moved, output, stream, block)  # type: ignore[return-value]
 
 
-def write_mlp(token: Tensor, delta: Float[Tensor, "cell d_model"], stream: Stream, block: BlockPlan) -> Tensor:
-    """Store what an MLP says beyond its ablation value; returns the next token."""
+def write_mlp(token: Tensor, delta: Float[Tensor, "position d_model"], stream: Stream, block: BlockPlan) -> Tensor:
+    """Store an MLP's output less its ablation value; returns the next token."""
     return _WriteMLP.apply(token, delta, stream, block)  # type: ignore[return-value]

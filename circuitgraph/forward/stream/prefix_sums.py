@@ -13,7 +13,7 @@ KEPT_EVERY = 8
 class PrefixSums:
     """Sums of the first terms of a sequence.
 
-    Keeping all of them for the way back would take one tensor a term. So every eighth is kept, and those between are
+    Keeping all of them for the way back would take one tensor per term. So every eighth is kept, and those between are
     made again from it, in the same order and so to the bit, when the first of them is asked for.
 
     Args:

@@ -15,15 +15,15 @@ what a reader saw,
 
 The deltas are no autograd tensors; `circuitgraph.forward.stream.passing` puts the two directions in order.
 
-**One buffer.** It holds deltas and gradients, and where each lies, `circuitgraph.forward.stream.buffer` says. When a
+**One buffer.** It holds deltas and gradients, laid out by `circuitgraph.forward.stream.buffer`. When a
 block's gradients come, no delta that the block does not see is needed any more, so the two overlap; and about halfway
 back the gradients that have come are folded into their sums for the earlier writers, `Σ_i c_ij G_i`. What readers saw
-is not kept but mixed once more when the norm's way back asks for it, and so are most of the sums that it is mixed into
+is not kept but mixed once more when the norm's way back needs it, and so are most of the sums that it is mixed into
 (see `circuitgraph.forward.stream.prefix_sums`); where that would save little, it is kept in the gradients' place, and
 nothing overlaps.
 
-Axes: `slot` a stored writer, `row` a running reader (see `circuitgraph.forward.plan.plan`), `cell` a position of
-a prompt (see `circuitgraph.forward.plan.cells`).
+Axes: `slot` a stored writer, `row` a running reader (see `circuitgraph.forward.plan.plan`), `position` a token of a
+prompt (see `circuitgraph.forward.plan.positions`).
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ from circuitgraph.transfer import to_device
 
 
 class Stream:
-    """The deltas that the readers of one level read.
+    """The deltas that the readers of one stream read.
 
     Args:
-        name: The level; names the buffers.
+        name: Which stream; names the buffers.
         plan: What runs.
         tape: The pass.
-        n_cells: How many cells the stream has.
+        n_positions: How many positions the stream has.
         like: An activation `[… d_model]`; gives width, dtype and device.
         engine: How sums are computed there.
     """
 
-    def __init__(self, name: str, plan: StreamPlan, tape: Tape, n_cells: int, like: Tensor, engine: Engine) -> None:
+    def __init__(self, name: str, plan: StreamPlan, tape: Tape, n_positions: int, like: Tensor, engine: Engine) -> None:
         self.plan, self.tape, self.like, self.engine = plan, tape, like, engine
-        self.n_cells, self.width = n_cells, like.shape[-1]
+        self.n_positions, self.width = n_positions, like.shape[-1]
         most = max(len(block.readers) for block in plan.blocks)
         self._layout = _overlapping(plan) if tape.goes_back else StreamLayout(size=plan.n_slots, n_rows=0)
         self._folded = False
@@ -74,7 +74,7 @@ class Stream:
         self._choose_coefficients()
 
     def _take(self, name: str, rows: int) -> Tensor:
-        return self.tape.workspace.take(name, (rows, self.n_cells, self.width), self.like)
+        return self.tape.workspace.take(name, (rows, self.n_positions, self.width), self.like)
 
     def _choose_coefficients(self) -> None:
         """Pick direct or complement for each row, and lay the coefficients out `[row slot]`."""
@@ -115,7 +115,7 @@ class Stream:
 
         Args:
             block: The readers.
-            ablated: The ablated residual stream, broadcastable to `[cell d_model]`.
+            ablated: The ablated residual stream, broadcastable to `[position d_model]`.
         """
         takes = self.complement[block.rows]
         return Sums(
@@ -126,13 +126,13 @@ class Stream:
             deltas=self.deltas[: block.n_slots],
         )
 
-    def room(self, block: BlockPlan) -> Float[Tensor, "reader cell d_model"]:
+    def room(self, block: BlockPlan) -> Float[Tensor, "reader position d_model"]:
         """Where what a block sees may be mixed, and its normed rows may go."""
         return self._scratch[: block.rows.stop - block.rows.start]
 
     # ---------------------------------------------------------------- backward
 
-    def rows(self, rows: slice) -> Float[Tensor, "reader cell d_model"]:
+    def rows(self, rows: slice) -> Float[Tensor, "reader position d_model"]:
         """Where the gradients of some readers lie.
 
         Args:
@@ -151,14 +151,14 @@ class Stream:
         late = slice(layout.fold_row, layout.n_rows)
         gradients, folded = self._buffer[layout.place(late)], self._buffer[layout.folded]
         coefficients = self.coefficients.turned(late, slice(0, layout.n_folded))
-        # Both lie in the same rows, so a few cells at a time are taken out, as many as there is scratch for.
+        # Both lie in the same rows, so a few positions at a time are taken out, as many as there is scratch for.
         together = len(gradients) + len(folded)
         room = self._scratch.flatten(0, 1)
         at_once = max(1, len(room) // together)
         if len(room) < together:
             room = self.like.new_empty(together, self.width)
-        for start in range(0, self.n_cells, at_once):
-            part = slice(start, min(start + at_once, self.n_cells))
+        for start in range(0, self.n_positions, at_once):
+            part = slice(start, min(start + at_once, self.n_positions))
             size = part.stop - part.start
             source = room[: len(gradients) * size].view(len(gradients), size, self.width)
             into = room[source.numel() // self.width :][: len(folded) * size].view(len(folded), size, self.width)
@@ -191,13 +191,13 @@ class Stream:
         """Note that no gradient will come for a block's readers."""
         self.rows(block.rows).zero_()
 
-    def delta_gradient(self, block: BlockPlan) -> Float[Tensor, "slot cell d_model"]:
+    def delta_gradient(self, block: BlockPlan) -> Float[Tensor, "slot position d_model"]:
         """The gradient of what a block wrote."""
         slots = block.slots
         # The first readers that see it. In parallel blocks these are not the next ones: the layer's own MLP
         # does not, and has not put its gradient down yet.
         first = next(other.rows.start for other in self.plan.blocks if other.n_slots >= slots.stop)
-        pulled = self.like.new_empty(slots.stop - slots.start, self.n_cells, self.width)
+        pulled = self.like.new_empty(slots.stop - slots.start, self.n_positions, self.width)
         base = None if self.running_gradient is None else self.running_gradient.to(pulled.dtype)
         stop, folded = self._layout.n_rows, slots.stop <= self._layout.n_folded
         if folded:

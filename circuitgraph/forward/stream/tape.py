@@ -18,7 +18,7 @@ class Tape:
         wanted: Booleans `[edge]` on the host: gates whose gradient is wanted.
         workspace: Where large buffers are kept between steps.
         goes_back: Whether a backward pass may follow.
-        fixed: Whether `gates_host` says only which gates may be open, and the gates themselves are read on the device:
+        fixed: Whether `gates_host` only marks which gates may be open, and the gates themselves are read on the device:
             then nothing that runs depends on their values, and every reader takes the direct sum.
     """
 

@@ -17,7 +17,7 @@ from circuitgraph.compiled.parity import check_parity, parity_differences
 from circuitgraph.errors import ParityError, UnsupportedModelError
 from circuitgraph.forward.attention import attend, attention_mask, windowed
 from circuitgraph.forward.heads import asked_grid
-from circuitgraph.forward.plan.cells import Cells
+from circuitgraph.forward.plan.positions import Positions
 from tests.oracles.cases import as_mistral, pair_of_batches
 from tests.oracles.hooks import call
 
@@ -61,7 +61,7 @@ def test_the_mask_position_by_position(window: int | None, side: str) -> None:
     seq = real.shape[1]
     cpu = torch.device("cpu")
     mask = windowed(attention_mask(batch.attention_mask, True, padded=side != "none"), window, seq, cpu)
-    places = Cells(batch.predict_index.numpy(), (len(real), seq), batch.input_ids.device)
+    places = Positions(batch.predict_index.numpy(), (len(real), seq), batch.input_ids.device)
     asked = asked_grid(places, real.numpy(), causal=True, rotary=None)
     at = torch.from_numpy(asked.at)
     of_asked = windowed(asked.mask, window, seq, cpu, at=at)

@@ -14,7 +14,7 @@ __all__ = ["numba", "products", "reads", "work"]
 
 
 def work() -> bool:
-    """Whether the kernels can be compiled here and say what they should, found out by running each once."""
+    """Whether the kernels can be compiled here and give the right results, found out by running each once."""
     try:
         return products.say_right() and reads.say_right()
     except Exception:  # Numba raises whatever its compiler does

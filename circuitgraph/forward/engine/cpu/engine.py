@@ -29,17 +29,17 @@ class CpuEngine(PlainEngine):
 
     def mix(
         self,
-        out: Float[Tensor, "to cell width"],
+        out: Float[Tensor, "to position width"],
         base: Tensor | None,
         coefficients: Coefficients,
-        rows: Float[Tensor, "source cell width"],
+        rows: Float[Tensor, "source position width"],
     ) -> None:
         """`out = base + coefficients @ rows`."""
         if len(out):
             products.mix(out, base, coefficients.entries, rows, dense_matrix(coefficients))
 
     def dots(
-        self, left: Float[Tensor, "left cell width"], right: Float[Tensor, "right cell width"], pairs: Pairs
+        self, left: Float[Tensor, "left position width"], right: Float[Tensor, "right position width"], pairs: Pairs
     ) -> Float[Tensor, " pair"]:
         """Dot products of rows, in float64 where kernels take them."""
         if pairs.share < DOTS_BELOW:
@@ -50,8 +50,8 @@ class CpuEngine(PlainEngine):
         self,
         sums: Sums,
         norm: Norm,
-        out: Float[Tensor, "reader cell d_model"],
-        room: Float[Tensor, "reader cell d_model"],
+        out: Float[Tensor, "reader position d_model"],
+        room: Float[Tensor, "reader position d_model"],
     ) -> Moments | None:
         """What readers see, normed."""
         if not takes(norm, out):
@@ -64,10 +64,10 @@ class CpuEngine(PlainEngine):
         sums: Sums,
         norm: Norm,
         moments: Moments | None,
-        gradients: Float[Tensor, "reader cell d_model"],
+        gradients: Float[Tensor, "reader position d_model"],
         pairs: Pairs,
-        running: Float[Tensor, "cell d_model"] | None,
-        room: Float[Tensor, "reader cell d_model"],
+        running: Float[Tensor, "position d_model"] | None,
+        room: Float[Tensor, "reader position d_model"],
     ) -> Float[Tensor, " pair"]:
         """The way back of `read`, the gates' gradients in the same go where few are wanted."""
         if moments is None:

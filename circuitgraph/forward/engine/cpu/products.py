@@ -1,11 +1,11 @@
 """The two products of the stream on a CPU.
 
-Both go cell by cell, so that a cell's rows stay in the cache, and take some sources at a time, so that what is added up
-is loaded and stored once for all of them:
+Both go position by position, so that a position's rows stay in the cache, and take some sources at a time, so that
+what is added up is loaded and stored once for all of them:
 
 1. mixing, `out = base + C rows`. Where few coefficients are not zero no other row is read; where many are, some
    sources are loaded and added to all rows of `out` before the next;
-2. dots of wanted pairs, whose sums over a cell are in the rows' own format and are added up in float64.
+2. dots of wanted pairs, whose sums over a position are in the rows' own format and are added up in float64.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from circuitgraph.forward.engine.entries import Entries
 
 @kernel
 @no_type_check
-def add_entries(into, rows, cell, start, stop, sources, factors):
-    """`into += Σ factor · rows[source, cell]` over some entries."""
+def add_entries(into, rows, position, start, stop, sources, factors):
+    """`into += Σ factor · rows[source, position]` over some entries."""
     width = len(into)
     entry = start
     while entry + 4 <= stop:
         f_0, f_1, f_2, f_3 = factors[entry], factors[entry + 1], factors[entry + 2], factors[entry + 3]
-        x_0, x_1 = rows[sources[entry], cell], rows[sources[entry + 1], cell]
-        x_2, x_3 = rows[sources[entry + 2], cell], rows[sources[entry + 3], cell]
+        x_0, x_1 = rows[sources[entry], position], rows[sources[entry + 1], position]
+        x_2, x_3 = rows[sources[entry + 2], position], rows[sources[entry + 3], position]
         for i in range(width):
             into[i] += f_0 * x_0[i] + f_1 * x_1[i] + f_2 * x_2[i] + f_3 * x_3[i]
         entry += 4
     while entry < stop:
-        f_0, x_0 = factors[entry], rows[sources[entry], cell]
+        f_0, x_0 = factors[entry], rows[sources[entry], position]
         for i in range(width):
             into[i] += f_0 * x_0[i]
         entry += 1
@@ -44,13 +44,13 @@ def add_entries(into, rows, cell, start, stop, sources, factors):
 
 @kernel
 @no_type_check
-def add_dense(into, rows, cell, matrix):
-    """`into[to] += Σ matrix[to, source] · rows[source, cell]` over all sources."""
+def add_dense(into, rows, position, matrix):
+    """`into[to] += Σ matrix[to, source] · rows[source, position]` over all sources."""
     n_to, width = into.shape
     source = 0
     while source + 6 <= len(rows):
-        x_0, x_1, x_2 = rows[source, cell], rows[source + 1, cell], rows[source + 2, cell]
-        x_3, x_4, x_5 = rows[source + 3, cell], rows[source + 4, cell], rows[source + 5, cell]
+        x_0, x_1, x_2 = rows[source, position], rows[source + 1, position], rows[source + 2, position]
+        x_3, x_4, x_5 = rows[source + 3, position], rows[source + 4, position], rows[source + 5, position]
         for to in range(n_to):
             f, total = matrix[to, source : source + 6], into[to]
             f_0, f_1, f_2, f_3, f_4, f_5 = f[0], f[1], f[2], f[3], f[4], f[5]
@@ -58,7 +58,7 @@ def add_dense(into, rows, cell, matrix):
                 total[i] += f_0 * x_0[i] + f_1 * x_1[i] + f_2 * x_2[i] + f_3 * x_3[i] + f_4 * x_4[i] + f_5 * x_5[i]
         source += 6
     while source < len(rows):
-        x_0 = rows[source, cell]
+        x_0 = rows[source, position]
         for to in range(n_to):
             f_0, total = matrix[to, source], into[to]
             for i in range(width):
@@ -68,24 +68,24 @@ def add_dense(into, rows, cell, matrix):
 
 @kernel
 @no_type_check
-def add_mix(into, rows, cell, matrix, starts, sources, factors):
+def add_mix(into, rows, position, matrix, starts, sources, factors):
     """Either of them, for all rows of `into`: dense where there is a matrix."""
     if len(matrix):
-        add_dense(into, rows, cell, matrix)
+        add_dense(into, rows, position, matrix)
     else:
         for to in range(len(into)):
-            add_entries(into[to], rows, cell, starts[to], starts[to + 1], sources, factors)
+            add_entries(into[to], rows, position, starts[to], starts[to + 1], sources, factors)
 
 
 @kernel
 @no_type_check
-def add_dots(dots, with_, rows, cell, start, stop, sources):
-    """`dots[entry] += with_ · rows[source, cell]` for some entries."""
+def add_dots(dots, with_, rows, position, start, stop, sources):
+    """`dots[entry] += with_ · rows[source, position]` for some entries."""
     width = len(with_)
     entry = start
     while entry + 4 <= stop:
-        x_0, x_1 = rows[sources[entry], cell], rows[sources[entry + 1], cell]
-        x_2, x_3 = rows[sources[entry + 2], cell], rows[sources[entry + 3], cell]
+        x_0, x_1 = rows[sources[entry], position], rows[sources[entry + 1], position]
+        x_2, x_3 = rows[sources[entry + 2], position], rows[sources[entry + 3], position]
         s_0 = s_1 = s_2 = s_3 = with_[0] * 0
         for i in range(width):
             g = with_[i]
@@ -99,7 +99,7 @@ def add_dots(dots, with_, rows, cell, start, stop, sources):
         dots[entry + 3] += s_3
         entry += 4
     while entry < stop:
-        x_0 = rows[sources[entry], cell]
+        x_0 = rows[sources[entry], position]
         s_0 = with_[0] * 0
         for i in range(width):
             s_0 += with_[i] * x_0[i]
@@ -110,29 +110,29 @@ def add_dots(dots, with_, rows, cell, start, stop, sources):
 @kernel
 @no_type_check
 def _mix(out, base, base_is, matrix, starts, sources, factors, rows, bounds, part):
-    """`base_is`: 0 nothing, 1 `out` itself, 2 a row of `base` for all cells, 3 one for each."""
+    """`base_is`: 0 nothing, 1 `out` itself, 2 a row of `base` for all positions, 3 one for each."""
     n_to, _, width = out.shape
     mixed = np.empty((n_to, width), out.dtype)
-    for cell in range(bounds[part], bounds[part + 1]):
+    for position in range(bounds[part], bounds[part + 1]):
         for to in range(n_to):
             if base_is == 0:
                 mixed[to] = 0
             elif base_is == 1:
-                mixed[to] = out[to, cell]
+                mixed[to] = out[to, position]
             else:
-                mixed[to] = base[cell if base_is == 3 else 0]
-        add_mix(mixed, rows, cell, matrix, starts, sources, factors)
+                mixed[to] = base[position if base_is == 3 else 0]
+        add_mix(mixed, rows, position, matrix, starts, sources, factors)
         for to in range(n_to):
-            out[to, cell] = mixed[to]
+            out[to, position] = mixed[to]
 
 
 @kernel
 @no_type_check
 def _dots(dots, left, right, starts, sources, bounds, part):
     ours = dots[part]
-    for cell in range(bounds[part], bounds[part + 1]):
+    for position in range(bounds[part], bounds[part + 1]):
         for row in range(len(left)):
-            add_dots(ours, left[row, cell], right, cell, starts[row], starts[row + 1], sources)
+            add_dots(ours, left[row, position], right, position, starts[row], starts[row + 1], sources)
 
 
 @parallel_kernel
@@ -150,17 +150,17 @@ def _dots_parts(dots, left, right, starts, sources, bounds):
 
 
 def mix(
-    out: Float[Tensor, "to cell width"],
+    out: Float[Tensor, "to position width"],
     base: Tensor | None,
     entries: Entries,
-    rows: Float[Tensor, "source cell width"],
+    rows: Float[Tensor, "source position width"],
     matrix: Float[np.ndarray, "to source"] | None = None,
 ) -> None:
     """`out = base + coefficients @ rows`.
 
     Args:
         out: Where it goes.
-        base: What is added to: `out` itself, `[cell width]`, `[1 width]` the same for all cells, or None for nothing.
+        base: What is added to: `out` itself, `[position width]`, `[1 width]` the same for all, or None for nothing.
         entries: The coefficients that are not zero.
         rows: The rows to mix.
         matrix: All coefficients, where many are not zero.
@@ -176,9 +176,9 @@ def mix(
 
 
 def dots_of(
-    left: Float[Tensor, "left cell width"], right: Float[Tensor, "right cell width"], wanted: Entries
+    left: Float[Tensor, "left position width"], right: Float[Tensor, "right position width"], wanted: Entries
 ) -> Float[Tensor, " wanted"]:
-    """Dot products of rows, cells and widths in one.
+    """Dot products of rows, positions and widths in one.
 
     Args:
         left: Rows.
@@ -197,7 +197,7 @@ def dots_of(
 
 
 def say_right() -> bool:
-    """Whether the kernels say what they should."""
+    """Whether the kernels give the right results."""
     rows = (torch.arange(7 * 2 * 21, dtype=torch.float32).view(7, 2, 21) % 5) - 2
     matrix = np.arange(3 * 7).reshape(3, 7) % 4
     entries = Entries.of(matrix, np.dtype("float32"))

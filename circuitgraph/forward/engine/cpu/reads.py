@@ -1,8 +1,8 @@
 """What readers see, mixed and normed in one go on a CPU, and the way back.
 
-Going forward, for every cell and reader: what it sees is added up in a row that stays in the first-level cache, and
+Going forward, for every position and reader: what it sees is added up in a row that stays in the first-level cache, and
 stored normed. Going back, it is added up once more, the gradient is taken through the norm where it lies, and while it
-is in the cache the gates' gradients are taken with the deltas of the same cell, and the readers whose sum was the
+is in the cache the gates' gradients are taken with the deltas of the same position, and the readers whose sum was the
 running one add theirs up. So a block's reads are written once each way, and nothing as large is made besides.
 
 With s = 1 / sqrt(mean((x − m)²) + ε), x̂ = s (x − m) and h = weight · g, a row's gradient is
@@ -33,12 +33,12 @@ class Mixed:
     """What some readers see: a base, for some of them the running sum, and deltas with coefficients.
 
     Attributes:
-        base: The ablated residual stream `[cell d_model]`, or `[1 d_model]` where it is the same everywhere.
-        running: The sum of all deltas that the readers see `[cell d_model]`; None where no reader takes it.
+        base: The ablated residual stream `[position d_model]`, or `[1 d_model]` where it is the same everywhere.
+        running: The sum of all deltas that the readers see `[position d_model]`; None where no reader takes it.
         takes_running: Booleans `[reader]`.
         entries: Coefficients `[reader slot]` that are not zero.
         matrix: All coefficients, where many are not zero.
-        deltas: `[slot cell d_model]`.
+        deltas: `[slot position d_model]`.
     """
 
     base: Tensor
@@ -86,19 +86,19 @@ class Norm:
 
 @kernel
 @no_type_check
-def _see(seen, cell, base, running, takes_running, matrix, starts, sources, factors, deltas):
-    """What all readers see at one cell."""
+def _see(seen, position, base, running, takes_running, matrix, starts, sources, factors, deltas):
+    """What all readers see at one position."""
     n_rows, width = seen.shape
-    below = base[cell if len(base) > 1 else 0]
+    below = base[position if len(base) > 1 else 0]
     for row in range(n_rows):
         ours = seen[row]
         if takes_running[row]:
-            more = running[cell]
+            more = running[position]
             for i in range(width):
                 ours[i] = below[i] + more[i]
         else:
             ours[:] = below
-    add_mix(seen, deltas, cell, matrix, starts, sources, factors)
+    add_mix(seen, deltas, position, matrix, starts, sources, factors)
 
 
 @kernel
@@ -109,8 +109,8 @@ def _norm_mixed(
 ):  # fmt: skip
     n_rows, _, width = out.shape
     rows = np.empty((n_rows, width), out.dtype)
-    for cell in range(bounds[part], bounds[part + 1]):
-        _see(rows, cell, base, running, takes_running, matrix, starts, sources, factors, deltas)
+    for position in range(bounds[part], bounds[part + 1]):
+        _see(rows, position, base, running, takes_running, matrix, starts, sources, factors, deltas)
         for row in range(n_rows):
             seen = rows[row]
             mean = seen[0] * 0
@@ -122,8 +122,8 @@ def _norm_mixed(
             for i in range(width):
                 squares += (seen[i] - mean) * (seen[i] - mean)
             scale = out.dtype.type(1 / sqrt(squares / width + epsilon))
-            means[row, cell], scales[row, cell] = mean, scale
-            normed = out[row, cell]
+            means[row, position], scales[row, position] = mean, scale
+            normed = out[row, position]
             for i in range(width):
                 normed[i] = (seen[i] - mean) * scale * weight[i] + bias[i]
 
@@ -136,26 +136,26 @@ def _pull_mixed(
 ):  # fmt: skip
     n_rows, _, width = gradients.shape
     rows, our_dots = np.empty((n_rows, width), gradients.dtype), dots[part]
-    for cell in range(bounds[part], bounds[part + 1]):
-        _see(rows, cell, base, running, takes_running, matrix, starts, sources, factors, deltas)
+    for position in range(bounds[part], bounds[part + 1]):
+        _see(rows, position, base, running, takes_running, matrix, starts, sources, factors, deltas)
         for row in range(n_rows):
-            seen, back = rows[row], gradients[row, cell]
-            mean, scale = means[row, cell], scales[row, cell]
-            along = level = seen[0] * 0
+            seen, back = rows[row], gradients[row, position]
+            mean, scale = means[row, position], scales[row, position]
+            along = mean_back = seen[0] * 0
             for i in range(width):
                 seen[i] = (seen[i] - mean) * scale
                 back[i] *= weight[i]
                 along += back[i] * seen[i]
-                level += back[i]
+                mean_back += back[i]
             along /= width
-            level = level / width if centred else level * 0
+            mean_back = mean_back / width if centred else mean_back * 0
             for i in range(width):
-                back[i] = scale * (back[i] - level - seen[i] * along)
+                back[i] = scale * (back[i] - mean_back - seen[i] * along)
             if takes_running[row]:
-                sum_ = total[cell]
+                sum_ = total[position]
                 for i in range(width):
                     sum_[i] += back[i]
-            add_dots(our_dots, back, deltas, cell, wanted_starts[row], wanted_starts[row + 1], wanted_sources)
+            add_dots(our_dots, back, deltas, position, wanted_starts[row], wanted_starts[row + 1], wanted_sources)
 
 
 @parallel_kernel
@@ -184,7 +184,9 @@ def _pull_parts(
         )  # fmt: skip
 
 
-def norm_mixed(mixed: Mixed, norm: Norm, out: Float[Tensor, "reader cell d_model"]) -> tuple[np.ndarray, np.ndarray]:
+def norm_mixed(
+    mixed: Mixed, norm: Norm, out: Float[Tensor, "reader position d_model"]
+) -> tuple[np.ndarray, np.ndarray]:
     """What readers see, normed.
 
     Args:
@@ -204,12 +206,12 @@ def norm_mixed(mixed: Mixed, norm: Norm, out: Float[Tensor, "reader cell d_model
 
 
 def pull_mixed(
-    gradients: Float[Tensor, "reader cell d_model"],
+    gradients: Float[Tensor, "reader position d_model"],
     mixed: Mixed,
     norm: Norm,
     moments: tuple[np.ndarray, np.ndarray],
     wanted: Entries,
-    total: Float[Tensor, "cell d_model"] | None,
+    total: Float[Tensor, "position d_model"] | None,
 ) -> np.ndarray:
     """The gradient of what readers saw from that of what it was normed to, where it lies.
 
@@ -241,7 +243,7 @@ def _numbers(rows: np.ndarray, entries: Entries) -> int:
 
 
 def say_right() -> bool:
-    """Whether the kernels say what torch says by itself."""
+    """Whether the kernels give torch's own results."""
     generator = torch.Generator().manual_seed(0)
     base, running = torch.randn(2, 3, 24, generator=generator)
     deltas = torch.randn(6, 3, 24, generator=generator)

@@ -1,4 +1,4 @@
-"""A kernel over some cells in each of several threads.
+"""A kernel over some positions in each of several threads.
 
 The threads are those of Numba's OpenMP (or TBB): a pool of Python's own made kernels slower than one thread does, since
 a thread of torch's that waits for its next share in a loop holds the processor.
@@ -18,27 +18,27 @@ from jaxtyping import Int64
 
 from circuitgraph.forward.engine.cpu.compiler import numba, parallel_kernel
 
-NUMBERS_A_THREAD = 1 << 17
+NUMBERS_PER_THREAD = 1 << 17
 """Less work than that, some 30 µs, is not worth a thread (docs/performance.md)."""
 _SAFE_LAYERS = ("omp", "tbb")
 """Numba's own third layer ends the process where two threads use it at once."""
 
 
-def bounds_of(n_cells: int, numbers: int) -> Int64[np.ndarray, " part_and_one"]:
-    """Where the cells of each part begin, and the last one's end: as many parts as torch has threads here, or fewer.
+def bounds_of(n_positions: int, numbers: int) -> Int64[np.ndarray, " part_and_one"]:
+    """Where the positions of each part begin, and the last one's end: at most as many parts as torch has threads.
 
     Args:
-        n_cells: How many cells there are.
+        n_positions: How many positions there are.
         numbers: How many are read and written in all.
 
     Examples:
         >>> bounds_of(10, 5).tolist()
         [0, 10]
     """
-    n = max(1, min(torch.get_num_threads(), numbers // NUMBERS_A_THREAD, n_cells))
+    n = max(1, min(torch.get_num_threads(), numbers // NUMBERS_PER_THREAD, n_positions))
     if n > 1 and not threads_work():
         n = 1
-    return np.arange(n + 1, dtype=np.int64) * n_cells // n
+    return np.arange(n + 1, dtype=np.int64) * n_positions // n
 
 
 def divide(kernel: Callable[..., None], in_parts: Callable[..., None], *arguments: Any) -> None:
@@ -77,7 +77,7 @@ def threads_work() -> bool:
     """Whether parallel kernels run here, and may be called from several threads at once.
 
     They are tried in a thread of their own, which ends with that: where Numba has them for the first time, it sets how
-    many threads OpenMP takes in the thread that asks, and where its OpenMP is torch's, torch's with it.
+    many threads OpenMP takes in the calling thread, and where its OpenMP is torch's, torch's with it.
     """
     with ThreadPoolExecutor(1) as alone:
         return alone.submit(_tried).result()

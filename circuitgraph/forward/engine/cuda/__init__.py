@@ -16,7 +16,7 @@ __all__ = ["dense", "gathered", "norms", "work_on"]
 
 
 def work_on(device: torch.device) -> bool:
-    """Whether the kernels can be compiled for a device and say what they should, found out by running each once.
+    """Whether the kernels can be compiled for a device and give the right results, found out by running each once.
 
     Args:
         device: Where they would run. The host waits for it this once.

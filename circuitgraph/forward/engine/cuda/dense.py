@@ -37,7 +37,7 @@ def _mix_kernel(
     out, base, coefficients, rows, n_to, n_from, n_columns, out_stride, rows_stride, to_stride, from_stride,
     BASE: tl.constexpr, TO: tl.constexpr, SOURCES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """One block of columns of all rows; `BASE` says what is added to: 0 nothing, 1 `out`, 2 the row `base`."""
+    """One block of columns of all rows; `BASE` is what is added to: 0 nothing, 1 `out`, 2 the row `base`."""
     columns = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     inside = columns < n_columns
     to = tl.arange(0, TO)
@@ -94,7 +94,7 @@ def can_multiply(few: Tensor, many: Tensor) -> bool:
     """Whether a product of few rows with others can be taken here.
 
     Args:
-        few: The few, or where they go `[to cell width]`.
+        few: The few, or where they go `[to position width]`.
         many: The others.
     """
     fits = few.dtype in DTYPES and many.dtype == few.dtype and len(few) <= MOST
@@ -102,16 +102,16 @@ def can_multiply(few: Tensor, many: Tensor) -> bool:
 
 
 def mix_dense(
-    out: Float[Tensor, "to cell width"],
+    out: Float[Tensor, "to position width"],
     base: Tensor | None,
     coefficients: Float[Tensor, "to source"],
-    rows: Float[Tensor, "source cell width"],
+    rows: Float[Tensor, "source position width"],
 ) -> None:
     """`out = base + coefficients @ rows`.
 
     Args:
         out: Where it goes.
-        base: What is added to: `out` itself, one row for all `[cell width]`, or None for nothing.
+        base: What is added to: `out` itself, one row for all `[position width]`, or None for nothing.
         coefficients: The matrix, in the rows' format.
         rows: The rows to mix.
     """
@@ -128,9 +128,9 @@ def mix_dense(
 
 
 def dots_dense(
-    left: Float[Tensor, "to cell width"], right: Float[Tensor, "source cell width"]
+    left: Float[Tensor, "to position width"], right: Float[Tensor, "source position width"]
 ) -> Float[Tensor, "to source"]:
-    """`left @ right.T`, cells and widths in one, in float32.
+    """`left @ right.T`, positions and widths in one, in float32.
 
     Args:
         left: Few rows.
@@ -153,7 +153,7 @@ def _padded(n: int) -> int:
 
 
 def say_right(device: torch.device) -> bool:
-    """Whether the kernels say on a device what they should.
+    """Whether the kernels give the right results on a device.
 
     Args:
         device: Where they run.

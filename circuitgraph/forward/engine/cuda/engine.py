@@ -34,10 +34,10 @@ class CudaEngine(PlainEngine):
 
     def mix(
         self,
-        out: Float[Tensor, "to cell width"],
+        out: Float[Tensor, "to position width"],
         base: Tensor | None,
         coefficients: Coefficients,
-        rows: Float[Tensor, "source cell width"],
+        rows: Float[Tensor, "source position width"],
     ) -> None:
         """`out = base + coefficients @ rows`."""
         if not len(out):
@@ -57,7 +57,7 @@ class CudaEngine(PlainEngine):
             out.flatten(1).addmm_(coefficients.matrix, rows.flatten(1))
 
     def dots(
-        self, left: Float[Tensor, "left cell width"], right: Float[Tensor, "right cell width"], pairs: Pairs
+        self, left: Float[Tensor, "left position width"], right: Float[Tensor, "right position width"], pairs: Pairs
     ) -> Float[Tensor, " pair"]:
         """Dot products of rows."""
         if gathered.take(left, right) and dots_gather(pairs.wanted):
@@ -70,8 +70,8 @@ class CudaEngine(PlainEngine):
 
     def project(
         self,
-        out: Float[Tensor, "row cell taken"],
-        x: Float[Tensor, "row cell given"],
+        out: Float[Tensor, "row position taken"],
+        x: Float[Tensor, "row position given"],
         weights: Float[Tensor, "head given taken"],
         heads: np.ndarray,
     ) -> None:
@@ -82,7 +82,7 @@ class CudaEngine(PlainEngine):
         torch.bmm(x, weights.index_select(0, to_device(heads, x.device)), out=out)
 
     def norm_rows(
-        self, norm: Norm, x: Float[Tensor, "reader cell d_model"], out: Float[Tensor, "reader cell d_model"]
+        self, norm: Norm, x: Float[Tensor, "reader position d_model"], out: Float[Tensor, "reader position d_model"]
     ) -> Moments | None:
         """Norm rows in one pass over memory, where the kernels take them."""
         if not takes(norm, x) or not norms.can_norm(out):
@@ -94,9 +94,9 @@ class CudaEngine(PlainEngine):
     def norm_rows_back(
         self,
         norm: Norm,
-        x: Float[Tensor, "reader cell d_model"],
+        x: Float[Tensor, "reader position d_model"],
         moments: Moments | None,
-        gradients: Float[Tensor, "reader cell d_model"],
+        gradients: Float[Tensor, "reader position d_model"],
     ) -> None:
         """The way back of `norm_rows`."""
         if moments is None:

@@ -4,14 +4,14 @@ A dense product moves every row of its operands. Where a row of coefficients has
 the rows that they name moves less, and both products here are bound by what they move:
 
 1. mixing, `out[i] += Σ_j c_ij rows[j]`: a program takes one row of `out` and a block of columns, adds up in float32 and
-   stores once; rows without a non-zero are not touched. The host says where non-zeros are, the device what they are;
+   stores once; rows without a non-zero are not touched. The host knows where non-zeros are, the device what they are;
 2. dots, `a[i] · b[j]`: a program takes one wanted pair and a chunk of columns; the chunks' sums are then added up in
    one order, so that the same input gives the same bits.
 
 Programs that differ in their row alone follow one another, so a block of a row that several of them want is read from
 memory about once. `circuitgraph.forward.engine.cuda.engine` decides when a gathered product is taken.
 
-Columns are cells and widths in one.
+Columns are positions and widths in one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from circuitgraph.transfer import to_device
 BLOCK = 2048
 """Columns that a program takes at a time."""
 WARPS = 8
-"""Warps of a program: with bfloat16 rows each thread has one load of 16 bytes a row."""
+"""Warps of a program: with bfloat16 rows each thread has one load of 16 bytes per row."""
 STEPS = 8
 """Blocks of columns in a chunk of a dot."""
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -100,9 +100,9 @@ def _dot_kernel(
 
 
 def add_gathered(
-    out: Float[Tensor, "to cell width"],
+    out: Float[Tensor, "to position width"],
     coefficients: Float[Tensor, "to source"],
-    rows: Float[Tensor, "source cell width"],
+    rows: Float[Tensor, "source position width"],
     present: np.ndarray,
 ) -> None:
     """`out += coefficients @ rows`, in place and in float32, reading the rows of some coefficients alone.
@@ -126,7 +126,7 @@ def add_gathered(
 
 
 def gathered_dots(
-    a: Float[Tensor, "left cell width"], b: Float[Tensor, "right cell width"], wanted: np.ndarray
+    a: Float[Tensor, "left position width"], b: Float[Tensor, "right position width"], wanted: np.ndarray
 ) -> Float[Tensor, " wanted"]:
     """Dot products of rows of `a` with rows of `b`, reading the wanted rows alone.
 
@@ -179,13 +179,13 @@ def _places(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.divmod(np.flatnonzero(flags), max(1, flags.shape[1]))
 
 
-def take(one: Float[Tensor, "row cell width"], other: Float[Tensor, "source cell width"]) -> bool:
+def take(one: Float[Tensor, "row position width"], other: Float[Tensor, "source position width"]) -> bool:
     """Whether the kernels can take two sets of rows: of one format, and each row in one piece."""
     return one.dtype == other.dtype and one.dtype in DTYPES and one[:1].is_contiguous() and other[:1].is_contiguous()
 
 
 def say_right(device: torch.device) -> bool:
-    """Whether the kernels say on a device what they should.
+    """Whether the kernels give the right results on a device.
 
     Args:
         device: Where they run.

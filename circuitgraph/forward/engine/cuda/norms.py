@@ -17,7 +17,7 @@ from circuitgraph.forward.engine.cuda.compiler import kernel, tl, triton
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 """Formats of rows that the kernels take."""
-_WIDEST = 1 << 14  # numbers a row that a program holds at once
+_WIDEST = 1 << 14  # numbers per row that a program holds at once
 
 
 @kernel()
@@ -141,7 +141,7 @@ def _warps(width: int) -> int:
 
 
 def say_right(device: torch.device) -> bool:
-    """Whether the kernels say on a device what they should.
+    """Whether the kernels give the right results on a device.
 
     Args:
         device: Where they run.

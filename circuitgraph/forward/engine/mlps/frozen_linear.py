@@ -52,7 +52,7 @@ class FrozenLinear(nn.Module):
         self.matrix = linear.weight.detach() if isinstance(linear, nn.Linear) else linear.weight.detach().T
         self.shift = None if linear.bias is None else linear.bias.detach()
 
-    def forward(self, x: Float[Tensor, "*cell given"]) -> Float[Tensor, "*cell taken"]:
+    def forward(self, x: Float[Tensor, "*position given"]) -> Float[Tensor, "*position taken"]:
         """The map's product; its gradient goes to `x` alone."""
         return _FrozenProduct.apply(x, self.matrix, self.shift)  # type: ignore[return-value]
 

@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 from hypothesis import given, settings
 
-from circuitgraph.forward.plan.plan import LEVELS, StepPlan, covering_edges, plan_step, stored_writers
+from circuitgraph.forward.plan.plan import STREAMS, StepPlan, covering_edges, plan_step, stored_writers
 from circuitgraph.graph.build import build_graph
 from circuitgraph.graph.liveness import effective_edges
 from circuitgraph.graph.node_names import node_kind
@@ -139,7 +139,7 @@ def test_no_gradient_below_the_first_wanted_gate() -> None:
     edges = ["input->m0", "m0->a1.h0<v>", "a1.h0->m1", "m1->logits"]
     universe, plan = plan_of(edges, wanted=("a1.h1->m1", "input->a1.h1<v>"))
     differentiable = {
-        (LEVELS.index(name), block.kind, block.layer)
+        (STREAMS.index(name), block.kind, block.layer)
         for name, stream in plan.streams.items()
         for block, part in zip(universe.blocks, stream.blocks, strict=True)
         if len(part.readers) and part.differentiable

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from circuitgraph.batch import TokenBatch
-from circuitgraph.forward.plan.cells import Cells, CellSets, cell_sets
+from circuitgraph.forward.plan.positions import Positions, PositionSets, position_sets
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ def sets(
     asked: list[int],
     *,
     causal: bool = True,
-) -> CellSets:
+) -> PositionSets:
     """The sets of a batch given as rows of tokens."""
     mask = np.array(real, dtype=bool)
     batch = TokenBatch(
@@ -28,7 +28,7 @@ def sets(
         predict_prompt=torch.tensor(asked) // mask.shape[1],
     )
     differs = None if other is None else np.array(clean) != np.array(other)
-    return cell_sets(batch, causal=causal, real=mask, asked=np.array(asked), differs=differs)
+    return position_sets(batch, causal=causal, real=mask, asked=np.array(asked), differs=differs)
 
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
@@ -65,7 +65,7 @@ def test_other_ablations_differ_everywhere() -> None:
     assert found.local is None
 
 
-def test_local_cells_are_told_apart_only_where_they_are_few() -> None:
+def test_local_positions_are_told_apart_only_where_they_are_few() -> None:
     assert sets([ROW], [[9, 9, 9, 9, 9, 9, 9, 8]], ALL_REAL, [7]).local is None
 
 
@@ -74,18 +74,18 @@ def test_equal_prompts_run_where_they_are_asked() -> None:
     assert found.reached is found.asked
 
 
-def test_values_move_between_cells() -> None:
-    wide, narrow = Cells(np.array([1, 2, 5, 7]), (2, 4), CPU), Cells(np.array([7, 0, 2]), (2, 4), CPU)
+def test_values_move_between_positions() -> None:
+    wide, narrow = Positions(np.array([1, 2, 5, 7]), (2, 4), CPU), Positions(np.array([7, 0, 2]), (2, 4), CPU)
     value = torch.tensor([[1.0], [2.0], [5.0], [7.0]])
     assert wide.move(value, narrow).tolist() == [[7.0], [0.0], [2.0]]
     assert narrow.move(torch.tensor([[7.0], [9.0], [2.0]]), wide).tolist() == [[0.0], [2.0], [0.0], [7.0]]
     assert wide.move(value, wide) is value
 
 
-def test_values_at_cells() -> None:
-    cells = Cells(np.array([5, 1]), (2, 3), CPU)
+def test_values_at_positions() -> None:
+    positions = Positions(np.array([5, 1]), (2, 3), CPU)
     grid = torch.arange(6.0).view(2, 3, 1)
-    assert cells.of(grid).tolist() == [[5.0], [1.0]]
-    assert cells.of(grid[:1]).tolist() == [[2.0], [1.0]]  # one value a position, for every prompt
-    assert cells.of(grid[:1, :1]).tolist() == [[0.0]]  # one value for all
-    assert Cells(np.arange(6), (2, 3), CPU).is_grid
+    assert positions.of(grid).tolist() == [[5.0], [1.0]]
+    assert positions.of(grid[:1]).tolist() == [[2.0], [1.0]]  # one value a position, for every prompt
+    assert positions.of(grid[:1, :1]).tolist() == [[0.0]]  # one value for all
+    assert Positions(np.arange(6), (2, 3), CPU).is_grid

@@ -22,8 +22,9 @@ BOUND = {torch.float32: 2e-5, torch.float64: 1e-13}
 """Sums of at most twenty products of numbers around 1, of size below 20; and as much for dots of 40 numbers."""
 
 
-def rows_of(seed: int, n: int, cells: int, width: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(n, cells, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+def rows_of(seed: int, n: int, positions: int, width: int, dtype: torch.dtype) -> Tensor:
+    drawn = torch.Generator().manual_seed(seed)
+    return torch.randn(n, positions, width, generator=drawn, dtype=torch.float64).to(dtype)
 
 
 def matrix_of(seed: int, to: int, sources: int, share: float) -> np.ndarray:
@@ -34,7 +35,7 @@ def matrix_of(seed: int, to: int, sources: int, share: float) -> np.ndarray:
 sizes = given(
     to=st.integers(1, 5),
     sources=st.integers(0, 20),
-    cells=st.integers(1, 5),
+    positions=st.integers(1, 5),
     width=st.integers(1, 9),
     share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
@@ -43,16 +44,17 @@ sizes = given(
 
 
 @pytest.mark.parametrize("dense", [False, True])
-@pytest.mark.parametrize("base", ["nothing", "itself", "for all cells", "for each"])
+@pytest.mark.parametrize("base", ["nothing", "itself", "for all positions", "for each"])
 @sizes
-@example(to=2, sources=14, cells=3, width=8, share=0.5, dtype=torch.float32, seed=0)
+@example(to=2, sources=14, positions=3, width=8, share=0.5, dtype=torch.float32, seed=0)
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
-def test_mixing(base: str, dense: bool, to, sources, cells, width, share, dtype, seed) -> None:
-    rows, matrix = rows_of(seed, sources, cells, width, dtype), matrix_of(seed, to, sources, share).astype(np.float32)
-    out = rows_of(seed + 1, to, cells, width, dtype)
+def test_mixing(base: str, dense: bool, to, sources, positions, width, share, dtype, seed) -> None:
+    rows = rows_of(seed, sources, positions, width, dtype)
+    matrix = matrix_of(seed, to, sources, share).astype(np.float32)
+    out = rows_of(seed + 1, to, positions, width, dtype)
     added = {
-        "nothing": None, "itself": out, "for all cells": rows_of(seed + 2, 1, 1, width, dtype)[0],
-        "for each": rows_of(seed + 2, 1, cells, width, dtype)[0],
+        "nothing": None, "itself": out, "for all positions": rows_of(seed + 2, 1, 1, width, dtype)[0],
+        "for each": rows_of(seed + 2, 1, positions, width, dtype)[0],
     }[base]  # fmt: skip
     expected = torch.einsum("ts,scw->tcw", torch.from_numpy(matrix).double(), rows.double())
     expected += 0 if added is None else added.double()
@@ -63,10 +65,10 @@ def test_mixing(base: str, dense: bool, to, sources, cells, width, share, dtype,
 
 
 @sizes
-@example(to=2, sources=14, cells=3, width=8, share=0.5, dtype=torch.float32, seed=0)
+@example(to=2, sources=14, positions=3, width=8, share=0.5, dtype=torch.float32, seed=0)
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
-def test_dots(to, sources, cells, width, share, dtype, seed) -> None:
-    left, right = rows_of(seed, to, cells, width, dtype), rows_of(seed + 1, sources, cells, width, dtype)
+def test_dots(to, sources, positions, width, share, dtype, seed) -> None:
+    left, right = rows_of(seed, to, positions, width, dtype), rows_of(seed + 1, sources, positions, width, dtype)
     wanted = matrix_of(seed, to, sources, share) != 0
     found = products.dots_of(left, right, Entries.of(wanted, left.numpy().dtype))
     expected = torch.einsum("lcw,rcw->lr", left.double(), right.double())[torch.from_numpy(wanted)]
@@ -98,7 +100,7 @@ needs_threads = pytest.mark.skipif(not threads.threads_work(), reason="Numba has
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kernel in two parts, however little there is to do."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(threads, "NUMBERS_A_THREAD", 1)
+    monkeypatch.setattr(threads, "NUMBERS_PER_THREAD", 1)
 
 
 @needs_threads
@@ -130,12 +132,12 @@ def test_threads_that_call_at_once_do_not_disturb_each_other(two_threads: None) 
 
 
 @needs_threads
-def test_parts_cover_all_cells_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_cover_all_positions_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    much = 10 * threads.NUMBERS_A_THREAD
+    much = 10 * threads.NUMBERS_PER_THREAD
     assert threads.bounds_of(10, much).tolist() == [0, 3, 6, 10]
     assert threads.bounds_of(2, much).tolist() == [0, 1, 2]
-    assert threads.bounds_of(10, 2 * threads.NUMBERS_A_THREAD).tolist() == [0, 5, 10]
+    assert threads.bounds_of(10, 2 * threads.NUMBERS_PER_THREAD).tolist() == [0, 5, 10]
     assert threads.bounds_of(0, 0).tolist() == [0, 0]
 
 

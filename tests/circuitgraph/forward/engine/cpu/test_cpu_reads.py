@@ -20,7 +20,7 @@ BOUND = {torch.float32: 1e-4, torch.float64: 1e-12}
 @given(
     readers=st.integers(1, 4),
     slots=st.integers(0, 13),
-    cells=st.integers(1, 4),
+    positions=st.integers(1, 4),
     width=st.integers(2, 9),
     share=st.sampled_from([0.0, 0.3, 1.0]),
     running=st.sampled_from(["none", "some", "all"]),
@@ -33,19 +33,20 @@ BOUND = {torch.float32: 1e-4, torch.float64: 1e-12}
 @example(4, 13, 3, 8, 0.3, "some", False, False, False, torch.float32, 0)
 @example(4, 13, 3, 8, 1.0, "all", True, True, True, torch.float64, 0)
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_both_ways(readers, slots, cells, width, share, running, same_base, dense, centred, dtype, seed) -> None:
+def test_both_ways(readers, slots, positions, width, share, running, same_base, dense, centred, dtype, seed) -> None:
     draw = torch.Generator().manual_seed(seed)
     number = np.dtype(str(dtype).removeprefix("torch."))
 
     def made(*size: int) -> torch.Tensor:
         return torch.randn(*size, generator=draw).to(dtype)
 
-    base, sums, deltas = made(1 if same_base else cells, width), made(cells, width), made(slots, cells, width)
-    weight, bias, given_back = made(width), made(width), made(readers, cells, width)
+    base, sums = made(1 if same_base else positions, width), made(positions, width)
+    deltas = made(slots, positions, width)
+    weight, bias, given_back = made(width), made(width), made(readers, positions, width)
     matrix = (made(readers, slots) * (torch.rand(readers, slots, generator=draw) < share)).numpy()
     wanted = (torch.rand(readers, slots, generator=draw) < 0.5).numpy()
     takes = np.arange(readers) % 2 == 0 if running == "some" else np.full(readers, running == "all")
-    total = made(cells, width)
+    total = made(positions, width)
 
     leaf = (
         base.double()
@@ -62,7 +63,7 @@ def test_both_ways(readers, slots, cells, width, share, running, same_base, dens
         matrix=matrix if dense else None, deltas=deltas,
     )  # fmt: skip
     norm = reads.Norm(weight=weight, bias=bias if centred else None, epsilon=EPSILON, centred=centred)
-    out, back, added = torch.empty(readers, cells, width, dtype=dtype), given_back.clone(), total.clone()
+    out, back, added = torch.empty(readers, positions, width, dtype=dtype), given_back.clone(), total.clone()
     moments = reads.norm_mixed(mixed, norm, out)
     dots = reads.pull_mixed(back, mixed, norm, moments, Entries.of(wanted, number), added if takes.any() else None)
 
@@ -89,7 +90,7 @@ def test_threads_say_what_one_says(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for n in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda n=n: n)
-        monkeypatch.setattr(threads, "NUMBERS_A_THREAD", 1)
+        monkeypatch.setattr(threads, "NUMBERS_PER_THREAD", 1)
         out, back, total = torch.empty(3, 7, 16), given_back.clone(), torch.zeros(7, 16)
         moments = reads.norm_mixed(mixed, norm, out)
         dots = reads.pull_mixed(back, mixed, norm, moments, entries, total)

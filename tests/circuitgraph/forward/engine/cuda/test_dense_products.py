@@ -16,13 +16,13 @@ import sys
 import torch
 from circuitgraph.forward.engine.cuda import dense as kernels
 
-n_to, n_from, cells, width, dtype = *map(int, sys.argv[1:5]), getattr(torch, sys.argv[5])
+n_to, n_from, positions, width, dtype = *map(int, sys.argv[1:5]), getattr(torch, sys.argv[5])
 kernels.CHUNK = 256
 draw = torch.Generator().manual_seed(0)
-buffer = torch.randn(n_to + n_from + 3, cells, width, generator=draw).to(dtype)
-rows, out = buffer[2 : 2 + n_from], torch.randn(n_to, cells, width, generator=draw).to(dtype)
+buffer = torch.randn(n_to + n_from + 3, positions, width, generator=draw).to(dtype)
+rows, out = buffer[2 : 2 + n_from], torch.randn(n_to, positions, width, generator=draw).to(dtype)
 coefficients = torch.randn(n_from, n_to, generator=draw).to(dtype).T
-one = torch.randn(cells, width, generator=draw).to(dtype)
+one = torch.randn(positions, width, generator=draw).to(dtype)
 product = torch.einsum("ts,scw->tcw", coefficients.double(), rows.double())
 # Products and sums are float32, what is stored has eleven bits.
 close = {"rtol": 2**-10, "atol": 2**-10}

@@ -46,11 +46,11 @@ def test_in_the_interpreter() -> None:
     assert " passed" in done.stdout and "skipped" not in done.stdout
 
 
-def rows_between(n: int, cells: int, width: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor]:
+def rows_between(n: int, positions: int, width: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor]:
     """Random rows, each in one piece but with a gap behind it; and the whole they are part of."""
     generator = torch.Generator().manual_seed(seed)
-    whole = torch.randn(n, cells + 1, width, generator=generator).to(dtype).to(DEVICE)
-    return whole[:, :cells], whole
+    whole = torch.randn(n, positions + 1, width, generator=generator).to(dtype).to(DEVICE)
+    return whole[:, :positions], whole
 
 
 def exact(tensor: Tensor) -> np.ndarray:
@@ -61,7 +61,7 @@ def random_flags(shape: tuple[int, int], share: float, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random(shape) < share
 
 
-SHAPES = [  # to, source, cell, width
+SHAPES = [  # to, source, position, width
     (1, 1, 1, 1),
     (1, 19, 3, 7),
     (4, 3, 4, 512),  # one whole block of columns
@@ -85,9 +85,9 @@ class TestKernels:
     @pytest.mark.parametrize("shape", SHAPES)
     def test_mixing_is_the_matrix_product(self, shape, dtype: torch.dtype, share: float) -> None:
         """What no entry names is not read (it is not a number here), and not written."""
-        to, source, cells, width = shape
-        out, whole = rows_between(to, cells, width, dtype, 0)
-        rows, _ = rows_between(source, cells, width, dtype, 1)
+        to, source, positions, width = shape
+        out, whole = rows_between(to, positions, width, dtype, 0)
+        rows, _ = rows_between(source, positions, width, dtype, 1)
         present = random_flags((to, source), share, 2)
         rows[~torch.from_numpy(present.any(0)).to(DEVICE)] = torch.nan
         given = np.random.default_rng(3).normal(size=present.shape) * present
@@ -103,7 +103,7 @@ class TestKernels:
         # One rounding of the result, and float32's of what is added up.
         assert (error <= 1.001 * ROUNDING[dtype] * np.abs(right) + (source + 2) * 2**-24 * size).all()
         untouched = torch.ones(whole.shape, dtype=torch.bool)
-        untouched[torch.from_numpy(present.any(1)), :cells] = False
+        untouched[torch.from_numpy(present.any(1)), :positions] = False
         assert torch.equal(whole[untouched.to(DEVICE)], before[untouched.to(DEVICE)])
 
     @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
@@ -111,8 +111,9 @@ class TestKernels:
     @pytest.mark.parametrize("shape", SHAPES)
     def test_dots_are_those_of_the_rows(self, shape, dtype: torch.dtype, share: float) -> None:
         """What no pair names is not read."""
-        n_left, n_right, cells, width = shape
-        (a, _), (b, _) = rows_between(n_left, cells, width, dtype, 0), rows_between(n_right, cells, width, dtype, 1)
+        n_left, n_right, positions, width = shape
+        a, _ = rows_between(n_left, positions, width, dtype, 0)
+        b, _ = rows_between(n_right, positions, width, dtype, 1)
         wanted = random_flags((n_left, n_right), share, 2)
         a[~torch.from_numpy(wanted.any(1)).to(DEVICE)] = torch.nan
         b[~torch.from_numpy(wanted.any(0)).to(DEVICE)] = torch.nan
