@@ -13,7 +13,7 @@ def available_bytes(device: str = "cpu") -> int | None:
         device: `cpu`, `cuda`, `cuda:N` or `mps`.
 
     Returns:
-        Bytes, or None where it cannot be told.
+        Bytes, or None where it is not known.
     """
     if device.startswith("cuda"):
         import torch
@@ -41,15 +41,15 @@ def group_rooms(groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("
     for folder, names in _group_folders(groups, mounted):
         try:
             limit, used = (int((folder / name).read_text()) for name in names[:2])
-            told = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            cached = int(told.get(names[2], 0))
+            fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            cached = int(fields.get(names[2], 0))
         except (OSError, ValueError):  # no such group here, or no limit: "max"
             continue
         yield max(0, limit - used + cached)
 
 
 def _group_folders(groups: Path, mounted: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """Folders of groups that may limit memory, with the files that say the limit and the use, and a line's name."""
+    """Folders of groups that may limit memory, with the files that hold the limit and the use, and a line's name."""
     try:
         lines = groups.read_text().splitlines()
     except OSError:

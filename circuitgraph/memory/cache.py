@@ -1,4 +1,4 @@
-"""What the cache of runs that never change holds, and what filling it takes."""
+"""What the cache of frozen runs holds, and what filling it takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FILLED_AT_ONCE = 16  # prompts, see `pruning.frozen.runs.FrozenRuns`
 
 @dataclass(frozen=True, kw_only=True)
 class CacheMemory:
-    """What is kept of runs that never change, and what making them takes, in bytes."""
+    """What is kept of frozen runs, and what making them takes, in bytes."""
 
     step: StepMemory
     n_prompts: int

@@ -1,8 +1,8 @@
 """How much memory a training run will take, by part: from sizes alone, no weights, no graph.
 
-The estimate is of the dearest moment: a step in which every gate is undecided and every reader runs, about where the
+The estimate is of the peak: a step in which every gate is undecided and every reader runs, about where the
 way forward ends and the way back begins. In bytes, with B prompts of S tokens at once, of which a share is reached by
-any difference between a prompt and its counterfactual, d = d_model, b bytes a number, and a row for the residual
+any difference between a prompt and its counterfactual, d = d_model, b bytes per number, and a row for the residual
 stream of all reached tokens, B × S × share × d × b:
 
 * weights: parameters × b;
@@ -10,10 +10,10 @@ stream of all reached tokens, B × S × share × d × b:
   `circuitgraph.forward.stream.buffer` folds them into.
   Readers of which only the asked positions are looked at, the last layer's queries and MLP and the logits, have a
   buffer of their own, with the writers again, at these positions;
-* scratch: a row a reader of the largest block;
-* activations: what autograd keeps: queries, keys, values and outputs of the heads at every token, and so many times the
-  inner width of the MLP as its family says, a layer; where MLPs are run again in the backward pass, that of one layer,
-  and what each of them read. A few numbers a reader and token that norms keep are left out;
+* scratch: one row per reader of the largest block;
+* activations: what autograd keeps: queries, keys, values and outputs of the heads at every token, and as many times
+  the inner width of the MLP as the family keeps, for every layer; where MLPs are run again in the backward pass, that
+  of one layer, and what each of them read. A few numbers per reader and token that norms keep are left out;
 * sums: of the residual streams before each block, the ablated one and the running one (in float32 at least), every
   eighth for the way back, and those from one to the next, made again;
 * working: the largest of what passes within a layer: the gradients of what the heads wrote, or four times the MLP's
@@ -108,7 +108,7 @@ def estimate_memory(
     teacher_top_k: int | None = None,
     cpu_kernels: bool | None = None,
 ) -> MemoryEstimate:
-    """Estimate what a training run holds at its dearest moment.
+    """Estimate what a training run holds at its peak.
 
     Args:
         shape: The model's sizes.

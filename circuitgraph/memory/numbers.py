@@ -5,7 +5,7 @@ from __future__ import annotations
 from circuitgraph.architectures.family import ModelShape
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes a number."""
+"""Bytes per number."""
 
 
 def values_a_token(shape: ModelShape, *, short: bool = False) -> int:
@@ -13,7 +13,7 @@ def values_a_token(shape: ModelShape, *, short: bool = False) -> int:
 
     Args:
         shape: The model's sizes.
-        short: Only what writers say, see `circuitgraph.forward.reference.AblationValues.only_said`.
+        short: Only writers' outputs, see `circuitgraph.forward.reference.AblationValues.only_said`.
 
     Examples:
         >>> shape = ModelShape(n_layers=2, n_heads=4, n_kv_heads=2, d_model=8, d_head=2, d_mlp=16,
@@ -22,27 +22,27 @@ def values_a_token(shape: ModelShape, *, short: bool = False) -> int:
         (88, 40)
     """
     embeddings = 2 if shape.learned_positions else 1
-    said = shape.n_heads * shape.d_head + shape.d_model
+    outputs = shape.n_heads * shape.d_head + shape.d_model
     others = shape.d_model + (shape.n_heads + 2 * shape.n_kv_heads) * shape.d_head
-    return embeddings * shape.d_model + shape.n_layers * (said if short else said + others)
+    return embeddings * shape.d_model + shape.n_layers * (outputs if short else outputs + others)
 
 
 def step_numbers(
     shape: ModelShape, *, writers: int, readers: int, heads: int, mlps: int, tokens: int, asked: int, n_bytes: int = 4
 ) -> int:
-    """About how many numbers a step holds of a prompt, to tell how many more prompts fit where little of a model runs.
+    """About how many numbers a step holds per prompt: from it follows how many more fit where little of a model runs.
 
     What does not shrink with the gates is among them: ablation values, and six times the logits.
 
     Args:
         shape: The model's sizes.
-        writers: How many run; `heads` and `mlps` are those of them that keep more than what they say.
+        writers: How many run; `heads` and `mlps` are those of them that keep more than their output.
         readers: How many run.
         heads: Heads that run.
         mlps: MLPs that run.
         tokens: Of the prompt.
         asked: Its asked positions.
-        n_bytes: Bytes a number; MLPs keep more numbers where these are few.
+        n_bytes: Bytes per number; MLPs keep more numbers where these are few.
 
     Examples:
         >>> shape = ModelShape(n_layers=2, n_heads=4, n_kv_heads=2, d_model=8, d_head=2, d_mlp=16,

@@ -29,7 +29,7 @@ class MemoryPlan:
         micro_batch: Prompts run at once.
         accumulation: How many of these make a batch.
         recompute: Whether MLPs are run again in the backward pass.
-        cache_bytes: What the cache of runs that never change may take.
+        cache_bytes: What the cache of frozen runs may take.
         cache_asked: What it was to be given.
         limit_bytes: What it had to fit into, or None.
 
@@ -64,13 +64,13 @@ class MemoryPlan:
             This does not fit into 1.0 GiB: take shorter prompts, bfloat16 or a smaller model.
         """
         times = "all of a batch" if self.accumulation == 1 else f"{self.accumulation} times a step"
-        told = f"runs {self.micro_batch} prompt{'s' * (self.micro_batch > 1)} at once, {times}"
-        told += "; MLPs run again in the backward pass" if self.recompute else ""
+        text = f"runs {self.micro_batch} prompt{'s' * (self.micro_batch > 1)} at once, {times}"
+        text += "; MLPs run again in the backward pass" if self.recompute else ""
         if self.cache_bytes < self.cache_asked:
-            told += f"; the cache gets {_gib(self.cache_bytes)} of {_gib(self.cache_asked)} GiB"
+            text += f"; the cache gets {_gib(self.cache_bytes)} of {_gib(self.cache_asked)} GiB"
         if self.fits or self.limit_bytes is None:
-            return told
-        return f"{told}\nThis does not fit into {_gib(self.limit_bytes)} GiB: {_ADVICE}."
+            return text
+        return f"{text}\nThis does not fit into {_gib(self.limit_bytes)} GiB: {_ADVICE}."
 
     def require(self, limit: str) -> None:
         """Refuse a run that does not fit.
@@ -85,7 +85,7 @@ class MemoryPlan:
             return
         parts = "".join(f"\n  {part:<12}{_gib(n, 3):>9} GiB" for part, n in self.estimate.to_dict().items())
         raise ConfigurationError(
-            f"the run does not fit: it is expected to hold {_gib(self.estimate.total, 3)} GiB at its dearest moment "
+            f"the run does not fit: it is expected to hold {_gib(self.estimate.total, 3)} GiB at its peak "
             f"with {self.micro_batch} prompt{'s' * (self.micro_batch > 1)} at once, and {_gib(self.limit_bytes, 3)} "
             f"GiB is {limit}. It would hold:{parts}\n"
             f"To make it fit, {_ADVICE}; or give --memory-gib (memory_bytes in Python), if it may take more"
@@ -116,7 +116,7 @@ def plan_memory(
 
     Args:
         estimate: The estimate of each way.
-        batch_size: Prompts a step.
+        batch_size: Prompts per step.
         seq: Tokens a prompt.
         limit_bytes: What it has to fit into; None sets no limit.
         cache_bytes: What the cache may take.

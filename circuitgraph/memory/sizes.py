@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSizes:
-    """What a config says of a model and of runs with it. Make one with `model_sizes`.
+    """What a config tells of a model and of runs with it. Make one with `model_sizes`.
 
     Attributes:
         shape: The model's sizes: layers, heads, widths.
@@ -52,7 +52,7 @@ class ModelSizes:
         teacher_top_k: int | None = None,
         cpu_kernels: bool | None = None,
     ) -> MemoryEstimate:
-        """What a training run holds at its dearest moment, in bytes by part.
+        """What a training run holds at its peak, in bytes by part.
 
         Args:
             batch_size: Prompts run at once.
@@ -63,7 +63,7 @@ class ModelSizes:
             share_reached: The share of tokens from the first in which a prompt differs from its counterfactual to the
                 last one asked; 1 where prompts are not known.
             n_prompts: Training prompts.
-            cache_bytes: The budget of the cache of runs that never change.
+            cache_bytes: The budget of the cache of frozen runs.
             ablation: What cut edges carry; only counterfactual values differ from prompt to prompt.
             recompute: Whether MLPs are run again in the backward pass.
             teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps all.
@@ -109,18 +109,18 @@ class ModelSizes:
         cache_bytes: int = 2 << 30,
         **settings: Any,
     ) -> MemoryPlan:
-        """How a run is made to fit, as the command line decides it; `discover` takes what it says.
+        """How a run is made to fit, as the command line decides it; `discover` takes its figures.
 
         Micro-batches are halved while they are large, then MLPs are run again in the backward pass, then the cache
         gets what is left, then micro-batches are halved down to one prompt.
 
         Args:
-            batch_size: Prompts a step.
+            batch_size: Prompts per step.
             limit_bytes: What the run has to fit into; None sets no limit.
             seq: Tokens a prompt.
             micro_batch: Prompts run at once, if that is decided already.
             recompute: Whether MLPs are run again, if that is decided already.
-            cache_bytes: The budget of the cache of runs that never change.
+            cache_bytes: The budget of the cache of frozen runs.
             settings: The other arguments of `estimate`.
 
         Returns:

@@ -17,18 +17,18 @@ _MAPPED_FROM = 32 << 20  # DEFAULT_MMAP_THRESHOLD_MAX of glibc's malloc.c, on 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Level:
+class StreamSizes:
     """The readers that run at the same tokens, when every gate is undecided; see `circuitgraph.forward.plan.plan`.
 
     Attributes:
         readers: How many of each reader block.
         n_slots: Writers that they see.
-        n_cells: Tokens at which they run.
+        n_positions: Tokens at which they run.
     """
 
     readers: Sequence[int]
     n_slots: int
-    n_cells: int
+    n_positions: int
 
     def rows(self, universe: Universe) -> int:
         """Rows of the buffer of deltas and gradients."""
@@ -56,12 +56,12 @@ class StepMemory:
 
     @property
     def b(self) -> int:
-        """Bytes a number."""
+        """Bytes per number."""
         return BYTES[self.dtype]
 
     @property
     def wide(self) -> int:
-        """Bytes a number where it is float32 at least."""
+        """Bytes per number where it is float32 at least."""
         return max(self.b, 4)
 
     @property
@@ -75,37 +75,37 @@ class StepMemory:
         return self.batch_size * self.n_asked
 
     @property
-    def cells(self) -> int:
+    def positions(self) -> int:
         """Tokens that are reached."""
         return max(self.asked, ceil(self.tokens * self.share_reached))
 
     @property
     def row(self) -> int:
         """One residual stream of the reached tokens."""
-        return self.cells * self.shape.d_model * self.b
+        return self.positions * self.shape.d_model * self.b
 
     @cached_property
-    def levels(self) -> tuple[Level, Level]:
+    def streams(self) -> tuple[StreamSizes, StreamSizes]:
         """Readers at the reached tokens, and at the asked positions alone: no key and no value depends on these."""
         universe = self.universe
         last = universe.n_layers - 1
         wide = [block.n_readers if block.layer < last else int(block.elsewhere.sum()) for block in universe.blocks]
         narrow = [block.n_readers - reached for block, reached in zip(universe.blocks, wide, strict=True)]
         return (
-            Level(readers=wide, n_slots=universe.blocks[-3].n_writers, n_cells=self.cells),
-            Level(readers=narrow, n_slots=universe.n_writers, n_cells=self.asked),
+            StreamSizes(readers=wide, n_slots=universe.blocks[-3].n_writers, n_positions=self.positions),
+            StreamSizes(readers=narrow, n_slots=universe.n_writers, n_positions=self.asked),
         )
 
     @property
     def stream(self) -> int:
         """The buffers of deltas and gradients."""
         width = self.shape.d_model * self.b
-        return sum(level.rows(self.universe) * level.n_cells * width for level in self.levels)
+        return sum(one.rows(self.universe) * one.n_positions * width for one in self.streams)
 
     @property
     def scratch(self) -> int:
         """The largest block's readers."""
-        return max(max(level.readers) * level.n_cells for level in self.levels) * self.shape.d_model * self.b
+        return max(max(one.readers) * one.n_positions for one in self.streams) * self.shape.d_model * self.b
 
     @property
     def activations(self) -> int:
@@ -114,17 +114,17 @@ class StepMemory:
         keys_and_values = 2 * shape.n_layers * self.tokens
         queries_and_outputs = 2 * (earlier * self.tokens + self.asked)
         heads = (keys_and_values + queries_and_outputs) * shape.n_heads * shape.d_head
-        read = earlier * self.cells + self.asked  # by all MLPs
+        read = earlier * self.positions + self.asked  # by all MLPs
         inside = shape.mlp_saved_in(self.b) * shape.d_mlp
-        mlps = self.cells * inside + read * shape.d_model if self.recompute else read * inside
+        mlps = self.positions * inside + read * shape.d_model if self.recompute else read * inside
         return (heads + mlps) * self.b
 
     @property
     def sums(self) -> int:
-        """Residual streams before each block, those that are kept; constant values say the same at every token."""
+        """Residual streams before each block, those that are kept; constant values are the same at every token."""
         n_blocks = 2 * self.shape.n_layers
         ablated = (1 + _sums_of(n_blocks)) * self.tokens * self.b if self.counterfactual else 0
-        running = _sums_of(n_blocks + self.universe.n_embeddings) * self.cells * self.wide
+        running = _sums_of(n_blocks + self.universe.n_embeddings) * self.positions * self.wide
         return (ablated + running) * self.shape.d_model
 
     @cached_property
@@ -135,7 +135,7 @@ class StepMemory:
         inside of its MLP, and of one residual stream.
         """
         readers = self.universe.n_attention_readers * self.row
-        inside = self.shape.d_mlp * self.cells * self.b
+        inside = self.shape.d_mlp * self.positions * self.b
         complement = 0 if self.cpu_kernels else readers // 2
         return complement, self.shape.n_heads * self.row, inside, self.row
 

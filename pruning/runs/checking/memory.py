@@ -38,7 +38,7 @@ def training_memory(
         teacher_top_k: How many of the full model's likeliest tokens are kept; None keeps the whole vocabulary.
 
     Returns:
-        The plan: the dearest moment by part, and how many prompts run at once.
+        The plan: memory at the peak by part, and how many prompts run at once.
     """
     batch_size, seq = min(batch_size, len(train)), int(train.lengths.max())
     n_parameters = sum(weights.numel() for weights in compiled.model.parameters())

@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_refused_part_by_part() -> None:
     with pytest.raises(ConfigurationError) as refused:
         plan.require("what a test lets it take")
     told = str(refused.value)
-    assert "4.000 GiB at its dearest moment with 1 prompt at once, and 3.500 GiB is what a test lets it take" in told
+    assert "4.000 GiB at its peak with 1 prompt at once, and 3.500 GiB is what a test lets it take" in told
     assert "\n  weights         3.000 GiB\n" in told and "\n  activations     1.000 GiB\n" in told
     assert "take shorter prompts, bfloat16 or a smaller model" in told and "--memory-gib" in told
 
