@@ -1,4 +1,4 @@
-"""A batch forward and backward, in parts where memory asks for it.
+"""A batch forward and backward, in parts where memory runs out.
 
 The gates can be sampled more than once per step, each sample for its share of the batch. A share is run in parts of at
 most `micro_batch` prompts, one after the other, whose gradients add up. A part is divided among threads inside its
@@ -32,7 +32,7 @@ class Share:
 
     Attributes:
         prompts: Which of the data set, at least one, of one length.
-        gates: One gate an edge, on the host.
+        gates: One gate per edge, on the host.
         wanted: Gates whose gradient is wanted, on the host.
         likely: Gives gates that are likely to be open in steps to come, on the host; None for these ones.
     """
@@ -165,16 +165,16 @@ class BatchRunner:
         """Take less memory, now that it ran out with so many prompts at once."""
         if tried == 1:
             self.recompute = True
-            told = "going on with MLPs run again in the backward pass"
+            line = "going on with MLPs run again in the backward pass"
         elif tried > self.micro_batch:
             self._most_sparse = max((tried + 1) // 2, self.micro_batch)
-            told = f"sparse steps go on with {self._most_sparse} prompts at once, the same batches"
+            line = f"sparse steps go on with {self._most_sparse} prompts at once, the same batches"
         else:
             self.micro_batch = self._most_sparse = (tried + 1) // 2
-            told = f"going on with {self.micro_batch} prompts at once, the same batches"
+            line = f"going on with {self.micro_batch} prompts at once, the same batches"
         self._replays = None
         self.compiled.free_buffers()
-        self._say(f"memory ran out: {told}")
+        self._say(f"memory ran out: {line}")
 
     def _run(self, shares: Sequence[Share], at_once: Sequence[int]) -> BatchResult:
         n_prompts = sum(len(share.prompts) for share in shares)

@@ -1,4 +1,4 @@
-"""Why a loss is no number: prompts for which the full model itself says none."""
+"""Why a loss is not finite: prompts for which the full model's own logits are not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prompts_without_numbers(frozen: FrozenRuns) -> np.ndarray:
 
 
 def not_finite_text(frozen: FrozenRuns) -> str:
-    """Name the prompts for which the full model says no numbers; an empty text where there are none.
+    """Name the prompts for which the full model's logits are not finite; an empty text where there are none.
 
     Args:
         frozen: The data with its frozen runs.

@@ -48,7 +48,7 @@ MOST_RECORDINGS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """What a recorded part of a batch says; valid until the next replay, in the order of the device's work.
+    """The outputs of a recorded part of a batch; valid until the next replay, in the order of the device's work.
 
     Attributes:
         gradient: Of the mean objective of the part in its gates.
@@ -179,10 +179,10 @@ class Replays:
 
         Args:
             prompts: Which of the data set, of one length.
-            gates: One gate an edge, on the host; those that `plan` was told of.
+            gates: One gate per edge, on the host; those that `plan` was given.
 
         Returns:
-            What it says, or None where it has to be run as ever.
+            Its outputs, or None where it has to be run without a recording.
         """
         if not self._works or not self._fits:
             return None
@@ -234,13 +234,13 @@ class Replays:
         """What the streams of a step take at the most."""
         streams = self._plan_now.plan.streams
         group = self._group(seq)
-        a_prompt = {"asked": len(group.asked) if group is not None else 0}
-        rows = sum(_size(stream) * a_prompt.get(name, seq) for name, stream in streams.items())
+        per_prompt = {"asked": len(group.asked) if group is not None else 0}
+        rows = sum(_size(stream) * per_prompt.get(name, seq) for name, stream in streams.items())
         return self._bytes(rows * n)
 
-    def _bytes(self, cells: float) -> int:
-        """What so many rows of one cell each take."""
-        return round(cells * self.compiled.shape.d_model * self.compiled.dtype.itemsize)
+    def _bytes(self, positions: float) -> int:
+        """What so many rows of one position each take."""
+        return round(positions * self.compiled.shape.d_model * self.compiled.dtype.itemsize)
 
     def record(self, body: Callable[[], None]) -> Callable[[], None]:
         """Something that can be run again, from a run of it.

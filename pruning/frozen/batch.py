@@ -18,7 +18,7 @@ class FrozenBatch:
     Attributes:
         pairs: The prompts.
         teacher: The full model's logits at the asked positions `[asked d_vocab]`, or its likeliest tokens.
-        values: What ablated writers say.
+        values: Outputs of ablated writers.
     """
 
     pairs: PairBatch

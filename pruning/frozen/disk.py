@@ -1,7 +1,7 @@
 """Kept runs on disk: memory-mapped safetensors in a bounded folder, checked when they are opened.
 
 Whatever goes wrong with a file or the folder (cut short, changed, from elsewhere, read-only, full), what
-was asked for is not there, a `CacheWarning` says why, and the caller runs the model instead.
+was looked up is not there, a `CacheWarning` gives the reason, and the caller runs the model instead.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class DiskCache:
 
         Args:
             place: Under which key.
-            rows: What it said, on any device.
+            rows: Its outputs, on any device.
             n_rows: How many rows.
             about: What `circuitgraph cache` shows of it.
 
@@ -172,7 +172,7 @@ class DiskCache:
             self._stop(f"{self.folder} cannot be written ({error}); frozen runs are kept without it")
             return None
 
-    def _save(self, place: Place, rows: Rows, said: dict[str, str]) -> Path:
+    def _save(self, place: Place, rows: Rows, header: dict[str, str]) -> Path:
         """Write a file under another name, then give it its own.
 
         Its content is checked when it is opened, so nothing is forced onto the disk first.
@@ -180,7 +180,7 @@ class DiskCache:
         folder = self.folder / place.model
         beside = folder / f".{place.kind}-{place.key}.{uuid.uuid4().hex}.tmp"
         try:
-            save_file(_for_file(rows), beside, metadata=said)
+            save_file(_for_file(rows), beside, metadata=header)
             return beside.replace(folder / f"{place.kind}-{place.key}-{_content(beside)}.safetensors")
         finally:
             beside.unlink(missing_ok=True)
@@ -224,13 +224,13 @@ def _content(path: Path) -> str:
 
 
 def _metadata(place: Place, rows: Rows, about: dict[str, object]) -> dict[str, str]:
-    """What the header says, in one entry: safetensors writes several in any order, and other bytes each time."""
-    said = {"place": asdict(place), "axes": rows.axes, "form": dict(rows.form), "about": about}
-    return {files.METADATA: json.dumps(said)}
+    """What the header holds, in one entry: safetensors writes several in any order, and other bytes each time."""
+    header = {"place": asdict(place), "axes": rows.axes, "form": dict(rows.form), "about": about}
+    return {files.METADATA: json.dumps(header)}
 
 
 def _for_file(rows: Rows) -> dict[str, Tensor]:
-    """Rows first, every tensor with memory of its own, as safetensors asks."""
+    """Rows first, every tensor with memory of its own, as safetensors requires."""
     made: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in rows.tensors.items():
@@ -246,10 +246,10 @@ def _for_file(rows: Rows) -> dict[str, Tensor]:
 
 def _opened(path: Path, place: Place, n_rows: int) -> StoredRows:
     with safe_open(path, framework="pt") as file:
-        said = json.loads((file.metadata() or {})[files.METADATA])
-        if said["place"] != asdict(place):
+        header = json.loads((file.metadata() or {})[files.METADATA])
+        if header["place"] != asdict(place):
             raise ValueError("it belongs to another model or other prompts")
-        axes, form = said["axes"], said["form"]
+        axes, form = header["axes"], header["form"]
         tensors = {name: file.get_tensor(name) for name in axes}
     lying = {name: None if axis is None else 0 for name, axis in axes.items()}
     if any(tensors[name].shape[0] != n_rows for name, axis in lying.items() if axis == 0):

@@ -2,7 +2,7 @@
 
     FOLDER / model key / kind-key-content.safetensors
 
-`key` says what was asked (see `keys`), `content` is the SHA-256 of the file's own bytes, so a file that was
+`key` is what was looked up (see `keys`), `content` is the SHA-256 of the file's own bytes, so a file that was
 cut short or changed is known by its name. The modification time is the time of the last use.
 """
 
@@ -44,7 +44,7 @@ class Entry:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the file says of itself; empty where it cannot be read."""
+        """What the file's header holds; empty where it cannot be read."""
         try:
             return json.loads(header(self.path)["__metadata__"][METADATA])["about"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -86,9 +86,9 @@ def entries(folder: Path) -> list[Entry]:
                 if not finished and UNFINISHED.fullmatch(item.name) is None:
                     continue
                 with contextlib.suppress(OSError):  # another process may have removed it just now
-                    told = item.stat(follow_symlinks=False)
+                    status = item.stat(follow_symlinks=False)
                     found.append(
-                        Entry(path=Path(item.path), n_bytes=told.st_size, used=told.st_mtime, finished=finished)
+                        Entry(path=Path(item.path), n_bytes=status.st_size, used=status.st_mtime, finished=finished)
                     )
     return sorted(found, key=lambda entry: (entry.used, entry.path))
 

@@ -120,12 +120,12 @@ class KeptGroup:
         )
 
     def _tokens(self, tokens: TokenBatch, index: Tensor) -> TokenBatch:
-        """Tokens of some prompts; what is asked of them are the same places whichever they are."""
+        """Tokens of some prompts; the asked positions are the same for all prompts."""
         n, seq = len(index), tokens.input_ids.shape[1]
         real, at = np.ones((n, seq), dtype=np.int64), (np.arange(n)[:, None] * seq + self.asked).ravel()
         prompt = np.repeat(np.arange(n), len(self.asked))
         host = TokenBatch(
-            input_ids=torch.from_numpy(real),  # whichever: nobody looks at them
+            input_ids=torch.from_numpy(real),  # any ids: on the host only the mask and the asked positions are read
             attention_mask=torch.from_numpy(real),
             predict_index=torch.from_numpy(at),
             predict_prompt=torch.from_numpy(prompt),

@@ -34,7 +34,7 @@ class _Part:
     places: list[int] = field(default_factory=list)
 
 
-class Shelf:
+class KeptRows:
     """Kept rows of one kind, of prompts of one length.
 
     Args:
@@ -42,12 +42,12 @@ class Shelf:
         device: Where batches are wanted.
 
     Examples:
-        >>> shelf = Shelf({4: 1, 9: 1}, torch.device("cpu"))
+        >>> rows = KeptRows({4: 1, 9: 1}, torch.device("cpu"))
         >>> kept = Rows(tensors={"x": torch.tensor([[0.25, 0.5]])}, axes={"x": 1})
-        >>> shelf.reserve(kept, 1)
-        >>> shelf.keep([9], kept.head(1))
-        >>> batch = shelf.take([4, 9], run=lambda prompts: Rows(tensors={"x": torch.ones(1, 1)}, axes={"x": 1}))
-        >>> batch.tensors["x"].tolist(), shelf.tier(4), shelf.tier(9)
+        >>> rows.reserve(kept, 1)
+        >>> rows.keep([9], kept.head(1))
+        >>> batch = rows.take([4, 9], run=lambda prompts: Rows(tensors={"x": torch.ones(1, 1)}, axes={"x": 1}))
+        >>> batch.tensors["x"].tolist(), rows.tier(4), rows.tier(9)
         ([[1.0, 0.25]], 'computed', 'memory')
     """
 

@@ -187,13 +187,13 @@ def device_text(device: torch.device) -> str:
         >>> device_text(torch.device("cpu")).startswith("cpu, ")
         True
     """
-    told = [device.type]
+    parts = [device.type]
     if device.type == "cpu":
-        told += [platform.machine(), torch.backends.cpu.get_cpu_capability(), f"{torch.get_num_threads()} threads"]
+        parts += [platform.machine(), torch.backends.cpu.get_cpu_capability(), f"{torch.get_num_threads()} threads"]
     elif device.type == "cuda":
-        told += [torch.cuda.get_device_name(device), f"CUDA {torch.version.cuda}"]
-    told.append(f"matmul {torch.get_float32_matmul_precision()}")
-    return ", ".join(told)
+        parts += [torch.cuda.get_device_name(device), f"CUDA {torch.version.cuda}"]
+    parts.append(f"matmul {torch.get_float32_matmul_precision()}")
+    return ", ".join(parts)
 
 
 def code_digest() -> str:

@@ -1,4 +1,4 @@
-"""Named tensors with one row a prompt (or an asked position): the form in which frozen runs are kept.
+"""Named tensors with one row per prompt (or per asked position): the form in which frozen runs are kept.
 
 Ablation values, whatever fields their dataclass has, and the teacher's outputs are taken apart into
 `Rows`, kept in memory or on disk, and put together again for a batch. Nothing here knows a field by name.
@@ -209,7 +209,7 @@ def values_of_rows(rows: Rows) -> AblationValues:
 
 
 def rows_of_teacher(teacher: Teacher) -> Rows:
-    """Take a teacher's outputs apart, a row an asked position."""
+    """Take a teacher's outputs apart, one row per asked position."""
     if isinstance(teacher, TopTeacher):
         tensors = {part.name: getattr(teacher, part.name) for part in fields(teacher)}
     else:

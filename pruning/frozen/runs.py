@@ -7,11 +7,11 @@ Prompts are grouped by length, so a batch has no padding. Filling, chunk by chun
    memory-mapped, when they are drawn;
 3. prompts that neither can hold are run again each time they are drawn.
 
-Where memory cannot hold all prompts whole, the ablated runs are kept in short form: what writers say, without
+Where memory cannot hold all prompts whole, the ablated runs are kept in short form: writers' outputs, without
 what the heads made of it, which the attention's four projections give again.
 
-Bits: a kept prompt says what it said in its chunk, whether that was run just now, read, or kept in memory. What
-is not kept, or not kept whole, is run in the company it was drawn with, which can differ in the last bits.
+Bits: a kept prompt has the outputs that it had in its chunk, whether that was run just now, read, or kept in memory.
+What is not kept, or not kept whole, is run in the company it was drawn with, which can differ in the last bits.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from circuitgraph.torch_state import in_settled_state
 from pruning.frozen.batch import FrozenBatch
 from pruning.frozen.disk import DiskCache, Place, StoredRows
 from pruning.frozen.group import KeptGroup
+from pruning.frozen.kept_rows import KeptRows
 from pruning.frozen.keys import model_key, run_key
 from pruning.frozen.rows import Rows, rows_of_teacher, rows_of_values, teacher_of_rows, values_of_rows
-from pruning.frozen.shelf import Shelf
 from pruning.frozen.top_teacher import TopTeacher
 from pruning.prompts.batch_order import BatchOrder
 from pruning.prompts.encoding import EncodedPairs
@@ -105,7 +105,7 @@ class FrozenRuns:
 
     Attributes:
         by_length: The prompts of each length.
-        short: Whether only what writers say is kept of an ablated run, and what readers made of it is computed
+        short: Whether only writers' outputs are kept of an ablated run, and what readers made of them is computed
             again when a prompt is drawn: so it is where memory could not hold all prompts otherwise.
         filled: Prompts by how their runs were come by at the start; `memory` stays 0.
         drawn: Prompts by where their runs came from, each time they were drawn.
@@ -146,13 +146,15 @@ class FrozenRuns:
             self.constant = self._constant(ablation_data if ablation_data is not None else pairs)
         self._kinds = ("teacher",) if self.constant is not None else ("teacher", "values")
         self._seen: dict[str, tuple[int, int]] = {}
-        self._shelves: dict[int, dict[str, Shelf]] = {}
+        self._kept_rows: dict[int, dict[str, KeptRows]] = {}
         self.by_length: dict[int, np.ndarray] = {}
         lengths = pairs.lengths
         for length in sorted(set(lengths.tolist())):
             members = np.flatnonzero(lengths == length)
             self.by_length[length] = members
-            self._shelves[length] = {kind: Shelf(self._sizes(kind, members), compiled.device) for kind in self._kinds}
+            self._kept_rows[length] = {
+                kind: KeptRows(self._sizes(kind, members), compiled.device) for kind in self._kinds
+            }
             self._fill(length, [int(index) for index in members])
 
     # ------------------------------------------------------------ filling
@@ -205,7 +207,7 @@ class FrozenRuns:
         Returns:
             The capacity.
         """
-        shelves, chunk = self._shelves[length], members[start : start + self._batch_size]
+        by_kind, chunk = self._kept_rows[length], members[start : start + self._batch_size]
         wanted = capacity is None or start < capacity
         kept = {kind: self._obtain(kind, chunk, length, wanted=wanted) for kind in self._kinds}
         if all(found is not None for found in kept.values()):
@@ -219,9 +221,9 @@ class FrozenRuns:
                 continue
             if in_memory:
                 n_rows = sum(self._sizes(kind, in_memory).values())
-                shelves[kind].keep(in_memory, found.head(n_rows))
+                by_kind[kind].keep(in_memory, found.head(n_rows))
             if found.stored is not None:
-                shelves[kind].point(chunk, found.stored, wanted=chunk[len(in_memory) :])
+                by_kind[kind].point(chunk, found.stored, wanted=chunk[len(in_memory) :])
         return capacity
 
     def _may_fit(self, length: int) -> bool:
@@ -234,7 +236,7 @@ class FrozenRuns:
         return n_bytes * length // seen if kind == "values" else n_bytes
 
     def _reserve(self, length: int, members: list[int], kept: dict[str, _Kept | None]) -> int:
-        """Take memory for as many of a group's prompts as the budget holds; say for how many."""
+        """Take memory for as many of a group's prompts as the budget holds; returns for how many."""
         likes: dict[str, Rows] = {}
         for kind, found in kept.items():
             assert found is not None
@@ -250,7 +252,7 @@ class FrozenRuns:
         if capacity:
             for kind, like in likes.items():
                 n_rows = sum(sizes[kind][index] for index in members[:capacity])
-                self._shelves[length][kind].reserve(like, n_rows)
+                self._kept_rows[length][kind].reserve(like, n_rows)
         return capacity
 
     def _obtain(self, kind: str, chunk: list[int], length: int, *, wanted: bool) -> _Kept | None:
@@ -271,7 +273,7 @@ class FrozenRuns:
         rows = self._run(kind, chunk)
         self._seen[kind] = (rows.row_bytes, length)
         if self._disk is None or place is None or self._portions.most < len(chunk):
-            return _Kept(ran=rows, stored=None)  # in other company than the key says, where not all ran at once
+            return _Kept(ran=rows, stored=None)  # in other batches than the key names, where not all ran at once
         stored = self._disk.write(place, rows, n_rows, self._about(kind, len(chunk), length))
         return _Kept(ran=rows, stored=stored)
 
@@ -287,13 +289,13 @@ class FrozenRuns:
 
     def _about(self, kind: str, n_prompts: int, length: int | None) -> dict[str, object]:
         dtype = str(self.compiled.dtype).removeprefix("torch.")
-        told = {"model": self.compiled.name, "dtype": dtype, "device": self.compiled.device.type}
-        return {**told, "kind": kind, "prompts": n_prompts, "tokens": length}
+        about = {"model": self.compiled.name, "dtype": dtype, "device": self.compiled.device.type}
+        return {**about, "kind": kind, "prompts": n_prompts, "tokens": length}
 
     # ------------------------------------------------------------ running and drawing
 
     def _run(self, kind: str, prompts: Sequence[int]) -> Rows:
-        """Run prompts, in portions where memory asks for it."""
+        """Run prompts, in portions where memory runs out."""
         return Rows.joined(self._portions.run(lambda part: self._run_at_once(kind, part), np.asarray(prompts)))
 
     def _run_at_once(self, kind: str, prompts: Sequence[int] | np.ndarray) -> Rows:
@@ -314,13 +316,13 @@ class FrozenRuns:
         prompts = [int(index) for index in indices]
         lengths = {len(self.pairs.clean_ids[index]) for index in prompts}
         if len(lengths) == 1:
-            shelves = self._shelves[lengths.pop()]
+            by_kind = self._kept_rows[lengths.pop()]
         else:
-            shelves = {kind: Shelf(self._sizes(kind, prompts), self.compiled.device) for kind in self._kinds}
-        self._count_drawn(prompts, shelves)
+            by_kind = {kind: KeptRows(self._sizes(kind, prompts), self.compiled.device) for kind in self._kinds}
+        self._count_drawn(prompts, by_kind)
         rows = {
-            kind: shelf.take(prompts, lambda missing, kind=kind: self._run_at_once(kind, missing))
-            for kind, shelf in shelves.items()
+            kind: rows.take(prompts, lambda missing, kind=kind: self._run_at_once(kind, missing))
+            for kind, rows in by_kind.items()
         }
         values = self.constant
         if values is None:
@@ -343,7 +345,7 @@ class FrozenRuns:
             The group; None where not all of it is in memory, or not all of its prompts ask the same positions.
         """
         members = self.by_length[length]
-        kept = {kind: shelf.whole([int(index) for index in members]) for kind, shelf in self._shelves[length].items()}
+        kept = {kind: rows.whole([int(index) for index in members]) for kind, rows in self._kept_rows[length].items()}
         found = {kind: whole for kind, whole in kept.items() if whole is not None}
         if len(found) < len(kept):
             return None
@@ -358,11 +360,11 @@ class FrozenRuns:
         with self._counting:
             self.drawn.add("memory", n)
 
-    def _count_drawn(self, prompts: list[int], shelves: dict[str, Shelf]) -> None:
+    def _count_drawn(self, prompts: list[int], by_kind: dict[str, KeptRows]) -> None:
         """Count each prompt by the slowest place that something of it comes from."""
         with self._counting:
             for prompt in prompts:
-                self.drawn.add(_slowest_tier(shelves, prompt))
+                self.drawn.add(_slowest_tier(by_kind, prompt))
 
     # ------------------------------------------------------------ telling
 
@@ -371,7 +373,7 @@ class FrozenRuns:
         counts = RunCounts()
         for length, members in self.by_length.items():
             for prompt in members:
-                counts.add(_slowest_tier(self._shelves[length], int(prompt)))
+                counts.add(_slowest_tier(self._kept_rows[length], int(prompt)))
         return counts
 
     def describe(self) -> str:
@@ -387,7 +389,7 @@ class FrozenRuns:
         return {"filled": asdict(self.filled), "kept": asdict(self.kept()), "drawn": asdict(self.drawn)}
 
 
-def _slowest_tier(shelves: dict[str, Shelf], prompt: int) -> str:
+def _slowest_tier(by_kind: dict[str, KeptRows], prompt: int) -> str:
     """The slowest place that something of a prompt comes from."""
-    tiers = {shelf.tier(prompt) for shelf in shelves.values()}
+    tiers = {rows.tier(prompt) for rows in by_kind.values()}
     return next(tier for tier in ("computed", "disk", "memory") if tier in tiers)

@@ -251,7 +251,7 @@ class TestBudgets:
     @pytest.mark.parametrize("budget", [0, 100, 2_000, 5_000, 12_000, 30_000, LARGE])
     def test_memory_stays_within_its_budget(self, gpt2, ablation, budget):
         runs = runs_of(gpt2, ablation=ablation, budget_bytes=budget)
-        blocks = [shelf._block for shelves in runs._shelves.values() for shelf in shelves.values()]
+        blocks = [rows._block for by_kind in runs._kept_rows.values() for rows in by_kind.values()]
         assert sum(block.n_bytes for block in blocks if block is not None) <= budget
         for members in runs.by_length.values():
             batch = runs.batch(members)
@@ -400,7 +400,7 @@ class TestTopK:
     def test_it_takes_less_memory(self, gpt2):
         def n_bytes(top_k: int | None) -> int:
             runs = runs_of(gpt2, ablation="zero", teacher_top_k=top_k)
-            return sum(shelves["teacher"]._block.n_bytes for shelves in runs._shelves.values())
+            return sum(by_kind["teacher"]._block.n_bytes for by_kind in runs._kept_rows.values())
 
         asked = sum(len(at) for at in PROMPTS.predict_positions)
         assert (n_bytes(None), n_bytes(5)) == (asked * 29 * 4, asked * (5 * 8 + 4))
