@@ -83,7 +83,7 @@ def discover(
 
 
 def _place(named: RunOptions, out: Path | None, ending: EndOptions) -> tuple[RunOptions, Path]:
-    """The folder of the result; where a run goes on, also the options with what its folder says of it.
+    """The folder of the result; where a run goes on, also the options with the settings in its folder.
 
     Raises:
         ConfigurationError: None was given, or options that make no sense where a run goes on.
@@ -168,7 +168,7 @@ def _show(found: Discovery, missing: dict[str, str], folder: ResultFolder, *, as
 
 
 def _end(found: Discovery, missing: dict[str, str], ended_by: str, folder: ResultFolder) -> None:
-    """Leave with the exit code of a run that did not do all that was asked."""
+    """Leave with the exit code of a run that did not do everything."""
     from circuitgraph.cli.output import say
     from circuitgraph.cli.result_writer import is_loss
     from pruning.runs.fields import duration_text

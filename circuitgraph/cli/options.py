@@ -92,7 +92,8 @@ DiskCacheGibOfRun = Annotated[
     typer.Option(
         "--disk-cache-gib",
         min=0,
-        help="Disk for runs that never change, in GiB, so that the next run starts at once; the oldest go first. "
+        help="Disk for frozen runs (of the full and the ablated model), in GiB, so that the next run starts at once; "
+        "the oldest go first. "
         "0 neither reads nor writes any.",
         show_default="2.0",
         rich_help_panel=MACHINE,
@@ -156,7 +157,7 @@ Steps = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(help="Prompts a step.", show_default="the recipe's", rich_help_panel=SETTINGS),
+    typer.Option(help="Prompts per step.", show_default="the recipe's", rich_help_panel=SETTINGS),
 ]
 Ablation = Annotated[
     str | None,
@@ -239,7 +240,7 @@ def count_or_all(text: str | int | None) -> int | None:
     except ValueError:
         count = -1
     if count < 0:
-        raise typer.BadParameter(f"expected a number of prompts, or all (0 says the same); got {text!r}")
+        raise typer.BadParameter(f"expected a number of prompts, or all (0 is the same); got {text!r}")
     return count or None
 
 
@@ -311,7 +312,7 @@ CacheGib = Annotated[
     float | None,
     typer.Option(
         min=0,
-        help="Memory for runs that never change, in GiB; 0 keeps none of them in memory.",
+        help="Memory for frozen runs (of the full and the ablated model), in GiB; 0 keeps none of them in memory.",
         show_default="2.0",
         rich_help_panel=MACHINE,
     ),
@@ -320,7 +321,7 @@ TeacherTopK = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Of the full model, keep the likeliest K tokens and the mass of all others as one; for "
+        help="Of the full model, keep the top K tokens and the mass of all others as one; for "
         "vocabularies too large for the cache.",
         show_default="the whole vocabulary",
         rich_help_panel=MACHINE,
