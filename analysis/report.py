@@ -76,6 +76,16 @@ def write_report(
 
     Raises:
         OutputError: The file cannot be written.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from circuitgraph import Universe
+        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+        >>> circuit = Circuit.from_edges(universe, ["input->m0", "m0->logits"])
+        >>> with TemporaryDirectory() as folder:
+        ...     report = write_report(Path(folder) / "report.md", circuit, {"splits": {}})
+        ...     report.read_text().partition(chr(10))[0]
+        '# Circuit of gpt2'
     """
     path = Path(path)
     sections = [

@@ -170,6 +170,13 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = PNG_DPI) -> Path
     Raises:
         UnknownNameError: No such suffix.
         OutputError: The file cannot be written.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from matplotlib.figure import Figure
+        >>> with TemporaryDirectory() as folder:
+        ...     save_figure(Figure(figsize=(1, 1)), Path(folder) / "empty.svg").name
+        'empty.svg'
     """
     path = Path(path)
     suffix = path.suffix.lower().removeprefix(".")

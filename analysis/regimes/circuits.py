@@ -146,6 +146,15 @@ def read_study(folder: str | Path) -> tuple[RegimeCircuits, pd.DataFrame | None]
 
     Raises:
         CircuitFormatError: The folder has no `study.json`, or circuits that it names are missing or damaged.
+
+    Examples:
+        `docs/tutorials/regimes.md` makes a study and reads it. A folder without one:
+
+        >>> read_study("runs/none")
+        Traceback (most recent call last):
+            ...
+        circuitgraph.errors.CircuitFormatError: runs/none/study.json: cannot be read: No such file or directory;
+        expected the folder of a study
     """
     folder = Path(folder)
     about = _about(folder / "study.json")

@@ -135,6 +135,15 @@ def load_extracted(folder: str | Path, *, device: torch.device | str = "cpu") ->
 
     Raises:
         CircuitFormatError: The folder holds no extracted circuit, a damaged one, or one of a newer version.
+
+    Examples:
+        `save_extracted` shows one that is written and read. A folder without one:
+
+        >>> load_extracted("runs/none")
+        Traceback (most recent call last):
+            ...
+        circuitgraph.errors.CircuitFormatError: runs/none/extracted.json cannot be read: No such file or directory;
+        expected a folder made by save_extracted
     """
     place = Path(folder)
     description = _description(place)

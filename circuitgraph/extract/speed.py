@@ -32,6 +32,14 @@ class SpeedUp:
         repeats: Turns.
         n_prompts: Prompts per batch.
         n_tokens: Their length.
+
+    Examples:
+        >>> timed = SpeedUp(
+        ...     model_seconds=0.3, circuit_seconds=0.1, ratio=3.0, model_asked_seconds=0.2, circuit_asked_seconds=0.1,
+        ...     ratio_asked=2.0, repeats=15, n_prompts=8, n_tokens=16,
+        ... )
+        >>> timed.to_dict()["ratio"]
+        3.0
     """
 
     model_seconds: float
@@ -65,6 +73,19 @@ def measure_speed_up(
 
     Raises:
         ConfigurationError: Fewer turns than one, or the two are on different devices.
+
+    Examples:
+        >>> from circuitgraph import Circuit, compile_model, extract_circuit, load_model
+        >>> from circuitgraph.tracr import ground_truth_edges
+        >>> compiled = compile_model(load_model("tracr:reverse"), embeddings="split")
+        >>> circuit = Circuit.from_edges(compiled.universe, ground_truth_edges("reverse"), ablation="zero")
+        >>> ids = torch.tensor([compiled.tokenizer.encode_tokens(("1", "2"))])
+        >>> batch = TokenBatch(
+        ...     input_ids=ids, attention_mask=torch.ones_like(ids), predict_index=torch.tensor([2]),
+        ...     predict_prompt=torch.tensor([0]),
+        ... )
+        >>> measure_speed_up(extract_circuit(circuit, compiled), compiled, batch, repeats=1).n_tokens
+        3
     """
     if repeats < 1:
         raise ConfigurationError(f"repeats must be at least 1; got {repeats}")

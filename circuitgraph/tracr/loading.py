@@ -32,6 +32,11 @@ class LoadedTracr:
         tokenizer: Its vocabulary.
         name: `tracr:<program>`.
         revision: SHA-256 of the weights file.
+
+    Examples:
+        >>> loaded = load_tracr("reverse")
+        >>> loaded.name, loaded.tokenizer.bos_token, loaded.model.config.n_layers
+        ('tracr:reverse', 'BOS', 4)
     """
 
     model: TracrModel

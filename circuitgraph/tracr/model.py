@@ -41,6 +41,12 @@ class TracrConfig:
         residual_labels: What each direction of the residual stream stands for.
         causal: Whether a position sees only itself and what is before it.
         model_type: Always `tracr`; the family's name, as in Hugging Face configs.
+
+    Examples:
+        >>> from circuitgraph.tracr import load_tracr
+        >>> config = load_tracr("reverse").model.config
+        >>> config.program, config.output, config.output_symbols[:3]
+        ('reverse', 'categorical', ('1', '2', '3'))
     """
 
     program: str
@@ -190,6 +196,14 @@ class TracrModel(nn.Module):
         pos_embed: Embedding of positions, zero at BOS.
         blocks: The layers.
         unembed: The projection onto the output directions.
+
+    Examples:
+        >>> from circuitgraph.tracr import load_tracr
+        >>> loaded = load_tracr("reverse")
+        >>> ids = torch.tensor([loaded.tokenizer.encode_tokens(("1", "2", "2"))])
+        >>> best = loaded.model(ids).logits[0].argmax(-1)
+        >>> [loaded.tokenizer.output_symbols[index] for index in best[1:]]
+        ['2', '2', '1']
     """
 
     def __init__(self, config: TracrConfig) -> None:

@@ -41,6 +41,10 @@ class TracrProgram:
         outputs: The answers to a prompt, one per token, worked out in plain Python; None where none is defined.
         accepts: Which prompts the program is defined for.
         causal: Whether it was compiled so that a position sees only itself and what is before it.
+
+    Examples:
+        >>> get_program("reverse").outputs(("1", "2", "3"))
+        ['3', '2', '1']
     """
 
     name: str

@@ -33,6 +33,12 @@ class FaithfulnessComparison:
             (its 95 % bounds, missing of fewer than two prompts; float64), and `closer` (str): which of both is closer
             to the full model; empty where the interval holds 0, and for accuracy and logit difference, which do not
             say.
+
+    Examples:
+        >>> rows = pd.DataFrame({"a": ["mine"], "b": ["theirs"], "measure": ["kl"], "difference": [-0.2]})
+        >>> found = FaithfulnessComparison(metrics={"mine": {"kl": 0.1}, "theirs": {"kl": 0.3}}, differences=rows)
+        >>> found.differences[["a", "b", "difference"]].values.tolist()
+        [['mine', 'theirs', -0.2]]
     """
 
     metrics: dict[str, dict[str, Any]]

@@ -83,6 +83,9 @@ def evaluate_regimes(
     Raises:
         ConfigurationError: Seeds or ablations differ between regimes, or a regime lacks the split.
         GraphMismatchError: A circuit of another universe than the model's.
+
+    Examples:
+        A study calls it when its circuits are found: `docs/tutorials/regimes.md` runs one, and goes through the table.
     """
     say = say or (lambda line: None)
     ablation = _require_comparable(compiled, tasks, circuits, split)

@@ -170,6 +170,18 @@ def run_regimes(
         OutputError: The folder holds something else, or circuits found with other settings.
         GraphMismatchError: A circuit of another universe than the model's.
         TrainingError: A training could not go on; what was found before it is kept.
+
+    Examples:
+        `docs/tutorials/regimes.md` runs a whole study. What cannot be a study is refused at once:
+
+        >>> from circuitgraph import compile_model, load_model
+        >>> compiled = compile_model(load_model("tracr:reverse"), embeddings="split")
+        >>> run_regimes(compiled, "tracr-reverse")
+        Traceback (most recent call last):
+            ...
+        circuitgraph.errors.UnknownNameError: unknown task with regimes 'tracr-reverse'; valid: antonyms,
+        boolean-expressions, capitals Tasks with both: antonyms, boolean-expressions, capitals. Others: give each
+        regime by itself.
     """
     given: dict[str, Any] = dict(choices)
     calls = {name: given.pop(name, None) for name in ("watch", "tick", "say")}
