@@ -148,7 +148,7 @@ def read_study(folder: str | Path) -> tuple[RegimeCircuits, pd.DataFrame | None]
         CircuitFormatError: The folder has no `study.json`, or circuits that it names are missing or damaged.
 
     Examples:
-        `docs/tutorials/regimes.md` makes a study and reads it. A folder without one:
+        `analysis.compare_regimes(folder)` reads a study and compares its circuits. A folder without one:
 
         >>> read_study("runs/none")
         Traceback (most recent call last):

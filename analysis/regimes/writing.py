@@ -28,18 +28,7 @@ def write_comparison(found: RegimeComparison, folder: str | Path) -> list[str]:
         OutputError: The folder or a file cannot be written.
 
     Examples:
-        >>> from tempfile import TemporaryDirectory
-        >>> from analysis import compare_regimes
-        >>> from circuitgraph import Circuit, Universe
-        >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
-        >>> circuits = {"ask": {}, "examples": {}}
-        >>> for seed in (0, 1):
-        ...     circuits["ask"][seed] = Circuit.from_edges(universe, ["input->m0", "m0->logits"])
-        ...     circuits["examples"][seed] = Circuit.from_edges(universe, ["input->logits"])
-        >>> with TemporaryDirectory() as folder:
-        ...     _ = write_comparison(compare_regimes(circuits), folder)
-        ...     sorted(path.name for path in Path(folder).iterdir())
-        ['drawings', 'figures', 'report.md', 'tables']
+        `docs/explanations/regimes.md` makes a comparison of small circuits, and lists what is written.
     """
     folder = Path(folder)
     _make(folder, "tables", "figures", "drawings")

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+import pruning.runs.checking.duration
 from circuitgraph import compile_model, load_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import CheckpointError, CheckpointWarning, ConfigurationError, UnknownNameError
@@ -147,8 +148,9 @@ def test_true_is_no_length(compiled) -> None:
         load_task("tracr-reverse", compiled.tokenizer, options={"max_length": True})
 
 
-def test_a_batch_of_more_prompts_than_there_are_is_no_larger_than_they(compiled, task) -> None:
+def test_a_batch_of_more_prompts_than_there_are_is_no_larger_than_they(compiled, task, monkeypatch) -> None:
     """The check before a run times one step: it listed as many prompts as a batch was to have."""
+    monkeypatch.setattr(pruning.runs.checking.duration, "_typical", lambda once: once())
     recipe = recipe_named("tracr").changed(batch_size=10**13)
     timed = time_passes(
         compiled, task.split("train"), recipe, objective="kl", ablation="zero", clock=itertools.count().__next__,

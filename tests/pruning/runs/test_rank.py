@@ -82,7 +82,7 @@ def test_what_is_refused(compiled, tiny_gpt2) -> None:
         rank_edges(compiled, random_prompts(lengths=[17]))
     with pytest.raises(ConfigurationError, match="no prompts to rank"):
         rank_edges(compiled, random_prompts(lengths=[]))
-    with pytest.raises(ConfigurationError, match="batch_size must be 1"):
+    with pytest.raises(ConfigurationError, match="batch_size must be a whole number of at least 1"):
         rank_edges(compiled, PROMPTS, batch_size=0)
 
 
