@@ -50,8 +50,9 @@ class Recipe:
             numbers of edges, so that one run ranks the edges for all sparsities between `start_sparsity` and
             `end_sparsity` (see `pruning.methods.edge_pruning.nested`), and `target_sparsity` only says where the
             ranking is cut in the end.
-        sharpen: Control `budget` only: by what factor α grow, as seen from the threshold, between the end of the
-            ramp and the last step. It settles undecided gates while the others can still adapt.
+        sharpen: Control `budget`: by what factor α grow, as seen from the threshold, between the end of the ramp and
+            the last step; it settles undecided gates while the others can still adapt. Control `nested`: by what factor
+            the range of α that gives gates between 0 and 1 narrows from the first step to the last.
         settle_steps: Control `lagrangian` only: how many of the last steps follow the objective alone. Gates that it
             needs open for good, and those that it has no use for stay closed.
         start_sparsity: Where the ramp begins; with control `nested` the lowest sparsity that is trained.
@@ -233,17 +234,18 @@ _ALL = [
     Recipe(
         name="nested",
         summary="Ours: one run ranks the edges for all sparsities between 87 and 99.7 %.",
-        steps=700,
+        steps=900,
         ramp_steps=0,
         warmup_steps=5,
-        learning_rate=0.07,
+        learning_rate=0.067,
         target_sparsity=0.97,
         control="nested",
+        sharpen=5.0,
         start_sparsity=0.87,
         end_sparsity=0.997,
         warm_start="gate-importance",
         init_mean=0.0,
-        init_std=2.7,
+        init_std=2.67,
         batch_size=4,
         keep="target",
     ),

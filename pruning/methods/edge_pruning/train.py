@@ -36,7 +36,7 @@ from pruning.execution.step_settings import StepSettings
 from pruning.execution.threads import threads
 from pruning.frozen.runs import FrozenRuns, RunCounts
 from pruning.methods.edge_pruning.budget import ExpectedGate, project_gradient, shift_for_budget
-from pruning.methods.edge_pruning.gates import Gates, GateSample
+from pruning.methods.edge_pruning.gates import TEMPERATURE, Gates, GateSample
 from pruning.methods.edge_pruning.nested import drawn_budgets, keeping
 from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.methods.edge_pruning.schedule import rate_at, target_at
@@ -218,7 +218,7 @@ class Trainer:
         if recipe.control == "budget":
             self._sharpen(index)
             self._hold_budget(target)
-        samples, ran = self._run(self.order.next(), self._drawn())
+        samples, ran = self._run(self.order.next(), self._drawn(index))
         penalty = self._penalties(index, samples, target) if self._presses(index) else None
         gradients, objective = _brought(ran)
         self._backward(samples, gradients, penalty)
@@ -245,7 +245,7 @@ class Trainer:
             undecided=told.undecided,
         )
 
-    def _drawn(self) -> list[GateSample]:
+    def _drawn(self, index: int) -> list[GateSample]:
         """Gates for each share of a batch."""
         recipe = self.recipe
         if recipe.control != "nested":
@@ -254,7 +254,8 @@ class Trainer:
             recipe.draws, sparsest=recipe.end_sparsity, densest=recipe.start_sparsity,
             n_edges=self.compiled.universe.n_edges, generator=self.generator,
         )  # fmt: skip
-        return [keeping(self.gates, kept, self._weights) for kept in budgets]
+        temperature = TEMPERATURE / recipe.sharpen ** (index / recipe.steps)
+        return [keeping(self.gates, kept, self._weights, temperature) for kept in budgets]
 
     def _set_rates(self, index: int) -> None:
         """Give both optimisers the learning rates of a step."""

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.graph.build import build_graph
-from pruning.methods.edge_pruning.gates import Gates
+from pruning.methods.edge_pruning.gates import TEMPERATURE, Gates
 from pruning.methods.edge_pruning.loop import train
-from pruning.methods.edge_pruning.nested import drawn_budgets, keeping, top_k_gates
+from pruning.methods.edge_pruning.nested import TOWARDS_SMALL, drawn_budgets, keeping, top_k_gates
 from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
+from tests.circuitgraph.graph.universes import STEADY
 from tests.pruning.methods.edge_pruning.test_train import trainer_of
 
 NESTED = Recipe(
@@ -31,6 +32,7 @@ def gates_by_hand(log_alpha: np.ndarray, shift: float) -> np.ndarray:
     return np.clip(1.2 / (1 + np.exp(-(log_alpha - shift) * 1.5)) - 0.1, 0, 1)
 
 
+@STEADY
 @given(
     seed=st.integers(0, 1000),
     n=st.integers(2, 40),
@@ -81,16 +83,38 @@ def test_the_gradient_goes_through_the_shift(tied: bool) -> None:
     assert float(asked.grad.sum()) == pytest.approx(0.0, abs=1e-12)  # all scores moved together change nothing
 
 
-def test_budgets_are_log_uniform_and_lie_apart() -> None:
+def test_budgets_cover_the_range_nearer_to_the_smaller_end_and_lie_apart() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = np.array(
         [drawn_budgets(2, sparsest=0.999, densest=0.9, n_edges=1000, generator=generator) for _ in range(2000)]
     )
-    places = np.log10(drawn)
-    assert places.min() >= 0 and places.max() <= 2
-    counts, _ = np.histogram(places[:, 0], bins=4, range=(0, 2))
+    places = np.log10(drawn) / 2  # from 0, one edge, to 1, a hundred
+    assert places.min() >= 0 and places.max() <= 1
+    uniform = places ** (1 / TOWARDS_SMALL)
+    counts, _ = np.histogram(uniform[:, 0], bins=4, range=(0, 1))
     assert np.allclose(counts, 500, atol=80)
-    assert np.allclose(np.abs(places[:, 0] - places[:, 1]), 1.0)
+    assert np.allclose(np.abs(uniform[:, 0] - uniform[:, 1]), 0.5)
+
+
+def test_a_lower_temperature_is_scores_further_apart() -> None:
+    alpha = torch.randn(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    cold = top_k_gates(alpha, torch.ones(50, dtype=torch.float64), 12.0, TEMPERATURE / 5)
+    apart = top_k_gates(5 * alpha, torch.ones(50, dtype=torch.float64), 12.0)
+    assert torch.allclose(cold, apart, atol=1e-9)
+    undecided = ((cold > 0) & (cold < 1)).sum()
+    warm = top_k_gates(alpha, torch.ones(50, dtype=torch.float64), 12.0)
+    assert undecided < ((warm > 0) & (warm < 1)).sum()
+
+
+def test_gates_become_decided_from_step_to_step(tiny_gpt2) -> None:
+    """With the scores as they are, a later step has fewer gates between 0 and 1."""
+    trainer = trainer_of(compile_model(tiny_gpt2(), verify=False), replace(NESTED, sharpen=20.0, draws=1))
+    drawn = []
+    for index in (0, 9):
+        trainer.generator.manual_seed(0)
+        drawn.append(trainer._drawn(index)[0])
+    assert drawn[0].undecided > drawn[1].undecided
+    assert float(drawn[0].sparsity.detach()) == pytest.approx(float(drawn[1].sparsity.detach()), abs=1e-4)
 
 
 def test_frozen_removed_and_tied_edges_count(tiny_gpt2) -> None:
