@@ -259,7 +259,7 @@ def run_study(
         if folder is not None:
             kept = kept_circuits(study, folder)
             _keep_given(folder, given)
-            folder.write_study({**about, "finished": False})
+            folder.write_mark({**about, "finished": False})
         trained = train_regimes(study, kept, folder, progress)
         found = {name: dict(given[name]) if name in given else trained[name] for name in tasks}
         with progress.measuring() as tick:
@@ -271,7 +271,7 @@ def run_study(
         about["verdicts"] = study_verdicts(table)
         if folder is not None:
             folder.write_faithfulness(table)
-            folder.write_study({**about, "finished": True})
+            folder.write_mark({**about, "finished": True})
         return Study(circuits=found, faithfulness=table, tasks=tasks, about=about, notes=tuple(notes))
 
 

@@ -10,10 +10,10 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import IncompleteResultWarning, OutputError, TrainingError
 from circuitgraph.stopping import Stopped, stopping
 from pruning.evaluation.matching import require_universe
-from pruning.regimes.folder import StudyFolder, first_difference
+from pruning.regimes.folder import StudyFolder
 from pruning.regimes.planned import PlannedStudy, StudyProgress
 from pruning.runs.discover import run_discovery
-from pruning.runs.provenance import known_provenance
+from pruning.runs.provenance import first_difference, known_provenance
 
 
 def train_regimes(

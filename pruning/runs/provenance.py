@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import platform
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
 from pruning.runs.run import Run
 from pruning.runs.versions import library_versions
@@ -83,3 +86,28 @@ def hardware(device: torch.device) -> dict[str, str | int]:
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
     return found
+
+
+def first_difference(circuit: Circuit, wanted: Mapping[str, Any]) -> str | None:
+    """The first setting in which a kept circuit is not what would be trained now.
+
+    Args:
+        circuit: The circuit of an earlier run.
+        wanted: Settings by their name in a circuit's provenance.
+
+    Returns:
+        What differs, with both values, or None.
+    """
+    known = circuit.provenance
+    for name, value in wanted.items():
+        plain, found = json.loads(json.dumps(value)), known.get(name)
+        if found == plain or (name == "weights" and found is None):  # circuits of before weights were told
+            continue
+        if isinstance(plain, dict) and isinstance(found, dict):
+            name, found, plain = next(
+                (f"{name}.{key}", found.get(key), plain.get(key))
+                for key in {**plain, **found}
+                if found.get(key) != plain.get(key)
+            )
+        return f"{name} is {found!r} there and would be {plain!r} now"
+    return None

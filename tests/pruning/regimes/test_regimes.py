@@ -20,8 +20,8 @@ from pruning.evaluation.evaluate import evaluate
 from pruning.methods.edge_pruning.recipes import recipe_named
 from pruning.regimes import training
 from pruning.regimes.derived import combined, consensus_of
-from pruning.regimes.folder import first_difference
 from pruning.regimes.study import Study, load_regimes, regimes_of, run_regimes
+from pruning.runs.provenance import first_difference
 from tests.pruning.prompts.tiny_tokenizers import word_tokenizer
 
 pytestmark = pytest.mark.slow
