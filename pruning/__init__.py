@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pruning.runs.discover import discover
     from pruning.runs.rank import rank_edges
     from pruning.runs.resume import resume
+    from pruning.runs.sweep import Sweep, discover_seeds
     from pruning.selection.top import top_edges
     from pruning.tasks import TaskData, load_task, register_task, task_from_pairs
 
@@ -38,9 +39,11 @@ __all__ = [
     "PromptPair",
     "PromptPairs",
     "Recipe",
+    "Sweep",
     "TaskData",
     "compare_faithfulness",
     "discover",
+    "discover_seeds",
     "evaluate",
     "evaluate_masks",
     "evaluate_regimes",
@@ -67,9 +70,11 @@ _HOME = {
     "PromptPair": "pruning.prompts.pairs",
     "PromptPairs": "pruning.prompts.pairs",
     "Recipe": "pruning.methods.edge_pruning.recipes",
+    "Sweep": "pruning.runs.sweep",
     "TaskData": "pruning.tasks",
     "compare_faithfulness": "pruning.evaluation.paired",
     "discover": "pruning.runs.discover",
+    "discover_seeds": "pruning.runs.sweep",
     "evaluate": "pruning.evaluation.evaluate",
     "evaluate_masks": "pruning.evaluation.evaluate",
     "evaluate_regimes": "pruning.regimes.faithfulness",

@@ -16,6 +16,7 @@ What is not kept, or not kept whole, is run in the company it was drawn with, wh
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -367,6 +368,12 @@ class FrozenRuns:
                 self.drawn.add(_slowest_tier(by_kind, prompt))
 
     # ------------------------------------------------------------ telling
+
+    def counted_anew(self) -> FrozenRuns:
+        """The same runs, nothing of them copied, for another training: what it draws is counted from 0."""
+        again = copy.copy(self)
+        again.filled, again.drawn, again._counting = replace(self.filled), RunCounts(), threading.Lock()
+        return again
 
     def kept(self) -> RunCounts:
         """Every prompt once, by where its run would come from if it was drawn now."""

@@ -29,6 +29,7 @@ from circuitgraph.stopping import Stop, stopping
 from circuitgraph.torch_state import with_gradients
 from pruning.evaluation.card import metrics_line
 from pruning.evaluation.tables import metrics_table
+from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.loop import TrainingRun
 from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.runs.card import discovery_card
@@ -208,6 +209,7 @@ def run_discovery(
     overwrite: bool = False,
     resume: bool = False,
     checked: Preflight | None = None,
+    frozen: FrozenRuns | None = None,
 ) -> Discovery:
     """Find the circuit of a run that is decided; see `discover`.
 
@@ -218,6 +220,7 @@ def run_discovery(
         overwrite: Whether an older result there may be replaced.
         resume: Whether a run there that was ended goes on.
         checked: What was found before the run, where it was looked for.
+        frozen: As of `train_gates`.
 
     Raises:
         ConfigurationError: Settings that cannot work together.
@@ -231,11 +234,16 @@ def run_discovery(
     checked.require()
     limited = run.settings.working_seconds
     with stopping() as stop, stop.limited(limited), _opened(out, overwrite, resume) as folder, stop.held():
-        return run_stages(run, checked, folder, progress, stop)
+        return run_stages(run, checked, folder, progress, stop, frozen)
 
 
 def run_stages(
-    asked: Run, checked: Preflight, folder: ResultFolder | None, progress: Progress, stop: Stop
+    asked: Run,
+    checked: Preflight,
+    folder: ResultFolder | None,
+    progress: Progress,
+    stop: Stop,
+    frozen: FrozenRuns | None = None,
 ) -> Discovery:
     """Train, keep, and make the later parts, each kept before the next begins.
 
@@ -245,10 +253,11 @@ def run_stages(
         folder: Where the result is kept, or None.
         progress: Told how far the run is.
         stop: Who asked the run to stop.
+        frozen: As of `train_gates`.
     """
     began = time.perf_counter()
     run, request = asked.fitted(checked.memory), asked.request
-    trained = train_gates(run, progress, stop, folder)
+    trained = train_gates(run, progress, stop, folder, frozen)
     if folder is not None:
         folder.ended_early = trained.run.goes_on
     parts = Parts(
@@ -299,7 +308,7 @@ def run_stages(
         run=trained.run,
         request=request,
         settings=run.settings,
-        circuits=kept.front,
+        circuits=_described_front(measuring),
         missing=parts.missing,
         errors=parts.errors,
     )
@@ -329,10 +338,19 @@ def _is_edited(run: Run) -> bool:
 def _keep_circuit(measuring: Measuring) -> None:
     measuring.keep()
     if measuring.folder is not None:
-        for sparsity, circuit in measuring.front.items():
-            about = {**measuring.provenance, "selection": {"rule": "target", "sparsity": sparsity}}
-            circuit.with_provenance(about).save(measuring.folder.place / front_file(sparsity))
+        for sparsity, circuit in _described_front(measuring).items():
+            circuit.save(measuring.folder.place / front_file(sparsity))
         measuring.folder.settle()
+
+
+def _described_front(measuring: Measuring) -> dict[float, Circuit]:
+    """Further circuits of the same ranking, with their provenance."""
+    return {
+        sparsity: circuit.with_provenance(
+            {**measuring.provenance, "selection": {"rule": "target", "sparsity": sparsity}}
+        )
+        for sparsity, circuit in measuring.front.items()
+    }
 
 
 def _first_metrics(trained: Trained, kept: Kept) -> dict[str, Any]:

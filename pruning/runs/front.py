@@ -14,7 +14,7 @@ from pruning.methods.edge_pruning.gates import Gates
 from pruning.prompts.encoding import EncodedPairs
 from pruning.selection.best import discretize, edges_to_keep
 
-_FIRST = ("sparsity", "n_edges", "n_heads", "n_mlps", "split", "n")
+_FIRST = ("which", "seed", "sparsity", "n_edges", "n_heads", "n_mlps", "split", "n")
 
 
 def front_circuits(gates: Gates, sparsities: Sequence[float], *, ablation: str) -> dict[float, Circuit]:
@@ -58,13 +58,39 @@ def measured_front(
         A row per circuit: `sparsity` (asked for), `n_edges`, `n_heads`, `n_mlps`, `split`, `n` (prompts), the measures
         of `pruning.evaluation.scores` and their `intervals`.
     """
-    masks = {f"{sparsity:g}": circuit for sparsity, circuit in circuits.items()}
+    about = [{"sparsity": sparsity} for sparsity in circuits]
+    return measured_rows(compiled, list(zip(about, circuits.values(), strict=True)), pairs, split=split,
+                         ablation_data=ablation_data, tick=tick)  # fmt: skip
+
+
+def measured_rows(
+    compiled: CompiledModel,
+    circuits: Sequence[tuple[Mapping[str, Any], Circuit]],
+    pairs: EncodedPairs,
+    *,
+    split: str,
+    ablation_data: EncodedPairs | None = None,
+    tick: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Measure circuits, all in one go over the prompts.
+
+    Args:
+        compiled: The model.
+        circuits: Each with what its row begins with.
+        pairs: The prompts.
+        split: Their split's name.
+        ablation_data: The prompts that means are taken over.
+        tick: Called with the number of runs done and of all.
+
+    Returns:
+        A row per circuit: what it begins with, then as of `measured_front`.
+    """
+    masks = {f"circuit {place}": circuit for place, (_, circuit) in enumerate(circuits)}
     found = evaluate_masks(compiled, masks, pairs, ablation_data=ablation_data, tick=tick)
-    rows = []
-    for sparsity, circuit in circuits.items():
-        about = {"sparsity": sparsity, "n_heads": len(circuit.heads), "n_mlps": len(circuit.mlps), "split": split}
-        rows.append({**about, **found[f"{sparsity:g}"]})
-    return rows
+    return [
+        {**about, "n_heads": len(circuit.heads), "n_mlps": len(circuit.mlps), "split": split, **found[name]}
+        for name, (about, circuit) in zip(masks, circuits, strict=True)
+    ]
 
 
 def front_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from circuitgraph.errors import CircuitFormatError
+
 if TYPE_CHECKING:
+    from circuitgraph.graph.gate_map import GateMap
     from pruning.methods.edge_pruning.gates import Gates
 
 STATE = "state.json"
@@ -46,7 +50,20 @@ def front_file(sparsity: float) -> str:
         >>> front_file(0.99), front_file(1.0)
         ('circuit-0.99.json', 'circuit-1.json')
     """
-    return f"circuit-{f'{sparsity:.12f}'.rstrip('0').rstrip('.')}.json"
+    return f"circuit-{sparsity_text(sparsity)}.json"
+
+
+def sparsity_text(sparsity: float) -> str:
+    """A sparsity in the name of a file: the shortest decimal number that it is.
+
+    Args:
+        sparsity: The sparsity.
+
+    Examples:
+        >>> sparsity_text(0.99), sparsity_text(1.0)
+        ('0.99', '1')
+    """
+    return f"{sparsity:.12f}".rstrip("0").rstrip(".")
 
 
 def is_of_result(name: str) -> bool:
@@ -70,3 +87,38 @@ def gates_file(gates: Gates) -> bytes:
     if gates.writer_log_alpha is not None:
         tensors["writer_log_alpha"] = gates.writer_log_alpha
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def read_gates(path: Path, gate_map: GateMap) -> Gates:
+    """Trained gates that `gates_file` gave.
+
+    Args:
+        path: The file.
+        gate_map: Which parameter each edge has.
+
+    Raises:
+        CircuitFormatError: It cannot be read, or holds other tensors than these gates have.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from pruning.methods.edge_pruning.gates import Gates
+
+    try:
+        tensors = load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise CircuitFormatError(f"{path} cannot be read as trained gates: {error}") from error
+    writers = "writer_log_alpha" in tensors
+    gates = Gates(gate_map, init_mean=0.0, init_std=0.0, writers=writers, generator=torch.Generator())
+    wanted = {"log_alpha": gates.log_alpha} | ({"writer_log_alpha": gates.parameters[-1]} if writers else {})
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
+        raise CircuitFormatError(
+            f"{path}: expected log_alpha of {gate_map.n_parameters:,} gates, one for each parameter of the graph; "
+            f"got {found}"
+        )
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(tensors[name])
+    return gates

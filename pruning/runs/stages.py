@@ -86,7 +86,34 @@ def check_run(run: Run) -> None:
             )
 
 
-def train_gates(run: Run, progress: Progress, stop: Stop, folder: ResultFolder | None = None) -> Trained:
+def frozen_runs(run: Run, progress: Progress) -> FrozenRuns:
+    """Keep what never changes of a run's training prompts, whatever its seed and its recipe.
+
+    Args:
+        run: The run, as it is done.
+        progress: Told what begins, and where it is kept.
+    """
+    train_split = run.task.splits["train"]
+    progress.say(f"keeping what never changes of {len(train_split):,} training prompts")
+    frozen = FrozenRuns(
+        run.compiled,
+        train_split,
+        ablation=run.request.ablation,
+        budget_bytes=run.settings.cache_bytes,
+        disk=run.settings.disk_cache(),
+        teacher_top_k=run.request.teacher_top_k,
+    )
+    progress.say(f"frozen runs: {frozen.describe()}")
+    return frozen
+
+
+def train_gates(
+    run: Run,
+    progress: Progress,
+    stop: Stop,
+    folder: ResultFolder | None = None,
+    frozen: FrozenRuns | None = None,
+) -> Trained:
     """Keep what never changes of the training prompts, then train the gates, or go on with it from a checkpoint.
 
     Args:
@@ -94,6 +121,7 @@ def train_gates(run: Run, progress: Progress, stop: Stop, folder: ResultFolder |
         progress: Told what begins, and of every step.
         stop: Who asked the run to stop: training ends then, and what was learnt is given back.
         folder: Where checkpoints are kept; None keeps none.
+        frozen: What `frozen_runs` gave for this run, or for one that differs in seed or recipe alone; None makes it.
 
     Raises:
         CheckpointError: The checkpoints to go on from are damaged, or of another run.
@@ -101,20 +129,10 @@ def train_gates(run: Run, progress: Progress, stop: Stop, folder: ResultFolder |
     """
     began = time.perf_counter()
     compiled, request, settings, recipe = run.compiled, run.request, run.settings, run.recipe
-    train_split = run.task.splits["train"]
     checkpoints = None if folder is None else RunCheckpoints(run, folder, progress.say)
     with stop.open():
         state = None if checkpoints is None else checkpoints.begin()
-        progress.say(f"keeping what never changes of {len(train_split):,} training prompts")
-        frozen = FrozenRuns(
-            compiled,
-            train_split,
-            ablation=request.ablation,
-            budget_bytes=settings.cache_bytes,
-            disk=settings.disk_cache(),
-            teacher_top_k=request.teacher_top_k,
-        )
-        progress.say(f"frozen runs: {frozen.describe()}")
+        frozen = frozen_runs(run, progress) if frozen is None else frozen.counted_anew()
         trainer = Trainer(
             compiled, frozen, recipe, objective=request.objective, seed=request.seed, how=settings.step_settings(),
             say=progress.say, state=state,

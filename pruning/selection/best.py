@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from circuitgraph.errors import UnknownNameError
+from circuitgraph.graph.gate_map import GateMap
 from pruning.methods.edge_pruning.gates import Gates
 
 
@@ -35,29 +37,42 @@ def edges_to_keep(gates: Gates, *, rule: str, target_sparsity: float) -> int:
 
 @torch.no_grad()
 def discretize(gates: Gates, *, keep: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the best edges.
+    """Keep the best edges of trained gates.
 
     Args:
         gates: Trained gates.
         keep: How many edges at most, frozen ones included. Ties are whole, so it can be fewer.
 
     Returns:
+        As of `best_edges`.
+    """
+    return best_edges(gates.scores().double().cpu().numpy(), gates.gate_map, keep=keep)
+
+
+def best_edges(scores: Float[np.ndarray, " edge"], gate_map: GateMap, *, keep: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the edges with the highest scores.
+
+    Args:
+        scores: One score an edge.
+        gate_map: Which edges are tied, frozen or removed.
+        keep: How many edges at most, frozen ones included. Ties are whole, so it can be fewer.
+
+    Returns:
         Flat indices of the kept edges `[n]`, and their scores `[n]`; a frozen edge gets the highest score
         of the others.
     """
-    scores = gates.scores().double().cpu().numpy()
-    codes = gates.gate_map.parameter_of_edge
+    codes = gate_map.parameter_of_edge
     frozen = codes == -2
     # A tied group counts once, at its best edge's score, and stays or goes whole.
     groups = np.where(codes >= 0, codes, -1)
     trained = np.flatnonzero(codes >= 0)
-    best = np.full(gates.gate_map.n_parameters, -np.inf)
+    best = np.full(gate_map.n_parameters, -np.inf)
     np.maximum.at(best, groups[trained], scores[trained])
     order = np.argsort(-best, kind="stable")
-    sizes = gates.gate_map.edges_per_parameter[order]
+    sizes = gate_map.edges_per_parameter[order]
     room = keep - int(frozen.sum())
     chosen = order[np.cumsum(sizes) <= room]
-    kept_groups = np.zeros(gates.gate_map.n_parameters + 1, dtype=bool)
+    kept_groups = np.zeros(gate_map.n_parameters + 1, dtype=bool)
     kept_groups[chosen] = True
     edges = np.flatnonzero(frozen | kept_groups[groups])
     values = scores[edges]
