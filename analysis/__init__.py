@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from analysis.structure.hubs import hubs, reachability
     from analysis.structure.motifs import motifs
     from analysis.structure.paths import count_paths, path_counts, strongest_paths
+    from analysis.sweep import sweep_stability, sweep_summary, write_sweep
 
 __all__ = [
     "adjust_p_values",
@@ -104,6 +105,8 @@ __all__ = [
     "sparsity_table",
     "stability_table",
     "strongest_paths",
+    "sweep_stability",
+    "sweep_summary",
     "symmetric_difference",
     "training_figure",
     "union",
@@ -112,6 +115,7 @@ __all__ = [
     "write_explorer",
     "write_graph",
     "write_report",
+    "write_sweep",
 ]
 
 _HOME = {
@@ -168,6 +172,8 @@ _HOME = {
     "sparsity_table": "analysis.sparsity",
     "stability_table": "analysis.seeds",
     "strongest_paths": "analysis.structure.paths",
+    "sweep_stability": "analysis.sweep",
+    "sweep_summary": "analysis.sweep",
     "symmetric_difference": "analysis.algebra",
     "training_figure": "analysis.figures.training",
     "union": "analysis.algebra",
@@ -176,6 +182,7 @@ _HOME = {
     "write_explorer": "analysis.explorer",
     "write_graph": "analysis.graph_files",
     "write_report": "analysis.report",
+    "write_sweep": "analysis.sweep",
 }
 
 __getattr__ = load_on_use(__name__, _HOME)
