@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from circuitgraph.cli import options
 from circuitgraph.cli.failures import FAILURE
 from circuitgraph.cli.figures import print_front, print_metrics
 from circuitgraph.cli.findings import print_findings
@@ -24,6 +25,7 @@ from circuitgraph.cli.option_groups import (
     grouped,
 )
 from circuitgraph.cli.resume_options import ResultOutOfRun
+from circuitgraph.cli.sweep import SeveralSeeds, discover_seeds, has_several_seeds
 from circuitgraph.errors import ConfigurationError, TrainingError
 from circuitgraph.stopping import TIME_LIMIT, Stopped, exit_code
 
@@ -39,6 +41,7 @@ def discover(
     named: RunOptions,
     *,
     out: ResultOutOfRun = None,
+    seeds: options.Seeds = None,
     method: MethodOptions,
     graph: GraphOptions,
     prompts: PromptOptions,
@@ -51,7 +54,15 @@ def discover(
     circuit.svg, circuit.html (the circuit to explore in a browser), gates.safetensors and report.md into a new folder.
     A recipe that ranks for all sparsities, and several target sparsities, add front.csv, front.png and a
     circuit-SPARSITY.json each.
+
+    With --seeds every seed has such a folder of its own, seed-S, and beside them lie the circuits of all seeds together
+    (consensus-SPARSITY.json, averaged-SPARSITY.json), front.csv, summary.csv, stability.csv, front.png and report.md.
+    The same command in the same folder goes on with what is missing.
     """
+    if seeds is not None or has_several_seeds(ending.resume):
+        asked = SeveralSeeds(seeds=seeds, out=out, named=named, ending=ending)
+        discover_seeds(asked, (method, graph, prompts, machine, ending))
+        return
     from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.cli.result_writer import result_bytes
     from pruning.runs.checking.preflight import look_at

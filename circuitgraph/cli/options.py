@@ -179,6 +179,17 @@ Seed = Annotated[int, typer.Option(help="Of prompts and training.", rich_help_pa
 SeedOfRun = Annotated[
     int | None, typer.Option(help="Of prompts and training.", show_default="0", rich_help_panel=SETTINGS)
 ]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        "--seeds",
+        metavar="S[,S…]",
+        help="Instead of --seed, seeds of several trainings on the same prompts, such as 0,1,2: each in a folder of "
+        "its own, with circuits of all of them, tables over seeds and how much they agree.",
+        show_default=False,
+        rich_help_panel=SETTINGS,
+    ),
+]
 NRandomOfRun = Annotated[
     int | None,
     typer.Option(

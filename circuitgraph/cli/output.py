@@ -13,9 +13,12 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuitgraph.files.plain_json import json_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _WIDTH_OF_A_PIPE = 120
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -52,6 +55,16 @@ def print_json(value: Any) -> None:
     """Write a value to standard output as JSON, in UTF-8."""
     utf8_output()
     print(json_text(value), flush=True)
+
+
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows as JSON values, with null for what is missing.
+
+    Args:
+        table: The table.
+    """
+    plain = table.astype(object).where(table.notna(), None)
+    return [dict(zip(plain.columns, row, strict=True)) for row in plain.itertuples(index=False)]
 
 
 def print_table(

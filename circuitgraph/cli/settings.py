@@ -166,3 +166,22 @@ def parse_named(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
             raise ConfigurationError(f"{option}: expected NAME=VALUE; got {text!r}")
         pairs.append((name.strip(), value.strip()))
     return pairs
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read seeds such as `0,1,2`.
+
+    Raises:
+        ConfigurationError: Something else, or a seed twice.
+
+    Examples:
+        >>> parse_seeds("0, 1,2")
+        (0, 1, 2)
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigurationError(f"--seeds: expected numbers from 0 with commas between, such as 0,1,2; got {text!r}")
+    seeds = tuple(int(part) for part in parts)
+    if len(set(seeds)) < len(seeds):
+        raise ConfigurationError(f"--seeds: each seed once; got {text!r}")
+    return seeds

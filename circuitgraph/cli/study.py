@@ -21,7 +21,7 @@ from circuitgraph.cli.option_groups import (
     PromptOptions,
     grouped,
 )
-from circuitgraph.cli.settings import parse_named, plan_of
+from circuitgraph.cli.settings import parse_named, parse_seeds, plan_of
 from circuitgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def study(
 def _planned(asked: StudyOptions, chosen: dict[str, Any], check_folder: Callable[[], None]) -> StudyJob:
     """The study that was asked for, its model and its prompts loaded."""
     from circuitgraph.cli.output import say
-    from circuitgraph.cli.study_job import StudyJob, parse_seeds
+    from circuitgraph.cli.study_job import StudyJob
     from pruning.regimes.planned import StudyRequest
     from pruning.regimes.study import planned_study
     from pruning.runs.load import plan_with
@@ -334,13 +334,13 @@ def _compare(found: Study, out: Path) -> RegimeComparison:
 def _show(found: Study, compared: RegimeComparison, out: Path, *, as_json: bool) -> None:
     """Print the result."""
     from circuitgraph.cli.findings import print_findings
-    from circuitgraph.cli.output import print_json
+    from circuitgraph.cli.output import print_json, rows_of
 
     if as_json:
         files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
         tables = {"faithfulness": found.faithfulness, "yardstick": compared.yardstick}
         print_json(
-            {"out": str(out), "files": files, **found.about, **{name: _rows(one) for name, one in tables.items()}}
+            {"out": str(out), "files": files, **found.about, **{name: rows_of(one) for name, one in tables.items()}}
         )
         return
     _print_faithfulness(found.faithfulness)
@@ -351,18 +351,12 @@ def _show(found: Study, compared: RegimeComparison, out: Path, *, as_json: bool)
     print(f"\nWritten to {out}; begin with {out / 'report.md'}")
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table's rows as JSON values, with null for what is missing."""
-    plain = table.astype(object).where(table.notna(), None)
-    return [dict(zip(plain.columns, row, strict=True)) for row in plain.itertuples(index=False)]
-
-
 def _print_yardstick(table: pd.DataFrame) -> None:
     """Overlap within regimes and across them."""
-    from circuitgraph.cli.output import figure, print_table
+    from circuitgraph.cli.output import figure, print_table, rows_of
 
     shown = ["within", "across", "difference", "p", "smallest_p"]
-    cells = [[row["level"], *(figure(row[name]) for name in shown)] for row in _rows(table)]
+    cells = [[row["level"], *(figure(row[name]) for name in shown)] for row in rows_of(table)]
     print("\nmean IoU of circuits of different seeds, within a regime and across:")
     print_table(["", *(f">{name.replace('_', ' ')}" for name in shown)], cells)
 

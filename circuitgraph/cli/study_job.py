@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from circuitgraph.cli.findings import print_findings
 from circuitgraph.cli.job import about_model, telling_memory
 from circuitgraph.cli.output import bytes_text, print_table, say
-from circuitgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from circuitgraph.memory.plan import MemoryPlan
@@ -139,22 +138,3 @@ class StudyJob:
 
         with telling_memory(self._largest.estimate) if self.study.trainings else contextlib.nullcontext():
             return run_study(self.study, StudyProgress(shown=ShownProgress()), out, overwrite=overwrite)
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Read seeds such as `0,1,2`.
-
-    Raises:
-        ConfigurationError: Something else, or a seed twice.
-
-    Examples:
-        >>> parse_seeds("0, 1,2")
-        (0, 1, 2)
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise ConfigurationError(f"--seeds: expected numbers from 0 with commas between, such as 0,1,2; got {text!r}")
-    seeds = tuple(int(part) for part in parts)
-    if len(set(seeds)) < len(seeds):
-        raise ConfigurationError(f"--seeds: each seed once; got {text!r}")
-    return seeds
