@@ -8,6 +8,7 @@ from circuitgraph.errors import UnknownNameError
 from pruning.methods.conductance import Conductance
 from pruning.methods.eap import EAP, CleanCorrupted
 from pruning.methods.eap_ig import EAPIG, EAPIGActivations
+from pruning.methods.edge_pruning.ranked import EdgePruning, Nested
 from pruning.methods.exact import Exact
 from pruning.methods.gate_gradients import GateGradients, GateImportance
 from pruning.methods.information_flow import ActivationMagnitude, InformationFlow
@@ -17,7 +18,7 @@ from pruning.methods.weight_magnitude import WeightMagnitude
 
 _ALL: tuple[Callable[..., Method], ...] = (
     EAP, EAPIG, EAPIGActivations, CleanCorrupted, Conductance, Exact, GateGradients, GateImportance, InformationFlow,
-    ActivationMagnitude, WeightMagnitude, RandomScores,
+    ActivationMagnitude, WeightMagnitude, RandomScores, Nested, EdgePruning,
 )  # fmt: skip
 METHODS: dict[str, Callable[..., Method]] = {made().name: made for made in _ALL}
 

@@ -1,0 +1,1 @@
+"""Methods × tasks × seeds on the same graph, prompts and measures, cell by cell."""
