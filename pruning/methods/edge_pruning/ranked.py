@@ -81,14 +81,9 @@ class _Trained:
         """
         frozen = FrozenRuns(probe.compiled, probe.pairs, ablation=probe.ablation, budget_bytes=_CACHE_BYTES)
         changes = {"steps": self.steps or None, "batch_size": self.prompts or None}
-        trainer = Trainer(
-            probe.compiled,
-            frozen,
-            self.recipe().changed(**changes),
-            objective=probe.objective,
-            seed=seed,
-            say=probe.say,
-        )
+        recipe = self.recipe().changed(**changes)
+        assert probe.objective is not None  # `default_objective` gives one
+        trainer = Trainer(probe.compiled, frozen, recipe, objective=probe.objective, seed=seed, say=probe.say)
         run = train(trainer, stop=(stop := Stop()))
         if run.interrupted:
             raise Stopped(stop.name)
