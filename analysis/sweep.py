@@ -191,7 +191,7 @@ def _circuits(folder: Path, about: Mapping[str, Any]) -> dict[float, list[Circui
 def _to_draw(front: pd.DataFrame) -> pd.DataFrame:
     """The rows without their intervals over prompts, which beside a band over seeds would say something else."""
     bounds = [name for name in front if str(name).endswith(("_low", "_high"))]
-    names = {**_WHICH, "seed": "one seed: mean and range"}
+    names = {"seed": "seeds (mean, range)", "consensus": "consensus", "averaged": "averaged"}
     return front.drop(columns=bounds).assign(circuit=[names[which] for which in front["which"]])
 
 
