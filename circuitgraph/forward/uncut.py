@@ -257,7 +257,7 @@ class UncutRun:
             for kind, rows, which in self.kinds(readers)
         ]
 
-    def rotate(self, x: Tensor, positions: slice) -> Tensor:
+    def rotate(self, x: Tensor, positions: slice | Tensor) -> Tensor:
         """Queries or keys with their positions, by reader `[reader … seq d_head]`; unchanged without rotation."""
         if self.rotary is None or self.bound.rotate is None:
             return x
