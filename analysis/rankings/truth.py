@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from analysis.comparable import require_comparable
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import ORDERS, EdgeScores
-from circuitgraph.circuits.strength import LOG_ALPHA
+from circuitgraph.circuits.strength import SIGNED
 from circuitgraph.errors import ConfigurationError, GraphMismatchError, UnknownNameError
 
 
@@ -138,5 +138,5 @@ def _worth(scores: EdgeScores, by: str) -> np.ndarray:
     """What edges are ranked by: the score itself, or its size, as `EdgeScores.order` has it."""
     if by not in ORDERS:
         raise UnknownNameError.of("order", by, ORDERS)
-    signed = by == "signed" or (by == "strength" and scores.estimates == LOG_ALPHA)
+    signed = by == "signed" or (by == "strength" and scores.estimates in SIGNED)
     return scores.values if signed else np.abs(scores.values)

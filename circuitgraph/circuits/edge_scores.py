@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from circuitgraph.circuits.file import require_universe
 from circuitgraph.circuits.provenance import provenance_text
-from circuitgraph.circuits.strength import LOG_ALPHA
+from circuitgraph.circuits.strength import SIGNED
 from circuitgraph.errors import CircuitFormatError, ConfigurationError, UnknownNameError
 from circuitgraph.files.strict_json import parse_strictly
 from circuitgraph.files.whole_folder import check_free, write_folder
@@ -149,7 +149,7 @@ class EdgeScores:
         """Edges from the first to the last, equal ones in the order of the flat gate vector.
 
         Args:
-            by: `strength`: |score|, unless the scores are trained gates', where it is the score itself (see
+            by: `strength`: |score|, unless the scores are trained gates' or ACDC's, where it is the score itself (see
                 `circuitgraph.circuits.strength`); `size`: |score| in any case; `signed`: the score in any case.
 
         Returns:
@@ -160,7 +160,7 @@ class EdgeScores:
         """
         if by not in ORDERS:
             raise UnknownNameError.of("order", by, ORDERS)
-        signed = by == "signed" or (by == "strength" and self.estimates == LOG_ALPHA)
+        signed = by == "signed" or (by == "strength" and self.estimates in SIGNED)
         return np.argsort(-(self.values if signed else np.abs(self.values)), kind="stable")
 
     def top(self, n: int = 10, *, by: str = "strength") -> tuple[str, ...]:
