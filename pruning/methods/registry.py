@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from circuitgraph.errors import UnknownNameError
+from pruning.methods.acdc import ACDC
 from pruning.methods.conductance import Conductance
 from pruning.methods.eap import EAP, CleanCorrupted
 from pruning.methods.eap_ig import EAPIG, EAPIGActivations
@@ -14,11 +15,13 @@ from pruning.methods.gate_gradients import GateGradients, GateImportance
 from pruning.methods.information_flow import ActivationMagnitude, InformationFlow
 from pruning.methods.method import Method
 from pruning.methods.random_scores import RandomScores
+from pruning.methods.subnetwork_probing import SubnetworkProbing
+from pruning.methods.ugs import UGS
 from pruning.methods.weight_magnitude import WeightMagnitude
 
 _ALL: tuple[Callable[..., Method], ...] = (
     EAP, EAPIG, EAPIGActivations, CleanCorrupted, Conductance, Exact, GateGradients, GateImportance, InformationFlow,
-    ActivationMagnitude, WeightMagnitude, RandomScores, Nested, EdgePruning,
+    ActivationMagnitude, WeightMagnitude, RandomScores, Nested, EdgePruning, ACDC, UGS, SubnetworkProbing,
 )  # fmt: skip
 METHODS: dict[str, Callable[..., Method]] = {made().name: made for made in _ALL}
 
