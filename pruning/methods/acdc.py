@@ -82,10 +82,10 @@ class ACDC:
     name: ClassVar[str] = "acdc"
     summary: ClassVar[str] = "ACDC: edges tried one by one from the logits down, cut where the objective hardly rises"
     source: ClassVar[str] = "Conmy et al. 2023, Towards Automated Circuit Discovery for Mechanistic Interpretability"
-    direction: ClassVar[str] = "noising"
+    direction = "noising"
     cost: ClassVar[str] = "a forward of the pruned part for each edge; so many times as searches are needed"
-    estimates: ClassVar[str] = RISE_WHEN_TRIED
-    ablations: ClassVar[tuple[str, ...]] = RANKING_ABLATIONS
+    estimates = RISE_WHEN_TRIED
+    ablations = RANKING_ABLATIONS
 
     threshold: float = 0.01
     target_edges: int | None = None

@@ -62,10 +62,10 @@ class SubnetworkProbing:
     name: ClassVar[str] = "subnetwork-probing"
     summary: ClassVar[str] = "subnetwork probing: hard-concrete gates under a fixed price, of edges or nodes"
     source: ClassVar[str] = "Cao, Sanh, Rush 2021, Low-Complexity Probing via Finding Subnetworks"
-    direction: ClassVar[str] = "between"
+    direction = "between"
     cost: ClassVar[str] = "steps forward and backward passes over the prompts of a batch"
-    estimates: ClassVar[str] = LOG_ALPHA
-    ablations: ClassVar[tuple[str, ...]] = RANKING_ABLATIONS
+    estimates = LOG_ALPHA
+    ablations = RANKING_ABLATIONS
 
     penalty: float = 1.0
     steps: int = 3000

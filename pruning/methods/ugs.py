@@ -70,10 +70,10 @@ class UGS:
     name: ClassVar[str] = "ugs"
     summary: ClassVar[str] = "uniform gradient sampling: mean gates learnt under a price per edge"
     source: ClassVar[str] = "Li, Janson 2024, Optimal ablation for interpretability"
-    direction: ClassVar[str] = "between"
+    direction = "between"
     cost: ClassVar[str] = "steps × draws forward and backward passes over the prompts of a batch"
-    estimates: ClassVar[str] = "mean θ of the edge's gate, from 0 to 1"
-    ablations: ClassVar[tuple[str, ...]] = RANKING_ABLATIONS
+    estimates = "mean θ of the edge's gate, from 0 to 1"
+    ablations = RANKING_ABLATIONS
 
     penalty: float = 1e-3
     steps: int = 3000
