@@ -47,7 +47,7 @@ from pruning.runs.result_files import CURVE, GATES, front_file, gates_file
 from pruning.runs.result_folder import ResultFolder, report_command
 from pruning.runs.run import Run, RunChoices, run_of
 from pruning.runs.settings import RunSettings
-from pruning.runs.stages import Kept, Trained, check_run, keep_edges, train_gates
+from pruning.runs.stages import Kept, Trained, check_run, how_evaluated, keep_edges, train_gates
 from pruning.runs.verdicts import verdicts
 from pruning.tasks import TaskData
 
@@ -291,7 +291,7 @@ def run_stages(
 
     parts.attempt("verdicts", judge, cheap=True)
     parts.attempt("circuit", lambda: _keep_circuit(measuring), cheap=True)
-    measuring.keep_state(parts, evaluation=_how_evaluated(run, kept))
+    measuring.keep_state(parts, evaluation=how_evaluated(run, kept))
     measuring.run(parts)
     measuring.metrics |= {"seconds": time.perf_counter() - began, "peak_rss_bytes": peak_rss_bytes()}
     measuring.metrics["verdicts"] = []  # where judging fails, what was said before anything was measured is void
@@ -374,20 +374,6 @@ def _judged(run: Run, trained: Trained, kept: Kept, metrics: Mapping[str, Any]) 
     against = {one["name"] for one in judged if one["severity"] == "wrong"}
     found = diagnose(trained.run, kept.circuit, run.recipe, first, objective=run.request.objective, verdicts=against)
     return {"diagnoses": [*found, *([kept.trouble] if kept.trouble else [])], "verdicts": judged}
-
-
-def _how_evaluated(run: Run, kept: Kept) -> dict[str, Any]:
-    """What it takes to evaluate again as was asked: for `state.json`."""
-    dangling = sorted(set(kept.raw_edges.tolist()) - set(kept.circuit.edge_ids.tolist()))
-    names = [kept.circuit.universe.edge_name(edge) for edge in dangling]
-    return {
-        "splits": list(run.splits),
-        "n_random": run.request.n_random,
-        "n_random_prompts": run.request.n_random_prompts,
-        "n_effects": run.request.n_effects,
-        "sparsities": list(kept.front),
-        "dangling_edges": names,
-    }
 
 
 def _incomplete(found: Discovery, folder: Path | None) -> str:

@@ -205,3 +205,22 @@ def _kept(run: Run, trained: TrainingRun, progress: Progress, stop: Stop) -> Kep
 
 def _circuit(run: Run, edges: np.ndarray, scores: np.ndarray) -> Circuit:
     return Circuit.from_edges(run.compiled.universe, edges, scores=scores, ablation=run.request.ablation)
+
+
+def how_evaluated(run: Run, kept: Kept) -> dict[str, Any]:
+    """What it takes to evaluate again as was asked: for `state.json`.
+
+    Args:
+        run: The run.
+        kept: What was kept.
+    """
+    dangling = sorted(set(kept.raw_edges.tolist()) - set(kept.circuit.edge_ids.tolist()))
+    names = [kept.circuit.universe.edge_name(edge) for edge in dangling]
+    return {
+        "splits": list(run.splits),
+        "n_random": run.request.n_random,
+        "n_random_prompts": run.request.n_random_prompts,
+        "n_effects": run.request.n_effects,
+        "sparsities": list(kept.front),
+        "dangling_edges": names,
+    }
