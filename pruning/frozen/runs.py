@@ -2,15 +2,15 @@
 
 Prompts are grouped by length, so a batch has no padding. Filling, chunk by chunk of a group:
 
-1. a chunk that lies on disk is read; otherwise the model runs it, and it is written to disk while there is room;
+1. a chunk on disk is read; otherwise the model runs it, and it is written to disk while there is room;
 2. its prompts are copied into memory while the budget lasts; the others are mapped from the file when they are drawn;
 3. prompts that neither can hold are run again each time they are drawn.
 
-Where memory cannot hold all prompts whole, the ablated runs are kept in short form: writers' outputs, without what the
-heads made of it, which the attention's four projections give again.
+Where memory cannot hold all prompts whole, the ablated runs are kept in short form: writers' outputs, without what
+heads made of it, which the attention's projections give again.
 
-Bits: a kept prompt has the outputs that it had in its chunk, whether run just now, read, or kept in memory. What is not
-kept whole is run in the company it was drawn with, which can differ in the last bits."""
+A kept prompt has its chunk's bits, whether run just now, read, or kept; others may differ in the last, by their company.
+"""
 
 from __future__ import annotations
 
