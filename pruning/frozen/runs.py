@@ -9,7 +9,7 @@ Prompts are grouped by length, so a batch has no padding. Filling, chunk by chun
 Where memory cannot hold all prompts whole, the ablated runs are kept in short form: writers' outputs, without what
 heads made of it, which the attention's projections give again.
 
-A kept prompt has its chunk's bits, whether run just now, read, or kept; others may differ in the last, by their company.
+A kept prompt has its chunk's bits, whether run now, read, or kept; others may differ in the last, by their company.
 """
 
 from __future__ import annotations
