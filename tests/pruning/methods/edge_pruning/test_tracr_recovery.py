@@ -68,8 +68,13 @@ def test_the_keep_rule_does_not_find_it_without_training(program: str) -> None:
     assert n_truth * 2 < len(edges) <= n_edges
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("program", ["first-token", "length", "hist", "maximum", "sort"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("first-token", "hist")),
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("length", "maximum", "sort")),
+    ],
+)
 def test_keep_minimal_finds_it_whatever_the_order(program: str) -> None:
     """No training: where the true edges are the only set that is enough, cutting ends there from any order of gates."""
     compiled = compile_model(load_model(f"tracr:{program}"), embeddings="split", verify=False)
