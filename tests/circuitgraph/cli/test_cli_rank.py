@@ -72,7 +72,7 @@ def test_settings_of_a_method(tmp_path: Path) -> None:
         (("--method", "eap-ig", "--set", "steps=two"), "steps must be a whole number of at least 1; got 'two'"),
         (("--method", "random", "--set", "steps=2"), "method 'random' has no settings; got 'steps'"),
         (("--method", "random", "--objective", "kl"), "'random' compares nothing"),
-        (("--method", "acdc"), "unknown method 'acdc'"),
+        (("--method", "acd"), "unknown method 'acd'"),
         (("--objective", "kl"), "that of 'kl' is 0"),
         (("--objective", "kll"), "unknown objective 'kll'"),
         (("--top", 10**6), "the model's graph has 94 edges"),

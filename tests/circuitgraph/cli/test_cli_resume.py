@@ -15,7 +15,7 @@ from tests.pruning.runs.killed_runs import bits
 
 pytestmark = pytest.mark.slow
 
-STEP = "pruning.methods.edge_pruning.train.target_at"
+STEP = "pruning.methods.edge_pruning.train.rate_at"
 
 
 def test_a_run_that_a_signal_ended_says_how_to_go_on_and_does(tmp_path, monkeypatch):

@@ -126,7 +126,7 @@ def test_edge_scores(tmp_path):
     assert complaints("scores", values) == []
     del values["sha256"]
     assert sorted(complaints("scores", values | {"direction": "up"}), reverse=True) == [
-        "direction: 'up' is not one of ['noising', 'denoising', 'between', 'unknown']",
+        "direction: 'up' is not one of ['noising', 'denoising', 'between', 'none', 'unknown']",
         ": 'sha256' is a required property",
     ]
 

@@ -85,7 +85,7 @@ class TestSignals:
         [(2, 130, "the user"), (15, 143, "SIGTERM"), pytest.param(1, 129, "SIGHUP", marks=pytest.mark.full)],
     )
     def test_in_training_what_was_learnt_is_kept(self, number, code, said, tmp_path, monkeypatch):
-        before(monkeypatch, "pruning.methods.edge_pruning.train.target_at", at=8, number=number)
+        before(monkeypatch, "pruning.methods.edge_pruning.train.rate_at", at=8, number=number)
         ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == code
         assert f"interrupted by {said} after 7 steps" in ended.err
@@ -184,7 +184,7 @@ class TestFailures:
         assert files(tmp_path / "x") == FILES
 
     def test_a_step_that_fails_for_any_reason_keeps_those_before_it(self, tmp_path, monkeypatch):
-        before(monkeypatch, "pruning.methods.edge_pruning.train.target_at", at=8, error=RuntimeError("cuda went away"))
+        before(monkeypatch, "pruning.methods.edge_pruning.train.rate_at", at=8, error=RuntimeError("cuda went away"))
         ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 1
         assert "after 7 steps: RuntimeError: cuda went away" in ended.err
