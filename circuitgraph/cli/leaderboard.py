@@ -67,8 +67,7 @@ def leaderboard(
     from circuitgraph.cli.cache import told_as_notes
     from circuitgraph.cli.invocation import command_line
     from circuitgraph.cli.output import only_json, print_json, say, warn
-    from circuitgraph.cli.settings import plan_model, settle_sizes
-    from circuitgraph.cli.study_job import parse_seeds
+    from circuitgraph.cli.settings import parse_seeds, plan_model, settle_sizes
     from circuitgraph.errors import ConfigurationError
     from pruning.execution.objectives import objective_named
     from pruning.leaderboard.board import run_leaderboard
