@@ -8,10 +8,9 @@ count out.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from pruning.evaluation.rankings import measure_ranking
 from pruning.leaderboard.folder import BoardFolder, cell_name
 from pruning.methods.method import Method
 from pruning.prompts.encoding import EncodedPairs
+from pruning.runs.fields import plain
 from pruning.runs.provenance import model_provenance
 from pruning.runs.rank import rank_edges
 from pruning.tasks import TaskData
@@ -116,10 +116,11 @@ def run_leaderboard(
     }  # fmt: skip
     failed: dict[str, str] = {}
     cells = [(method, task, seed) for task in tasks for seed in seeds for method in methods]
-    with BoardFolder.opened(out, request, overwrite=overwrite) as folder:
+    with BoardFolder.opened(out, overwrite=overwrite) as folder:
+        folder.begin(request)
         for place, (method, task, seed) in enumerate(cells, 1):
             name = cell_name(method, task, seed)
-            same = {"settings": _settings(methods[method]), "data_hash": tasks[task].data_hash}
+            same = {"settings": plain(methods[method]), "data_hash": tasks[task].data_hash}
             known = folder.cell(name)
             if known is not None and all(known.get(key) == value for key, value in same.items()):
                 continue
@@ -135,12 +136,6 @@ def run_leaderboard(
             folder.keep(name, scores, {"method": method, "task": task, "seed": seed, **same, **found})
         kept = [folder.cell(cell_name(*cell)) for cell in cells]
     return Board(**_tables([cell for cell in kept if cell is not None]), failed=failed)
-
-
-def _settings(method: Method) -> dict[str, Any]:
-    """The settings of a method as JSON values."""
-    assert is_dataclass(method)
-    return json.loads(json.dumps(asdict(method)))
 
 
 def _run_cell(
