@@ -49,8 +49,8 @@ from pruning.execution.finite import require_numbers
 from pruning.execution.objectives import log_softmax
 from pruning.execution.probe import Probe
 from pruning.frozen.batch import FrozenBatch
+from pruning.methods.answers import ComparesWithModel
 from pruning.methods.method import RANKING_ABLATIONS
-from pruning.prompts.encoding import EncodedPairs
 
 ORDERS = ("reverse", "heads-forward", "random")
 _CELLS_AT_ONCE = {"cpu": 2048, "cuda": 32768}
@@ -61,7 +61,7 @@ _NEAR_ENOUGH = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class ACDC:
+class ACDC(ComparesWithModel):
     """Automatic circuit discovery (Conmy et al. 2023).
 
     Attributes:
@@ -98,22 +98,6 @@ class ACDC:
             raise ConfigurationError(f"method 'acdc': target_edges must be 1 or more; got {self.target_edges}")
         if self.order not in ORDERS:
             raise UnknownNameError.of("order of method 'acdc'", self.order, ORDERS)
-
-    def default_objective(self, pairs: EncodedPairs, of_task: str | None) -> str:
-        """The KL, or the squared error where answers are numbers.
-
-        Args:
-            pairs: The prompts.
-            of_task: Not looked at: tasks may add to the KL what helps training only.
-        """
-        return "mse" if pairs.answer_values is not None else "kl"
-
-    def require(self, objective: str) -> None:
-        """Take any objective.
-
-        Args:
-            objective: Its name.
-        """
 
     def score(self, probe: Probe, *, seed: int = 0) -> Float[np.ndarray, " edge"]:
         """Score every edge.

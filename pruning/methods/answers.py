@@ -1,4 +1,8 @@
-"""What attribution methods compare: how likely the right answer is, not how far a run is from the full model."""
+"""What methods compare where nothing was chosen, and which objectives they refuse.
+
+Attribution looks at how likely the right answer is, since its gradient in the full model must not be 0; methods that
+run parts of the model compare them with the full one.
+"""
 
 from __future__ import annotations
 
@@ -55,3 +59,36 @@ def refuse_any(name: str, objective: str) -> None:
         ConfigurationError: Always.
     """
     raise ConfigurationError(f"method {name!r} compares nothing, so no objective can be chosen; got {objective!r}")
+
+
+class ComparesWithModel:
+    """Takes any objective; by default compares with the full model."""
+
+    def default_objective(self, pairs: EncodedPairs, of_task: str | None) -> str:
+        """The KL, or the squared error where answers are numbers.
+
+        Args:
+            pairs: The prompts.
+            of_task: Not looked at: tasks may add to the KL what helps training only.
+        """
+        return "mse" if pairs.answer_values is not None else "kl"
+
+    def require(self, objective: str) -> None:
+        """Take any objective.
+
+        Args:
+            objective: Its name.
+        """
+
+
+class ComparesAsTask(ComparesWithModel):
+    """Takes any objective; by default the task's own."""
+
+    def default_objective(self, pairs: EncodedPairs, of_task: str | None) -> str:
+        """The task's own, else the KL, or the squared error where answers are numbers.
+
+        Args:
+            pairs: The prompts.
+            of_task: The objective of their task, where there is one.
+        """
+        return of_task or super().default_objective(pairs, of_task)

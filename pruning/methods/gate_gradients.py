@@ -26,9 +26,9 @@ from circuitgraph.torch_state import with_gradients
 from pruning.execution.batch_run import BatchRunner, Share
 from pruning.execution.finite import require_numbers
 from pruning.execution.probe import Probe
+from pruning.methods.answers import ComparesAsTask
 from pruning.methods.method import RANKING_ABLATIONS
 from pruning.prompts.batch_order import BatchOrder
-from pruning.prompts.encoding import EncodedPairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,29 +103,13 @@ def _along(runner: BatchRunner, path: GatePath, seed: int) -> Iterator[Float[Ten
 
 
 @dataclass(frozen=True, kw_only=True)
-class _AlongThePath(GatePath):
+class _AlongThePath(ComparesAsTask, GatePath):
     """What both methods have in common: the path, and that any objective will do."""
 
     direction = "between"
     ablations = RANKING_ABLATIONS
     cost: ClassVar[str] = "levels × batches masked passes, forward and backward (15 batches of 8 prompts)"
     source: ClassVar[str] = "integrated gradients (Sundararajan et al. 2017) over gates; the levels are ours"
-
-    def default_objective(self, pairs: EncodedPairs, of_task: str | None) -> str:
-        """The task's own, else the KL, or the squared error where answers are numbers.
-
-        Args:
-            pairs: The prompts.
-            of_task: The objective of their task, where there is one.
-        """
-        return of_task or ("mse" if pairs.answer_values is not None else "kl")
-
-    def require(self, objective: str) -> None:
-        """Take any objective.
-
-        Args:
-            objective: Its name.
-        """
 
 
 @dataclass(frozen=True, kw_only=True)

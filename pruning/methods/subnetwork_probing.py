@@ -33,14 +33,14 @@ from circuitgraph.torch_state import with_gradients
 from pruning.execution.batch_run import Share
 from pruning.execution.finite import require_numbers
 from pruning.execution.probe import Probe
+from pruning.methods.answers import ComparesAsTask
 from pruning.methods.edge_pruning.gates import probability_nonzero, sample_hard_concrete
 from pruning.methods.method import RANKING_ABLATIONS
 from pruning.prompts.batch_order import BatchOrder
-from pruning.prompts.encoding import EncodedPairs
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubnetworkProbing:
+class SubnetworkProbing(ComparesAsTask):
     """Subnetwork probing (Cao et al. 2021) over edges or nodes.
 
     Attributes:
@@ -84,22 +84,6 @@ class SubnetworkProbing:
             )
         if not self.learning_rate > 0:
             raise ConfigurationError(f"method '{self.name}': learning_rate must be above 0; got {self.learning_rate}")
-
-    def default_objective(self, pairs: EncodedPairs, of_task: str | None) -> str:
-        """The task's own, else the KL, or the squared error where answers are numbers.
-
-        Args:
-            pairs: The prompts.
-            of_task: The objective of their task, where there is one.
-        """
-        return of_task or ("mse" if pairs.answer_values is not None else "kl")
-
-    def require(self, objective: str) -> None:
-        """Take any objective.
-
-        Args:
-            objective: Its name.
-        """
 
     @with_gradients
     def score(self, probe: Probe, *, seed: int = 0) -> Float[np.ndarray, " edge"]:

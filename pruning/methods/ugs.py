@@ -38,16 +38,16 @@ from circuitgraph.torch_state import with_gradients
 from pruning.execution.batch_run import Share
 from pruning.execution.finite import require_numbers
 from pruning.execution.probe import Probe
+from pruning.methods.answers import ComparesWithModel
 from pruning.methods.method import RANKING_ABLATIONS
 from pruning.prompts.batch_order import BatchOrder
-from pruning.prompts.encoding import EncodedPairs
 
 _MOST_NODE_PENALTY = 2e-4
 _CLIP = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class UGS:
+class UGS(ComparesWithModel):
     """Uniform gradient sampling (Li and Janson 2024), with its published settings.
 
     Attributes:
@@ -101,22 +101,6 @@ class UGS:
             return self.learning_rate
         published = 0.15 if self.penalty <= 1e-4 else 0.1 if self.penalty <= 5e-4 else 0.05
         return published / 5 if ablation == "counterfactual" else published
-
-    def default_objective(self, pairs: EncodedPairs, of_task: str | None) -> str:
-        """The KL, or the squared error where answers are numbers.
-
-        Args:
-            pairs: The prompts.
-            of_task: Not looked at: tasks may add to the KL what helps other training.
-        """
-        return "mse" if pairs.answer_values is not None else "kl"
-
-    def require(self, objective: str) -> None:
-        """Take any objective.
-
-        Args:
-            objective: Its name.
-        """
 
     @with_gradients
     def score(self, probe: Probe, *, seed: int = 0) -> Float[np.ndarray, " edge"]:

@@ -18,18 +18,18 @@ from circuitgraph.errors import TrainingError
 from circuitgraph.stopping import Stop, Stopped
 from pruning.execution.probe import Probe
 from pruning.frozen.runs import FrozenRuns
+from pruning.methods.answers import ComparesAsTask
 from pruning.methods.edge_pruning.loop import train
 from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
 from pruning.methods.edge_pruning.scores import scores_of_gates
 from pruning.methods.edge_pruning.train import Trainer
 from pruning.methods.method import RANKING_ABLATIONS
-from pruning.prompts.encoding import EncodedPairs
 
 _CACHE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Trained:
+class _Trained(ComparesAsTask):
     """What both have in common.
 
     Attributes:
@@ -44,22 +44,6 @@ class _Trained:
     estimates = LOG_ALPHA
     ablations = RANKING_ABLATIONS
     cost: ClassVar[str] = "steps masked passes, forward and backward (hundreds of batches of 4 prompts)"
-
-    def default_objective(self, pairs: EncodedPairs, of_task: str | None) -> str:
-        """The task's own, else the KL, or the squared error where answers are numbers.
-
-        Args:
-            pairs: The prompts.
-            of_task: The objective of their task, where there is one.
-        """
-        return of_task or ("mse" if pairs.answer_values is not None else "kl")
-
-    def require(self, objective: str) -> None:
-        """Take any objective.
-
-        Args:
-            objective: Its name.
-        """
 
     def recipe(self) -> Recipe:
         """The settings of the training."""
