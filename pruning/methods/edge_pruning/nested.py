@@ -40,6 +40,22 @@ _REACH = 8.0
 """In temperatures: a gate this far from b is 0 or 1."""
 
 
+def budget_at(place: float, *, sparsest: float, densest: float) -> float:
+    """The budget at a place between both ends, as a share of all edges.
+
+    Args:
+        place: From 0, the smallest budget, to 1, the largest; uniformly drawn in training.
+        sparsest: The sparsity of the smallest.
+        densest: The sparsity of the largest.
+
+    Examples:
+        >>> round(budget_at(0, sparsest=0.99, densest=0.9), 6), round(budget_at(1, sparsest=0.99, densest=0.9), 6)
+        (0.01, 0.1)
+    """
+    low, high = math.log(1 - sparsest), math.log(1 - densest)
+    return math.exp(low + (high - low) * place**TOWARDS_SMALL)
+
+
 def drawn_budgets(n: int, *, sparsest: float, densest: float, n_edges: int, generator: torch.Generator) -> list[float]:
     """Numbers of edges to keep: their logarithm lies between both ends, nearer to the smaller (`TOWARDS_SMALL`).
 
@@ -63,9 +79,8 @@ def drawn_budgets(n: int, *, sparsest: float, densest: float, n_edges: int, gene
         (True, 2)
     """
     first = float(torch.rand((), generator=generator, dtype=torch.float64))
-    low, high = math.log(1 - sparsest), math.log(1 - densest)
-    places = (((first + index / n) % 1.0) ** TOWARDS_SMALL for index in range(n))
-    return [n_edges * math.exp(low + (high - low) * place) for place in places]
+    places = ((first + index / n) % 1.0 for index in range(n))
+    return [n_edges * budget_at(place, sparsest=sparsest, densest=densest) for place in places]
 
 
 def keeping(gates: Gates, kept: float, weights: Float[Tensor, " gate"], temperature: float = TEMPERATURE) -> GateSample:

@@ -27,7 +27,6 @@ programs that begin later.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -40,7 +39,7 @@ from pruning.evaluation.sampled import sampled_prompts
 from pruning.execution.batch_run import BatchRunner, Share
 from pruning.execution.objectives import objective_named
 from pruning.frozen.runs import FrozenRuns
-from pruning.methods.edge_pruning.nested import TOWARDS_SMALL
+from pruning.methods.edge_pruning.nested import budget_at
 
 if TYPE_CHECKING:
     from circuitgraph.compiled.model import CompiledModel
@@ -213,8 +212,8 @@ def estimate_duration(
 def _scheduled(recipe: Recipe, index: int) -> float:
     """The sparsity asked for at a step; with control `nested` as often as each is drawn, in another order."""
     if recipe.control == "nested":
-        low, high = math.log(1 - recipe.end_sparsity), math.log(1 - recipe.start_sparsity)
-        return 1 - math.exp(low + (high - low) * ((index + 0.5) / recipe.steps) ** TOWARDS_SMALL)
+        place = (index + 0.5) / recipe.steps
+        return 1 - budget_at(place, sparsest=recipe.end_sparsity, densest=recipe.start_sparsity)
     return min(1.0, recipe.scheduled(index))
 
 
