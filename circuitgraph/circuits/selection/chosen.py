@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -41,19 +42,30 @@ def require_count(scores: EdgeScores, n: int) -> None:
         raise ConfigurationError(f"n must be 0 to {n_edges:,}, the number of edges; got {n:,}")
 
 
-def circuit_of(scores: EdgeScores, chosen: np.ndarray, selection: Mapping[str, object]) -> Circuit:
-    """The circuit of the edges that a rule chose, less those that dangle.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chosen:
+    """The edges that a rule chose, those that dangle included.
 
-    Args:
+    Attributes:
         scores: Of every edge.
-        chosen: Flat indices of the edges `[n]`.
+        edges: Flat indices of the chosen ones `[n]`.
         selection: The rule with its options.
-
-    Returns:
-        The circuit, with the edges' scores and the scores' provenance; `selection` there has the rule, the digest of
-        the scores, and `n_kept`, how many edges were really kept.
     """
-    circuit = Circuit.from_edges(
-        scores.universe, chosen, scores=scores.values[chosen], ablation=scores.ablation, provenance=scores.provenance
-    )
-    return circuit.with_provenance({"selection": {**selection, "scores": scores.digest, "n_kept": len(circuit)}})
+
+    scores: EdgeScores
+    edges: np.ndarray
+    selection: Mapping[str, object]
+
+    def circuit(self) -> Circuit:
+        """Their circuit, less those that dangle.
+
+        Returns:
+            The circuit, with the edges' scores and the scores' provenance; `selection` there has the rule, the digest
+            of the scores, and `n_kept`, how many edges were really kept.
+        """
+        scores, edges = self.scores, self.edges
+        circuit = Circuit.from_edges(
+            scores.universe, edges, scores=scores.values[edges], ablation=scores.ablation, provenance=scores.provenance
+        )
+        about = {**self.selection, "scores": scores.digest, "n_kept": len(circuit)}
+        return circuit.with_provenance({"selection": about})

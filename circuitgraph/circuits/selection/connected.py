@@ -32,7 +32,7 @@ import numpy as np
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import EdgeScores
-from circuitgraph.circuits.selection.chosen import circuit_of, require_count, values_by
+from circuitgraph.circuits.selection.chosen import Chosen, require_count, values_by
 from circuitgraph.circuits.selection.greedy import readers_of_writers
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.graph.universe import Universe
@@ -75,6 +75,16 @@ def connected_edges(
         The idea of an integer programme in place of greedy selection is that of the Technion's team in the BlackboxNLP
         2025 shared task.
     """
+    chosen = connected_choice(scores, n, by=by, exactly=exactly, time_limit=time_limit)
+    circuit = chosen.circuit()
+    assert len(circuit) == len(chosen.edges), "an edge of a connected circuit dangles"
+    return circuit
+
+
+def connected_choice(
+    scores: EdgeScores, n: int, *, by: str = "strength", exactly: bool = True, time_limit: float = 60.0
+) -> Chosen:
+    """The edges of `connected_edges`; its arguments and errors."""
     require_count(scores, n)
     if not time_limit > 0:
         raise ConfigurationError(f"time_limit must be above 0 seconds; got {time_limit}")
@@ -82,7 +92,7 @@ def connected_edges(
     selection = {"rule": "connected", "n": n, "by": by, "exactly": exactly}
     if n == 0:
         empty = {"sum": 0.0, "bound": 0.0, "gap": 0.0, "optimal": True}
-        return circuit_of(scores, np.zeros(0, dtype=np.int64), {**selection, **empty})
+        return Chosen(scores=scores, edges=np.zeros(0, dtype=np.int64), selection={**selection, **empty})
     programme = _Programme.of(
         scores.universe, values, n, exactly=exactly, needs_inputs=scores.ablation == "counterfactual"
     )
@@ -91,9 +101,7 @@ def connected_edges(
     bound = max(bound, total)
     gap = (bound - total) / max(abs(bound), abs(total), 1e-300)
     found = {"sum": total, "bound": bound, "gap": gap, "optimal": gap <= _RELATIVE_GAP}
-    circuit = circuit_of(scores, edges, {**selection, **found})
-    assert len(circuit) == len(edges), "an edge of a connected circuit dangles"
-    return circuit
+    return Chosen(scores=scores, edges=edges, selection={**selection, **found})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import EdgeScores
-from circuitgraph.circuits.selection.chosen import circuit_of, require_count, values_by
+from circuitgraph.circuits.selection.chosen import Chosen, require_count, values_by
 from circuitgraph.graph.universe import Universe
 
 
@@ -45,9 +45,14 @@ def greedy_edges(scores: EdgeScores, n: int, *, by: str = "strength") -> Circuit
     References:
         Hanna et al. 2024, "Have Faith in Faithfulness"; Ferrando and Voita 2024, "Information Flow Routes".
     """
+    return greedy_choice(scores, n, by=by).circuit()
+
+
+def greedy_choice(scores: EdgeScores, n: int, *, by: str = "strength") -> Chosen:
+    """The edges that `greedy_edges` goes by, those that dangle included; its arguments and errors."""
     require_count(scores, n)
     taken = taken_from_the_logits(scores.universe, values_by(scores, by), n)
-    return circuit_of(scores, taken, {"rule": "greedy", "n": n, "by": by})
+    return Chosen(scores=scores, edges=taken, selection={"rule": "greedy", "n": n, "by": by})
 
 
 def taken_from_the_logits(universe: Universe, values: np.ndarray, n: int) -> np.ndarray:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import EdgeScores
-from circuitgraph.circuits.selection.connected import connected_edges
-from circuitgraph.circuits.selection.greedy import greedy_edges
-from circuitgraph.circuits.selection.stable import stable_edges
-from circuitgraph.circuits.selection.top import threshold_edges, top_edges
+from circuitgraph.circuits.selection.chosen import Chosen
+from circuitgraph.circuits.selection.connected import connected_choice
+from circuitgraph.circuits.selection.greedy import greedy_choice
+from circuitgraph.circuits.selection.stable import stable_choice
+from circuitgraph.circuits.selection.top import threshold_choice, top_choice
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 
 RULES = {
@@ -55,6 +56,37 @@ def select_edges(several: Sequence[EdgeScores], rule: str, options: RuleOptions)
         UnknownNameError: No such rule or order.
         ConfigurationError: An option is missing, is another rule's, or makes no sense.
     """
+    return choose_edges(several, rule, options).circuit()
+
+
+def choose_edges(several: Sequence[EdgeScores], rule: str, options: RuleOptions) -> Chosen:
+    """The edges that `select_edges` makes a circuit of, those that dangle included; its arguments and errors."""
+    check_rule(rule, options)
+    if rule == "threshold":
+        assert options.threshold is not None
+        return threshold_choice(_only(several, rule), options.threshold, by=options.by)
+    assert options.n is not None
+    if rule == "stable":
+        return stable_choice(several, options.n, by=options.by, agreement=options.agreement)
+    scores = _only(several, rule)
+    if rule == "connected":
+        return connected_choice(
+            scores, options.n, by=options.by, exactly=options.exactly, time_limit=options.time_limit
+        )
+    return (top_choice if rule == "top" else greedy_choice)(scores, options.n, by=options.by)
+
+
+def check_rule(rule: str, options: RuleOptions) -> None:
+    """Refuse a rule that there is not, and options that are missing or another rule's.
+
+    Args:
+        rule: A name of `RULES`.
+        options: What the rule is told.
+
+    Raises:
+        UnknownNameError: No such rule.
+        ConfigurationError: An option is missing or another rule's.
+    """
     if rule not in RULES:
         raise UnknownNameError.of("rule", rule, RULES)
     own = {"connected": ("exactly", "time_limit"), "stable": ("agreement",), "threshold": ("threshold",)}.get(rule, ())
@@ -65,15 +97,8 @@ def select_edges(several: Sequence[EdgeScores], rule: str, options: RuleOptions)
     if rule == "threshold":
         if options.threshold is None or options.n is not None:
             raise ConfigurationError("rule 'threshold' takes a threshold and no n")
-        return threshold_edges(_only(several, rule), options.threshold, by=options.by)
-    if options.n is None:
+    elif options.n is None:
         raise ConfigurationError(f"rule {rule!r} needs n, the number of edges")
-    if rule == "stable":
-        return stable_edges(several, options.n, by=options.by, agreement=options.agreement)
-    scores = _only(several, rule)
-    if rule == "connected":
-        return connected_edges(scores, options.n, by=options.by, exactly=options.exactly, time_limit=options.time_limit)
-    return (top_edges if rule == "top" else greedy_edges)(scores, options.n, by=options.by)
 
 
 def _only(several: Sequence[EdgeScores], rule: str) -> EdgeScores:

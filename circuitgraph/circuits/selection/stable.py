@@ -9,7 +9,7 @@ import numpy as np
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.combined_scores import combine_scores
 from circuitgraph.circuits.edge_scores import EdgeScores
-from circuitgraph.circuits.selection.chosen import circuit_of, require_count, values_by
+from circuitgraph.circuits.selection.chosen import Chosen, require_count, values_by
 from circuitgraph.errors import ConfigurationError
 
 
@@ -41,6 +41,11 @@ def stable_edges(several: Sequence[EdgeScores], n: int, *, by: str = "strength",
     References:
         The Technion's team in the BlackboxNLP 2025 shared task keeps edges whose sign is consistent over bootstraps.
     """
+    return stable_choice(several, n, by=by, agreement=agreement).circuit()
+
+
+def stable_choice(several: Sequence[EdgeScores], n: int, *, by: str = "strength", agreement: float = 1.0) -> Chosen:
+    """The edges that `stable_edges` goes by, those that dangle included; its arguments and errors."""
     if len(several) < 2:
         raise ConfigurationError(f"stable edges need scores of at least two resamples; got {len(several)}")
     if not 0.5 < agreement <= 1:
@@ -57,4 +62,4 @@ def stable_edges(several: Sequence[EdgeScores], n: int, *, by: str = "strength",
         "rule": "stable", "n": n, "by": by, "agreement": agreement, "n_resamples": len(several),
         "n_stable": int(stable.sum()), "n_chosen": len(chosen),
     }  # fmt: skip
-    return circuit_of(mean, chosen, selection)
+    return Chosen(scores=mean, edges=chosen, selection=selection)

@@ -8,7 +8,7 @@ import numpy as np
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import EdgeScores
-from circuitgraph.circuits.selection.chosen import circuit_of, require_count, values_by
+from circuitgraph.circuits.selection.chosen import Chosen, require_count, values_by
 from circuitgraph.circuits.strength import LOG_ALPHA
 from circuitgraph.errors import ConfigurationError
 
@@ -40,8 +40,13 @@ def top_edges(scores: EdgeScores, n: int, *, by: str = "strength") -> Circuit:
         >>> list(circuit), circuit.sparsity["n_raw"]
         (['input->m0', 'input->logits', 'm0->logits'], 5)
     """
+    return top_choice(scores, n, by=by).circuit()
+
+
+def top_choice(scores: EdgeScores, n: int, *, by: str = "strength") -> Chosen:
+    """The edges that `top_edges` goes by, those that dangle included; its arguments and errors."""
     require_count(scores, n)
-    return circuit_of(scores, scores.order(by=by)[:n], {"rule": "top", "n": n, "by": by})
+    return Chosen(scores=scores, edges=scores.order(by=by)[:n], selection={"rule": "top", "n": n, "by": by})
 
 
 def threshold_edges(scores: EdgeScores, threshold: float, *, by: str = "strength") -> Circuit:
@@ -68,10 +73,14 @@ def threshold_edges(scores: EdgeScores, threshold: float, *, by: str = "strength
         >>> list(threshold_edges(found, 5.0))
         ['input->logits']
     """
+    return threshold_choice(scores, threshold, by=by).circuit()
+
+
+def threshold_choice(scores: EdgeScores, threshold: float, *, by: str = "strength") -> Chosen:
+    """The edges that `threshold_edges` goes by, those that dangle included; its arguments and errors."""
     if not math.isfinite(threshold):
         raise ConfigurationError(f"threshold must be a finite number; got {threshold}")
     is_log_alpha = by == "strength" and scores.estimates == LOG_ALPHA
     values = scores.values if is_log_alpha else values_by(scores, by)
-    return circuit_of(
-        scores, np.flatnonzero(values >= threshold), {"rule": "threshold", "threshold": threshold, "by": by}
-    )
+    selection = {"rule": "threshold", "threshold": threshold, "by": by}
+    return Chosen(scores=scores, edges=np.flatnonzero(values >= threshold), selection=selection)
