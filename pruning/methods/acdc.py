@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -50,7 +50,7 @@ from pruning.execution.objectives import log_softmax
 from pruning.execution.probe import Probe
 from pruning.frozen.batch import FrozenBatch
 from pruning.methods.answers import ComparesWithModel
-from pruning.methods.method import RANKING_ABLATIONS
+from pruning.methods.method import RANKING_ABLATIONS, Search
 
 ORDERS = ("reverse", "heads-forward", "random")
 _CELLS_AT_ONCE = {"cpu": 2048, "cuda": 32768}
@@ -109,12 +109,39 @@ class ACDC(ComparesWithModel):
         Returns:
             The rise of the objective when the edge was tried; below all of these where it was not.
         """
+        return self.search(probe, seed=seed).scores
+
+    def search(self, probe: Probe, *, seed: int = 0) -> Search:
+        """Search for the circuit.
+
+        Args:
+            probe: The model and the prompts.
+            seed: Of the order, where it is drawn.
+        """
         found = acdc(probe, self, seed=seed)
         probe.say(
             f"ACDC kept {found.n_kept:,} of {len(found.rises):,} edges at threshold {found.threshold:.4g}; "
             f"{found.n_tried:,} were tried"
         )
-        return found.scores
+        return Search(
+            scores=found.scores, kept=found.kept, about={"threshold": found.threshold, "n_tried": found.n_tried}
+        )
+
+    def for_edges(self, n: int) -> ACDC:
+        """The same search for a circuit of about so many edges.
+
+        Args:
+            n: How many.
+
+        Raises:
+            ConfigurationError: `target_edges` says another number.
+        """
+        if self.target_edges not in (None, n):
+            raise ConfigurationError(
+                f"method 'acdc': the target sparsity asks for {n:,} edges, and target_edges for {self.target_edges:,}; "
+                "give one of the two"
+            )
+        return replace(self, target_edges=n)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,12 +8,16 @@ where they came from into an `EdgeScores`. `pruning/methods/eap.py` is a short e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from circuitgraph.graph.ablations import ABLATIONS
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.graph.ablations import ABLATIONS, default_ablation
 from pruning.execution.probe import Probe
 from pruning.prompts.encoding import EncodedPairs
 
@@ -80,3 +84,90 @@ class Method(Protocol):
             One finite number per edge, in the order of the flat gate vector.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Search:
+    """What a method found that searches for a circuit.
+
+    Attributes:
+        scores: One finite number per edge, as of `Method.score`.
+        kept: Booleans `[edge]`: the edges of its circuit, those that dangle included.
+        about: What decided which they are, as JSON values, for the circuit's provenance.
+    """
+
+    scores: Float[np.ndarray, " edge"]
+    kept: Bool[np.ndarray, " edge"]
+    about: Mapping[str, object] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Searcher(Method, Protocol):
+    """A method that says which edges its circuit has, beside a score for each."""
+
+    def search(self, probe: Probe, *, seed: int) -> Search:
+        """Search for a circuit.
+
+        Args:
+            probe: The model and the prompts.
+            seed: Of everything random.
+        """
+        ...
+
+    def for_edges(self, n: int) -> Searcher:
+        """The same search for a circuit of about so many edges.
+
+        Args:
+            n: How many.
+
+        Raises:
+            ConfigurationError: Its settings say another number already.
+        """
+        ...
+
+
+@runtime_checkable
+class RefusesModels(Protocol):
+    """A method that cannot do with every model that can be compiled."""
+
+    def require_model(self, compiled: CompiledModel) -> None:
+        """Refuse a model that the method can make nothing of, before any work.
+
+        Args:
+            compiled: The model.
+
+        Raises:
+            UnsupportedModelError: It is one; the message says what is not known of it.
+        """
+        ...
+
+
+def usual_ablation(method: Method, family: str) -> str:
+    """What cut edges carry where nothing was chosen: as usual for the family, if the method can do with it.
+
+    Args:
+        method: The method.
+        family: The model's family.
+    """
+    usual = default_ablation(family)
+    return usual if usual in method.ablations else method.ablations[0]
+
+
+def require_ablation(method: Method, ablation: str) -> None:
+    """Refuse an ablation that a method can make nothing of.
+
+    Args:
+        method: The method.
+        ablation: What cut edges are to carry.
+
+    Raises:
+        UnknownNameError: There is no such ablation, or none whose values are there before gates are trained.
+        ConfigurationError: The method needs another.
+    """
+    if ablation not in RANKING_ABLATIONS:
+        raise UnknownNameError.of("ablation", ablation, RANKING_ABLATIONS)
+    if ablation not in method.ablations:
+        raise ConfigurationError(
+            f"method {method.name!r} needs {' or '.join(method.ablations)} ablation; got {ablation!r}. It goes between "
+            "a prompt and its counterfactual, and constants have none"
+        )

@@ -53,6 +53,18 @@ class WeightMagnitude(Observed):
     cost: ClassVar[str] = "none"
     estimates = "Frobenius norm of the product of the writer's and the reader's weights"
 
+    def require_model(self, compiled: CompiledModel) -> None:
+        """Refuse MLPs of a kind whose matrices are not known.
+
+        Args:
+            compiled: The model.
+
+        Raises:
+            UnsupportedModelError: It has some.
+        """
+        for block in compiled.bound_as_given.blocks:
+            _mlp_matrices(block.mlp)
+
     @torch.no_grad()
     def score(self, probe: Probe, *, seed: int = 0) -> Float[np.ndarray, " edge"]:
         """Score every edge.

@@ -1,20 +1,23 @@
-"""Rank all edges of a model by one method: checked, run, and kept with where the scores came from."""
+"""Rank all edges of a model by one method: checked, run, and kept with where the scores came from.
+
+`rank_edges` is for users; `pruning.runs.discover` calls `check_ranking` before any work, and `ranked`, which also says
+which edges the circuit has of a method that searches for one.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.compiled.model import CompiledModel
-from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.graph.ablations import default_ablation
+from circuitgraph.errors import ConfigurationError
 from circuitgraph.torch_state import with_gradients
 from pruning.execution.objectives import check_objective
 from pruning.execution.probe import Probe
-from pruning.methods.method import RANKING_ABLATIONS, Method
+from pruning.methods.method import Method, RefusesModels, Search, Searcher, require_ablation, usual_ablation
 from pruning.prompts.encoding import EncodedPairs
 from pruning.prompts.prompt_rules import refuse_equal_sides
 from pruning.prompts.runnable import require_runnable
@@ -26,6 +29,19 @@ from pruning.whole_numbers import MOST_SEED, whole_number
 
 SPLIT = "train"
 """Edges are ranked by a task's training prompts, so that circuits can be measured on the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """What a method left.
+
+    Attributes:
+        scores: Of every edge.
+        search: The circuit of a method that searches for one, or None.
+    """
+
+    scores: EdgeScores
+    search: Search | None
 
 
 @with_gradients
@@ -76,27 +92,56 @@ def rank_edges(
     """
     method = _method(method, settings)
     pairs = task.split(SPLIT) if isinstance(task, TaskData) else task
-    objective = objective or method.default_objective(pairs, task.objective if isinstance(task, TaskData) else None)
-    ablation = _default_ablation(compiled, method) if ablation is None else ablation
-    _check(compiled, pairs, method, objective, ablation)
-    batch_size, seed = whole_number("batch_size", batch_size, least=1), whole_number("seed", seed, most=MOST_SEED)
     probe = Probe(
-        compiled=compiled, pairs=pairs, objective=objective, ablation=ablation, batch_size=batch_size, say=say
-    )
+        compiled=compiled, pairs=pairs, objective=objective or objective_of(method, task),
+        ablation=usual_ablation(method, compiled.universe.family) if ablation is None else ablation,
+        batch_size=whole_number("batch_size", batch_size, least=1), say=say,
+    )  # fmt: skip
+    check_ranking(compiled, pairs, method, probe.objective, probe.ablation)
+    return ranked(method, probe, task, seed=whole_number("seed", seed, most=MOST_SEED)).scores
+
+
+def objective_of(method: Method, task: TaskData | EncodedPairs) -> str | None:
+    """What a method compares on a task where nothing was chosen; None where it compares nothing.
+
+    Args:
+        method: The method.
+        task: A task, of which the training prompts are taken, or prompts.
+    """
+    if isinstance(task, TaskData):
+        return method.default_objective(task.split(SPLIT), task.objective)
+    return method.default_objective(task, None)
+
+
+def ranked(method: Method, probe: Probe, task: TaskData | EncodedPairs, *, seed: int) -> Ranked:
+    """Run a method whose model and prompts were checked.
+
+    Args:
+        method: The method.
+        probe: The model, the prompts, and what is compared.
+        task: What the prompts are of, for the provenance.
+        seed: Of everything random.
+
+    Raises:
+        NotFiniteError: Scores are NaN or infinite; the message names the prompts.
+    """
+    compiled = probe.compiled
     began = time.perf_counter()
-    values = method.score(probe, seed=seed)
+    search = method.search(probe, seed=seed) if isinstance(method, Searcher) else None
+    values = method.score(probe, seed=seed) if search is None else search.scores
     provenance = {
-        **_provenance(compiled, task, pairs),
-        "objective": objective,
+        **_provenance(compiled, task, probe.pairs),
+        "objective": probe.objective,
         "settings": plain(method) if is_dataclass(method) else {},
         "source": method.source,
         "seed": seed,
         "seconds": time.perf_counter() - began,
     }
-    return EdgeScores.of(
+    scores = EdgeScores.of(
         compiled.universe, values, method=method.name, direction=method.direction, estimates=method.estimates,
-        ablation=ablation, provenance=provenance,
+        ablation=probe.ablation, provenance=provenance,
     )  # fmt: skip
+    return Ranked(scores=scores, search=search)
 
 
 def _method(method: Method | str, settings: Mapping[str, object] | None) -> Method:
@@ -110,20 +155,28 @@ def _method(method: Method | str, settings: Mapping[str, object] | None) -> Meth
     return method
 
 
-def _default_ablation(compiled: CompiledModel, method: Method) -> str:
-    usual = default_ablation(compiled.universe.family)
-    return usual if usual in method.ablations else method.ablations[0]
+def check_ranking(
+    compiled: CompiledModel, pairs: EncodedPairs, method: Method, objective: str | None, ablation: str
+) -> None:
+    """Refuse what gives no scores, before any work.
 
+    Args:
+        compiled: The model.
+        pairs: The prompts.
+        method: The method.
+        objective: What is compared, or None.
+        ablation: What cut edges carry.
 
-def _check(compiled: CompiledModel, pairs: EncodedPairs, method: Method, objective: str | None, ablation: str) -> None:
-    """Refuse what gives no scores, before any work."""
-    if ablation not in RANKING_ABLATIONS:
-        raise UnknownNameError.of("ablation", ablation, RANKING_ABLATIONS)
-    if ablation not in method.ablations:
-        raise ConfigurationError(
-            f"method {method.name!r} needs {' or '.join(method.ablations)} ablation; got {ablation!r}. It goes between "
-            "a prompt and its counterfactual, and constants have none"
-        )
+    Raises:
+        ConfigurationError: The method can make nothing of the objective or the ablation, the objective nothing of the
+            prompts, the graph is edited, or there are no prompts, or ones that the model cannot run.
+        UnsupportedModelError: The method can make nothing of the model.
+        PromptFormatError: No prompt differs from its counterfactual.
+        UnknownNameError: No such objective or ablation.
+    """
+    require_ablation(method, ablation)
+    if isinstance(method, RefusesModels):
+        method.require_model(compiled)
     edited = {how: n for how in ("removed", "frozen", "tied") if (n := compiled.gate_map.edits.get(how))}
     if edited:
         raise ConfigurationError(
