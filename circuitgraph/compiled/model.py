@@ -232,7 +232,7 @@ class CompiledModel:
                 f"gates must have one entry for each of the universe's {self.universe.n_edges:,} edges; "
                 f"got shape {tuple(gates.shape)}"
             )
-        model = self._runnable()
+        model = self.runnable
         plan = plan_pass(model, gates, batch, values, wanted=wanted)
         return run_pass(model, plan, gates, batch, values, workspace=self._workspace, recompute=recompute)
 
@@ -248,11 +248,13 @@ class CompiledModel:
         recompute: bool = False,
     ) -> MaskedPass:
         """Run the model, every edge gated, by a plan made beforehand; see `circuitgraph.forward.masked`."""
-        model = self._runnable()
+        model = self.runnable
         plan = plan_fixed_pass(model, batch, values, fixed, first_differing=first_differing)
         return run_pass(model, plan, gates, batch, values, recompute=recompute)
 
-    def _runnable(self) -> Runnable:
+    @property
+    def runnable(self) -> Runnable:
+        """The model as a pass takes it: weights, sizes, universe."""
         return Runnable(bound=self.bound, shape=self.shape, universe=self.universe)
 
     def free_buffers(self) -> None:

@@ -75,6 +75,11 @@ class AblationValues:
         """Whether they are those of a run, and so other ones for each prompt."""
         return self.ablation == "counterfactual"
 
+    @property
+    def learnt(self) -> bool:
+        """Whether a gradient is wanted in any of them; constants only."""
+        return not self.per_prompt and any(value.requires_grad for value in self.tensors)
+
     def constant(self, ablation: str) -> AblationValues:
         """The same numbers as constants: without what is one run's alone.
 

@@ -25,7 +25,8 @@ from circuitgraph.forward.plan.fixed import FixedPlan
 from circuitgraph.forward.plan.plan import StepPlan, plan_step
 from circuitgraph.forward.plan.positions import Positions, PositionSets, position_sets
 from circuitgraph.forward.reference import embed
-from circuitgraph.forward.stream.passing import begin, read, read_projected, write_heads, write_mlp
+from circuitgraph.forward.stream.base import Base
+from circuitgraph.forward.stream.passing import begin, read, read_projected, write_embedding, write_heads, write_mlp
 from circuitgraph.forward.stream.prefix_sums import PrefixSums
 from circuitgraph.forward.stream.stream import Stream
 from circuitgraph.forward.stream.tape import Tape
@@ -105,24 +106,26 @@ def plan_pass(
         gates: 1 keeps an edge, 0 ablates it. Where they lie on the host, as `wanted` then should, and the batch came
             from there, no value is read from a device.
         batch: Prompts.
-        values: Outputs of ablated writers; where they are those of a run, a node without live inputs is skipped.
+        values: Outputs of ablated writers; where they are those of a run, a node without live inputs is skipped. Where
+            they take a gradient, every reader is on the way back.
         wanted: Gates whose gradient is required; by default those strictly between 0 and 1, if `gates`
             requires a gradient.
 
     Raises:
         ConfigurationError: The values are of other prompts.
     """
-    goes_back = torch.is_grad_enabled() and gates.requires_grad
+    gates_learn = torch.is_grad_enabled() and gates.requires_grad
+    base_learns = torch.is_grad_enabled() and values.learnt
     prompts = batch.to_look_at
     gates_host, wanted_given, real, asked, ids, other_ids, other_real = to_host(
-        gates, wanted if goes_back else None, prompts.attention_mask, prompts.predict_index, prompts.input_ids,
+        gates, wanted if gates_learn else None, prompts.attention_mask, prompts.predict_index, prompts.input_ids,
         values.input_ids, values.attention_mask,
     )  # fmt: skip
     assert gates_host is not None and real is not None and asked is not None
     gates_host, real = gates_host.astype(np.float64), real.astype(bool)
     check_same_prompts(values, real.shape, other_real, real)
     differs = None if other_ids is None else ids != other_ids
-    if not goes_back:
+    if not gates_learn:
         wanted_host = np.zeros(gates_host.shape, dtype=bool)
     elif wanted_given is None:
         wanted_host = (gates_host > 0) & (gates_host < 1)
@@ -134,10 +137,12 @@ def plan_pass(
         constant_when_dead=not values.per_prompt,
         run_dead_readers=not values.query,
         local=positions.local is not None,
+        learnt_base=base_learns,
     )  # fmt: skip
     return PassPlan(
-        step=step, positions=positions, real=real, gates=gates_host, wanted=wanted_host, goes_back=goes_back
-    )
+        step=step, positions=positions, real=real, gates=gates_host, wanted=wanted_host,
+        goes_back=gates_learn or base_learns,
+    )  # fmt: skip
 
 
 def plan_fixed_pass(
@@ -188,7 +193,7 @@ def run_pass(
         plan: What runs.
         gates: 1 keeps an edge, 0 ablates it; its gradient is that of the gates that require one, 0 elsewhere.
         batch: Prompts.
-        values: Outputs of ablated writers.
+        values: Outputs of ablated writers; constants may take a gradient.
         workspace: Keeps large buffers from one step to the next.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
 
@@ -196,10 +201,13 @@ def run_pass(
         The logits, and how much of the model ran.
 
     Raises:
-        ConfigurationError: The values are of another model.
+        ConfigurationError: The values are of another model, or take a gradient and differ by position.
     """
     gates = to_device(gates, batch.input_ids.device)
-    tape = Tape(gates, plan.gates, plan.wanted, workspace or Workspace(), goes_back=plan.goes_back, fixed=plan.fixed)
+    base = _base_of(values) if torch.is_grad_enabled() and values.learnt else None
+    tape = Tape(
+        gates, plan.gates, plan.wanted, workspace or Workspace(), goes_back=plan.goes_back, fixed=plan.fixed, base=base
+    )
     logits = _Pass(model, plan, batch, values, tape, recompute).logits()
     step = plan.step
     return MaskedPass(logits=logits, live_heads=step.live_heads, live_mlps=step.live_mlps, gates=gates)
@@ -236,8 +244,10 @@ class _Pass:
             name: Stream(name, plan, self.tape, len(self.positions[name]), embedded[0], engine)
             for name, plan in self.plan.streams.items()
         }
-        self.ablated = PrefixSums(self._embeddings(embedded), partial(_with_block, self.values))
         self.token = begin(self.tape)
+        start = self._embeddings(embedded)
+        fixed = self.values if self.tape.base is None else self.values.changed(lambda value, _: value.detach())
+        self.ablated = PrefixSums(start, partial(_with_block, fixed))
         for layer, block in enumerate(self.bound.blocks):
             delta = None
             # A parallel MLP reads before its layer's heads write, so that the running sum has no heads of its own.
@@ -260,15 +270,14 @@ class _Pass:
             deltas = [sum(deltas[1:], deltas[0])]
         for name, stream in self.streams.items():
             for slot, index in enumerate(stream.plan.embeddings):
-                stream.deltas[slot].copy_(self.positions[name].of(deltas[index]))
-                stream.add(slice(slot, slot + 1))
-        return sum(ablated[1:], ablated[0])
+                self.token = write_embedding(self.token, self.positions[name].of(deltas[index]), stream, slot)
+        return sum(ablated[1:], ablated[0]).detach()
 
     def _read(self, name: str, index: int, n_before: int, norm: Norm) -> Tensor:
         """What the readers of a block see in a stream, with so many blocks before them, normed."""
         stream = self.streams[name]
         at = partial(_ablated_at, self.positions[name], self.ablated, n_before)
-        normed, self.token = read(self.token, stream, stream.plan.blocks[index], at, norm)
+        normed, self.token = read(self.token, stream, stream.plan.blocks[index], at, norm, n_before)
         return normed
 
     def _mlp(self, layer: int, block: BoundBlock, n_before: int) -> Tensor | None:
@@ -305,7 +314,9 @@ class _Pass:
             if len(plan.readers):
                 groups = layer_heads.groups(plan.readers)
                 at = partial(_ablated_at, self.positions[name], self.ablated, 2 * layer)
-                projected, self.token = read_projected(self.token, stream, plan, at, block.attention_norm, groups)
+                projected, self.token = read_projected(
+                    self.token, stream, plan, at, block.attention_norm, groups, 2 * layer
+                )
                 layer_heads.take(groups, projected, self.positions[name])
         running = np.sort(np.concatenate(list(by_stream.values())))
         gathered, ablated = {}, self.values.heads[layer]
@@ -335,6 +346,13 @@ class _Pass:
         if len(parts) == 1:
             return parts[0]
         return pick(torch.cat(parts), np.argsort(np.concatenate(order)))
+
+
+def _base_of(values: AblationValues) -> Base:
+    """The terms of the ablated residual stream."""
+    embeddings = tuple(values.embeddings)
+    blocks = (part for layer in zip(values.attention, values.mlps, strict=True) for part in layer)
+    return Base([sum(embeddings[1:], embeddings[0]), *blocks])
 
 
 def _with_block(values: AblationValues, residual: Tensor | None, n_before: int) -> Tensor:

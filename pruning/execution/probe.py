@@ -138,7 +138,7 @@ class Probe:
     @property
     def runnable(self) -> Runnable:
         """The model as a pass takes it."""
-        return Runnable(bound=self.compiled.bound, shape=self.compiled.shape, universe=self.compiled.universe)
+        return self.compiled.runnable
 
     def batch(self, prompts: np.ndarray) -> PairBatch:
         """Some of the prompts, where the model lies.

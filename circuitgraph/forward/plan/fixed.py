@@ -36,7 +36,7 @@ class FixedPlan:
         """
         rules = _rules(ablation)
         edges = covering_edges(universe, effective_edges(universe, live, ablation), **rules)
-        plan = plan_step(universe, edges, edges, **rules)
+        plan = plan_step(universe, edges, edges, learnt_base=ablation == "optimal", **rules)
         return FixedPlan(plan=plan, open_edges=edges, ablation=ablation)
 
     def missed(self, universe: Universe, active: np.ndarray) -> np.ndarray | None:

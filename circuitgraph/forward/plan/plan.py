@@ -35,7 +35,8 @@ class BlockPlan:
         n_slots: How many of the stream's writers they see, always slots `0 … n_slots - 1`.
         writers: Which of the block's writers the stream stores, as indices within the block.
         slots: Where they are stored.
-        differentiable: Whether a gate whose gradient is required lies at these readers or before them.
+        differentiable: Whether a gate whose gradient is required lies at these readers or before them, or the ablated
+            residual stream takes a gradient.
     """
 
     readers: np.ndarray
@@ -109,6 +110,7 @@ def plan_step(
     constant_when_dead: bool,
     run_dead_readers: bool = True,
     local: bool = False,
+    learnt_base: bool = False,
 ) -> StepPlan:
     """Decide what runs, and where.
 
@@ -120,6 +122,8 @@ def plan_step(
         run_dead_readers: Whether a live head's readers without live edges run; not needed where the ablated
             run's queries, keys and values are at hand.
         local: Whether local positions are a stream of their own.
+        learnt_base: Whether ablation values take a gradient: then every reader passes one on, for each sees the
+            ablated residual stream.
 
     Returns:
         The plan.
@@ -130,7 +134,7 @@ def plan_step(
     wide, everywhere = _needed_everywhere(universe, live, running)
     stream_of = np.where(wide, np.where(_fed_locally(universe, live, local), _LOCAL, _REACHED), _ASKED)
     stream_of[~running] = _NOWHERE
-    gradient = _passed_by_gradients(universe, live, needs_grad)
+    gradient = running if learnt_base else _passed_by_gradients(universe, live, needs_grad)
     streams = {}
     for index, name in enumerate(STREAMS):
         rows = stream_of == index

@@ -82,15 +82,17 @@ class HeadGroup:
 
 class _Begin(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, tape: Tape) -> Tensor:
+    def forward(ctx: Any, gates: Tensor, tape: Tape, *terms: Tensor) -> Tensor:
+        del terms  # they are in what readers see; here is where their gradient goes
         ctx.tape = tape
         return gates.new_zeros(())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *_: Tensor) -> Any:
-        ctx.tape.finished = True
-        return ctx.tape.gradient, None
+        tape = ctx.tape
+        tape.finished = True
+        return tape.gradient, None, *(() if tape.base is None else tape.base.gradients())
 
 
 class _Read(torch.autograd.Function):
@@ -103,12 +105,13 @@ class _Read(torch.autograd.Function):
         ablated: Callable[[], Tensor],
         norm: Norm,
         groups: Sequence[HeadGroup] | None,
+        n_before: int,
     ) -> Any:
         room = stream.room(block)
         normed = torch.empty_like(room) if groups is None else room
         moments = stream.engine.read(stream.sums(block, ablated()), norm, normed, room)
         outputs = [normed] if groups is None else [group.project(stream.engine, normed[group.rows]) for group in groups]
-        ctx.stream, ctx.block = stream, block
+        ctx.stream, ctx.block, ctx.n_before = stream, block, n_before
         if block.differentiable:
             ctx.ablated, ctx.norm, ctx.moments, ctx.groups = ablated, norm, moments, groups
         else:
@@ -121,13 +124,15 @@ class _Read(torch.autograd.Function):
         stream, block = ctx.stream, ctx.block
         if not block.differentiable:
             stream.forget(block)
-            return token, None, None, None, None, None
+            return token, None, None, None, None, None, None
         stream.tape.check_unfinished()
         back = stream.rows(block.rows)
         _pull_projections(stream.engine, ctx.groups, gradients, back)
         stream.pull(block, ctx.ablated(), ctx.norm, ctx.moments)
+        if stream.tape.base is not None:
+            stream.tape.base.add(ctx.n_before, back)
         ctx.ablated = ctx.moments = None  # autograd keeps this node for as long as the loss
-        return token, None, None, None, None, None
+        return token, None, None, None, None, None, None
 
 
 def _pull_projections(
@@ -159,35 +164,34 @@ class _WriteHeads(torch.autograd.Function):
         if not ctx.needs_input_grad[1]:
             return token, None, None, None, None
         (output,) = ctx.saved_tensors
-        pulled = ctx.stream.delta_gradient(ctx.block)
+        pulled = ctx.stream.delta_gradient(ctx.block.slots)
         moved = pulled.new_empty(*pulled.shape[:2], output.shape[1])
         ctx.stream.engine.project(moved, pulled, output.transpose(1, 2), ctx.block.writers)
         return token, moved, None, None, None
 
 
-class _WriteMLP(torch.autograd.Function):
+class _Write(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, token: Tensor, delta: Tensor, stream: Stream, block: BlockPlan) -> Tensor:
-        ctx.stream, ctx.block = stream, block
-        stored = stream.deltas[block.slots]
-        stored.copy_(delta)
-        stream.add(block.slots)
+    def forward(ctx: Any, token: Tensor, delta: Tensor, stream: Stream, slots: slice) -> Tensor:
+        ctx.stream, ctx.slots = stream, slots
+        stream.deltas[slots].copy_(delta)
+        stream.add(slots)
         return token.new_zeros(())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, token: Tensor) -> Any:  # type: ignore[override]
-        pulled = ctx.stream.delta_gradient(ctx.block)[0] if ctx.needs_input_grad[1] else None
+        pulled = ctx.stream.delta_gradient(ctx.slots)[0] if ctx.needs_input_grad[1] else None
         return token, pulled, None, None
 
 
 def begin(tape: Tape) -> Tensor:
-    """Start a pass; its gradient goes to the tape's gates."""
-    return _Begin.apply(tape.gates, tape)  # type: ignore[return-value]
+    """Start a pass; its gradient goes to the tape's gates, and to the terms of its base where it has one."""
+    return _Begin.apply(tape.gates, tape, *(() if tape.base is None else tape.base.terms))  # type: ignore[return-value]
 
 
 def read(
-    token: Tensor, stream: Stream, block: BlockPlan, ablated: Callable[[], Tensor], norm: Norm
+    token: Tensor, stream: Stream, block: BlockPlan, ablated: Callable[[], Tensor], norm: Norm, n_before: int = 0
 ) -> tuple[Float[Tensor, "reader position d_model"], Tensor]:
     """What the readers of a block see, normed, and the next token.
 
@@ -198,8 +202,9 @@ def read(
         ablated: Gives the ablated residual stream before the block, broadcastable to `[position d_model]`; called
             again on the way back, so it should not hold the pass.
         norm: Theirs.
+        n_before: How many blocks stand before the block.
     """
-    token, normed = _Read.apply(token, stream, block, ablated, norm, None)  # type: ignore[misc]
+    token, normed = _Read.apply(token, stream, block, ablated, norm, None, n_before)  # type: ignore[misc]
     return normed, token
 
 
@@ -210,9 +215,10 @@ def read_projected(
     ablated: Callable[[], Tensor],
     norm: Norm,
     groups: Sequence[HeadGroup],
+    n_before: int = 0,
 ) -> tuple[list[Float[Tensor, "reader position d_head"]], Tensor]:
     """What the readers of an attention block see, normed and projected by group, and the next token; see `read`."""
-    token, *outputs = _Read.apply(token, stream, block, ablated, norm, groups)  # type: ignore[misc]
+    token, *outputs = _Read.apply(token, stream, block, ablated, norm, groups, n_before)  # type: ignore[misc]
     return outputs, token
 
 
@@ -229,4 +235,9 @@ def write_heads(
 
 def write_mlp(token: Tensor, delta: Float[Tensor, "position d_model"], stream: Stream, block: BlockPlan) -> Tensor:
     """Store an MLP's output less its ablation value; returns the next token."""
-    return _WriteMLP.apply(token, delta, stream, block)  # type: ignore[return-value]
+    return _Write.apply(token, delta, stream, block.slots)  # type: ignore[return-value]
+
+
+def write_embedding(token: Tensor, delta: Float[Tensor, "position d_model"], stream: Stream, slot: int) -> Tensor:
+    """Store an embedding less its ablation value; returns the next token."""
+    return _Write.apply(token, delta, stream, slice(slot, slot + 1))  # type: ignore[return-value]

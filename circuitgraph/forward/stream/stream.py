@@ -191,9 +191,12 @@ class Stream:
         """Note that no gradient will come for a block's readers."""
         self.rows(block.rows).zero_()
 
-    def delta_gradient(self, block: BlockPlan) -> Float[Tensor, "slot position d_model"]:
-        """The gradient of what a block wrote."""
-        slots = block.slots
+    def delta_gradient(self, slots: slice) -> Float[Tensor, "slot position d_model"]:
+        """The gradient of what was written.
+
+        Args:
+            slots: The slots of one block, or of embeddings.
+        """
         # The first readers that see it. In parallel blocks these are not the next ones: the layer's own MLP
         # does not, and has not put its gradient down yet.
         first = next(other.rows.start for other in self.plan.blocks if other.n_slots >= slots.stop)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuitgraph.forward.stream.base import Base
 from circuitgraph.forward.stream.workspace import Workspace
 
 
@@ -20,6 +21,7 @@ class Tape:
         goes_back: Whether a backward pass may follow.
         fixed: Whether `gates_host` only marks which gates may be open, and the gates themselves are read on the device:
             then nothing that runs depends on their values, and every reader takes the direct sum.
+        base: The ablated residual stream, where it takes a gradient; else None.
     """
 
     def __init__(
@@ -31,9 +33,10 @@ class Tape:
         *,
         goes_back: bool = True,
         fixed: bool = False,
+        base: Base | None = None,
     ) -> None:
         self.gates, self.gates_host, self.wanted = gates, gates_host, wanted
-        self.goes_back, self.fixed = goes_back, fixed
+        self.goes_back, self.fixed, self.base = goes_back, fixed, base
         self.finished = False
         self.workspace = workspace if workspace.hand_to(self) else Workspace()
         self.gradient = torch.zeros_like(gates)
