@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from analysis.columns import column_names, grouped, numbers_in, require_columns
-from analysis.figures.labels import legend_above, plain_labels
+from analysis.figures.labels import legend_above, legend_within, plain_labels
 from analysis.figures.own_look import own_look
 from analysis.figures.style import DOUBLE_COLUMN, SeriesStyle, new_figure, series_style, style_axes
 from circuitgraph.errors import ConfigurationError
@@ -61,9 +61,10 @@ def front_figure(table: pd.DataFrame, *, by: str | Sequence[str] = ()) -> Figure
     figure = new_figure(DOUBLE_COLUMN, 2.2 * rows + 0.4)
     across = min(_PER_ROW, len(measures))
     panels: list[Axes] = np.ravel(figure.subplots(rows, across, squeeze=False)).tolist()
-    for panel in panels[len(measures) :]:
-        panel.remove()
-    for panel, measure in zip(panels, measures, strict=False):
+    panels, free = panels[: len(measures)], panels[len(measures) :]
+    for panel in free:
+        panel.axis("off")
+    for panel, measure in zip(panels, measures, strict=True):
         label, scale = _MEASURES[measure]
         style_axes(panel, grid="both")
         panel.set_xscale("log")
@@ -73,12 +74,20 @@ def front_figure(table: pd.DataFrame, *, by: str | Sequence[str] = ()) -> Figure
         panel.set_xlabel("edges kept")
         panel.set_ylabel(label)
         drawn = [_draw_line(panel, rows_of, measure, scale, lines[key]) for key, rows_of in grouped(table, by)]
+        if by and panel is panels[0]:
+            _legend(panel, free, drawn, names)
         if scale == 1.0 and numbers_in(table, measure).min() > 0:
             panel.set_yscale("log")
             panel.yaxis.set_major_formatter("{x:,g}")
-        if by:
-            legend_above(panel, drawn, names)
     return figure
+
+
+def _legend(panel: Axes, free: Sequence[Axes], lines: Sequence[Line2D], names: Sequence[str]) -> None:
+    """All panels have the same lines, so one legend: where no panel is, or else above the first one."""
+    if free:
+        legend_within(free[0], lines, names)
+    else:
+        legend_above(panel, lines, names, grow=True)
 
 
 def _draw_line(panel: Axes, points: pd.DataFrame, measure: str, scale: float, style: SeriesStyle) -> Line2D:

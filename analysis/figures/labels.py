@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -161,7 +162,7 @@ def legend_above(
     """
     figure = axes.figure.canvas.figure
     for n_columns in range(min(len(labels), 6), 0, -1):
-        legend = _legend(axes, handles, labels, n_columns)
+        legend = _legend(axes, handles, labels, n_columns, bbox_to_anchor=(0, 1.01), loc="lower left")
         legend.set_title(title, prop=FontProperties(size=SMALL_FONT_SIZE))
         # While it is measured, the layout does not make room for it.
         legend.set_in_layout(False)
@@ -175,13 +176,41 @@ def legend_above(
     return legend
 
 
-def _legend(axes: Axes, handles: Sequence[Artist], labels: Sequence[str], n_columns: int) -> Legend:
+def legend_within(axes: Axes, handles: Sequence[Artist], labels: Sequence[str]) -> Legend:
+    """A legend in the middle of axes that hold nothing else, in as few columns as their height holds.
+
+    Args:
+        axes: The axes.
+        handles: What is explained.
+        labels: As `plain_labels` gives them; those that begin with `_` are shown too.
+
+    Returns:
+        The legend.
+    """
+    n_columns = 1
+    legend = _legend(axes, handles, labels, n_columns, loc="center")
+    lay_out(axes.figure.canvas.figure)
+    while n_columns < min(len(labels), 6) and legend.get_window_extent().height > axes.bbox.height:
+        n_columns += 1
+        legend = _legend(axes, handles, labels, n_columns, loc="center")
+    return legend
+
+
+def _legend(
+    axes: Axes,
+    handles: Sequence[Artist],
+    labels: Sequence[str],
+    n_columns: int,
+    *,
+    loc: Literal["lower left", "center"],
+    bbox_to_anchor: tuple[float, float] | None = None,
+) -> Legend:
     # Matplotlib leaves out labels that begin with an underscore, so they are filled in afterwards.
     legend = axes.legend(
         handles,
         [str(number) for number in range(len(labels))],
-        loc="lower left",
-        bbox_to_anchor=(0, 1.01),
+        loc=loc,
+        bbox_to_anchor=bbox_to_anchor,
         borderaxespad=0,
         borderpad=0.2,
         columnspacing=1.2,

@@ -45,6 +45,20 @@ def test_lines_are_told_apart_and_intervals_drawn() -> None:
     assert [text.get_text() for text in panel.get_legend().get_texts()] == ["0", "1"]
 
 
+@pytest.mark.parametrize(("more", "where"), [({}, 0), ({"accuracy": [0.9, 0.8, 0.5, 0.7]}, 3)])
+def test_one_legend_for_all_panels_where_no_panel_is(more: dict[str, list[float]], where: int) -> None:
+    places = front_figure(SEEDS.assign(**more), by="seed").axes
+    assert [place for place, axes in enumerate(places) if axes.get_legend() is not None] == [where]
+    names = places[where].get_legend().get_texts()
+    assert [text.get_text() for text in names] == ["0", "1"]
+
+
+def test_a_legend_too_high_for_one_column_takes_more() -> None:
+    table = pd.concat([SEEDS.assign(accuracy=0.5, seed=seed) for seed in range(24)])
+    axes = front_figure(table, by="seed").axes[3]
+    assert axes.get_legend().get_window_extent().height <= axes.bbox.height
+
+
 def test_a_measure_of_0_stays_on_a_linear_axis() -> None:
     assert front_figure(SEEDS.assign(kl=[0.0, 0.1, 0.2, 0.3])).axes[0].get_yscale() == "linear"
 
