@@ -5,7 +5,14 @@ from __future__ import annotations
 from circuitgraph.architectures.family import Family, ModelShape
 from circuitgraph.errors import UnsupportedModelError
 
-_MODULES = {"gpt2": "gpt2", "llama": "llama", "mistral": "mistral", "tracr": "tracr"}
+_PLACES = {
+    "gemma2": "gemma:GEMMA2", "gemma3_text": "gemma:GEMMA3", "olmo2": "olmo:OLMO2", "olmo3": "olmo:OLMO3",
+    "cohere2": "cohere:COHERE2",
+}  # fmt: skip
+"""Families that share a file with others, and their names there; all others are the `FAMILY` of a file of their own."""
+_ALONE = """cohere gemma gpt2 gpt_neox gptj granite llama mistral olmo phi phi3 qwen2 qwen3 smollm3 stablelm starcoder2
+tracr""".split()
+_MODULES = {name: f"{name}:FAMILY" for name in _ALONE} | _PLACES
 
 __all__ = ["Family", "ModelShape", "family_of", "supported_model_types"]
 
@@ -34,5 +41,5 @@ def family_of(model_type: str) -> Family:
             f"model type {model_type!r} is not supported; supported: {', '.join(supported_model_types())}. "
             "docs/developers/add-an-architecture.md says how to add a family."
         )
-    module = importlib.import_module(f"circuitgraph.architectures.{_MODULES[model_type]}")
-    return module.FAMILY
+    file, _, name = _MODULES[model_type].partition(":")
+    return getattr(importlib.import_module(f"circuitgraph.architectures.{file}"), name)

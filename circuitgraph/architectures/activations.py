@@ -35,14 +35,16 @@ class TanhGELU(nn.Module):
         return gelu(x, approximate="tanh") if x.dtype in _PRECISE else self.written_out(x)
 
 
-def with_short_gelu(mlp: nn.Module) -> nn.Module:
-    """An MLP whose tanh-approximated GELU, if it has one as `act`, is one operator.
+def with_short_gelu(mlp: nn.Module, *, name: str = "act") -> nn.Module:
+    """An MLP whose tanh-approximated GELU, if it has one, is one operator.
 
     Args:
         mlp: Part of a frozen view, whose tree is nobody else's. Changed in place.
+        name: What its activation is called.
     """
-    if isinstance(mlp.act, NewGELUActivation):
-        mlp._modules["act"] = TanhGELU(mlp.act)
+    own = mlp._modules[name]
+    if isinstance(own, NewGELUActivation):
+        mlp._modules[name] = TanhGELU(own)
     return mlp
 
 

@@ -72,14 +72,24 @@ def whole(*, or_null: bool = False) -> Field:
     )
 
 
-def number(least: float = 0.0) -> Field:
+def number(least: float = 0.0, *, or_null: bool = False) -> Field:
     """A number not below another."""
-    return Field(f"a number of at least {least:g}", lambda value: _is_number(value) and value >= least)
+    return Field(f"a number of at least {least:g}", lambda value: _is_number(value) and value >= least, or_null)
 
 
 def flag() -> Field:
     """True or false."""
     return Field("true or false", lambda value: isinstance(value, bool))
+
+
+def types_of_layers() -> Field:
+    """A type a layer, of those whose attention is understood."""
+    known = ("full_attention", "sliding_attention")
+    return Field(
+        f"a list of {' and '.join(known)}, one a layer",
+        lambda value: isinstance(value, list | tuple) and all(each in known for each in value),
+        or_null=True,
+    )
 
 
 def activation() -> Field:
@@ -141,13 +151,14 @@ _ROPE: dict[str, tuple[set[str], set[str]]] = {
 }
 
 
-def wrong_rope(values: Mapping[str, Any]) -> Iterator[str]:
+def wrong_rope(values: Mapping[str, Any], *, partial: bool = False) -> Iterator[str]:
     """Say what in the settings of a rotary embedding does not fit together.
 
     `transformers` takes one of two settings that contradict each other, and ignores those that a kind does not use.
 
     Args:
         values: A config's fields, as in its file or as of `to_dict`.
+        partial: Whether only a share of a head's dimensions may be turned.
 
     Examples:
         >>> list(wrong_rope({"rope_scaling": {"factor": 2.0}}))
@@ -165,10 +176,10 @@ def wrong_rope(values: Mapping[str, Any]) -> Iterator[str]:
         return
     theta, factor = values.get("rope_theta"), values.get("partial_rotary_factor")
     yield from _wrong_theta("rope_theta", theta)
-    if factor not in (None, 1):
+    if not partial and factor not in (None, 1):
         yield f"partial_rotary_factor={factor!r}: expected 1, every dimension of a head is turned"
     for name, settings in list(given.items())[:1]:
-        yield from _wrong_settings(name, settings, theta)
+        yield from _wrong_settings(name, settings, theta, partial=partial)
 
 
 def _wrong_theta(name: str, theta: object) -> Iterator[str]:
@@ -176,7 +187,7 @@ def _wrong_theta(name: str, theta: object) -> Iterator[str]:
         yield f"{name}={theta!r}: expected a number above 0"
 
 
-def _wrong_settings(name: str, settings: Mapping[str, Any], theta: object) -> Iterator[str]:
+def _wrong_settings(name: str, settings: Mapping[str, Any], theta: object, *, partial: bool) -> Iterator[str]:
     kinds = {key: settings[key] for key in ("rope_type", "type") if settings.get(key) is not None}
     if len(set(map(str, kinds.values()))) == 2:
         yield f"{name}: rope_type={kinds['rope_type']!r} and type={kinds['type']!r} contradict each other"
@@ -192,7 +203,7 @@ def _wrong_settings(name: str, settings: Mapping[str, Any], theta: object) -> It
     yield from _wrong_theta(f"{name}: rope_theta", inner)
     if theta is not None and inner is not None and theta != inner:
         yield f"rope_theta={theta!r} and {name}: rope_theta={inner!r} contradict each other"
-    if settings.get("partial_rotary_factor") not in (None, 1):
+    if not partial and settings.get("partial_rotary_factor") not in (None, 1):
         yield f"{name}: partial_rotary_factor={settings['partial_rotary_factor']!r}: expected 1"
     needed, others = _ROPE[kind]
     for key in sorted(needed - {key for key in settings if settings[key] is not None}):

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from circuitgraph.architectures.attention import Attention
 from circuitgraph.architectures.config_fields import Field, says_nothing, wrong_values
 from circuitgraph.architectures.given import quantisation
 from circuitgraph.architectures.norm import Norm
@@ -34,8 +35,11 @@ class ModelShape:
         d_vocab: Tokens, or numbers, put out at each position.
         n_positions: Longest sequence that the model was made for, or None where nothing limits it.
         learned_positions: Whether there are position embeddings, a writer of their own under `embeddings="split"`.
+        tabled_positions: Whether positions beyond `n_positions` are unknown though none is learned.
         block_order: `sequential` or `parallel`.
         causal: Whether a position sees only earlier ones.
+        head_scale: `shared` where a norm stands behind the heads, or over queries or keys of all of them together.
+        normed_together: Whether queries or keys of all heads of a layer are normed together.
         mlp_saved: How many tensors of the MLP's inner width autograd keeps, for the memory estimate.
         mlp_saved_narrow: The same in number formats narrower than float32, if it is another number there.
         mlp_matrices: How many matrices an MLP has.
@@ -50,8 +54,11 @@ class ModelShape:
     d_vocab: int
     n_positions: int | None
     learned_positions: bool
+    tabled_positions: bool = False
     block_order: str = "sequential"
     causal: bool = True
+    head_scale: str = "own"
+    normed_together: bool = False
     mlp_saved: int = 4
     mlp_saved_narrow: int | None = None
     mlp_matrices: int = 2
@@ -59,7 +66,7 @@ class ModelShape:
     @property
     def longest_prompt(self) -> int | None:
         """The longest prompt in tokens that can run: rotary models run longer ones than they were made for."""
-        return self.n_positions if self.learned_positions else None
+        return self.n_positions if self.learned_positions or self.tabled_positions else None
 
     def mlp_saved_in(self, n_bytes: int) -> int:
         """`mlp_saved` in numbers of so many bytes."""
@@ -71,24 +78,46 @@ class Projection:
     """A linear map from the residual stream to heads.
 
     Attributes:
-        matrix: Weights; a head's columns stand together.
-        bias: Bias, or None.
-        n_heads: How many heads it serves.
+        per_head: Each head's weights, as a view of the model's.
+        bias_per_head: Each head's bias, or None.
     """
 
-    matrix: Float[Tensor, "d_model head_times_d_head"]
-    bias: Float[Tensor, " head_times_d_head"] | None
-    n_heads: int
+    per_head: Float[Tensor, "head d_model d_head"]
+    bias_per_head: Float[Tensor, "head d_head"] | None
+
+    @classmethod
+    def of(
+        cls,
+        matrix: Float[Tensor, "d_model head_times_d_head"],
+        bias: Float[Tensor, " head_times_d_head"] | None,
+        n_heads: int,
+    ) -> Projection:
+        """The projection of a matrix in which a head's columns stand together.
+
+        Args:
+            matrix: The weights.
+            bias: Its bias, or None.
+            n_heads: How many heads it serves.
+        """
+        return cls(
+            matrix.unflatten(1, (n_heads, -1)).permute(1, 0, 2),
+            None if bias is None else bias.unflatten(0, (n_heads, -1)),
+        )
 
     @property
-    def per_head(self) -> Float[Tensor, "head d_model d_head"]:
-        """The weights per head, as a view."""
-        return self.matrix.unflatten(1, (self.n_heads, -1)).permute(1, 0, 2)
+    def n_heads(self) -> int:
+        """How many heads it serves."""
+        return self.per_head.shape[0]
 
     @property
-    def bias_per_head(self) -> Float[Tensor, "head d_head"] | None:
-        """The bias per head, as a view."""
-        return None if self.bias is None else self.bias.unflatten(0, (self.n_heads, -1))
+    def matrix(self) -> Float[Tensor, "d_model head_times_d_head"]:
+        """The weights, a head's columns together: a view, or a copy where a model keeps them otherwise."""
+        return self.per_head.permute(1, 0, 2).flatten(1)
+
+    @property
+    def bias(self) -> Float[Tensor, " head_times_d_head"] | None:
+        """The biases in the same order."""
+        return None if self.bias_per_head is None else self.bias_per_head.flatten()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,28 +129,75 @@ class BoundBlock:
         query: Query projection.
         key: Key projection.
         value: Value projection.
-        output: Weights from the heads back to the residual stream; a head's rows stand together.
-        output_bias: Its bias, which belongs to no head and is never ablated.
-        scale: Factor on the attention scores.
+        raw_output: Weights from the heads back to the residual stream; a head's rows stand together.
+        raw_output_bias: Its bias, or None.
+        attention: How its heads attend.
         mlp_norm: Norm before the MLP.
-        mlp: The MLP.
-        window: How many positions a query sees at most, its own and those before it (sliding-window attention); None
-            where it sees all earlier ones.
+        mlp: The MLP, with all that stands between what it reads, normed, and the residual stream.
+        output_factor: What `raw_output` and `output_bias` are multiplied with.
+        heads_norm: RMS norm between the sum of the heads and the residual stream, whose scale all heads of the layer
+            share; None where there is none.
+
+    Raises:
+        UnsupportedModelError: A norm behind the heads that is no RMS norm, or with an output bias before it.
     """
 
     attention_norm: Norm
     query: Projection
     key: Projection
     value: Projection
-    output: Float[Tensor, "head_times_d_head d_model"]
-    output_bias: Float[Tensor, " d_model"] | None
-    scale: float
+    raw_output: Float[Tensor, "head_times_d_head d_model"]
+    attention: Attention
     mlp_norm: Norm
     mlp: nn.Module
-    window: int | None = None
+    raw_output_bias: Float[Tensor, " d_model"] | None = None
+    output_factor: float = 1.0
+    heads_norm: Norm | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads_norm is not None and (self.heads_norm.kind != "rms" or self.raw_output_bias is not None):
+            raise UnsupportedModelError(
+                "a norm behind the heads has to be an RMS norm, and the output projection before it without a bias: "
+                "heads would not add up otherwise"
+            )
+
+    @property
+    def output(self) -> Float[Tensor, "head_times_d_head d_model"]:
+        """From what heads gather, scaled by `settled`, to what they write; a head's rows stand together."""
+        weight = self.raw_output
+        if self.heads_norm is not None and self.heads_norm.factor is not None:
+            weight = weight * self.heads_norm.factor
+        return weight if self.output_factor == 1 else weight * self.output_factor
+
+    @property
+    def output_bias(self) -> Float[Tensor, " d_model"] | None:
+        """What the attention adds beside its heads; it belongs to no head and is never ablated."""
+        bias = self.raw_output_bias
+        return bias if bias is None or self.output_factor == 1 else bias * self.output_factor
+
+    def settled(self, mixed: Float[Tensor, "head *row d_head"]) -> Float[Tensor, "head *row d_head"]:
+        """What heads gather, over the scale that they share behind a norm.
+
+        With g the norm's weights, `norm(Σ_h a_h W_h) = Σ_h (a_h / s) (W_h · g)` and s the root mean square of the sum:
+        scaled by it, heads are writers that add up.
+
+        Args:
+            mixed: What heads gather; of all the layer's heads where there is a norm behind them.
+        """
+        if self.heads_norm is None:
+            return mixed
+        return mixed * self._inverse_scale(mixed)
+
+    def _inverse_scale(self, mixed: Tensor) -> Tensor:
+        assert self.heads_norm is not None
+        together = mixed.movedim(0, -2).flatten(-2) @ self.raw_output
+        wide = together.float() if self.heads_norm.in_float32 else together
+        inverse = (wide.square().mean(-1, keepdim=True) + self.heads_norm.epsilon).rsqrt()
+        return inverse.to(mixed.dtype)
 
 
 Rotary = tuple[Tensor, Tensor]
+Rotaries = tuple[Rotary, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,16 +209,15 @@ class BoundModel:
         blocks: The layers.
         final_norm: Norm before the logits.
         unembed: The output head.
-        rotary: Position ids to the rotary embedding's cosines and sines, or None.
-        rotate: Applies them to queries and keys `[head batch seq d_head]`.
+        rotaries: Position ids to each rotary embedding's cosines and sines `[batch seq rotated]`; a layer says which of
+            them it takes.
     """
 
     embed: Callable[[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]], tuple[Tensor, ...]]
     blocks: tuple[BoundBlock, ...]
     final_norm: Norm
     unembed: nn.Module
-    rotary: Callable[[Tensor, Int[Tensor, "batch seq"]], Rotary] | None = None
-    rotate: Callable[[Tensor, Tensor, Rotary], tuple[Tensor, Tensor]] | None = None
+    rotaries: tuple[nn.Module, ...] = ()
 
 
 def any_ids(config: Any, real: Int[Tensor, "batch seq"], generator: torch.Generator) -> Int[Tensor, "batch seq"]:

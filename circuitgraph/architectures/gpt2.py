@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from circuitgraph.architectures.activations import with_short_gelu
+from circuitgraph.architectures.attention import Attention
 from circuitgraph.architectures.config_fields import activation, flag, not_a_multiple, number, whole
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape, Projection
 from circuitgraph.architectures.norm import Norm
@@ -41,7 +42,7 @@ def _block(block: nn.Module) -> BoundBlock:
     width, n_heads = attention.embed_dim, attention.num_heads
     matrix, bias = attention.c_attn.weight, attention.c_attn.bias
     query, key, value = (
-        Projection(matrix[:, part * width : (part + 1) * width], bias[part * width : (part + 1) * width], n_heads)
+        Projection.of(matrix[:, part * width : (part + 1) * width], bias[part * width : (part + 1) * width], n_heads)
         for part in range(3)
     )
     return BoundBlock(
@@ -49,9 +50,9 @@ def _block(block: nn.Module) -> BoundBlock:
         query=query,
         key=key,
         value=value,
-        output=attention.c_proj.weight,
-        output_bias=attention.c_proj.bias,
-        scale=_scale(attention),
+        raw_output=attention.c_proj.weight,
+        raw_output_bias=attention.c_proj.bias,
+        attention=Attention(scale=_scale(attention)),
         mlp_norm=Norm.layer(block.ln_2),  # type: ignore[arg-type]
         mlp=with_short_gelu(block.mlp),  # type: ignore[arg-type]
     )

@@ -6,27 +6,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from circuitgraph.architectures import llama
 from circuitgraph.architectures.config_fields import whole
-from circuitgraph.architectures.family import BoundModel
+from circuitgraph.architectures.llama_like import ROPE, bind_with, block_of, fields_without
 
-_BIASES = {"attention_bias", "mlp_bias"}
-
-
-def _bind(model: Any) -> BoundModel:
-    bound, window = llama.FAMILY.bind(model), model.config.sliding_window
-    return replace(bound, blocks=tuple(replace(block, window=window) for block in bound.blocks))
-
+_FIELDS = fields_without("attention_bias", "mlp_bias", sliding_window=whole(or_null=True))
 
 FAMILY = replace(
     llama.FAMILY,
     name="mistral",
     model_classes=frozenset({"MistralForCausalLM"}),
-    bind=_bind,
-    understood=llama.FAMILY.understood - _BIASES | {"sliding_window"},
-    fields={name: kind for name, kind in llama.FAMILY.fields.items() if name not in _BIASES}
-    | {"sliding_window": whole(or_null=True)},
+    bind=bind_with(lambda block, config, layer: block_of(block, window=config.sliding_window)),
+    understood=frozenset(_FIELDS) | ROPE,
+    fields=_FIELDS,
     required={},
 )

@@ -14,45 +14,65 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from circuitgraph.architectures.attention import HeadNorm
 from circuitgraph.architectures.norm import Norm
 
 _BLOCK_NUMBERS = 1 << 17  # half a megabyte: two blocks fit into a second-level cache
 
 
 class RMSNorm(nn.Module):
-    """A model's RMS norm with a frozen weight: `x / sqrt(mean(x²) + ε) · weight`.
+    """A model's RMS norm with a frozen weight: `x / sqrt(mean(x²) + ε) · (weight + offset)`.
 
     Args:
-        norm: The model's own, with `weight` and `variance_epsilon`; it does the work off the CPU and for other number
-            formats than float32.
+        norm: The model's own, with `weight`; it does the work off the CPU and for other number formats than float32.
+        epsilon: Its ε.
+        offset: What it adds to its weight.
     """
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: nn.Module, *, epsilon: float, offset: float = 0.0) -> None:
         super().__init__()
         self.own: Any = norm
+        self.epsilon, self.offset = epsilon, offset
 
     def forward(self, x: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
         """The normed rows; the gradient goes to `x` alone."""
-        weight, epsilon = self.own.weight, self.own.variance_epsilon
         if not self.is_short_for(x):
             return self.own(x)
-        return _RMSNorm.apply(x, weight, epsilon)  # type: ignore[return-value]
+        weight = self.own.weight + self.offset if self.offset else self.own.weight
+        return _RMSNorm.apply(x, weight, self.epsilon)  # type: ignore[return-value]
 
     def is_short_for(self, x: Tensor) -> bool:
         """Whether rows are normed here, and not by the model's own norm."""
         return x.device.type == "cpu" and x.dtype == torch.float32 == self.own.weight.dtype
 
 
-def rms_norm(norm: nn.Module) -> Norm:
-    """A norm as Hugging Face's Llama has it: in float32 whatever the rows are in.
+def rms_norm(norm: nn.Module, *, offset: float = 0.0) -> Norm:
+    """A norm as Hugging Face's decoders have it: in float32 whatever the rows are in.
 
     Args:
-        norm: The model's own, with `weight` and `variance_epsilon`.
+        norm: The model's own, with `weight`, and `variance_epsilon` or `eps`.
+        offset: What it adds to its weight: 1 in Gemma.
     """
     own: Any = norm
+    epsilon = float(own.variance_epsilon if hasattr(own, "variance_epsilon") else own.eps)
     return Norm(
-        module=RMSNorm(norm), kind="rms", weight=own.weight, epsilon=float(own.variance_epsilon), in_float32=True
-    )
+        module=RMSNorm(norm, epsilon=epsilon, offset=offset), kind="rms", weight=own.weight, epsilon=epsilon,
+        offset=offset, in_float32=True,
+    )  # fmt: skip
+
+
+def head_norm(norm: nn.Module, *, n_heads: int | None = None, offset: float = 0.0) -> HeadNorm:
+    """An RMS norm of queries or keys.
+
+    Args:
+        norm: The model's own, with `weight`, and `variance_epsilon` or `eps`.
+        n_heads: Where it is over all heads of a layer together: how many there are.
+        offset: What it adds to its weight.
+    """
+    one: Any = rms_norm(norm, offset=offset)
+    weight = one.weight if n_heads is None else one.weight.unflatten(0, (n_heads, -1))
+    over = "head" if n_heads is None else "layer"
+    return HeadNorm(kind="rms", weight=weight, epsilon=one.epsilon, offset=offset, over=over, in_float32=True)
 
 
 class _RMSNorm(torch.autograd.Function):

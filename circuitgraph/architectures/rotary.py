@@ -1,19 +1,21 @@
-"""Rotary embeddings whose frequencies depend on how long a prompt is (`dynamic`, `longrope`).
+"""Rotary embeddings: how queries and keys are turned, and frequencies that depend on how long a prompt is.
 
-The model's own module takes the longest prompt of a batch for all of them, `dynamic` also the longest that was run
-before, and `longrope` writes its choice into the module's buffer. Here each prompt gets the frequencies that the module
-gives it when it is alone in a fresh model, whatever stands beside it or ran before; the user's module is not changed.
+Of the kinds `dynamic` and `longrope` the model's own module takes the longest prompt of a batch for all of them,
+`dynamic` also the longest that was run before, and `longrope` writes its choice into the module's buffer. Here each
+prompt gets the frequencies that the module gives it when it is alone in a fresh model, whatever stands beside it or ran
+before; the user's module is not changed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from circuitgraph.architectures.family import Rotary, frozen_view
+from circuitgraph.architectures.family import Rotaries, Rotary, frozen_view
 from circuitgraph.batch import TokenBatch
 
 
@@ -108,14 +110,65 @@ def prompt_by_prompt(rotary: nn.Module) -> nn.Module:
     return PromptRotary(rotary) if depends_on_length(rotary) else rotary
 
 
-def rotary_of(rotary: Any, x: Tensor, batch: TokenBatch) -> Rotary:
+def rotaries_of(rotaries: Sequence[nn.Module], x: Tensor, batch: TokenBatch) -> Rotaries:
     """A batch's cosines and sines; lengths are read on the host where the batch is known there.
 
     Args:
-        rotary: Of a bound model.
+        rotaries: Of a bound model.
         x: Gives their number format and device.
         batch: The prompts.
     """
+    return tuple(_rotary_of(rotary, x, batch) for rotary in rotaries)
+
+
+def _rotary_of(rotary: nn.Module, x: Tensor, batch: TokenBatch) -> Rotary:
     if isinstance(rotary, PromptRotary):
         return rotary(x, batch.position_ids, batch.to_look_at.attention_mask.sum(-1).clamp(min=1).tolist())
     return rotary(x, batch.position_ids)
+
+
+class LayerTypeRotary(nn.Module):
+    """One of the rotary embeddings of a module that has one for each type of layer.
+
+    Args:
+        rotary: The model's own module, called with a type of layer.
+        layer_type: Which.
+    """
+
+    def __init__(self, rotary: nn.Module, layer_type: str) -> None:
+        super().__init__()
+        self.own, self.layer_type = rotary, layer_type
+
+    def forward(self, x: Tensor, position_ids: Int[Tensor, "batch seq"]) -> Rotary:
+        """Cosines and sines `[batch seq rotated]`."""
+        return self.own(x, position_ids, self.layer_type)
+
+
+def rotate_halves(x: Float[Tensor, "head batch seq d_head"], rotary: Rotary) -> Float[Tensor, "head batch seq d_head"]:
+    """Turn the first numbers of queries or keys, as many as there are cosines, each against the one half of them on.
+
+    Args:
+        x: Queries or keys.
+        rotary: Cosines and sines `[batch seq rotated]`.
+    """
+    cos, sin = rotary
+    width = cos.shape[-1]
+    turned = x if width == x.shape[-1] else x[..., :width]
+    half = width // 2
+    turned = turned * cos + torch.cat([-turned[..., half:], turned[..., :half]], -1) * sin
+    return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], -1)
+
+
+def rotate_pairs(x: Float[Tensor, "head batch seq d_head"], rotary: Rotary) -> Float[Tensor, "head batch seq d_head"]:
+    """Turn the first numbers of queries or keys, as many as there are cosines, each against its neighbour.
+
+    Args:
+        x: Queries or keys.
+        rotary: Cosines and sines `[batch seq rotated]`, those of a pair side by side.
+    """
+    cos, sin = rotary
+    width = cos.shape[-1]
+    turned = x if width == x.shape[-1] else x[..., :width]
+    beside = torch.stack([-turned[..., 1::2], turned[..., ::2]], -1).flatten(-2)
+    turned = turned * cos + beside * sin
+    return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], -1)

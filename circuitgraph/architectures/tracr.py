@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from circuitgraph.architectures.attention import Attention
 from circuitgraph.architectures.family import (
     BoundBlock,
     BoundModel,
@@ -39,7 +40,7 @@ def _shape(config: Any) -> ModelShape:
 
 
 def _projection(linear: nn.Linear, n_heads: int) -> Projection:
-    return Projection(linear.weight.T, linear.bias, n_heads)
+    return Projection.of(linear.weight.T, linear.bias, n_heads)
 
 
 def _block(block: Any) -> BoundBlock:
@@ -49,9 +50,9 @@ def _block(block: Any) -> BoundBlock:
         query=_projection(attention.q, attention.n_heads),
         key=_projection(attention.k, attention.n_heads),
         value=_projection(attention.v, attention.n_heads),
-        output=attention.o.weight.T,
-        output_bias=attention.o.bias,
-        scale=attention.d_head**-0.5,
+        raw_output=attention.o.weight.T,
+        raw_output_bias=attention.o.bias,
+        attention=Attention(scale=attention.d_head**-0.5),
         mlp_norm=Norm.none(),
         mlp=block.mlp,
     )

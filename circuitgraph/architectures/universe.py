@@ -42,6 +42,11 @@ def universe_of(
             f"embeddings='split' needs learned position embeddings, which {family.name} models do not have; "
             "use embeddings='joint'"
         )
+    if kv_heads == "per_query" and shape.normed_together and shape.n_kv_heads < shape.n_heads:
+        raise ConfigurationError(
+            f"kv_heads='per_query' gives every query head its own key, but {family.name} models norm the "
+            f"{shape.n_kv_heads} keys of a layer together; use kv_heads='native'"
+        )
     return Universe(
         family=family.name,
         block_order=shape.block_order,
@@ -51,4 +56,5 @@ def universe_of(
         embeddings=embeddings,
         kv_heads=kv_heads,
         qkv=qkv,
+        head_scale=shape.head_scale,
     )

@@ -81,8 +81,8 @@ def _length(compiled: CompiledModel, seq: int) -> int:
     switches = [switch_length(module) for module in compiled.model.modules() if depends_on_length(module)]
     if switches and min(switches) < _FAR:
         return min(switches) + 1
-    windows = [block.window for block in compiled.bound.blocks if block.window is not None]
-    seq = max([seq, *(window + 1 for window in windows if window < _FAR)])
+    windows = [block.attention.window for block in compiled.bound.blocks]
+    seq = max([seq, *(window + 1 for window in windows if window is not None and window < _FAR)])
     return seq if compiled.shape.n_positions is None else min(seq, compiled.shape.n_positions)
 
 

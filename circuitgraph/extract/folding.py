@@ -9,7 +9,8 @@ where s̃_i is the ablated residual stream at that place. The first two terms ar
 1. A kept MLP whose kept writers are all constant says a constant itself, which joins its readers' constants.
 2. So does a kept head whose *value* reader sees a constant that is the same at every position: its weights add
    up to 1, so it says that value whatever its queries and keys are. (With constants per position it does not,
-   since the weights depend on padding; it then runs.)
+   since the weights depend on padding; nor with an attention sink, which takes a share of them, nor where heads
+   share a scale; it then runs.)
 3. A query, key or value reader of a running head that sees a constant is projected once, here.
 4. What cannot reach the logits through the edges that are left neither runs nor is kept.
 
@@ -36,6 +37,7 @@ from circuitgraph.extract.layout import (
     ReadLayout,
 )
 from circuitgraph.forward.ablation_values import AblationValues
+from circuitgraph.forward.attention import prepared
 from circuitgraph.graph.block import Block
 from circuitgraph.graph.liveness import backward_reach, the_logits
 from circuitgraph.graph.universe import Universe
@@ -129,13 +131,14 @@ class _Folding:
             if mattering[writer] and not self._sees_running(block, 0):
                 said = bound.mlp(bound.mlp_norm(self._seen_constant(index, 0)))
                 self._is_constant(writer, said)
-        elif self.n_columns == 1:
+        elif self.n_columns == 1 and bound.heads_norm is None and bound.attention.sinks is None:
             output = bound.output.unflatten(0, (universe.n_heads, -1))
             for head in np.flatnonzero(mattering[block.written]).tolist():
                 reader = int(block.readers_of[head, -1])  # of its value, or of all
                 if not self._sees_running(block, reader):
                     seen = bound.attention_norm(self._seen_constant(index, reader))
                     value = _project(seen, bound.value, head // universe.group_size)
+                    value = prepared(bound.attention, 2, value[None], None)[0]
                     self._is_constant(block.first_written + head, value @ output[head])
 
     def _is_constant(self, writer: int, said: Tensor) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from circuitgraph.architectures.family import BoundModel
-from circuitgraph.errors import ConfigurationError, UnsupportedModelError
+from circuitgraph.errors import ConfigurationError
 from circuitgraph.extract.layout import CircuitLayout, LayerLayout
 from circuitgraph.extract.parts import Heads, Prompts, ReadMLP, Stream, Unembedding, own_copy
 from circuitgraph.forward.attention import attention_mask as visible_positions
@@ -70,7 +70,7 @@ class Layer(nn.Module):
         self.heads = self.mlp = None
         if layout.attention is not None:
             self.heads = Heads(
-                layout.attention, block, bound,
+                layout.attention, block,
                 causal=whole.causal, n_heads=whole.universe.n_heads, n_columns=n_columns,
             )  # fmt: skip
         if layout.mlp is not None:
@@ -102,7 +102,7 @@ class ExtractedCircuit(nn.Module):
         layout: What runs, and what each part reads.
         origin: The circuit and the model it comes from.
         embeddings: Token embeddings `tok` and position embeddings `pos`, where they are read.
-        rotary: The model's rotary embedding, where there is one and heads run.
+        rotaries: The model's rotary embeddings, where there are some and heads run.
         layers: Layers with live heads or a live MLP.
         unembedding: From the residual stream to the logits.
 
@@ -121,14 +121,8 @@ class ExtractedCircuit(nn.Module):
         self.embeddings = nn.ModuleDict()
         for name, table in _embedding_tables(layout, bound).items():
             self.embeddings[name] = table
-        self.rotary = None
-        if bound.rotary is not None and any(part.attention for part in layout.layers):
-            if not isinstance(bound.rotary, nn.Module):
-                raise UnsupportedModelError(
-                    f"{layout.universe.family}: a circuit can be extracted only where the rotary embedding is a "
-                    "module of its own"
-                )
-            self.rotary = own_copy(bound.rotary)
+        turns = any(part.attention for part in layout.layers)
+        self.rotaries = nn.ModuleList(own_copy(rotary) for rotary in bound.rotaries if turns)
         self.layers = nn.ModuleList(Layer(part, bound, layout) for part in layout.layers)
         self.unembedding = Unembedding(layout.logits, bound, n_columns=layout.n_columns)
         self._keeps_total = any(read.all_but for read in layout.reads())
@@ -207,7 +201,7 @@ class ExtractedCircuit(nn.Module):
             seq=seq,
             mask=visible_positions(attention_mask, self.layout.causal, padded=padded),
             # The first argument says the number format and the device, no more.
-            rotary=None if self.rotary is None else self.rotary(self.unembedding.read.constant, positions),
+            rotaries=tuple(rotary(self.unembedding.read.constant, positions) for rotary in self.rotaries),
         )
         for layer in self.layers:
             layer(stream, prompts)

@@ -7,18 +7,20 @@ meta device, and filled from outside: by the folding, or from a file.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from circuitgraph.architectures.activations import GatedMLP
-from circuitgraph.architectures.family import BoundBlock, BoundModel, Projection, Rotary
+from circuitgraph.architectures.attention import Attention, HeadNorm
+from circuitgraph.architectures.family import BoundBlock, BoundModel, Projection, Rotaries
 from circuitgraph.architectures.norm import Norm
 from circuitgraph.architectures.rms_norm import RMSNorm
 from circuitgraph.extract.layout import AttentionLayout, ProjectionLayout, ReadLayout
-from circuitgraph.forward.attention import attend, windowed
+from circuitgraph.forward.attention import attend, prepared, rotary_for, windowed
 
 
 def own_copy(part: nn.Module | Norm) -> nn.Module:
@@ -41,13 +43,13 @@ class Prompts:
         batch: Number of prompts.
         seq: Their length.
         mask: Which positions a query may see; None where causality says it all.
-        rotary: The rotary embedding's cosines and sines, or None.
+        rotaries: Cosines and sines of each rotary embedding.
     """
 
     batch: int
     seq: int
     mask: Bool[Tensor, "1 batch seq seq"] | None
-    rotary: Rotary | None
+    rotaries: Rotaries
 
 
 class Stream:
@@ -196,38 +198,124 @@ class HeadProjection(nn.Module):
         return ", ".join(self.layout.readers)
 
 
+class OwnHeadNorm(nn.Module):
+    """A norm of queries or keys, with weights of its own, one row a reader where heads differ.
+
+    Args:
+        norm: The model's.
+        heads: Of which head of the model each row is.
+    """
+
+    def __init__(self, norm: HeadNorm, heads: np.ndarray) -> None:
+        super().__init__()
+        self._norm = norm
+        self.weight, self.bias = (_own(_rows_of(part, heads)) for part in (norm.weight, norm.bias))
+
+    @property
+    def declared(self) -> HeadNorm:
+        """The norm with these weights."""
+        return replace(self._norm, weight=self.weight, bias=self.bias)
+
+
+class OwnAttention(nn.Module):
+    """How a layer's running heads attend, with weights of its own.
+
+    Args:
+        attention: The layer's.
+        heads: The running heads.
+        query_heads: Of which head of the model each row of queries is.
+        key_heads: Of which key-value head of the model each row of keys is.
+    """
+
+    slopes: Tensor | None
+
+    def __init__(self, attention: Attention, heads: np.ndarray, query_heads: np.ndarray, key_heads: np.ndarray) -> None:
+        super().__init__()
+        self._attention = attention
+        query, key = attention.query_norm, attention.key_norm
+        self.query_norm = None if query is None else OwnHeadNorm(query, query_heads)
+        self.key_norm = None if key is None else OwnHeadNorm(key, key_heads)
+        self.sinks = None if attention.sinks is None else _own(attention.sinks[heads])
+        self.register_buffer("slopes", None if attention.slopes is None else attention.slopes[heads].clone())
+
+    @property
+    def declared(self) -> Attention:
+        """The declaration with these weights; heads and rows in their order here."""
+        query, key = self.query_norm, self.key_norm
+        return replace(
+            self._attention,
+            query_norm=None if query is None else query.declared,
+            key_norm=None if key is None else key.declared,
+            sinks=self.sinks,
+            slopes=self.slopes,
+        )
+
+
+def _rows_of(values: Tensor | None, heads: np.ndarray) -> Tensor | None:
+    return values if values is None or values.ndim == 1 else values[torch.from_numpy(heads).to(values.device)]
+
+
+def _own(values: Tensor | None) -> nn.Parameter | None:
+    return None if values is None else nn.Parameter(values.detach().clone().contiguous())
+
+
+class SharedScale(nn.Module):
+    """The norm behind a layer's heads, on each of them: over the root mean square of their sum.
+
+    Args:
+        norm: The model's.
+    """
+
+    def __init__(self, norm: Norm) -> None:
+        super().__init__()
+        self.epsilon, self.offset, self.in_float32 = norm.epsilon, norm.offset, norm.in_float32
+        self.weight = _own(norm.weight)
+
+    def forward(self, said: Float[Tensor, "head batch seq d_model"]) -> Float[Tensor, "head batch seq d_model"]:
+        """What each head says behind the norm."""
+        together = said.sum(0)
+        wide = together.float() if self.in_float32 else together
+        scaled = said * (wide.square().mean(-1, keepdim=True) + self.epsilon).rsqrt().to(said.dtype)
+        return scaled if self.weight is None else scaled * (self.weight + self.offset)
+
+
 class Heads(nn.Module):
     """The running heads of one layer.
 
     Attributes:
         reads: What their readers see.
         norm: The model's norm before the attention; an identity where all readers see constants.
+        attention: How they attend.
         query: Queries.
         key: Keys.
         value: Values.
         output: Weights from each head back to the residual stream.
+        scale: The norm behind them, or None.
     """
 
     def __init__(
         self,
         layout: AttentionLayout,
         block: BoundBlock,
-        bound: BoundModel,
         *,
         causal: bool,
         n_heads: int,
         n_columns: int,
     ) -> None:
         super().__init__()
-        self.layout, self.causal, self.scale, self._rotate = layout, causal, block.scale, bound.rotate
-        self.window = block.window
+        self.layout, self.causal = layout, causal
+        heads, times = np.array(layout.heads), n_heads // block.key.n_heads
+        self.attention = OwnAttention(
+            block.attention, heads, _head_of_row(layout.query, heads), _head_of_row(layout.key, heads // times)
+        )
         self.reads = nn.ModuleList(Read(read, n_columns=n_columns, like=block.output) for read in layout.reads)
         self.norm = own_copy(block.attention_norm) if layout.reads else nn.Identity()
         self.query = HeadProjection(layout.query, block.query, n_columns=n_columns)
         self.key = HeadProjection(layout.key, block.key, n_columns=n_columns)
         self.value = HeadProjection(layout.value, block.value, n_columns=n_columns)
-        output = block.output.unflatten(0, (n_heads, -1))
+        output = (block.raw_output * block.output_factor).unflatten(0, (n_heads, -1))
         self.output = nn.Parameter(output[list(layout.heads)].detach().contiguous())
+        self.scale = None if block.heads_norm is None else SharedScale(block.heads_norm)
 
     def forward(self, stream: Stream, prompts: Prompts) -> Float[Tensor, "head batch seq d_model"]:
         """What each running head says.
@@ -238,16 +326,25 @@ class Heads(nn.Module):
         """
         seen = self.norm(torch.stack([read(stream) for read in self.reads])) if len(self.reads) else None
         query, key, value = self.query(seen, prompts), self.key(seen, prompts), self.value(seen, prompts)
-        if prompts.rotary is not None and self._rotate is not None:
-            query, key = self._rotate(query, key, prompts.rotary)
+        attention = self.attention.declared
+        rotary = rotary_for(attention, prompts.rotaries)
+        query, key, value = (prepared(attention, kind, part, rotary) for kind, part in enumerate((query, key, value)))
         query, key, value = self.query.of_heads(query), self.key.of_heads(key), self.value.of_heads(value)
-        mask = windowed(prompts.mask, self.window, prompts.seq, query.device)
-        mixed = attend(query, key, value, mask, causal=self.causal, scale=self.scale)
-        return torch.bmm(mixed.flatten(1, 2), self.output).unflatten(1, (prompts.batch, prompts.seq))
+        mask = windowed(prompts.mask, attention.window, prompts.seq, query.device)
+        mixed = attend(query, key, value, mask, causal=self.causal, attention=attention)
+        said = torch.bmm(mixed.flatten(1, 2), self.output).unflatten(1, (prompts.batch, prompts.seq))
+        return said if self.scale is None else self.scale(said)
 
     def extra_repr(self) -> str:
         """Say which heads there are."""
         return "heads " + " ".join(str(head) for head in self.layout.heads)
+
+
+def _head_of_row(layout: ProjectionLayout, heads: np.ndarray) -> np.ndarray:
+    """Of which head of the model each row is, from that of each running head."""
+    found = np.zeros(len(layout.readers), dtype=np.int64)
+    found[list(layout.row_of_head)] = heads
+    return found
 
 
 class ReadMLP(nn.Module):

@@ -95,8 +95,7 @@ def _tensors(extracted: ExtractedCircuit) -> dict[str, Tensor]:
     tensors = dict(extracted.state_dict())
     if _is_tied(extracted):
         del tensors["unembedding.unembed.weight"]
-    if extracted.rotary is not None:
-        tensors.update({f"rotary.{name}": buffer for name, buffer in extracted.rotary.named_buffers()})
+    tensors.update({f"rotaries.{name}": buffer for name, buffer in extracted.rotaries.named_buffers()})
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -245,20 +244,19 @@ def _fill(extracted: ExtractedCircuit, tensors: dict[str, Tensor]) -> None:
     """Put the numbers in, every one of them."""
     wanted = extracted.state_dict()
     kept_elsewhere = set(tensors) - set(wanted)
-    rotary = {} if extracted.rotary is None else dict(extracted.rotary.named_buffers())
-    strangers = sorted(kept_elsewhere - {f"rotary.{name}" for name in rotary})
+    rotaries = dict(extracted.rotaries.named_buffers())
+    strangers = sorted(kept_elsewhere - {f"rotaries.{name}" for name in rotaries})
     tied = "unembedding.unembed.weight" in wanted and "unembedding.unembed.weight" not in tensors
     if tied:
         tensors = {**tensors, "unembedding.unembed.weight": tensors["embeddings.tok.weight"]}
     if strangers or (missing := sorted(set(wanted) - set(tensors))):
         raise CircuitFormatError(f"weights: not expected: {strangers[:3]}; missing: {missing[:3]}")
     extracted.load_state_dict({name: tensors[name] for name in wanted}, assign=True)
-    if extracted.rotary is not None:
-        for name, buffer in rotary.items():
-            owner, _, leaf = name.rpartition(".")
-            given = tensors[f"rotary.{name}"]
-            if given.shape != buffer.shape:
-                raise CircuitFormatError(f"weights: rotary.{name} has the shape {list(given.shape)}")
-            setattr(extracted.rotary.get_submodule(owner), leaf, given)
+    for name, buffer in rotaries.items():
+        owner, _, leaf = name.rpartition(".")
+        given = tensors[f"rotaries.{name}"]
+        if given.shape != buffer.shape:
+            raise CircuitFormatError(f"weights: rotaries.{name} has the shape {list(given.shape)}")
+        setattr(extracted.rotaries.get_submodule(owner), leaf, given)
     if tied:
         extracted.tie_embeddings()

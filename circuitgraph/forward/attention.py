@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from circuitgraph.architectures.attention import Attention
+from circuitgraph.architectures.family import Rotaries, Rotary
+from circuitgraph.architectures.rotary import rotate_halves, rotate_pairs
+from circuitgraph.transfer import to_device
 
 
 def attention_mask(
@@ -66,6 +72,45 @@ def windowed(
     return ((near & (behind >= 0))[None]) if mask is None else mask & near
 
 
+def prepared(
+    attention: Attention,
+    kind: int,
+    x: Float[Tensor, "reader *row d_head"],
+    rotary: Rotary | None,
+    *,
+    heads: Int[np.ndarray, " reader"] | None = None,
+) -> Float[Tensor, "reader *row d_head"]:
+    """Queries, keys or values as scores and sums take them: normed, clamped, and turned by their positions.
+
+    Args:
+        attention: How the layer's heads attend.
+        kind: Whether they are queries (0), keys (1) or values (2).
+        x: As they were projected.
+        rotary: Cosines and sines at their positions; None where nothing turns them.
+        heads: Of which heads (or key-value heads) of the model; None for all in their order. All are needed where
+            `attention.mixes_heads`.
+    """
+    norm = (attention.query_norm, attention.key_norm, None)[kind]
+    if norm is not None:
+        own = norm.weight if norm.weight is not None and norm.weight.ndim == 2 else None
+        x = norm(x, None if heads is None or own is None else to_device(heads, x.device))
+    if attention.clip is not None:
+        x = x.clamp(-attention.clip, attention.clip)
+    if kind == 2 or rotary is None:
+        return x
+    return rotate_halves(x, rotary) if attention.turned == "halves" else rotate_pairs(x, rotary)
+
+
+def rotary_for(attention: Attention, rotaries: Rotaries) -> Rotary | None:
+    """The cosines and sines that a layer takes.
+
+    Args:
+        attention: How its heads attend.
+        rotaries: Those of the model's rotary embeddings; empty where there are none.
+    """
+    return None if attention.rotary is None or not rotaries else rotaries[attention.rotary]
+
+
 def attend(
     query: Float[Tensor, "head batch asking d_head"],
     key: Float[Tensor, "head batch seq d_head"],
@@ -73,21 +118,81 @@ def attend(
     mask: Bool[Tensor, "1 #batch asking seq"] | None,  # noqa: UP037 - no code with a comment
     *,
     causal: bool,
-    scale: float,
+    attention: Attention,
+    heads: Int[np.ndarray, " head"] | None = None,
 ) -> Float[Tensor, "head batch asking d_head"]:
     """What each head gathers, before the output projection.
 
     Args:
-        query: Queries at all positions or at some, rotated where the model rotates.
-        key: Keys, one a query head.
-        value: Values, one a query head.
+        query: Queries at all positions or at some, `prepared`.
+        key: Keys, one a query head, `prepared`.
+        value: Values, one a query head, `prepared`.
         mask: Which positions each query may see; None for all, or all earlier ones.
         causal: Whether later positions are hidden; used only where there is no mask.
-        scale: Factor on the scores.
+        attention: How the heads attend.
+        heads: Which heads of the model they are; None for all in their order.
 
     Returns:
         The heads' mixed values.
     """
-    return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal and mask is None, scale=scale
-    )
+    if attention.is_plain:
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal and mask is None, scale=attention.scale
+        )
+    scores = scores_of(query, key, mask, causal=causal, attention=attention, heads=heads)
+    return shares_of(scores.softmax(-1), attention) @ value
+
+
+def scores_of(
+    query: Float[Tensor, "head batch asking d_head"],
+    key: Float[Tensor, "head batch seq d_head"],
+    mask: Bool[Tensor, "1 #batch asking seq"] | None,  # noqa: UP037 - no code with a comment
+    *,
+    causal: bool,
+    attention: Attention,
+    heads: Int[np.ndarray, " head"] | None = None,
+) -> Float[Tensor, "head batch asking seq_and_sink"]:
+    """Attention scores, whose softmax is each position's share; arguments as of `attend`.
+
+    Args:
+        query: Queries.
+        key: Keys.
+        mask: Which positions each query may see.
+        causal: Whether later positions are hidden, without a mask.
+        attention: How the heads attend.
+        heads: Which heads of the model they are.
+
+    Returns:
+        Hidden positions at minus infinity; where there are sinks, theirs is the last column.
+    """
+    scores = query @ key.transpose(-1, -2) * attention.scale
+    if attention.cap is not None:
+        scores = attention.cap * torch.tanh(scores / attention.cap)
+    if attention.slopes is not None:
+        slopes = _per_head(attention.slopes, heads).to(scores.dtype)
+        scores = scores + slopes * torch.arange(key.shape[2], device=key.device, dtype=scores.dtype)
+    if mask is None and causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()[None, None]
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    if attention.sinks is not None:
+        sinks = _per_head(attention.sinks, heads).to(scores.dtype).expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, sinks], -1)
+    return scores
+
+
+def shares_of(
+    pattern: Float[Tensor, "head batch asking seq_and_sink"], attention: Attention
+) -> Float[Tensor, "head batch asking seq"]:
+    """The shares of positions in a softmax of scores, without the sinks'.
+
+    Args:
+        pattern: The softmax.
+        attention: How the heads attend.
+    """
+    return pattern if attention.sinks is None else pattern[..., :-1]
+
+
+def _per_head(values: Float[Tensor, " head"], heads: np.ndarray | None) -> Float[Tensor, "head 1 1 1"]:
+    picked = values if heads is None else values.index_select(0, to_device(heads, values.device))
+    return picked[:, None, None, None]

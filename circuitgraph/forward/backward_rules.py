@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from circuitgraph.architectures.activations import GatedMLP
+from circuitgraph.architectures.attention import Attention
 from circuitgraph.architectures.norm import Norm
 from circuitgraph.errors import UnknownNameError, UnsupportedModelError
-from circuitgraph.forward.attention import attend
+from circuitgraph.forward.attention import attend, scores_of, shares_of
 
 _TINY = 1e-4
 """Where an activation's quotient act(x) / x is taken for x = 0."""
@@ -135,32 +136,28 @@ def attend_by_rule(
     mask: Bool[Tensor, "1 #batch seq seq"] | None,  # noqa: UP037 - no code with a comment
     *,
     causal: bool,
-    scale: float,
+    attention: Attention,
     rule: BackwardRule,
 ) -> Float[Tensor, "head batch seq d_head"]:
     """What each head gathers; arguments as of `circuitgraph.forward.attention.attend`.
 
     Args:
-        query: Queries, rotated.
+        query: Queries, prepared.
         key: Keys, one a query head.
         value: Values, one a query head.
         mask: Which positions each query may see; None for all, or all earlier ones.
         causal: Whether later positions are hidden; used only where there is no mask.
-        scale: Factor on the scores.
+        attention: How the heads attend.
         rule: How gradients go back.
     """
     if rule.query_key != 1:
         query, key = scaled_back(query, rule.query_key), scaled_back(key, rule.query_key)
     value = scaled_back(value, rule.value) if rule.value != 1 else value
     if rule.softmax_temperature == 1:
-        return attend(query, key, value, mask, causal=causal, scale=scale)
-    scores = query @ key.transpose(-1, -2) * scale
-    if mask is None and causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()[None, None]
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        return attend(query, key, value, mask, causal=causal, attention=attention)
+    scores = scores_of(query, key, mask, causal=causal, attention=attention)
     pattern: Any = _Softmax.apply(scores, rule.softmax_temperature)
-    return pattern @ value
+    return shares_of(pattern, attention) @ value
 
 
 class _Softmax(torch.autograd.Function):

@@ -114,6 +114,8 @@ class _CutPass:
         writers = [writer for writer in self.slots if writer < block.n_writers]
         if writers:
             moved |= reads.gates[:, writers].any(1)
+        if block.kind == "attention" and self.runs.bound.blocks[block.layer].attention.mixes_heads:
+            moved[:] = moved.any()  # a query or key depends on all others of the layer
         return np.flatnonzero(moved)
 
     def _seen(self, index: int, block: Block, reads: Reads) -> tuple[np.ndarray, Tensor]:
@@ -180,9 +182,10 @@ class _CutPass:
         if reads.gates is None:
             made = runs.project(own, reads.readers, normed)
             self._cut_single_readers(block, seen, made)
-            query, key, value = made
+            query, key, value = (
+                runs.prepare(own, kind, which, made[kind], later) for kind, _, which in runs.kinds(reads.readers)
+            )
             moved = np.ones(len(kept.heads), dtype=bool)
-            query, key = runs.rotate(query, later), runs.rotate(key, later)
             return query, _joined(kept.key, key, runs.first), _joined(kept.value, value, runs.first), moved
         made = runs.project(own, reads.readers[rows], normed)
         kinds = runs.kinds(reads.readers[rows])
@@ -190,11 +193,13 @@ class _CutPass:
         kv_readers = np.unique(kept.heads // group)
         moved = np.isin(kept.heads, kinds[0][2])
         moved |= np.isin(kept.heads // group, np.concatenate([kinds[1][2], kinds[2][2]]))
+        if own.heads_norm is not None:  # all heads move where one does, by the scale that they share
+            moved[:] = moved.any()
         found = []
         for (kind, _, which), base, own_part in zip(kinds, (kept.query, kept.key, kept.value), made, strict=True):
             part = base[:, None].expand(base.shape[0], n_cuts, *base.shape[1:])
             if len(which):
-                turned = own_part if kind == 2 else runs.rotate(own_part, later)
+                turned = runs.prepare(own, kind, which, own_part, later)
                 places = np.searchsorted(kept.heads if kind == 0 else kv_readers, which)
                 part = part.clone()
                 part[torch.from_numpy(places).to(part.device), ..., part.shape[-2] - turned.shape[-2] :, :] = turned

@@ -1,9 +1,10 @@
 """The full model, differentiable, with every place at which an edge ends: what attribution methods take gradients at.
 
 With all gates at 1 nothing has to be mixed, so one plain forward pass is enough. At an attention layer all readers see
-one residual stream; what tells them apart is where their gradients come from, so each keeps its own query, key or value
-before rotation as a *tap*. MLPs and the logits keep what they see after the norm. `circuitgraph.forward.attribution`
-takes gradients at the taps and carries them back through projection and norm, each reader by itself.
+one residual stream; what tells them apart is where their gradients come from, so each keeps its own query, key or
+value, as it is projected, as a *tap*. MLPs and the logits keep what they see after the norm.
+`circuitgraph.forward.attribution` takes gradients at the taps and carries them back through projection and norm, each
+reader by itself.
 
 What a writer says can be exchanged for something given (`Instead`): token embeddings on the way from one prompt to
 another, or what a layer's heads or an MLP said elsewhere. All that follows is computed from it.
@@ -14,14 +15,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitgraph.architectures.family import BoundBlock, BoundModel
-from circuitgraph.architectures.rotary import rotary_of
+from circuitgraph.architectures.family import BoundBlock, BoundModel, Rotary
+from circuitgraph.architectures.rotary import rotaries_of
 from circuitgraph.batch import TokenBatch
-from circuitgraph.forward.attention import attention_mask, windowed
+from circuitgraph.forward.attention import attention_mask, prepared, rotary_for, windowed
 from circuitgraph.forward.backward_rules import STANDARD, BackwardRule, attend_by_rule, mlp_by_rule, norm_by_rule
 from circuitgraph.forward.masked import Runnable
 from circuitgraph.forward.reference import embed, project, to_query_heads
@@ -53,7 +55,8 @@ class Read:
         residual: The residual stream before the norm, without gradient: `[batch seq d_model]`, at the logits
             `[asked d_model]`.
         taps: Tensors whose gradients the readers' are made of. Attention: queries `[head batch seq d_head]`, keys and
-            values `[kv_reader batch seq d_head]`, before rotation. An MLP and the logits: `residual` after the norm.
+            values `[kv_reader batch seq d_head]`, as they are projected. An MLP and the logits: `residual` after the
+            norm.
     """
 
     residual: Tensor
@@ -130,7 +133,7 @@ class _Run:
             said = embed(self.bound, self.batch) if self.instead.embeddings is None else self.instead.embeddings
             residual = sum(said[1:], said[0]).detach().clone()
         residual.requires_grad_()
-        self.rotary = rotary_of(self.bound.rotary, residual, self.batch) if self.bound.rotary is not None else None
+        self.rotaries = rotaries_of(self.bound.rotaries, residual, self.batch)
         heads, mlps = [], []
         for layer, block in enumerate(self.bound.blocks):
             mixed = self._heads(layer, block, residual)
@@ -154,14 +157,19 @@ class _Run:
         if not self.universe.grouped:
             key, value = (to_query_heads(one, self.shape.n_heads) for one in (key, value))
         self.reads.append(Read(residual=residual.detach(), taps=(query, key, value)))
-        if self.rotary is not None and self.bound.rotate is not None:
-            query, key = self.bound.rotate(query, key, self.rotary)
+        attention, rotary = block.attention, rotary_for(block.attention, self.rotaries)
+        query, key, value = (self._prepared(block, kind, x, rotary) for kind, x in enumerate((query, key, value)))
         key, value = to_query_heads(key, self.shape.n_heads), to_query_heads(value, self.shape.n_heads)
-        mask = windowed(self.mask, block.window, x.shape[1], x.device)
+        mask = windowed(self.mask, attention.window, x.shape[1], x.device)
         mixed = attend_by_rule(
-            query, key, value, mask, causal=self.shape.causal, scale=block.scale, rule=self.rule
+            query, key, value, mask, causal=self.shape.causal, attention=attention, rule=self.rule
         )  # fmt: skip
-        return self.instead.heads.get(layer, mixed)
+        return self.instead.heads.get(layer, block.settled(mixed))
+
+    def _prepared(self, block: BoundBlock, kind: int, x: Tensor, rotary: Rotary | None) -> Tensor:
+        times = len(x) // (block.query, block.key, block.value)[kind].n_heads
+        heads = np.arange(len(x)) // times if times > 1 else None
+        return prepared(block.attention, kind, x, rotary, heads=heads)
 
     def _through_output(self, block: BoundBlock, mixed: Tensor) -> Tensor:
         said = mixed.permute(1, 2, 0, 3).flatten(-2) @ block.output

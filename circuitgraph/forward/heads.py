@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
+from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotaries
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.attention import attend, windowed
+from circuitgraph.forward.attention import attend, prepared, rotary_for, windowed
 from circuitgraph.forward.engine.rows import pick
 from circuitgraph.forward.plan.positions import Positions, PositionSets
 from circuitgraph.forward.stream.passing import HeadGroup
@@ -33,24 +33,24 @@ class AskedGrid:
         places: The flat place of each asked position.
         at: Where each place is in its prompt's row `[batch asked_per_prompt]`, on the host.
         mask: Which positions each may see `[1 batch asked_per_prompt seq]`.
-        rotary: Cosines and sines at these places, or None.
+        rotaries: Cosines and sines at these places, of each rotary embedding.
     """
 
     rows: Int[Tensor, "batch most"]
     places: Int[Tensor, " asked"]
     at: np.ndarray
     mask: Bool[Tensor, "1 batch most seq"]
-    rotary: Rotary | None
+    rotaries: Rotaries
 
 
-def asked_grid(asked: Positions, real: np.ndarray, *, causal: bool, rotary: Rotary | None) -> AskedGrid:
+def asked_grid(asked: Positions, real: np.ndarray, *, causal: bool, rotaries: Rotaries) -> AskedGrid:
     """Lay the asked positions out for attention.
 
     Args:
         asked: The asked positions.
         real: Booleans `[batch seq]`: no padding.
         causal: Whether later positions are hidden.
-        rotary: Cosines and sines at every position `[batch seq d_head]`, or None.
+        rotaries: Cosines and sines at every position `[batch seq rotated]`, of each rotary embedding.
     """
     n_prompts, seq = asked.shape
     prompt, position = asked.host // seq, asked.host % seq
@@ -68,16 +68,17 @@ def asked_grid(asked: Positions, real: np.ndarray, *, causal: bool, rotary: Rota
         seen &= np.arange(seq) <= at[..., None]
     seen |= np.arange(seq) == at[..., None]
     device = asked.device
-    turned = None
-    if rotary is not None:
-        flat = to_device(at + seq * np.arange(n_prompts)[:, None], device)
-        turned = tuple(part.expand(n_prompts, seq, -1).flatten(0, 1)[flat] for part in rotary)
+    flat = to_device(at + seq * np.arange(n_prompts)[:, None], device)
+    turned = tuple(
+        (cos.expand(n_prompts, seq, -1).flatten(0, 1)[flat], sin.expand(n_prompts, seq, -1).flatten(0, 1)[flat])
+        for cos, sin in rotaries
+    )
     return AskedGrid(
         rows=to_device(rows, device),
         places=to_device(prompt * most + within, device),
         at=at,
         mask=to_device(seen[None], device),
-        rotary=turned,  # type: ignore[arg-type]
+        rotaries=turned,
     )
 
 
@@ -223,22 +224,23 @@ class LayerHeads:
         *,
         all_heads: np.ndarray,
         mask: Tensor | None,
-        rotary: Rotary | None,
+        rotaries: Rotaries,
         asked: AskedGrid | None,
     ) -> Float[Tensor, "head position d_head"]:
         """What some heads gather, before the output projection.
 
         Args:
-            heads: Which, sorted.
+            heads: Which, sorted; all of the layer where a norm behind them has them share its scale.
             all_heads: All heads of the layer that run, sorted; keys and values are made once for all.
             mask: From `attention_mask`, for all positions.
-            rotary: Cosines and sines at all positions, or None.
+            rotaries: Cosines and sines at all positions.
             asked: Where the heads run at the asked positions only, those; None for the reached positions.
 
         Returns:
             At the reached positions, or at the asked ones.
         """
-        key, value = self._keys_and_values(all_heads, rotary)
+        key, value = self._keys_and_values(all_heads, rotaries)
+        attention = self.block.attention
         group = self.universe.n_heads // self._n_kv_readers
         readers = self._kv[0]  # type: ignore[index]
         served = np.searchsorted(readers, heads // group)
@@ -247,19 +249,19 @@ class LayerHeads:
         target = self.positions.grid if asked is None else self.positions.asked
         query = assemble(heads, target, self._parts[0], self._base(0, heads, target), key)
         if asked is None:
-            query = self._rotate(query.unflatten(1, target.shape), rotary)
-            mask = windowed(mask, self.block.window, seq, query.device)
-            mixed = attend(query, key, value, mask, causal=self.shape.causal, scale=self.block.scale)
-            return self.positions.grid.move(mixed.flatten(1, 2), self.positions.reached)
-        query = self._rotate(query[:, asked.rows], asked.rotary)
+            query = self._prepared(0, query.unflatten(1, target.shape), rotaries, heads)
+            mask = windowed(mask, attention.window, seq, query.device)
+            mixed = attend(query, key, value, mask, causal=self.shape.causal, attention=attention, heads=heads)
+            return self.block.settled(self.positions.grid.move(mixed.flatten(1, 2), self.positions.reached))
+        query = self._prepared(0, query[:, asked.rows], asked.rotaries, heads)
         mask = asked.mask
-        if self.block.window is not None and seq > self.block.window:
-            mask = windowed(mask, self.block.window, seq, query.device, at=to_device(asked.at, query.device))
-        mixed = attend(query, key, value, mask, causal=False, scale=self.block.scale)
-        return mixed.flatten(1, 2).index_select(1, asked.places)
+        if attention.window is not None and seq > attention.window:
+            mask = windowed(mask, attention.window, seq, query.device, at=to_device(asked.at, query.device))
+        mixed = attend(query, key, value, mask, causal=False, attention=attention, heads=heads)
+        return self.block.settled(mixed.flatten(1, 2).index_select(1, asked.places))
 
-    def _keys_and_values(self, all_heads: np.ndarray, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
-        """Keys, rotated, and values of every reader that serves a running head, at all positions."""
+    def _keys_and_values(self, all_heads: np.ndarray, rotaries: Rotaries) -> tuple[Tensor, Tensor]:
+        """Keys and values of every reader that serves a running head, prepared, at all positions."""
         if self._kv is None:
             grid = self.positions.grid
             readers = np.unique(all_heads // (self.universe.n_heads // self._n_kv_readers))
@@ -270,13 +272,14 @@ class LayerHeads:
                 )
                 for kind in (1, 2)
             )
-            self._kv = (readers, self._rotate(key, rotary), value)
+            heads = readers // (self._n_kv_readers // self.block.key.n_heads)
+            key, value = (self._prepared(kind, x, rotaries, heads) for kind, x in ((1, key), (2, value)))
+            self._kv = (readers, key, value)
         return self._kv[1:]
 
-    def _rotate(self, x: Tensor, rotary: Rotary | None) -> Tensor:
-        if rotary is None or self.bound.rotate is None:
-            return x
-        return self.bound.rotate(x, x[:0], rotary)[0]
+    def _prepared(self, kind: int, x: Tensor, rotaries: Rotaries, heads: np.ndarray) -> Tensor:
+        attention = self.block.attention
+        return prepared(attention, kind, x, rotary_for(attention, rotaries), heads=heads)
 
     def _base(self, kind: int, readers: np.ndarray, target: Positions) -> Tensor | None:
         """The ablated run's projections of some readers."""

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotary
+from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotaries
 from circuitgraph.architectures.norm import Norm
-from circuitgraph.architectures.rotary import rotary_of
+from circuitgraph.architectures.rotary import rotaries_of
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues, check_fits, check_layer, check_same_prompts
@@ -229,16 +229,15 @@ class _Pass:
             plan.real,
         )
         self.mask = attention_mask(batch.attention_mask, model.shape.causal, padded=not plan.real.all())
-        self.rotary: Rotary | None = None
+        self.rotaries: Rotaries = ()
         self.asked: AskedGrid | None = None
 
     def logits(self) -> Tensor:
         """Run everything."""
         embedded = embed(self.bound, self.batch)
-        if self.bound.rotary is not None:
-            self.rotary = rotary_of(self.bound.rotary, embedded[0], self.batch)
+        self.rotaries = rotaries_of(self.bound.rotaries, embedded[0], self.batch)
         if any("asked" in heads for heads in self.plan.heads):
-            self.asked = asked_grid(self.positions.asked, self.real, causal=self.shape.causal, rotary=self.rotary)
+            self.asked = asked_grid(self.positions.asked, self.real, causal=self.shape.causal, rotaries=self.rotaries)
         engine = engine_for(embedded[0].device, embedded[0].dtype)
         self.streams = {
             name: Stream(name, plan, self.tape, len(self.positions[name]), embedded[0], engine)
@@ -323,7 +322,7 @@ class _Pass:
         check_layer(ablated, (self.shape.n_heads, self.shape.d_head), layer, "heads")
         for name, heads in by_stream.items():
             mixed = layer_heads.gather(
-                heads, all_heads=running, mask=self.mask, rotary=self.rotary,
+                heads, all_heads=running, mask=self.mask, rotaries=self.rotaries,
                 asked=self.asked if name == "asked" else None,
             )  # fmt: skip
             theirs = self.positions[name].of(pick(ablated, heads))

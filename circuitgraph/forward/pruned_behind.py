@@ -15,6 +15,7 @@ from torch import Tensor
 
 from circuitgraph.architectures.family import BoundModel, ModelShape
 from circuitgraph.batch import TokenBatch
+from circuitgraph.errors import UnsupportedModelError
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.uncut import UncutRun
 from circuitgraph.graph.universe import Universe
@@ -40,12 +41,18 @@ class PrunedBehind:
 
     Raises:
         ConfigurationError: Prompts with padding.
+        UnsupportedModelError: Queries or keys of a layer are normed together.
     """
 
     @torch.no_grad()
     def __init__(
         self, bound: BoundModel, shape: ModelShape, universe: Universe, batch: TokenBatch, values: AblationValues
     ) -> None:
+        if shape.normed_together:
+            raise UnsupportedModelError(
+                f"{universe.family}: queries and keys of a layer's heads are normed together, so that a search reader "
+                "by reader would have to run all of them for each; this search does not"
+            )
         self.run = run = UncutRun(bound, shape, universe, batch, values, kept=None)
         self.bound, self.universe, self.values = bound, universe, values
         self.logits = run.logits

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Projection
-from circuitgraph.architectures.rotary import rotary_of
+from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Projection, Rotaries
+from circuitgraph.architectures.rotary import rotaries_of
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.attention import attend, attention_mask, windowed
+from circuitgraph.forward.attention import attend, attention_mask, prepared, rotary_for, windowed
 
 
 def project(x: Float[Tensor, "batch seq d_model"], projection: Projection) -> Float[Tensor, "head batch seq d_head"]:
@@ -38,27 +38,27 @@ def to_query_heads(
 
 
 def _heads_read(block: BoundBlock, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The heads' queries, keys and values before rotation."""
+    """The heads' queries, keys and values as they are projected."""
     x = block.attention_norm(residual)
     return project(x, block.query), project(x, block.key), project(x, block.value)
 
 
 def _heads_output(block: BoundBlock, mixed: Float[Tensor, "head batch seq d_head"]) -> Tensor:
-    """What the heads gathered, through the output projection, with its bias."""
+    """What the heads gathered, settled, through the output projection, with its bias."""
     output = mixed.permute(1, 2, 0, 3).flatten(-2) @ block.output
     return output if block.output_bias is None else output + block.output_bias
 
 
 def _attention(
-    block: BoundBlock, bound: BoundModel, shape: ModelShape, x: Tensor, mask: Tensor | None, rotary
+    block: BoundBlock, shape: ModelShape, x: Tensor, mask: Tensor | None, rotaries: Rotaries
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """What the heads gather, and their queries, keys and values before rotation."""
-    read = query, key, value = _heads_read(block, x)
-    if rotary is not None and bound.rotate is not None:
-        query, key = bound.rotate(query, key, rotary)
+    """What the heads gather, and their queries, keys and values as they were projected."""
+    read, attention = _heads_read(block, x), block.attention
+    rotary = rotary_for(attention, rotaries)
+    query, key, value = (prepared(attention, kind, part, rotary) for kind, part in enumerate(read))
     key, value = to_query_heads(key, shape.n_heads), to_query_heads(value, shape.n_heads)
-    mask = windowed(mask, block.window, x.shape[1], x.device)
-    return attend(query, key, value, mask, causal=shape.causal, scale=block.scale), read
+    mask = windowed(mask, attention.window, x.shape[1], x.device)
+    return block.settled(attend(query, key, value, mask, causal=shape.causal, attention=attention)), read
 
 
 def embed(bound: BoundModel, batch: TokenBatch) -> tuple[Tensor, ...]:
@@ -84,10 +84,10 @@ def reference_run(
     mask = attention_mask(batch.attention_mask, shape.causal, padded=batch.padded)
     embeddings = embed(bound, batch)
     residual = sum(embeddings[1:], embeddings[0])
-    rotary = rotary_of(bound.rotary, residual, batch) if bound.rotary is not None else None
+    rotaries = rotaries_of(bound.rotaries, residual, batch)
     heads, attention, mlps, reads = [], [], [], []
     for block in bound.blocks:
-        mixed, read = _attention(block, bound, shape, residual, mask, rotary)
+        mixed, read = _attention(block, shape, residual, mask, rotaries)
         output = _heads_output(block, mixed)
         after = residual + output
         mlp = block.mlp(block.mlp_norm(after if shape.block_order == "sequential" else residual))

@@ -240,16 +240,18 @@ class _Layer:
                     continue
                 projection, of = (own.query, own.key, own.value)[kind], (n_heads if kind == 0 else n_kv)
                 made = by_head(normed[torch.from_numpy(rows).to(normed.device)], projection, which, of)
-                self.new[kind][level] = (which, made if kind == 2 else self._rotated(made, level))
+                self.new[kind][level] = (which, self._prepared(kind, which, made, level))
         if settle:
             self._settle()
 
-    def _rotated(self, x: Float[Tensor, "row given cell d_head"], level: str) -> Tensor:
+    def _prepared(
+        self, kind: int, which: np.ndarray, x: Float[Tensor, "row given cell d_head"], level: str
+    ) -> Float[Tensor, "row given cell d_head"]:
         state, first = self.state, self.run.first
         if level == ASKED:
-            return self.run.rotate(x, state.asked_at + first)
+            return self.run.prepare(self.own, kind, which, x, state.asked_at + first)
         grid = x.unflatten(2, (state.n_prompts, state.n_later))
-        return self.run.rotate(grid, slice(first, None)).flatten(2, 3)
+        return self.run.prepare(self.own, kind, which, grid, slice(first, None)).flatten(2, 3)
 
     def _settle(self) -> None:
         """Keep queries, keys and values."""
@@ -292,8 +294,8 @@ class _Layer:
         query, key, value = (part.expand(-1, same, -1, -1, -1).flatten(1, 2) for part in (query, key, value))
         if mask is not None:
             mask = mask[None] if level == ASKED else mask[None, None]
-        mixed = attend(query, key, value, mask, causal=False, scale=self.own.scale)
-        mixed = mixed.view(len(heads), same, -1, mixed.shape[-1])
+        mixed = attend(query, key, value, mask, causal=False, attention=self.own.attention, heads=heads)
+        mixed = self.own.settled(mixed.view(len(heads), same, -1, mixed.shape[-1]))
         return mixed.expand(-1, self.n, -1, -1)
 
     def _mask(self, at: Tensor) -> Bool[Tensor, "asking seq"] | None:
@@ -301,7 +303,7 @@ class _Layer:
         if not self.run.shape.causal:
             return None
         seen = (torch.arange(self.run.n_seq, device=at.device) <= at[:, None])[None, None]
-        seen = windowed(seen, self.own.window, self.run.n_seq, at.device, at=at[None])
+        seen = windowed(seen, self.own.attention.window, self.run.n_seq, at.device, at=at[None])
         assert seen is not None
         return seen[0, 0]
 

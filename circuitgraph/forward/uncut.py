@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Projection
+from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Projection, Rotary
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.attention import attend, windowed
+from circuitgraph.forward.attention import attend, prepared, rotary_for, windowed
 from circuitgraph.forward.engine.choose import engine_for
 from circuitgraph.forward.engine.coefficients import Coefficients
 from circuitgraph.forward.reference import embed, project, to_query_heads
@@ -52,9 +52,9 @@ class Heads:
 
     Attributes:
         heads: Which run.
-        query: Rotated `[head prompt seq d_head]`, of the heads that run.
-        key: Rotated, at all positions, one per key-value reader.
-        value: At all positions, one per key-value reader.
+        query: Prepared `[head prompt seq d_head]`, of the heads that run.
+        key: Prepared, at all positions, one per key-value reader.
+        value: Likewise.
         mixed: What they gathered `[head prompt seq d_head]`.
     """
 
@@ -101,7 +101,7 @@ class UncutRun:
         self.n_prompts, self.n_seq = batch.input_ids.shape
         self.first = self._first_position(batch)
         embeddings = embed(bound, batch)
-        self.rotary = bound.rotary(embeddings[0], batch.position_ids[:1]) if bound.rotary is not None else None
+        self.rotaries = tuple(rotary(embeddings[0], batch.position_ids[:1]) for rotary in bound.rotaries)
         self.asked = batch.predict_index
         self.deltas: dict[int, Tensor] = {}
         self.reads: dict[int, Reads] = {}
@@ -197,8 +197,12 @@ class UncutRun:
         reads = self._read(index, block, residual, deltas)
         heads = np.arange(universe.n_heads) if self.used is None else np.flatnonzero(self.used[block.written])
         if len(heads):
-            query, key, value = self.project(own, reads.readers, own.attention_norm(reads.seen))
-            query, key = self.rotate(query, slice(None)), self.rotate(key, slice(None))
+            projected = self.project(own, reads.readers, own.attention_norm(reads.seen))
+            kinds = [which for _, _, which in self.kinds(reads.readers)]
+            query, key, value = (
+                self.prepare(own, kind, which, part, slice(None))
+                for kind, (which, part) in enumerate(zip(kinds, projected, strict=True))
+            )
             mixed = self.attend(own, heads, query, key, value, 0)
             later = slice(self.first, None)
             self.heads[layer] = Heads(
@@ -245,7 +249,7 @@ class UncutRun:
         return self.universe.n_kv_readers or self.universe.n_heads
 
     def project(self, own: BoundBlock, readers: np.ndarray, normed: Tensor) -> list[Tensor]:
-        """Queries, keys and values before rotation, by running reader `[reader … seq d_head]`."""
+        """Queries, keys and values as they are projected, by running reader `[reader … seq d_head]`."""
         projections = (own.query, own.key, own.value)
         if self.kept is None:
             flat = normed[0].flatten(0, -3)
@@ -257,13 +261,24 @@ class UncutRun:
             for kind, rows, which in self.kinds(readers)
         ]
 
-    def rotate(self, x: Tensor, positions: slice | Tensor) -> Tensor:
-        """Queries or keys with their positions, by reader `[reader … seq d_head]`; unchanged without rotation."""
-        if self.rotary is None or self.bound.rotate is None:
-            return x
-        at = (self.rotary[0][:, positions], self.rotary[1][:, positions])
+    def prepare(
+        self, own: BoundBlock, kind: int, which: np.ndarray, x: Tensor, positions: slice | Tensor
+    ) -> Float[Tensor, "reader *row seq d_head"]:
+        """Queries, keys or values as scores and sums take them.
+
+        Args:
+            own: The layer's weights.
+            kind: Queries (0), keys (1) or values (2).
+            which: Which readers of the kind they are.
+            x: As they are projected `[reader … seq d_head]`.
+            positions: Where.
+        """
+        rotary = rotary_for(own.attention, self.rotaries)
+        at: Rotary | None = None if rotary is None else (rotary[0][:, positions], rotary[1][:, positions])
         flat = x.flatten(1, -3)
-        return self.bound.rotate(flat, flat[:0], at)[0].view(x.shape)
+        n_readers = self.universe.n_heads if kind == 0 else self.n_kv
+        times = n_readers // (own.query, own.key, own.value)[kind].n_heads
+        return prepared(own.attention, kind, flat, at, heads=which // times).view(x.shape)
 
     def attend(
         self, own: BoundBlock, heads: np.ndarray, query: Tensor, key: Tensor, value: Tensor, first: int
@@ -277,9 +292,9 @@ class UncutRun:
         mask = None
         if self.shape.causal and first:
             mask = torch.ones(self.n_seq, self.n_seq, dtype=torch.bool, device=key.device).tril()[None, None, first:]
-        mask = windowed(mask, own.window, self.n_seq, key.device, at=first)
-        mixed = attend(query, key, value, mask, causal=self.shape.causal, scale=own.scale)
-        return mixed.view(shape)
+        mask = windowed(mask, own.attention.window, self.n_seq, key.device, at=first)
+        mixed = attend(query, key, value, mask, causal=self.shape.causal, attention=own.attention, heads=heads)
+        return own.settled(mixed.view(shape))
 
     def output_of(self, own: BoundBlock, heads: np.ndarray) -> Float[Tensor, "head d_head d_model"]:
         """The output weights of some heads."""

@@ -28,6 +28,8 @@ class Block:
         readers_of: The readers that serve each writer of the block, as indices within the block `[written role]`: of a
             head its query, key and value reader, or the one for all three; of an MLP its only one.
         elsewhere: Readers whose tokens other positions look at: keys and values `[reader]`.
+        shares_scale: Whether what the block writes stands behind one norm, so that all of it moves when any of its
+            readers sees something else, and all of it is needed where any is.
     """
 
     kind: Literal["attention", "mlp", "logits"]
@@ -39,6 +41,7 @@ class Block:
     first_written: int
     readers_of: Int[np.ndarray, "written role"] = field(compare=False, repr=False)
     elsewhere: Bool[np.ndarray, " reader"] = field(compare=False, repr=False)
+    shares_scale: bool = False
 
     @property
     def edges(self) -> slice:
@@ -69,6 +72,8 @@ class Block:
         Args:
             readers: Booleans over the block's readers.
         """
+        if self.shares_scale:
+            return np.full(len(self.readers_of), bool(readers.any()))
         return np.asarray(readers[self.readers_of].any(1))
 
     def serving(self, writers: Bool[np.ndarray, " written"]) -> Bool[np.ndarray, " reader"]:
@@ -77,6 +82,8 @@ class Block:
         Args:
             writers: Booleans over the writers that the block writes.
         """
+        if self.shares_scale:
+            return np.full(self.n_readers, bool(writers.any()))
         serving = np.zeros(self.n_readers, dtype=bool)
         serving[self.readers_of[writers]] = True
         return serving

@@ -68,6 +68,8 @@ def backward_reach(
     reached = readers.copy()
     wanted = np.zeros(universe.n_writers, dtype=bool)
     for block in reversed(universe.blocks):
+        if block.shares_scale:
+            wanted[block.written] = wanted[block.written].any()
         own = reached[block.readers]
         own |= block.serving(wanted[block.written])
         leading = own if within is None else own & within[block.readers]

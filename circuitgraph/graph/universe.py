@@ -34,6 +34,7 @@ CHOICES = {
     "embeddings": ("joint", "split"),
     "kv_heads": ("native", "per_query"),
     "qkv": ("split", "joint"),
+    "head_scale": ("own", "shared"),
 }
 
 
@@ -50,6 +51,9 @@ class Universe:
         embeddings: One writer `input`, or `tok` and `pos` apart.
         kv_heads: A key and a value reader per key-value head, or per query head.
         qkv: Readers for query, key and value apart, or one per head.
+        head_scale: `shared` where a norm stands between a layer's heads and the residual stream (or over its queries or
+            keys together): the heads then have one scale in common, computed in the same run, so that each of them
+            moves when any reader of the layer does.
 
     Raises:
         ConfigurationError: A field has a value that makes no universe.
@@ -70,6 +74,7 @@ class Universe:
     embeddings: str = "joint"
     kv_heads: str = "native"
     qkv: str = "split"
+    head_scale: str = "own"
 
     def __post_init__(self) -> None:
         for name, valid in CHOICES.items():
@@ -176,6 +181,7 @@ class Universe:
                         first_written=first_written,
                         readers_of=readers_of,
                         elsewhere=elsewhere,
+                        shares_scale=kind == "attention" and self.head_scale == "shared",
                     )
                 )
                 reader += n_readers
@@ -306,8 +312,16 @@ class Universe:
         return f"{self.writers[writer[0]]}->{self.readers[reader[0]]}"
 
     def structural_edges(self) -> list[tuple[str, str]]:
-        """Edges from a head's readers to the head, never masked and never counted."""
+        """Edges from a head's readers to the head, never masked and never counted.
+
+        Where heads share a scale, every reader of a layer leads to every head of it.
+        """
         pairs: list[tuple[str, str]] = []
+        if self.head_scale == "shared":
+            for layer in range(self.n_layers):
+                readers = self.attention_readers(layer)
+                pairs += [(reader, f"a{layer}.h{head}") for head in range(self.n_heads) for reader in readers]
+            return pairs
         kv = "kv" if self.grouped else "h"
         for layer in range(self.n_layers):
             for head in range(self.n_heads):
@@ -358,7 +372,10 @@ class Universe:
             >>> Universe(family="gpt2", n_layers=12, n_heads=12, n_kv_heads=12, embeddings="split").description
             'gpt2: 12 layers of 12 heads; embeddings=split; 32,936 edges'
         """
-        defaults = {"block_order": "sequential", "embeddings": "joint", "kv_heads": "native", "qkv": "split"}
+        defaults = {
+            "block_order": "sequential", "embeddings": "joint", "kv_heads": "native", "qkv": "split",
+            "head_scale": "own",
+        }  # fmt: skip
         choices = [f"{name}={getattr(self, name)}" for name, usual in defaults.items() if getattr(self, name) != usual]
         groups = f" and {self.n_kv_heads} key-value heads" if self.n_kv_heads < self.n_heads else ""
         sizes = f"{self.family}: {self.n_layers} layers of {self.n_heads} heads{groups}"

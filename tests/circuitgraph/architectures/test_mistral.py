@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import MistralConfig
 
 from circuitgraph.architectures import family_of
+from circuitgraph.architectures.attention import Attention
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.compiled.parity import check_parity, parity_differences
@@ -62,7 +63,7 @@ def test_the_mask_position_by_position(window: int | None, side: str) -> None:
     cpu = torch.device("cpu")
     mask = windowed(attention_mask(batch.attention_mask, True, padded=side != "none"), window, seq, cpu)
     places = Positions(batch.predict_index.numpy(), (len(real), seq), batch.input_ids.device)
-    asked = asked_grid(places, real.numpy(), causal=True, rotary=None)
+    asked = asked_grid(places, real.numpy(), causal=True, rotaries=())
     at = torch.from_numpy(asked.at)
     of_asked = windowed(asked.mask, window, seq, cpu, at=at)
     assert of_asked is not None
@@ -83,7 +84,7 @@ def test_nothing_of_ones_own_is_hidden() -> None:
     """A window of 1: each position gathers its own value."""
     query, key, value = torch.randn(3, 2, 1, 5, 4, generator=torch.Generator().manual_seed(0))
     mask = windowed(None, 1, 5, torch.device("cpu"))
-    torch.testing.assert_close(attend(query, key, value, mask, causal=True, scale=0.5), value)
+    torch.testing.assert_close(attend(query, key, value, mask, causal=True, attention=Attention(scale=0.5)), value)
 
 
 @pytest.mark.parametrize("window", [4, 20])
@@ -96,7 +97,12 @@ def test_the_parity_gate_sees_a_wrong_window(tiny_llama, monkeypatch, window: in
 
     def off_by_one(self):
         bound = plain(self)
-        return replace(bound, blocks=tuple(replace(block, window=window + 1) for block in bound.blocks))
+        return replace(
+            bound,
+            blocks=tuple(
+                replace(block, attention=replace(block.attention, window=window + 1)) for block in bound.blocks
+            ),
+        )
 
     monkeypatch.setattr(type(compiled), "bound", property(off_by_one))
     with pytest.raises(ParityError, match="all gates 1.*differs from the model"):

@@ -11,10 +11,10 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     GPT2Model,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
 )
 
 import circuitgraph.compiled.compile
@@ -155,7 +155,10 @@ def test_a_cast_model_is_followed(model: nn.Module) -> None:
 
 
 def _wrong_scale(bound: BoundModel) -> BoundModel:
-    return replace(bound, blocks=tuple(replace(block, scale=1.05 * block.scale) for block in bound.blocks))
+    blocks = tuple(
+        replace(block, attention=replace(block.attention, scale=1.05 * block.attention.scale)) for block in bound.blocks
+    )
+    return replace(bound, blocks=blocks)
 
 
 def _keys_for_values(bound: BoundModel) -> BoundModel:
@@ -164,7 +167,7 @@ def _keys_for_values(bound: BoundModel) -> BoundModel:
 
 
 def _no_output_bias(bound: BoundModel) -> BoundModel:
-    return replace(bound, blocks=tuple(replace(block, output_bias=None) for block in bound.blocks))
+    return replace(bound, blocks=tuple(replace(block, raw_output_bias=None) for block in bound.blocks))
 
 
 def _norms_swapped(bound: BoundModel) -> BoundModel:
@@ -242,11 +245,9 @@ def _same_random_state():
 
 
 def test_an_unknown_architecture_is_named() -> None:
-    config = GPTNeoXConfig(
-        num_hidden_layers=1, num_attention_heads=2, hidden_size=8, intermediate_size=8, vocab_size=11
-    )
-    with pytest.raises(UnsupportedModelError, match="gpt_neox.*gpt2.*llama"):
-        compile_model(GPTNeoXForCausalLM(config))
+    config = MambaConfig(num_hidden_layers=1, hidden_size=8, vocab_size=11)
+    with pytest.raises(UnsupportedModelError, match="mamba.*gpt2.*llama"):
+        compile_model(MambaForCausalLM(config))
 
 
 def test_a_model_without_its_head_is_named() -> None:

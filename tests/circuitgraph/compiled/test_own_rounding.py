@@ -50,7 +50,10 @@ def _planted(monkeypatch: pytest.MonkeyPatch, relative: float) -> None:
 
     def bind(model: torch.nn.Module):
         bound = family.bind(model)
-        blocks = tuple(replace(block, scale=block.scale * (1 + relative)) for block in bound.blocks)
+        blocks = tuple(
+            replace(block, attention=replace(block.attention, scale=block.attention.scale * (1 + relative)))
+            for block in bound.blocks
+        )
         return replace(bound, blocks=blocks)
 
     monkeypatch.setattr(circuitgraph.compiled.compile, "family_of", lambda _: replace(family, bind=bind))

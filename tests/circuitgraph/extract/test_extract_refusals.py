@@ -92,7 +92,11 @@ def test_prompts_of_another_length_than_the_constants(compiled: CompiledModel) -
 def test_a_module_that_says_something_else_is_refused(compiled: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it would in a family whose attention does what extraction does not know of."""
     circuit, attend = circuit_of(compiled, 0.7, 0, "zero"), parts.attend
-    monkeypatch.setattr(parts, "attend", lambda *a, scale, **k: attend(*a, scale=1.5 * scale, **k))
+
+    def louder(*given, attention, **settings):
+        return attend(*given, attention=replace(attention, scale=1.5 * attention.scale), **settings)
+
+    monkeypatch.setattr(parts, "attend", louder)
     extract_circuit(circuit, compiled, verify=False)
     with pytest.raises(ParityError, match="differs from the masked run"):
         extract_circuit(circuit, compiled)

@@ -201,7 +201,7 @@ def first_attention(described: dict) -> dict:
         (edit(lambda d: d.update(format_version=2)), "expected format_version 1; got 2"),
         (edit(lambda d: d.pop("layout")), "layout is missing"),
         (edit(lambda d: d["origin"].pop("ablation")), "origin: expected"),
-        (edit(lambda d: d["origin"].update(model_type="gptj")), "'gptj' is not supported"),
+        (edit(lambda d: d["origin"].update(model_type="mamba")), "'mamba' is not supported"),
         (edit(lambda d: d["origin"]["config"].update(scale_attn_weights="?")), "no gpt2 config"),
         (edit(lambda d: d["origin"]["config"].update(new_field=3)), "new_field"),
         (edit(lambda d: d["origin"]["config"].update(n_layer=3)), "n_layers: 2 against 3"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from transformers import GPTNeoXConfig
+from transformers import MambaConfig
 
 from circuitgraph import compile_model, model_sizes
 from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
@@ -42,8 +42,8 @@ def test_an_estimate_and_a_plan_hand_every_setting_on(tiny_gpt2) -> None:
 
 
 def test_what_is_not_understood_is_refused(tiny_gpt2) -> None:
-    with pytest.raises(UnsupportedModelError, match="'gpt_neox' is not supported"):
-        model_sizes(GPTNeoXConfig())
+    with pytest.raises(UnsupportedModelError, match="'mamba' is not supported"):
+        model_sizes(MambaConfig())
     changed = tiny_gpt2().config
     changed.scale_attn_by_inverse_layer_idx = True
     changed.made_up = 3

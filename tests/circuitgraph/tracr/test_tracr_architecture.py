@@ -45,7 +45,7 @@ def test_bound_weights_are_the_models_own_and_compose_to_its_answer(name: str) -
             (seen @ p.matrix + p.bias).unflatten(-1, (p.n_heads, -1)).transpose(1, 2)
             for p in (block.query, block.key, block.value)
         )
-        shares = (q @ k.mT * block.scale).masked_fill(unseen, -torch.inf).softmax(-1)
+        shares = (q @ k.mT * block.attention.scale).masked_fill(unseen, -torch.inf).softmax(-1)
         x = x + (shares @ v).transpose(1, 2).flatten(-2) @ block.output + block.output_bias
         x = x + block.mlp(block.mlp_norm(x))
     torch.testing.assert_close(bound.unembed(bound.final_norm(x)), model(ids).logits, atol=1e-12, rtol=0)

@@ -1,0 +1,95 @@
+"""GPT-J: parallel blocks with one layer norm for both parts.
+
+- The first `rotary_dim` numbers of each head are turned by the position, each against its neighbour.
+- No biases on the attention; an MLP without a gate; a bias on the logits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from circuitgraph.architectures.activations import with_short_gelu
+from circuitgraph.architectures.attention import Attention
+from circuitgraph.architectures.config_fields import activation, not_a_multiple, number, whole
+from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape, Rotary
+from circuitgraph.architectures.llama_like import projection
+from circuitgraph.architectures.norm import Norm
+
+
+class GPTJRotary(nn.Module):
+    """The model's table of sines and cosines, as a rotary embedding.
+
+    Args:
+        table: Sines, then cosines `[position rotated]`.
+    """
+
+    table: Tensor
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, x: Tensor, position_ids: Int[Tensor, "batch seq"]) -> Rotary:
+        """Cosines and sines `[batch seq rotated]`, those of a pair side by side."""
+        sin, cos = self.table[position_ids].to(x.dtype).chunk(2, -1)
+        return cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1)
+
+
+def _shape(config: Any) -> ModelShape:
+    return ModelShape(
+        n_layers=config.n_layer, n_heads=config.n_head, n_kv_heads=config.n_head, d_model=config.n_embd,
+        d_head=config.n_embd // config.n_head, d_mlp=config.n_inner or 4 * config.n_embd, d_vocab=config.vocab_size,
+        n_positions=config.n_positions, learned_positions=False, tabled_positions=True, block_order="parallel",
+        mlp_saved=1, mlp_saved_narrow=4,
+    )  # fmt: skip
+
+
+def _block(block: Any) -> BoundBlock:
+    own, norm = block.attn, Norm.layer(block.ln_1)
+    query, key, value = (projection(getattr(own, f"{name}_proj"), own.head_dim) for name in "qkv")
+    return BoundBlock(
+        attention_norm=norm,
+        query=query,
+        key=key,
+        value=value,
+        raw_output=own.out_proj.weight.T,
+        attention=Attention(scale=own.head_dim**-0.5, turned="pairs"),
+        mlp_norm=norm,
+        mlp=with_short_gelu(block.mlp),
+    )
+
+
+def _bind(model: Any) -> BoundModel:
+    body = model.transformer
+    return BoundModel(
+        embed=lambda ids, positions: (body.wte(ids),),
+        blocks=tuple(_block(block) for block in body.h),
+        final_norm=Norm.layer(body.ln_f),
+        unembed=model.lm_head,
+        rotaries=(GPTJRotary(body.h[0].attn.embed_positions),),
+    )
+
+
+_SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+_FIELDS = {
+    **dict.fromkeys(_SIZES, whole()), "rotary_dim": whole(or_null=True), "n_inner": whole(or_null=True),
+    "activation_function": activation(), "layer_norm_epsilon": number(),
+}  # fmt: skip
+
+FAMILY = Family(
+    name="gptj",
+    model_classes=frozenset({"GPTJForCausalLM"}),
+    shape=_shape,
+    bind=_bind,
+    understood=frozenset(_FIELDS),
+    fields=_FIELDS,
+    contradictions=lambda values: not_a_multiple(values, "n_embd", "n_head"),
+    required={},
+    harmless=frozenset(
+        "resid_pdrop embd_pdrop attn_pdrop summary_type summary_use_proj summary_activation "
+        "summary_proj_to_labels summary_first_dropout".split()
+    ),
+)

@@ -1,0 +1,47 @@
+"""Phi 3 and Phi 4 mini: Llama with fused maps.
+
+- Queries, keys and values are one matrix, one after the other; so are the MLP's two first.
+- A share of a head's numbers may be turned; a window in every layer, or none; rope of the kind `longrope`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from circuitgraph.architectures import llama
+from circuitgraph.architectures.config_fields import not_a_multiple, whole, wrong_rope
+from circuitgraph.architectures.family import BoundBlock
+from circuitgraph.architectures.llama_like import ROPE, bind_with, block_of, fields_without, fused
+
+_FIELDS = fields_without(
+    "head_dim", "attention_bias", "mlp_bias", sliding_window=whole(or_null=True),
+    original_max_position_embeddings=whole(),
+)  # fmt: skip
+
+
+def _block(block: Any, config: Any, layer: int) -> BoundBlock:
+    own = block.self_attn
+    sizes = [config.num_attention_heads * own.head_dim, *[config.num_key_value_heads * own.head_dim] * 2]
+    query, key, value = fused(own.qkv_proj.weight, own.qkv_proj.bias, sizes, own.head_dim)
+    return block_of(block, query=query, key=key, value=value, mlp=block.mlp, window=config.sliding_window)
+
+
+def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from not_a_multiple(values, "hidden_size", "num_attention_heads")
+    yield from not_a_multiple(values, "num_attention_heads", "num_key_value_heads")
+    yield from wrong_rope(values, partial=True)
+
+
+FAMILY = replace(
+    llama.FAMILY,
+    name="phi3",
+    model_classes=frozenset({"Phi3ForCausalLM"}),
+    bind=bind_with(_block),
+    understood=frozenset(_FIELDS) | ROPE,
+    fields=_FIELDS,
+    contradictions=_contradictions,
+    required={},
+    harmless=llama.FAMILY.harmless | {"resid_pdrop", "embd_pdrop"},
+)

@@ -1,0 +1,58 @@
+"""StableLM: Llama with layer norms and a share of each head turned by its position.
+
+- Parallel blocks with one norm for both parts if `use_parallel_residual` says so, else sequential ones with two.
+- Biases on queries, keys and values if `use_qkv_bias`, layer norms of each head if `qk_layernorm` say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from circuitgraph.architectures import llama
+from circuitgraph.architectures.attention import HeadNorm
+from circuitgraph.architectures.config_fields import flag, not_a_multiple, number, wrong_rope
+from circuitgraph.architectures.family import BoundBlock
+from circuitgraph.architectures.llama_like import ROPE, bind_with, block_of, fields_without, shape_of
+from circuitgraph.architectures.norm import Norm
+
+_FIELDS = fields_without(
+    "head_dim", "rms_norm_eps", "attention_bias", "mlp_bias", layer_norm_eps=number(), use_qkv_bias=flag(),
+    qk_layernorm=flag(), use_parallel_residual=flag(),
+)  # fmt: skip
+
+
+def _head_norm(module: Any) -> HeadNorm:
+    weight = torch.stack([norm.weight for norm in module.norms])
+    return HeadNorm(kind="layer", weight=weight, epsilon=module.norms[0].eps)
+
+
+def _block(block: Any, config: Any, layer: int) -> BoundBlock:
+    own = block.self_attn
+    settings: dict[str, Any] = {}
+    if config.qk_layernorm:
+        settings = {"query_norm": _head_norm(own.q_layernorm), "key_norm": _head_norm(own.k_layernorm)}
+    norm = block.input_layernorm if config.use_parallel_residual else block.post_attention_layernorm
+    return block_of(block, norm=Norm.layer, mlp_norm=Norm.layer(norm), **settings)
+
+
+def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from not_a_multiple(values, "hidden_size", "num_attention_heads")
+    yield from not_a_multiple(values, "num_attention_heads", "num_key_value_heads")
+    yield from wrong_rope(values, partial=True)
+
+
+FAMILY = replace(
+    llama.FAMILY,
+    name="stablelm",
+    model_classes=frozenset({"StableLmForCausalLM"}),
+    shape=lambda config: shape_of(config, block_order="parallel" if config.use_parallel_residual else "sequential"),
+    bind=bind_with(_block, norm=Norm.layer),
+    understood=frozenset(_FIELDS) | ROPE,
+    fields=_FIELDS,
+    contradictions=_contradictions,
+    required={},
+)
