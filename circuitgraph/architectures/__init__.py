@@ -7,11 +7,11 @@ from circuitgraph.errors import UnsupportedModelError
 
 _PLACES = {
     "gemma2": "gemma:GEMMA2", "gemma3_text": "gemma:GEMMA3", "olmo2": "olmo:OLMO2", "olmo3": "olmo:OLMO3",
-    "cohere2": "cohere:COHERE2",
+    "cohere2": "cohere:COHERE2", "olmoe": "mixtral:OLMOE", "qwen3_moe": "mixtral:QWEN3_MOE",
 }  # fmt: skip
 """Families that share a file with others, and their names there; all others are the `FAMILY` of a file of their own."""
-_ALONE = """cohere gemma gpt2 gpt_neox gptj granite llama mistral olmo phi phi3 qwen2 qwen3 smollm3 stablelm starcoder2
-tracr""".split()
+_ALONE = """bloom cohere falcon gemma gpt2 gpt_neo gpt_neox gpt_oss gptj granite llama mistral mixtral olmo opt phi phi3
+qwen2 qwen3 smollm3 stablelm starcoder2 tracr""".split()
 _MODULES = {name: f"{name}:FAMILY" for name in _ALONE} | _PLACES
 
 __all__ = ["Family", "ModelShape", "family_of", "supported_model_types"]

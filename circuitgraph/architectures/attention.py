@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +20,8 @@ class HeadNorm:
 
     Attributes:
         kind: `rms`, or `layer` where the mean is taken off first.
-        weight: `[d_head]` for all heads alike, `[head d_head]` for each its own; None where the norm has none.
+        weight: `[d_head]` for all heads alike; for each its own `[head d_head]`, or a tensor a head where a model keeps
+            them apart; None where the norm has none.
         bias: Likewise.
         epsilon: What is added to the mean of squares.
         offset: What is added to the weight: 1 where a model keeps its weights as differences from 1.
@@ -34,12 +36,23 @@ class HeadNorm:
     """
 
     kind: Literal["rms", "layer"]
-    weight: Tensor | None = None
+    weight: Tensor | tuple[Tensor, ...] | None = None
     bias: Tensor | None = None
     epsilon: float
     offset: float = 0.0
     over: Literal["head", "layer"] = "head"
     in_float32: bool = False
+
+    @property
+    def weights(self) -> Tensor | None:
+        """The weights in one tensor, as they are now."""
+        return torch.stack(self.weight) if isinstance(self.weight, tuple) else self.weight
+
+    @property
+    def differs_by_head(self) -> bool:
+        """Whether heads have weights of their own."""
+        weight = self.weight
+        return isinstance(weight, tuple) or (weight is not None and weight.ndim == 2)
 
     def __call__(
         self, x: Float[Tensor, "head *row d_head"], heads: Tensor | None = None
@@ -55,8 +68,9 @@ class HeadNorm:
         if self.kind == "layer":
             wide = wide - wide.mean(axes, keepdim=True)
         wide = wide * (wide.square().mean(axes, keepdim=True) + self.epsilon).rsqrt()
-        if self.weight is not None:
-            weight = self.weight + self.offset if self.offset else self.weight
+        weight = self.weights
+        if weight is not None:
+            weight = weight + self.offset if self.offset else weight
             wide = wide * _of_heads(weight, heads, x.ndim)
         if self.bias is not None:
             wide = wide + _of_heads(self.bias, heads, x.ndim)
@@ -69,6 +83,25 @@ def _of_heads(values: Tensor, heads: Tensor | None, n_axes: int) -> Tensor:
         return values
     picked = values if heads is None else values.index_select(0, heads)
     return picked.view(len(picked), *(1,) * (n_axes - 2), -1)
+
+
+def alibi_slopes(n_heads: int, most: float = 8.0) -> Float[Tensor, " head"]:
+    """The slopes of ALiBi (Press et al. 2022): `2 ** (-most · i / n)` for the i-th of n heads.
+
+    Where n is no power of two, those of the next smaller one, then every second of the next larger one.
+
+    Args:
+        n_heads: How many heads.
+        most: The exponent of the last of them.
+
+    Examples:
+        >>> alibi_slopes(3).tolist()
+        [0.0625, 0.00390625, 0.25]
+    """
+    smaller = 2 ** (n_heads.bit_length() - 1)
+    own = [2 ** (-most * i / smaller) for i in range(1, smaller + 1)]
+    others = [2 ** (-most * i / (2 * smaller)) for i in range(1, 2 * smaller + 1, 2)]
+    return torch.tensor((own + others)[:n_heads])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

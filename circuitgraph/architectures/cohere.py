@@ -14,9 +14,9 @@ from typing import Any
 from torch import nn
 
 from circuitgraph.architectures import llama
+from circuitgraph.architectures.around import Logits
 from circuitgraph.architectures.attention import HeadNorm
 from circuitgraph.architectures.config_fields import flag, number, types_of_layers, whole
-from circuitgraph.architectures.factors import Logits
 from circuitgraph.architectures.family import BoundBlock, ModelShape
 from circuitgraph.architectures.llama_like import (
     ROPE,

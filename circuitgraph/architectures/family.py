@@ -6,6 +6,7 @@ the model's own weights and modules, in the form in which the forward pass uses 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,12 +79,13 @@ class Projection:
     """A linear map from the residual stream to heads.
 
     Attributes:
-        per_head: Each head's weights, as a view of the model's.
-        bias_per_head: Each head's bias, or None.
+        weights: Each head's, as a view of the model's; one axis of heads, or two where the heads of a group stand
+            together and groups apart.
+        biases: Each head's, or None.
     """
 
-    per_head: Float[Tensor, "head d_model d_head"]
-    bias_per_head: Float[Tensor, "head d_head"] | None
+    weights: Float[Tensor, "*head d_model d_head"]
+    biases: Float[Tensor, "*head d_head"] | None
 
     @classmethod
     def of(
@@ -99,15 +101,23 @@ class Projection:
             bias: Its bias, or None.
             n_heads: How many heads it serves.
         """
-        return cls(
-            matrix.unflatten(1, (n_heads, -1)).permute(1, 0, 2),
-            None if bias is None else bias.unflatten(0, (n_heads, -1)),
-        )
+        biases = None if bias is None else bias.unflatten(0, (n_heads, -1))
+        return cls(matrix.unflatten(1, (n_heads, -1)).permute(1, 0, 2), biases)
 
     @property
     def n_heads(self) -> int:
         """How many heads it serves."""
-        return self.per_head.shape[0]
+        return math.prod(self.weights.shape[:-2])
+
+    @property
+    def per_head(self) -> Float[Tensor, "head d_model d_head"]:
+        """Each head's weights: a view, or a copy where no view is to be had."""
+        return self.weights.flatten(0, -3)
+
+    @property
+    def bias_per_head(self) -> Float[Tensor, "head d_head"] | None:
+        """Each head's bias, likewise."""
+        return None if self.biases is None else self.biases.flatten(0, -2)
 
     @property
     def matrix(self) -> Float[Tensor, "d_model head_times_d_head"]:

@@ -16,8 +16,8 @@ from torch import nn
 
 from circuitgraph.architectures import llama
 from circuitgraph.architectures.activations import GatedMLP
+from circuitgraph.architectures.around import Logits
 from circuitgraph.architectures.config_fields import activation, number, types_of_layers, whole
-from circuitgraph.architectures.factors import Logits
 from circuitgraph.architectures.family import BoundBlock
 from circuitgraph.architectures.llama_like import (
     ROPE,

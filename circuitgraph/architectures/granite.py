@@ -11,8 +11,8 @@ from typing import Any
 
 from circuitgraph.architectures import llama
 from circuitgraph.architectures.activations import GatedMLP
+from circuitgraph.architectures.around import Logits, Times
 from circuitgraph.architectures.config_fields import number
-from circuitgraph.architectures.factors import Logits, Times
 from circuitgraph.architectures.family import BoundBlock
 from circuitgraph.architectures.llama_like import ROPE, bind_with, block_of, contradictions, fields_without
 

@@ -127,6 +127,23 @@ def _rotary_of(rotary: nn.Module, x: Tensor, batch: TokenBatch) -> Rotary:
     return rotary(x, batch.position_ids)
 
 
+class DoubledRotary(nn.Module):
+    """A rotary embedding that gives the cosines and sines of one half of the numbers, for both halves.
+
+    Args:
+        rotary: The model's own module.
+    """
+
+    def __init__(self, rotary: nn.Module) -> None:
+        super().__init__()
+        self.own = rotary
+
+    def forward(self, x: Tensor, position_ids: Int[Tensor, "batch seq"]) -> Rotary:
+        """Cosines and sines `[batch seq rotated]`."""
+        cos, sin = self.own(x, position_ids)
+        return torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
+
+
 class LayerTypeRotary(nn.Module):
     """One of the rotary embeddings of a module that has one for each type of layer.
 

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from circuitgraph.architectures import llama
 from circuitgraph.architectures.attention import HeadNorm
 from circuitgraph.architectures.config_fields import flag, not_a_multiple, number, wrong_rope
@@ -26,8 +24,7 @@ _FIELDS = fields_without(
 
 
 def _head_norm(module: Any) -> HeadNorm:
-    weight = torch.stack([norm.weight for norm in module.norms])
-    return HeadNorm(kind="layer", weight=weight, epsilon=module.norms[0].eps)
+    return HeadNorm(kind="layer", weight=tuple(norm.weight for norm in module.norms), epsilon=module.norms[0].eps)
 
 
 def _block(block: Any, config: Any, layer: int) -> BoundBlock:

@@ -209,7 +209,7 @@ class OwnHeadNorm(nn.Module):
     def __init__(self, norm: HeadNorm, heads: np.ndarray) -> None:
         super().__init__()
         self._norm = norm
-        self.weight, self.bias = (_own(_rows_of(part, heads)) for part in (norm.weight, norm.bias))
+        self.weight, self.bias = (_own(_rows_of(part, heads)) for part in (norm.weights, norm.bias))
 
     @property
     def declared(self) -> HeadNorm:

@@ -92,8 +92,7 @@ def prepared(
     """
     norm = (attention.query_norm, attention.key_norm, None)[kind]
     if norm is not None:
-        own = norm.weight if norm.weight is not None and norm.weight.ndim == 2 else None
-        x = norm(x, None if heads is None or own is None else to_device(heads, x.device))
+        x = norm(x, to_device(heads, x.device) if heads is not None and norm.differs_by_head else None)
     if attention.clip is not None:
         x = x.clamp(-attention.clip, attention.clip)
     if kind == 2 or rotary is None:

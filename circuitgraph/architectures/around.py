@@ -1,4 +1,4 @@
-"""Modules around a model's own, for what stands between them and the residual stream or the logits."""
+"""Modules around a model's own: factors, caps, experts as one MLP, maps that a model keeps apart."""
 
 from __future__ import annotations
 
@@ -21,6 +21,41 @@ class Times(nn.Module):
     def forward(self, x: Float[Tensor, "*row given"]) -> Float[Tensor, "*row said"]:
         """The product."""
         return self.own(x) * self.factor
+
+
+class Routed(nn.Module):
+    """A block of experts with their router, as one MLP: what it says, without the router's scores.
+
+    Args:
+        own: The model's block, which takes `[batch seq d_model]`.
+    """
+
+    def __init__(self, own: nn.Module) -> None:
+        super().__init__()
+        self.own = own
+
+    def forward(self, x: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+        """What the chosen experts say."""
+        said = self.own(x.reshape(1, -1, x.shape[-1]))
+        return (said[0] if isinstance(said, tuple) else said).view(x.shape)
+
+
+class TwoMaps(nn.Module):
+    """An MLP without a gate, of modules that a model keeps elsewhere.
+
+    Args:
+        first: From the residual stream.
+        activation: Between the two.
+        second: Back to the residual stream.
+    """
+
+    def __init__(self, first: nn.Module, activation: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.fc_in, self.act, self.fc_out = first, activation, second
+
+    def forward(self, x: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+        """What the MLP says."""
+        return self.fc_out(self.act(self.fc_in(x)))
 
 
 class Logits(nn.Module):
