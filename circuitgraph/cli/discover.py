@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ from circuitgraph.stopping import TIME_LIMIT, Stopped, exit_code
 
 if TYPE_CHECKING:
     from pruning.runs.checking.preflight import Preflight
-    from pruning.runs.discover import Discovery
+    from pruning.runs.discovery import Discovery
     from pruning.runs.result_folder import ResultFolder
     from pruning.runs.run import Run
 
@@ -48,12 +49,13 @@ def discover(
     machine: MachineOptions,
     ending: EndOptions,
 ) -> None:
-    """Find the circuit that a model uses for a task, evaluate it and draw it.
+    """Find the circuit that a model uses for a task, by any method, evaluate it and draw it.
 
     Writes run.toml, circuit.json, metrics.json, examples.csv, curve.csv, curve.png, circuit.dot, circuit.pdf,
     circuit.svg, circuit.html (the circuit to explore in a browser), gates.safetensors and report.md into a new folder.
     A recipe that ranks for all sparsities, and several target sparsities, add front.csv, front.png and a
-    circuit-SPARSITY.json each.
+    circuit-SPARSITY.json each. A --method that trains by no recipe leaves scores.safetensors and scores.json in place
+    of gates and curve.
 
     With --seeds every seed has such a folder of its own, seed-S, and beside them lie the circuits of all seeds together
     (consensus-SPARSITY.json, averaged-SPARSITY.json), front.csv, summary.csv, stability.csv, front.png and report.md.
@@ -74,7 +76,7 @@ def discover(
     opened = ResultFolder.opened(place, overwrite=ending.overwrite, resume=ending.resume is not None)
     with only_json(ending.as_json), opened as folder:
         plan = plan_run(named.over(method, graph, prompts, machine, ending))
-        require_room(folder.path, result_bytes(plan.universe, plan.request.recipe.steps))
+        require_room(folder.path, result_bytes(plan.universe, plan.request.n_steps))
         if folder.note:
             say(f"note: {folder.note}")
         say(f"loading {plan.request.model.name}")
@@ -125,17 +127,17 @@ def _run(run: Run, folder: ResultFolder, checked: Preflight, began: float) -> tu
 
     folder.command, folder.later = first_command(folder.checkpoints) if folder.resumes else None, SHOWN
     folder.command = folder.command or command_line()
-    limit = run.settings.working_seconds
+    limit, trains = run.settings.working_seconds, run.request.recipe is not None
     left = None if limit is None else limit - (time.monotonic() - began)
     with stopping() as stop, ended_at_once(folder), stop.limited(left), stop.held():
-        with told_as_notes(), telling_memory(run.memory.estimate):
+        with told_as_notes(), telling_memory(run.memory.estimate) if trains else nullcontext():
             found = run_discovery(run, ShownProgress(), out=folder, checked=checked)
         _check_learnt(found, stop.name)
         for text in found.diagnoses:
             warn(text)
         parts = write_shown(folder, found.circuit, found.metrics, found.curve, missing=found.missing)
     tell_missing(folder, parts.missing, {**found.errors, **parts.errors})
-    return found, parts.missing, stop.name if parts.missing or found.run.interrupted else ""
+    return found, parts.missing, stop.name if parts.missing or found.interrupted else ""
 
 
 def _check_learnt(found: Discovery, ended_by: str) -> None:
@@ -145,11 +147,11 @@ def _check_learnt(found: Discovery, ended_by: str) -> None:
         Stopped: The user or a signal stopped it.
         TrainingError: The first step failed.
     """
-    if found.run.records:
+    if found.run is None or found.n_steps:
         return
-    if found.run.interrupted:
+    if found.interrupted:
         raise Stopped(ended_by or "SIGINT")
-    raise TrainingError(found.run.stopped_by or "no step was taken")
+    raise TrainingError(found.stopped_by or "no step was taken")
 
 
 def _show(found: Discovery, missing: dict[str, str], folder: ResultFolder, *, as_json: bool) -> None:
@@ -157,9 +159,9 @@ def _show(found: Discovery, missing: dict[str, str], folder: ResultFolder, *, as
     from circuitgraph.cli.output import print_json
     from pruning.runs.result_folder import report_command, resume_command
 
-    circuit, run, path = found.circuit, found.run, folder.path
+    circuit, path = found.circuit, folder.path
     if as_json:
-        ended = {"steps_taken": len(run.records), "interrupted": run.interrupted, "stopped_by": run.stopped_by}
+        ended = {"steps_taken": found.n_steps, "interrupted": found.interrupted, "stopped_by": found.stopped_by}
         lacking = {"missing": missing, "again": report_command(path) if missing else None}
         lacking["resume"] = resume_command(path) if folder.ended_early else None
         files = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
@@ -185,17 +187,17 @@ def _end(found: Discovery, missing: dict[str, str], ended_by: str, folder: Resul
     from pruning.runs.fields import duration_text
     from pruning.runs.result_folder import resume_command
 
-    n_steps, limit, path = len(found.run.records), found.settings.time_limit_seconds, folder.path
+    n_steps, limit, path = found.n_steps, found.settings.time_limit_seconds, folder.path
     go_on = resume_command(path)
     if limit is not None:
         go_on += f" --time-limit {duration_text(limit)}"
     more = f"; `{go_on}` goes on" if folder.ended_early else ""
     if ended_by:
         what = "The time limit was reached" if ended_by == TIME_LIMIT else "Interrupted"
-        when = f" after {n_steps:,} of {found.request.recipe.steps:,} steps" if found.run.interrupted else ""
+        when = f" after {n_steps:,} of {found.request.n_steps:,} steps" if found.interrupted else ""
         say(f"{what}{when}: what was learnt by then is in {path}{more}")
         raise typer.Exit(exit_code(ended_by))
-    if found.run.stopped_by:
+    if found.stopped_by:
         say(f"Error: training stopped after {n_steps:,} steps: the last good state is in {path}{more}")
         raise typer.Exit(FAILURE)
     if is_loss(missing):

@@ -62,7 +62,7 @@ class Job:
     def to_dict(self) -> dict[str, Any]:
         """What would run, for `--dry-run --json`."""
         run, request = self.run, self.run.request
-        disk = run.settings.disk_cache()
+        disk, asked = run.settings.disk_cache(), request.to_dict()
         return {
             **about_model(run.compiled),
             "task": run.task.name,
@@ -70,12 +70,12 @@ class Job:
             "data_hash": run.task.data_hash,
             "objective": request.objective,
             "ablation": request.ablation,
-            "recipe": run.recipe.to_dict(),
+            **{name: asked[name] for name in ("recipe", "method", "selection")},
             "seed": request.seed,
             "teacher_top_k": request.teacher_top_k,
             "disk_cache": None if disk is None else {"folder": str(disk.folder), "bytes": disk.budget_bytes},
-            "memory": run.memory.to_dict(),
-            "request": request.to_dict(),
+            "memory": None if request.recipe is None else run.memory.to_dict(),
+            "request": asked,
             "settings": run.settings.to_dict(),
         }
 
@@ -93,7 +93,7 @@ class Job:
             say(f"note: {note}")
 
     def _rows(self) -> list[tuple[str, str]]:
-        run, recipe, memory, compiled = self.run, self.run.recipe, self.run.memory, self.run.compiled
+        run, compiled = self.run, self.run.compiled
         universe, request = compiled.universe, run.request
         dtype = str(compiled.dtype).removeprefix("torch.")
         counts = f"{universe.n_edges:,} edges, {universe.n_writers:,} writers, {universe.n_readers:,} readers"
@@ -101,18 +101,42 @@ class Job:
         sizes = ", ".join(f"{len(pairs):,} {name}" for name, pairs in run.task.splits.items())
         lengths = run.task.splits["train"].lengths
         shortest = "" if lengths.min() == lengths.max() else f"{lengths.min()} to "
+        return [
+            ("model", f"{request.model.name} ({dtype}, {compiled.device})"),
+            ("universe", f"{counts}; {choices}"),
+            ("task", f"{run.task.name}: {sizes} prompts; training prompts of {shortest}{lengths.max()} tokens"),
+            *(self._method_rows() if request.recipe is None else self._recipe_rows()),
+        ]
+
+    def _compared(self) -> tuple[str, str]:
+        request = self.run.request
+        return "compared by", f"{request.objective or 'nothing'}; cut edges carry: {request.ablation}"
+
+    def _recipe_rows(self) -> list[tuple[str, str]]:
+        """What is trained, and what that holds."""
+        recipe, memory, seed = self.run.recipe, self.run.memory, self.run.request.seed
         steps = f"{recipe.steps:,} steps of {recipe.batch_size} prompts"
         parts = memory.estimate.to_dict()
         total = bytes_text(parts.pop("total"))
         held = ", ".join(f"{bytes_text(n)} {part}" for part, n in parts.items() if n >= _NAMED_BYTES)
         return [
-            ("model", f"{request.model.name} ({dtype}, {compiled.device})"),
-            ("universe", f"{counts}; {choices}"),
-            ("task", f"{run.task.name}: {sizes} prompts; training prompts of {shortest}{lengths.max()} tokens"),
-            ("recipe", f"{recipe.name}: {steps}, target sparsity {recipe.target_sparsity:g}, seed {request.seed}"),
-            ("compared by", f"{request.objective}; cut edges carry: {request.ablation}"),
+            ("recipe", f"{recipe.name}: {steps}, target sparsity {recipe.target_sparsity:g}, seed {seed}"),
+            self._compared(),
             ("frozen runs", self._frozen_runs()),
             ("memory", f"about {total} at most (an estimate: {held}); {memory.describe()}"),
+        ]
+
+    def _method_rows(self) -> list[tuple[str, str]]:
+        """How edges are ranked, and how a circuit is made of that."""
+        request, method = self.run.request, self.run.method
+        asked, selection = request.method, request.selection
+        assert method is not None and asked is not None and selection is not None
+        options = ", ".join(f"{name} {value}" for name, value in asked.options.items()) or "its usual settings"
+        size = "" if selection.sparsity is None else f" at sparsity {selection.sparsity:g}"
+        return [
+            ("method", f"{asked.name} ({options}), seed {request.seed}; it costs {method.cost}"),
+            ("circuit", f"rule {selection.rule}{size}"),
+            self._compared(),
         ]
 
     def _frozen_runs(self) -> str:

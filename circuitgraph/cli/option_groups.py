@@ -17,7 +17,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from circuitgraph.cli import options, resume_options
+from circuitgraph.cli import method_options, options, resume_options
 from circuitgraph.cli.settings import parse_named
 from circuitgraph.errors import ConfigurationError
 
@@ -71,8 +71,13 @@ def _given(group: Any, names: dict[str, str]) -> dict[str, Any]:
 class MethodOptions:
     """What is learnt, and how."""
 
+    method: method_options.Method = None
     recipe: options.Recipe = None
+    rule: method_options.Rule = None
     target_sparsity: options.TargetSparsity = None
+    warm_start: method_options.WarmStart = None
+    survivors: method_options.Survivors = None
+    survivors_by: method_options.SurvivorsBy = None
     steps: options.Steps = None
     batch_size: options.BatchSize = None
     ablation: options.Ablation = None
@@ -81,19 +86,22 @@ class MethodOptions:
 
     def chosen(self) -> dict[str, Any]:
         """What was chosen, by the full name of a setting."""
-        from pruning.runs.choices import read_recipe_file
+        from pruning.runs.choice_files import read_recipe_file
+        from pruning.runs.choices import METHOD, of_method
 
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {} if self.method is None else of_method(self.method)
         if self.recipe is not None:
             is_file = self.recipe.endswith(".toml") or Path(self.recipe).is_file()
-            found = read_recipe_file(self.recipe) if is_file else {"recipe": self.recipe}
+            found |= read_recipe_file(self.recipe) if is_file else {"recipe": self.recipe}
         if self.target_sparsity is not None:
             first, *others = _sparsities(self.target_sparsity)
             if others:
-                found = {"recipe": "nested", "front": [first, *others]} | found
+                usual = {} if METHOD in found else {"recipe": "nested"}
+                found = {**usual, "front": (first, *others)} | found
             found["recipe.target_sparsity"] = first
-        names = {name: f"recipe.{name}" for name in ("steps", "batch_size")}
-        names |= {name: name for name in ("ablation", "objective", "teacher_top_k")}
+        names = {name: f"recipe.{name}" for name in ("steps", "batch_size", "warm_start")}
+        names |= {name: name for name in ("ablation", "objective", "teacher_top_k", "survivors", "survivors_by")}
+        names["rule"] = "selection.rule"
         return found | _given(self, names)
 
 
@@ -192,16 +200,20 @@ class RunOptions:
             ConfigurationError: A value of another type, or a file that cannot be read.
             UnknownNameError: No such setting.
         """
-        from pruning.runs.choices import read_run_file, read_settings
+        from pruning.runs.choice_files import read_run_file
+        from pruning.runs.choices import METHOD, read_settings, with_method
 
         chosen = dict(USUAL)
         chosen |= {} if self.like is None else read_run_file(self.like)
         for group in (self, *groups):
             found = group.chosen()
+            if METHOD in found:
+                chosen = with_method(chosen, found[METHOD])
             if "recipe" in found:  # another recipe: what an earlier run changed of its own does not hold
                 chosen = {name: value for name, value in chosen.items() if not name.startswith("recipe.")}
             chosen |= found
-        return chosen | read_settings(self.set_ or ())
+        by_name = read_settings(self.set_ or (), method=chosen.get(METHOD))
+        return (with_method(chosen, by_name[METHOD]) if METHOD in by_name else chosen) | by_name
 
     def chosen(self) -> dict[str, Any]:
         """What was chosen, by the full name of a setting."""

@@ -144,20 +144,20 @@ TargetSparsity = Annotated[
     str | None,
     typer.Option(
         help="Share of edges to cut, in (0, 2]; above 1 pushes harder. Several, separated by commas, take the recipe "
-        "nested unless another is named: one ranking, cut at each; circuit.json is then the first, and all are "
-        "measured.",
+        "nested unless another recipe or a --method is named: one ranking, cut at each; circuit.json is then the "
+        "first, and all are measured.",
         metavar="SHARE[,SHARE…]",
-        show_default="the recipe's",
+        show_default="the recipe's; 0.97 with a --method",
         rich_help_panel=SETTINGS,
     ),
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(help="Training steps.", show_default="the recipe's", rich_help_panel=SETTINGS),
+    typer.Option(help="Training steps.", show_default="the recipe's or method's", rich_help_panel=SETTINGS),
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(help="Prompts per step.", show_default="the recipe's", rich_help_panel=SETTINGS),
+    typer.Option(help="Prompts per step.", show_default="the recipe's or method's", rich_help_panel=SETTINGS),
 ]
 Ablation = Annotated[
     str | None,
@@ -171,7 +171,7 @@ Objective = Annotated[
     str | None,
     typer.Option(
         help="What is minimised: kl, kl-top1, logit-diff, negative-logit-diff, cross-entropy, mse or position-kl.",
-        show_default="the recipe's, else the task's",
+        show_default="the recipe's, else the task's; what suits a --method",
         rich_help_panel=SETTINGS,
     ),
 ]
@@ -216,7 +216,8 @@ Set = Annotated[
         "--set",
         metavar="NAME=VALUE",
         help="Any setting by its name, as in a result's run.toml: steps=300, recipe.learning_rate=0.1, "
-        "task.sizes.train=50, settings.micro_batch=2. Wins over the other options; may be repeated.",
+        "task.sizes.train=50, settings.micro_batch=2, and those of the --method. Wins over the other options; may be "
+        "repeated.",
         show_default=False,
         rich_help_panel=SETTINGS,
     ),

@@ -155,10 +155,12 @@ def _n_effects(result: ResultFolder) -> int:
 def _still_missing(result: ResultFolder, splits: Sequence[str]) -> list[tuple[str, str]]:
     """What is missing before anything is made, of what is not shown."""
     from pruning.runs.parts import NOT_MADE_YET
-    from pruning.runs.result_files import CURVE, GATES
+    from pruning.runs.result_files import CURVE, GATES, SCORES
 
     known = result.missing()
     rows = [(part, known.get(part, NOT_MADE_YET)) for part in _names(splits, result)]
+    if SCORES in result:
+        return rows
     if GATES not in result or CURVE not in result:
         rows.append(("gates", known.get("gates", "gates.safetensors or curve.csv is gone; only training makes them")))
     return rows
@@ -251,9 +253,14 @@ def _shown(result: ResultFolder, chosen: Sequence[str], measured: Sequence[str])
     """The parts to show: those asked for, or those that are missing; the report tells of every other, and is last."""
     from circuitgraph.cli.result_writer import FILES_OF, SHOWN
     from pruning.runs.measuring import FRONT
+    from pruning.runs.result_files import CURVE
 
     known = result.missing()
-    missing = {part for part in SHOWN if part in known or any(name not in result for name in FILES_OF[part])}
+    missing = {
+        part
+        for part in SHOWN
+        if part in known or (part != "curve" or CURVE in result) and any(name not in result for name in FILES_OF[part])
+    }
     wanted = {part for part in SHOWN if part in chosen} if chosen else missing
     if FRONT in known:
         wanted.add("curve")

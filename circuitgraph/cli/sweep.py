@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from analysis.sweep import SweepTables
     from pruning.runs.checking.preflight import Preflight
-    from pruning.runs.discover import Discovery
+    from pruning.runs.discovery import Discovery
     from pruning.runs.planned_sweep import PlannedSweep
     from pruning.runs.result_folder import ResultFolder
     from pruning.runs.sweep import Sweep
@@ -93,7 +93,7 @@ class SeveralSeeds:
         plan = plan_run({**named.over(*groups), "seed": seeds[0]})
         say(f"loading {plan.request.model.name}")
         planned = PlannedSweep(run=plan.load(), seeds=seeds)
-        n_bytes = result_bytes(plan.universe, plan.request.recipe.steps)
+        n_bytes = result_bytes(plan.universe, plan.request.n_steps)
         require_room(folder.path, n_bytes * len(planned.trainings))
         if not self.ending.overwrite:
             folder.require_same(planned)

@@ -69,6 +69,13 @@ class GateMap:
         )
 
     @classmethod
+    def keeping(cls, universe: Universe, edges: np.ndarray) -> GateMap:
+        """One parameter for each of some edges, flat indices `[n]`; all others removed, without building the graph."""
+        masks = np.full(universe.n_edges, REMOVED, dtype=np.int64)
+        masks[edges] = edges
+        return cls._of_masks(universe, masks, np.zeros(universe.n_edges, dtype=bool))
+
+    @classmethod
     def from_graph(cls, universe: Universe, graph: nx.DiGraph) -> GateMap:
         """Take an edited copy of a universe's graph back.
 

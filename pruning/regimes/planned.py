@@ -60,12 +60,24 @@ class PlannedStudy:
         runs: The training of every regime, with its prompts; those of regimes with circuits are not started.
         given: Circuits that need no training, by regime and seed.
         asked: What is asked for beside the trainings.
+
+    Raises:
+        ConfigurationError: A regime's run has a method that trains by no recipe.
     """
 
     compiled: CompiledModel
     runs: Mapping[str, Run]
     given: Mapping[str, Mapping[int, Circuit]]
     asked: StudyRequest
+
+    def __post_init__(self) -> None:
+        """Refuse methods that train by no recipe."""
+        for regime, run in self.runs.items():
+            if run.request.method is not None:
+                raise ConfigurationError(
+                    f"regime {regime!r}: a study trains gates by a recipe, and method {run.request.method.name!r} "
+                    "trains by none; give circuits that were found with it instead (circuits=, --circuits)"
+                )
 
     @property
     def tasks(self) -> dict[str, TaskData]:

@@ -13,7 +13,8 @@ from pruning.evaluation.matching import require_universe
 from pruning.regimes.folder import StudyFolder
 from pruning.regimes.planned import PlannedStudy, StudyProgress
 from pruning.runs.discover import run_discovery
-from pruning.runs.provenance import first_difference, known_provenance
+from pruning.runs.provenance import first_difference
+from pruning.runs.trained_run import known_provenance
 
 
 def train_regimes(
@@ -91,10 +92,10 @@ def _train(study: PlannedStudy, regime: str, seed: int, folder: StudyFolder | No
         # What is missing is said below, or by what ends the study.
         warnings.simplefilter("ignore", IncompleteResultWarning)
         found = run_discovery(study.run(regime, seed), progress.training(regime, seed))
-        if found.run.interrupted:
+        if found.interrupted:
             raise Stopped(stop.name or "SIGINT")
-        if found.run.stopped_by:
-            raise TrainingError(f"regime {regime!r}, seed {seed}: training stopped: {found.run.stopped_by}")
+        if found.stopped_by:
+            raise TrainingError(f"regime {regime!r}, seed {seed}: training stopped: {found.stopped_by}")
         for line in (*found.diagnoses, *(f"{part} is missing: {reason}" for part, reason in found.missing.items())):
             progress.say(f"{regime}, seed {seed}: {line}")
         circuit = found.circuit.with_provenance({"regime": regime})

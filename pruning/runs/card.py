@@ -17,7 +17,7 @@ def discovery_card(circuit: Circuit, metrics: Mapping[str, Any], *, n_steps: int
     Args:
         circuit: What was found.
         metrics: What `metrics.json` holds.
-        n_steps: How many steps were trained.
+        n_steps: How many steps were trained; 0 where another method ranked the edges.
         warnings: What may be wrong with it, one line each.
     """
     tables = [
@@ -25,6 +25,7 @@ def discovery_card(circuit: Circuit, metrics: Mapping[str, Any], *, n_steps: int
         for split, by_role in metrics["splits"].items()
         for part in (f'<div style="margin-top:0.5em">{escaped(split)}</div>', metrics_html(by_role))
     ]
-    lines = [f"{n_steps:,} steps; {metrics['seconds']:,.0f} s", *warnings]
+    steps = f"{n_steps:,} steps; " if n_steps else ""
+    lines = [f"{steps}{metrics['seconds']:,.0f} s", *warnings]
     shown = (card("Discovery", lines, *tables), circuit_card(circuit))
     return "".join(f'<div style="margin-bottom:0.5em">{part}</div>' for part in shown)

@@ -16,7 +16,7 @@ import torch
 from circuitgraph.files.atomic_file import write_atomically
 from pruning.methods.edge_pruning.checkpoint import Checkpoints
 from pruning.methods.edge_pruning.state import TrainingState
-from pruning.runs.choices import RUN_FILE
+from pruning.runs.choice_files import RUN_FILE
 from pruning.runs.decide import run_text
 from pruning.runs.result_folder import ResultFolder
 from pruning.runs.run import Run
@@ -32,13 +32,16 @@ class RunCheckpoints(Checkpoints):
         run: The run, as it is done.
         folder: Where its result is kept.
         say: Called with a line when something is wrong with them.
+        trained: The run as it is trained, on survivors alone; by default the run itself.
     """
 
-    def __init__(self, run: Run, folder: ResultFolder, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, run: Run, folder: ResultFolder, say: Callable[[str], None], *, trained: Run | None = None
+    ) -> None:
         settings = run.settings
         super().__init__(
             folder.checkpoints,
-            run_identity(run),
+            run_identity(trained or run),
             conditions=run_conditions(run),
             every_seconds=settings.checkpoint_every_seconds or None,
             every_steps=settings.checkpoint_every_steps or None,

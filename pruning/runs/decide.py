@@ -2,12 +2,14 @@
 
 What was chosen wins, then what the recipe says, then what the task and the model say:
 
+    method       chosen, else gates trained by a recipe (`pruning.runs.decide_method`)
     recipe       chosen, else `tracr` for a compiled program, else `quick`; then what was chosen of it
     embeddings   chosen, else the recipe's, else `split` for a compiled program, else `joint`
     kv_heads     chosen, else the recipe's, else `native`
     qkv          chosen, else the recipe's, else `split`
-    objective    chosen, else the recipe's, else the task's
-    ablation     chosen, else the recipe's, else `zero` for a compiled program, else `counterfactual`
+    objective    chosen, else the recipe's, else the task's; of a method without a recipe what suits it and the prompts
+    ablation     chosen, else the recipe's, else `zero` for a compiled program, else `counterfactual`; of a method
+                 without a recipe one that it can do with
     task.seed    chosen, else the run's seed
     the rest     chosen, else the default of `RunRequest` and `RunSettings`
 """
@@ -22,16 +24,15 @@ from circuitgraph.architectures.universe import decided_choices
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.files.toml_text import toml_text
 from circuitgraph.graph.ablations import default_ablation
-from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
-from pruning.runs.choices import RECIPE, Chosen, setting_kinds
+from pruning.methods.edge_pruning.recipes import Recipe
+from pruning.methods.score_source import settled
+from pruning.runs.choices import Chosen, setting_kinds
+from pruning.runs.decide_method import decided_method, recipe_to_change, trains_by_recipe
 from pruning.runs.request import ModelRequest, RunRequest, TaskRequest
 from pruning.runs.settings import RunSettings
 
 if TYPE_CHECKING:
     from pruning.tasks import Task
-
-TRACR = "tracr"
-DEFAULT_RECIPE = "quick"
 
 
 def decide(chosen: Mapping[str, Any], *, family: str, objective: str) -> tuple[RunRequest, RunSettings]:
@@ -54,18 +55,26 @@ def decide(chosen: Mapping[str, Any], *, family: str, objective: str) -> tuple[R
         >>> request.recipe.name, request.recipe.steps, request.ablation, request.model.embeddings, request.task.seed
         ('tracr', 50, 'zero', 'split', 3)
     """
-    recipe = decided_recipe(chosen, family)
+    other = None if trains_by_recipe(chosen) else decided_method(chosen)
+    recipe = decided_recipe(chosen, family) if other is None else None
     asked = _section(chosen, "")
     model, task = _section(chosen, "model."), _section(chosen, "task.")
     for table, what in ((model, "model"), (task, "task")):
         if "name" not in table:
             raise ConfigurationError(f"which {what}? Give --{what}, or name it in a file ([{what}] name = …)")
     model |= decided_choices(
-        family, {name: model.get(name) or getattr(recipe, name) for name in ("embeddings", "kv_heads", "qkv")}
+        family, {name: model.get(name) or getattr(recipe, name, None) for name in ("embeddings", "kv_heads", "qkv")}
     )
     task.setdefault("seed", asked.get("seed", 0))
-    asked["objective"] = asked.get("objective") or recipe.objective or objective
-    asked["ablation"] = asked.get("ablation") or recipe.ablation or default_ablation(family)
+    if asked.get("survivors_by"):
+        asked["survivors_by"] = settled(asked["survivors_by"])
+    if recipe is not None:
+        asked["objective"] = asked.get("objective") or recipe.objective or objective
+        asked["ablation"] = asked.get("ablation") or recipe.ablation or default_ablation(family)
+    elif other is not None:
+        compared = other.compared(asked.get("objective"), asked.get("ablation"), family)
+        asked["objective"], asked["ablation"] = compared
+        asked |= {"method": other.request, "selection": other.selection}
     request = RunRequest(model=ModelRequest(**model), task=TaskRequest(**task), recipe=recipe, **asked)
     return request, RunSettings(**_section(chosen, "settings."))
 
@@ -81,10 +90,11 @@ def decided_recipe(chosen: Mapping[str, Any], family: str) -> Recipe:
         UnknownNameError: No such recipe.
         ConfigurationError: Settings of it that make no sense.
     """
-    base = chosen.get(RECIPE) or (TRACR if family == TRACR else DEFAULT_RECIPE)
-    recipe = base if isinstance(base, Recipe) else recipe_named(base)
+    recipe = recipe_to_change(chosen, family)
     changes = _section(chosen, "recipe.")
     nothing = {name: None for name, value in changes.items() if value is None}
+    if changes.get("warm_start"):
+        changes["warm_start"] = settled(changes["warm_start"])
     changed = recipe.changed(**changes) if len(nothing) < len(changes) else recipe
     return replace(changed, **nothing) if nothing else changed
 
@@ -123,7 +133,7 @@ def task_options(chosen: Mapping[str, Any], task: Task) -> Chosen:
 
 
 def run_text(request: RunRequest, settings: RunSettings, *, edited: bool = False) -> str:
-    """A run as TOML, which `pruning.runs.choices.read_run_file` reads.
+    """A run as TOML, which `pruning.runs.choice_files.read_run_file` reads.
 
     Args:
         request: What is asked for.

@@ -39,9 +39,7 @@ def diagnose(
     """
     found = [run.stopped_by] if run.stopped_by else []
     in_vain = not _IN_VAIN.isdisjoint(verdicts)
-    if not len(circuit):
-        cure = "" if in_vain else " Lower --target-sparsity or raise --steps."
-        found.append(f"The circuit is empty: no path of kept edges leads from the input to the logits.{cure}")
+    found += _empty(circuit, "" if in_vain else " Lower --target-sparsity or raise --steps.")
     if not run.records:
         return [*found, "No step was taken, so the gates are as they began."]
     if in_vain:
@@ -53,6 +51,24 @@ def diagnose(
     if objective == "kl":
         found += _gap(last, metrics)
     return found
+
+
+def diagnose_selected(circuit: Circuit, *, verdicts: Collection[str] = ()) -> list[str]:
+    """The same for a circuit that was chosen by the scores of a method.
+
+    Args:
+        circuit: What was kept.
+        verdicts: As of `diagnose`.
+    """
+    in_vain = not _IN_VAIN.isdisjoint(verdicts)
+    cure = " Lower --target-sparsity, or take --rule greedy or connected, which keep paths."
+    return [*_empty(circuit, "" if in_vain else cure), *_shape(circuit)]
+
+
+def _empty(circuit: Circuit, cure: str) -> list[str]:
+    if len(circuit):
+        return []
+    return [f"The circuit is empty: no path of kept edges leads from the input to the logits.{cure}"]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,8 +1,8 @@
-"""The main job in one call: train gates, keep edges, measure the circuit, and say where it came from.
+"""The main job in one call: find a circuit by any method, measure it, and say where it came from.
 
 1. check: what cannot work is refused before any work (`check_run`);
-2. train: frozen runs, then the gates (`train_gates`);
-3. keep: which edges the circuit has (`keep_edges`); with `out`, gates and circuit are on disk from here on;
+2. learn: gates are trained by a recipe (`train_gates`), or another method scores the edges (`rank_run`);
+3. keep: which edges the circuit has; with `out`, gates or scores and the circuit are on disk from here on;
 4. later parts, each of which may fail or be left out alone (`pruning.runs.parts`): the evaluation of each split.
 
 Every part that is added to a result goes into the fourth stage, as a part with a name.
@@ -14,108 +14,32 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
-import pandas as pd
-
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
-from circuitgraph.errors import ConfigurationError, IncompleteResultWarning, UnknownNameError
-from circuitgraph.files.csv_text import csv_text
+from circuitgraph.errors import ConfigurationError, IncompleteResultWarning
 from circuitgraph.memory.peak import peak_rss_bytes
 from circuitgraph.stopping import Stop, stopping
 from circuitgraph.torch_state import with_gradients
-from pruning.evaluation.card import metrics_line
-from pruning.evaluation.tables import metrics_table
 from pruning.frozen.runs import FrozenRuns
-from pruning.methods.edge_pruning.loop import TrainingRun
 from pruning.methods.edge_pruning.recipes import Recipe
-from pruning.runs.card import discovery_card
 from pruning.runs.checking.preflight import Preflight, look_before
-from pruning.runs.choices import RUN_FILE
+from pruning.runs.choice_files import RUN_FILE
 from pruning.runs.decide import run_text
-from pruning.runs.diagnose import diagnose
-from pruning.runs.front import front_table
+from pruning.runs.discovery import Discovery
 from pruning.runs.measuring import Measuring, measured_parts
 from pruning.runs.parts import Parts
 from pruning.runs.progress import Progress, Watch, progress_for
-from pruning.runs.provenance import provenance_of
-from pruning.runs.request import RunRequest
-from pruning.runs.result_files import CURVE, GATES, front_file, gates_file
+from pruning.runs.ranked_run import rank_run
+from pruning.runs.result_files import front_file
 from pruning.runs.result_folder import ResultFolder, report_command
 from pruning.runs.run import Run, RunChoices, run_of
-from pruning.runs.settings import RunSettings
-from pruning.runs.stages import Kept, Trained, check_run, how_evaluated, keep_edges, train_gates
+from pruning.runs.stages import Kept, Learnt, check_run, how_evaluated
+from pruning.runs.trained_run import train_gates
 from pruning.runs.verdicts import verdicts
 from pruning.tasks import TaskData
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Discovery:
-    """What `discover` gives back.
-
-    Attributes:
-        circuit: The circuit, with its provenance.
-        metrics: `sparsity`, `splits` (by split, role and metric), `seconds`, `peak_rss_bytes`, `frozen_runs`
-            (prompts by where their runs came from), `verdicts` (what the figures say against the run, see
-            `pruning.runs.verdicts`).
-        examples: A row a test prompt.
-        curve: A row a training step.
-        diagnoses: What may be wrong, in words.
-        run: The training run with its gates.
-        request: What was asked for.
-        settings: How it was done.
-        circuits: Further circuits of the same ranking, by the sparsity asked for.
-        missing: Why a part of the result is not there, by part, such as `evaluation:test`; empty where all are.
-        errors: What was raised, by part, of those that failed.
-    """
-
-    circuit: Circuit
-    metrics: dict[str, Any]
-    examples: pd.DataFrame
-    curve: pd.DataFrame
-    diagnoses: tuple[str, ...]
-    run: TrainingRun
-    request: RunRequest
-    settings: RunSettings
-    circuits: Mapping[float, Circuit] = field(default_factory=dict)
-    missing: Mapping[str, str] = field(default_factory=dict)
-    errors: Mapping[str, Exception] = field(default_factory=dict)
-
-    @property
-    def verdicts(self) -> tuple[str, ...]:
-        """What the figures say against the result, in words, the gravest first; see `pruning.runs.verdicts`."""
-        return tuple(one["text"] for one in self.metrics.get("verdicts", []))
-
-    def table(self, split: str = "test") -> pd.DataFrame:
-        """The metrics of a split as a table, see `pruning.metrics_table`.
-
-        Raises:
-            UnknownNameError: That split was not evaluated.
-        """
-        by_split = self.metrics["splits"]
-        if split not in by_split:
-            raise UnknownNameError.of("evaluated split", split, by_split, self.missing.get(f"evaluation:{split}", ""))
-        return metrics_table(by_split[split])
-
-    @property
-    def front(self) -> pd.DataFrame:
-        """The measures of `circuits`, a row each; see `pruning.runs.front`. Empty where none were asked for."""
-        return front_table(self.metrics.get("front", []))
-
-    def __repr__(self) -> str:
-        by_split = self.metrics["splits"]
-        told = "".join(f"; {split}: {metrics_line(by_role)}" for split, by_role in by_split.items())
-        missing = f"; missing: {', '.join(self.missing)}" if self.missing else ""
-        against = f"; verdicts against it: {len(self.verdicts)}, see .verdicts" if self.verdicts else ""
-        return f"<Discovery of {self.circuit!r}{told}{missing}{against}>"
-
-    def _repr_html_(self) -> str:
-        return discovery_card(
-            self.circuit, self.metrics, n_steps=len(self.run.records), warnings=[*self.verdicts, *self.diagnoses]
-        )
 
 
 class DiscoverChoices(RunChoices, total=False):
@@ -153,11 +77,14 @@ def discover(
             on disk.
         overwrite: Whether an older result there may be replaced; it stays until the new circuit is safe.
         resume: Whether a run in `out` that was ended goes on from its last checkpoint, to the same bits; where there
-            is none yet it begins. Another model, other prompts or other settings are refused.
+            is none yet it begins. Another model, other prompts or other settings are refused, and so is a method that
+            trains by no recipe, which has no checkpoints.
         progress: True shows how far the run is, False does not; by default it is shown in a notebook and on a
             terminal, unless `watch` or `say` are given. Or a `pruning.runs.progress.Progress` of your own.
         choices: Settings of the run by name: those of what is asked for (`pruning.runs.request.RunRequest`:
             `objective`, `ablation`, `seed`, `splits`, `n_random`, `n_random_prompts`, `n_effects`, `teacher_top_k`),
+            of the method (`method`, a name of `pruning.methods.registry` or such a method with its settings; its own
+            settings by name; `rule` and others of `pruning.runs.request.SelectionRequest`),
             of how it is done (`pruning.runs.settings.RunSettings`: `memory_bytes`, `cache_bytes`, `micro_batch`,
             `recompute`, `replay`; `disk_cache` takes a `pruning.DiskCache`), and of the recipe (`steps`,
             `target_sparsity`, `batch_size` …), which change it. `watch` is called after every step, `say` with a line
@@ -229,6 +156,11 @@ def run_discovery(
     """
     if resume and (out is None or overwrite):
         raise ConfigurationError("resume=True goes on in a folder: give it as out, and leave out overwrite")
+    if resume and run.request.method is not None:
+        raise ConfigurationError(
+            f"method {run.request.method.name!r} has no checkpoints to go on from; begin it anew. Where its scores are "
+            "there already, `circuitgraph report` makes what is missing"
+        )
     check_run(run)
     checked = checked or look_before(run, progress)
     checked.require()
@@ -245,7 +177,7 @@ def run_stages(
     stop: Stop,
     frozen: FrozenRuns | None = None,
 ) -> Discovery:
-    """Train, keep, and make the later parts, each kept before the next begins.
+    """Learn, keep, and make the later parts, each kept before the next begins.
 
     Args:
         asked: The run.
@@ -257,17 +189,19 @@ def run_stages(
     """
     began = time.perf_counter()
     run, request = asked.fitted(checked.memory), asked.request
-    trained = train_gates(run, progress, stop, folder, frozen)
+    learnt: Learnt = (
+        rank_run(run, progress, stop) if request.method is not None
+        else train_gates(run, progress, stop, folder, frozen)
+    )  # fmt: skip
     if folder is not None:
-        folder.ended_early = trained.run.goes_on
+        folder.ended_early = learnt.ended_early
     parts = Parts(
-        stop, ("gates", "circuit", *measured_parts(run.splits, request.n_effects, request.sparsities), "verdicts")
+        stop, (learnt.part, "circuit", *measured_parts(run.splits, request.n_effects, request.sparsities), "verdicts")
     )
-    if not trained.run.records:
-        folder = None  # of gates as they began nothing is kept
-    curve = pd.DataFrame([asdict(record) for record in trained.run.records])
-    parts.attempt("gates", lambda: _keep_gates(folder, asked, trained, curve), cheap=True)
-    kept = keep_edges(run, trained.run, progress, stop)
+    if learnt.is_worthless:
+        folder = None
+    parts.attempt(learnt.part, lambda: _keep_learnt(folder, asked, learnt), cheap=True)
+    kept = learnt.kept(run, progress, stop)
     if folder is not None and kept.trouble and stop.asked:
         folder.ended_early = True
     measuring = Measuring(
@@ -279,15 +213,15 @@ def run_stages(
         n_random_prompts=request.n_random_prompts,
         n_effects=request.n_effects,
         seed=request.seed,
-        provenance=provenance_of(run, trained),
-        metrics={**_first_metrics(trained, kept), "preflight": checked.to_dict()},
+        provenance=learnt.provenance(run, kept),
+        metrics={**_first_metrics(learnt, kept), "preflight": checked.to_dict()},
         folder=folder,
         progress=progress,
         front=kept.front,
     )
 
     def judge() -> None:
-        measuring.metrics |= _judged(run, trained, kept, measuring.metrics)
+        measuring.metrics |= _judged(run, learnt, kept, measuring.metrics)
 
     parts.attempt("verdicts", judge, cheap=True)
     parts.attempt("circuit", lambda: _keep_circuit(measuring), cheap=True)
@@ -303,9 +237,10 @@ def run_stages(
         circuit=measuring.described(),
         metrics=measuring.metrics,
         examples=measuring.examples,
-        curve=curve,
+        curve=learnt.curve(),
         diagnoses=tuple(measuring.metrics["diagnoses"]),
-        run=trained.run,
+        run=learnt.training,
+        scores=learnt.edge_scores(run),
         request=request,
         settings=run.settings,
         circuits=_described_front(measuring),
@@ -323,11 +258,10 @@ def _opened(
     return ResultFolder.opened(out, overwrite=overwrite, resume=resume)
 
 
-def _keep_gates(folder: ResultFolder | None, asked: Run, trained: Trained, curve: pd.DataFrame) -> None:
+def _keep_learnt(folder: ResultFolder | None, asked: Run, learnt: Learnt) -> None:
     if folder is not None:
         folder.write(RUN_FILE, run_text(asked.request, asked.settings, edited=_is_edited(asked)))
-        folder.write(GATES, gates_file(trained.run.gates))
-        folder.write(CURVE, csv_text(curve))
+        learnt.keep(folder)
 
 
 def _is_edited(run: Run) -> bool:
@@ -346,33 +280,30 @@ def _keep_circuit(measuring: Measuring) -> None:
 def _described_front(measuring: Measuring) -> dict[float, Circuit]:
     """Further circuits of the same ranking, with their provenance."""
     return {
-        sparsity: circuit.with_provenance(
-            {**measuring.provenance, "selection": {"rule": "target", "sparsity": sparsity}}
-        )
+        sparsity: circuit.with_provenance({**measuring.provenance, "selection": circuit.provenance["selection"]})
         for sparsity, circuit in measuring.front.items()
     }
 
 
-def _first_metrics(trained: Trained, kept: Kept) -> dict[str, Any]:
+def _first_metrics(learnt: Learnt, kept: Kept) -> dict[str, Any]:
     """What is known before anything is evaluated."""
+    stopped_by = "" if learnt.training is None else learnt.training.stopped_by
     return {
         "sparsity": dict(kept.circuit.sparsity),
         "splits": {},
-        "seconds": trained.seconds,
-        "training_seconds": trained.seconds,
+        **learnt.metrics(),
         "peak_rss_bytes": peak_rss_bytes(),
-        "frozen_runs": trained.frozen_runs,
-        "diagnoses": [trained.run.stopped_by] if trained.run.stopped_by else [],
+        "diagnoses": [stopped_by] if stopped_by else [],
         "verdicts": [],
     }
 
 
-def _judged(run: Run, trained: Trained, kept: Kept, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What training and figures say against the run: `diagnoses` and `verdicts`."""
+def _judged(run: Run, learnt: Learnt, kept: Kept, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What method and figures say against the run: `diagnoses` and `verdicts`."""
     by_split, judged = metrics["splits"], verdicts(metrics)
     first = by_split.get("validation") or next(iter(by_split.values()), None)
     against = {one["name"] for one in judged if one["severity"] == "wrong"}
-    found = diagnose(trained.run, kept.circuit, run.recipe, first, objective=run.request.objective, verdicts=against)
+    found = learnt.diagnoses(run, kept, first, against)
     return {"diagnoses": [*found, *([kept.trouble] if kept.trouble else [])], "verdicts": judged}
 
 
@@ -381,7 +312,7 @@ def _incomplete(found: Discovery, folder: Path | None) -> str:
     parts = "; ".join(f"{part}: {reason}" for part, reason in found.missing.items())
     if folder is None:
         return (
-            f"parts of the result are missing ({parts}). Circuit and gates are in what is given back; "
+            f"parts of the result are missing ({parts}). Circuit and scores are in what is given back; "
             "pruning.evaluate(compiled, found.circuit, task.split('test')) measures it"
         )
     return f"parts of the result in {folder} are missing ({parts}). `{report_command(folder)}` makes them"

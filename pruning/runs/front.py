@@ -26,12 +26,15 @@ def front_circuits(gates: Gates, sparsities: Sequence[float], *, ablation: str) 
         ablation: What cut edges carry.
 
     Returns:
-        By sparsity, each with its scores, without dangling edges.
+        By sparsity, each with its scores and its `selection`, without dangling edges.
     """
     found = {}
     for sparsity in sparsities:
         edges, scores = discretize(gates, keep=edges_to_keep(gates, rule="target", target_sparsity=sparsity))
-        found[sparsity] = Circuit.from_edges(gates.gate_map.universe, edges, scores=scores, ablation=ablation)
+        found[sparsity] = Circuit.from_edges(
+            gates.gate_map.universe, edges, scores=scores, ablation=ablation,
+            provenance={"selection": {"rule": "target", "sparsity": sparsity}},
+        )  # fmt: skip
     return found
 
 

@@ -11,7 +11,7 @@ from circuitgraph.architectures import family_of
 from circuitgraph.architectures.universe import universe_of
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.graph.universe import Universe
-from pruning.runs.choices import read_run_file
+from pruning.runs.choice_files import read_run_file
 from pruning.runs.decide import decide, task_options
 from pruning.runs.request import RunRequest
 from pruning.runs.settings import RunSettings
@@ -38,14 +38,14 @@ class PlannedRun:
 
     def load(self) -> Run:
         """Load the weights, compile them, and make the prompts."""
-        from pruning.runs.run import Run
+        from pruning.runs.run import Run, with_objective
 
         compiled, asked = self.load_model(), self.request.task
         task = load_task(
             asked.name, compiled.tokenizer, sizes=asked.sizes or None, seed=asked.seed, options=asked.options or None,
             chat_template=asked.chat_template, bos=asked.bos,
         )  # fmt: skip
-        return Run(compiled=compiled, task=task, request=self.request, settings=self.settings)
+        return Run(compiled=compiled, task=task, request=with_objective(self.request, task), settings=self.settings)
 
     def load_model(self) -> CompiledModel:
         """Load the weights and compile them."""

@@ -9,7 +9,7 @@ from typing import Any
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from pruning.methods.method import Method
 from pruning.methods.registry import method_class
-from pruning.runs.fields import kinds_of
+from pruning.runs.fields import Kind, kinds_of
 
 
 def method_with(name: str, settings: Mapping[str, object] | None = None) -> Method:
@@ -28,7 +28,7 @@ def method_with(name: str, settings: Mapping[str, object] | None = None) -> Meth
         30
     """
     made: Any = method_class(name)
-    kinds = _kinds(name, made)
+    kinds = method_kinds(name)
     return made(**{key: _known(name, kinds, key).checked(key, value) for key, value in (settings or {}).items()})
 
 
@@ -50,11 +50,20 @@ def read_settings(name: str, given: Mapping[str, str]) -> dict[str, Any]:
         >>> read_settings("eap-ig", {"steps": "30", "backward": "gim"})
         {'steps': 30, 'backward': 'gim'}
     """
-    kinds = _kinds(name, method_class(name))
+    kinds = method_kinds(name)
     return {key: _known(name, kinds, key).read(key, text) for key, text in given.items()}
 
 
-def _kinds(name: str, made: Any) -> Mapping[str, Any]:
+def method_kinds(name: str) -> Mapping[str, Kind]:
+    """What each setting of a method may hold, by name.
+
+    Args:
+        name: The method's.
+
+    Raises:
+        UnknownNameError: No such method.
+    """
+    made: Any = method_class(name)
     kinds = kinds_of(made)
     assert set(kinds) == {one.name for one in fields(made)}, f"{name} has a setting of a type that cannot be read"
     return kinds

@@ -46,14 +46,25 @@ class PlannedSweep:
         seeds: The seeds of training.
 
     Raises:
-        ConfigurationError: No seed, one twice, or what is no seed.
+        ConfigurationError: No seed, one twice, or what is no seed; or a method that trains by no recipe.
     """
 
     run: Run
     seeds: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Check the seeds."""
+        """Check the seeds, and that there is something to train."""
+        method = self.run.request.method
+        if method is not None:
+            raise ConfigurationError(
+                f"several seeds are trained by a recipe, which method {method.name!r} is not; the leaderboard "
+                "(circuitgraph leaderboard, pruning.leaderboard.board.run_leaderboard) runs any method with several"
+            )
+        if self.run.request.survivors is not None:
+            raise ConfigurationError(
+                "survivors are others for every seed, so their gates cannot be averaged: leave out survivors, or train "
+                "one seed after the other (--seed)"
+            )
         object.__setattr__(self, "seeds", checked_seeds(self.seeds))
 
     @property
@@ -92,7 +103,7 @@ class PlannedSweep:
         if training.sparsity is None:
             request = replace(request, front=self.sparsities)
         else:
-            recipe = replace(request.recipe, target_sparsity=training.sparsity)
+            recipe = replace(self.run.recipe, target_sparsity=training.sparsity)
             request = replace(request, recipe=recipe, front=())
         return replace(self.run, request=request, settings=replace(self.run.settings, time_limit_seconds=None))
 

@@ -1,59 +1,17 @@
-"""Where results came from: the model, what was asked for, and what it was made with."""
+"""Where results came from: the model, and what it was made with."""
 
 from __future__ import annotations
 
 import json
 import platform
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
-from pruning.runs.run import Run
 from pruning.runs.versions import library_versions
-
-if TYPE_CHECKING:
-    from pruning.runs.stages import Trained
-
-
-def provenance_of(run: Run, trained: Trained) -> dict[str, Any]:
-    """Where the circuit came from, but for its measures.
-
-    Args:
-        run: The run.
-        trained: What training left.
-    """
-    return {
-        **known_provenance(run),
-        **made_with(run.compiled),
-        "cpu_kernels": run.compiled.uses_cpu_kernels,
-        **trained.provenance,
-        "task": run.task.name,
-        "task_options": dict(run.task.provenance),
-        "method": "edge-pruning",
-        "score_meaning": "log-alpha",
-        "steps_taken": len(trained.run.records),
-    }
-
-
-def known_provenance(run: Run) -> dict[str, Any]:
-    """What the circuit of a run says of itself and is known before it is trained.
-
-    Args:
-        run: The run.
-    """
-    request = run.request
-    return {
-        **model_provenance(run.compiled),
-        "data_hash": run.task.data_hash,
-        "objective": request.objective,
-        "ablation": request.ablation,
-        "teacher_top_k": request.teacher_top_k,
-        "recipe": run.recipe.to_dict(),
-        "seed": request.seed,
-    }
 
 
 def model_provenance(compiled: CompiledModel) -> dict[str, Any]:

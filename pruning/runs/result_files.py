@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from circuitgraph.circuits.edge_scores import ABOUT as ABOUT_SCORES
+from circuitgraph.circuits.edge_scores import NUMBERS as SCORES
 from circuitgraph.errors import CircuitFormatError
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ CHECKPOINT = "checkpoint"
 CIRCUIT, GATES, CURVE, METRICS, EXAMPLES, FRONT_TABLE = (
     "circuit.json", "gates.safetensors", "curve.csv", "metrics.json", "examples.csv", "front.csv",
 )  # fmt: skip
+LEARNT = (GATES, SCORES)
+"""What a method leaves, one of the two: all else of a result can be made of it and the circuit."""
 _OF_FRONT = re.compile(r"circuit-0(\.\d+)?\.json|circuit-1\.json")
 FILES = (
     "run.toml",
@@ -34,6 +38,8 @@ FILES = (
     "circuit.svg",
     "circuit.html",
     GATES,
+    SCORES,
+    ABOUT_SCORES,
     "report.md",
     STATE,
 )

@@ -2,8 +2,8 @@
 
 1. `ResultFolder.opened` refuses a place that is taken, reserves it (`circuitgraph.files.reservation`), and clears what
    a dead run left beside it.
-2. The first files, gates and curve, make the folder. Where an older result stands that may be replaced, they go into a
-   hidden folder beside it, and `settle` puts that in the older one's place as soon as the circuit is in it.
+2. The first files, gates and curve or scores, make the folder. Where an older result stands that may be replaced, they
+   go into a hidden folder beside it, and `settle` puts that in the older one's place as soon as the circuit is in it.
 3. Later parts are written into the folder one after another. `state.json` says at any moment which are missing, why,
    and how to make them.
 4. Checkpoints of the training lie in `checkpoint` inside of it, beside an older result too, until all steps were taken
@@ -26,7 +26,7 @@ from circuitgraph.files.atomic_file import hidden_beside, leftovers, reason, swe
 from circuitgraph.files.plain_json import json_text
 from circuitgraph.files.reservation import lock_of, reserved
 from pruning.runs.parts import NOT_MADE_YET, was_tried
-from pruning.runs.result_files import CHECKPOINT, CIRCUIT, FILES, GATES, STATE, is_of_result
+from pruning.runs.result_files import CHECKPOINT, CIRCUIT, FILES, LEARNT, STATE, is_of_result
 
 FORMAT_VERSION = 1
 
@@ -220,8 +220,8 @@ class ResultFolder:
         shutil.rmtree(older, ignore_errors=True)
 
     def _leave(self) -> None:
-        """Leave nothing that is of no use: a new result without gates, an empty folder."""
-        if self._place != self.path and GATES not in self:
+        """Leave nothing that is of no use: a new result without gates or scores, an empty folder."""
+        if self._place != self.path and not any(name in self for name in LEARNT):
             shutil.rmtree(self._place, ignore_errors=True)
         if self._ran_to_its_end() or not any(self.checkpoints.glob("step-*.json")):
             shutil.rmtree(self.checkpoints, ignore_errors=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from circuitgraph.errors import CheckpointError
-from pruning.runs.choices import RUN_FILE
-from pruning.runs.discover import Discovery, run_discovery
+from pruning.runs.choice_files import RUN_FILE
+from pruning.runs.discover import run_discovery
+from pruning.runs.discovery import Discovery
 from pruning.runs.load import PlannedRun, read_run
 from pruning.runs.progress import Progress, progress_for
-from pruning.runs.result_files import CHECKPOINT
+from pruning.runs.result_files import CHECKPOINT, CIRCUIT
+from pruning.runs.result_folder import report_command
 
 
 def resume(path: str | Path, *, progress: Progress | bool | None = None) -> Discovery:
@@ -61,8 +63,10 @@ def checkpoint_folder(path: Path) -> Path:
         CheckpointError: There are none.
     """
     if not (path / CHECKPOINT / RUN_FILE).is_file():
+        there = f". Its circuit is there: `{report_command(path)}` makes what is missing" * (path / CIRCUIT).is_file()
         raise CheckpointError(
             f"{path} has no run to go on with: expected the folder that `circuitgraph discover --out` (out=) was "
-            f"given, with {CHECKPOINT}/{RUN_FILE} in it, which a run that is finished has no more"
+            f"given, with {CHECKPOINT}/{RUN_FILE} in it, which a run that is finished has no more, "
+            f"and one by a method without a recipe never had{there}"
         )
     return path / CHECKPOINT

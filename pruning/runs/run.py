@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from circuitgraph.circuits.sizes import edges_left
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from pruning.methods.edge_pruning.recipes import Recipe
+from pruning.methods.method import Method, Searcher
 from pruning.runs.checking.memory import training_memory
-from pruning.runs.choices import RECIPE, Chosen, full_name, of_keywords, of_model
+from pruning.runs.choices import METHOD, RECIPE, Chosen, full_name, of_keywords, of_method, of_model
 from pruning.runs.decide import decide
-from pruning.runs.request import RunRequest
+from pruning.runs.method_settings import method_with
+from pruning.runs.rank import objective_of
+from pruning.runs.request import OWN, RunRequest
 from pruning.runs.settings import RunSettings
 from pruning.tasks import TaskData, get_task
 
@@ -32,10 +36,15 @@ class RunChoices(TypedDict, total=False):
     objective: str | None
     ablation: str | None
     seed: int
+    method: Method | str | None
+    rule: str
     splits: Any
     n_random: int
     n_random_prompts: int | None
     n_effects: int
+    survivors: int | None
+    survivors_by: str
+    warm_start: str
     front: Any
     teacher_top_k: int | None
     memory_bytes: int | None
@@ -70,8 +79,32 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The method's settings."""
-        return self.request.recipe
+        """The settings of the training; a run of another method has none."""
+        recipe = self.request.recipe
+        assert recipe is not None, "only a run that trains has a recipe"
+        return recipe
+
+    @property
+    def objective(self) -> str:
+        """What is compared in training."""
+        assert self.request.objective is not None, "only a method that trains nothing may compare nothing"
+        return self.request.objective
+
+    @cached_property
+    def method(self) -> Method | None:
+        """The method that ranks the edges, ready to run; None where gates are trained by a recipe.
+
+        Raises:
+            ConfigurationError: The sparsity asked for is not the size that its settings ask for.
+        """
+        asked, selection = self.request.method, self.request.selection
+        if asked is None or selection is None:
+            return None
+        method = method_with(asked.name, asked.options)
+        if selection.rule == OWN and selection.sparsity is not None:
+            assert isinstance(method, Searcher)
+            return method.for_edges(edges_left(self.compiled.universe, selection.sparsity))
+        return method
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -122,8 +155,9 @@ def run_of(compiled: CompiledModel, task: TaskData, recipe: Recipe | str | None,
             "the task must be what pruning.load_task gives (or pruning.task_from_pairs, of your own prompts); got a "
             f"{type(task).__name__}"
         )
+    method = None if given.get("method") is None else of_method(given["method"])[METHOD]
     for name in given:
-        if name != "disk_cache" and full_name(name).startswith(_LOADED):
+        if name not in ("disk_cache", "method") and full_name(name, method).startswith(_LOADED):
             raise ConfigurationError(
                 f"{name} is decided already: it belongs to the model or the prompts that were given; load them with it"
             )
@@ -148,7 +182,20 @@ def run_from(compiled: CompiledModel, task: TaskData, chosen: Mapping[str, Any])
     others = {name: value for name, value in chosen.items() if not name.startswith(_LOADED)}
     decided = {**of_model(compiled), **of_task(task), **others}
     request, settings = decide(decided, family=compiled.family.name, objective=task.objective)
-    return Run(compiled=compiled, task=task, request=request, settings=settings)
+    return Run(compiled=compiled, task=task, request=with_objective(request, task), settings=settings)
+
+
+def with_objective(request: RunRequest, task: TaskData) -> RunRequest:
+    """What a method compares on these prompts, where nothing was chosen.
+
+    Args:
+        request: What is asked for.
+        task: The prompts.
+    """
+    asked = request.method
+    if request.objective is not None or asked is None or not len(task.splits.get("train", ())):
+        return request
+    return replace(request, objective=objective_of(method_with(asked.name, asked.options), task))
 
 
 def of_task(task: TaskData) -> Chosen:

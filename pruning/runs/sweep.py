@@ -28,7 +28,8 @@ from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.runs.across_seeds import AVERAGED, CONSENSUS, SEED, averaged_circuit, averaged_scores, consensus_circuit
 from pruning.runs.checking.preflight import Preflight, look_before
-from pruning.runs.discover import DiscoverChoices, Discovery, run_discovery
+from pruning.runs.discover import DiscoverChoices, run_discovery
+from pruning.runs.discovery import Discovery
 from pruning.runs.fields import kinds_of
 from pruning.runs.front import front_table, measured_rows
 from pruning.runs.planned_sweep import SEEDS, PlannedSweep, Training, checked_seeds
@@ -37,8 +38,9 @@ from pruning.runs.provenance import model_provenance
 from pruning.runs.request import RunRequest
 from pruning.runs.result_folder import ResultFolder
 from pruning.runs.run import run_of
-from pruning.runs.stages import check_run, frozen_runs
+from pruning.runs.stages import check_run
 from pruning.runs.sweep_folder import SweepFolder, TrainedCircuits, files_of, known_rows, verdicts_in
+from pruning.runs.trained_run import frozen_runs
 from pruning.runs.versions import library_versions
 from pruning.tasks import TaskData
 
@@ -256,9 +258,10 @@ class _Sweeping:
                 with self.stop.open():
                     self.shared.append(frozen_runs(run.fitted(self.checked.memory), self.progress))
             found = run_discovery(run, self.progress, out=folder, checked=self.checked, frozen=self.shared[0])
-            if found.run.records and folder is not None and self.finish is not None:
+            if found.n_steps and folder is not None and self.finish is not None:
                 self.finish.make(folder, found)
             self._require_whole(training, found)
+        assert found.run is not None
         for line in (*found.diagnoses, *(f"{part} is missing: {reason}" for part, reason in found.missing.items())):
             self.progress.say(f"{training}: {line}")
         return TrainedCircuits(
@@ -266,7 +269,7 @@ class _Sweeping:
             circuits=dict(found.circuits) if training.sparsity is None else {training.sparsity: found.circuit},
             scores=found.run.gates.scores().double().cpu().numpy(),
             rows=known_rows(found.metrics, training, self.planned.split),
-            steps=len(found.run.records),
+            steps=found.n_steps,
             verdicts=verdicts_in(found.metrics),
         )
 
@@ -288,10 +291,10 @@ class _Sweeping:
             Stopped: The user or a signal stopped it.
             TrainingError: It could not go on.
         """
-        if found.run.interrupted or self.stop.asked:
+        if found.interrupted or self.stop.asked:
             raise Stopped(self.stop.name or "SIGINT")
-        if found.run.stopped_by:
-            raise TrainingError(f"{training}: training stopped: {found.run.stopped_by}")
+        if found.stopped_by:
+            raise TrainingError(f"{training}: training stopped: {found.stopped_by}")
 
     # ------------------------------------------------------------ all seeds together
 

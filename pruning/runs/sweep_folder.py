@@ -27,7 +27,7 @@ from circuitgraph.files.atomic_file import write_atomically
 from circuitgraph.files.strict_json import parse_strictly
 from pruning.methods.edge_pruning.checkpoint import first_difference
 from pruning.runs import provenance
-from pruning.runs.choices import RUN_FILE
+from pruning.runs.choice_files import RUN_FILE
 from pruning.runs.decide import run_text
 from pruning.runs.folder_of_runs import FORMAT_VERSION, FolderOfRuns
 from pruning.runs.planned_sweep import PlannedSweep, Training
@@ -43,6 +43,7 @@ from pruning.runs.result_files import (
 )
 from pruning.runs.result_folder import ResultFolder
 from pruning.runs.run import Run
+from pruning.runs.trained_run import known_provenance
 
 _NAMES = r"sweep\.json|run\.toml|front\.(csv|png)|summary\.csv|stability\.csv|report\.md"
 _CIRCUITS = r"seed-\d+|(consensus|averaged)-\d+(\.\d+)?\.json"
@@ -154,7 +155,7 @@ class SweepFolder(FolderOfRuns):
         circuits = {sparsity: Circuit.load(place / name) for name, sparsity in files.items()}
         for circuit in circuits.values():
             other = circuit.universe.first_difference(run.compiled.universe)
-            other = other or provenance.first_difference(circuit, provenance.known_provenance(run))
+            other = other or provenance.first_difference(circuit, known_provenance(run))
             if other is not None:
                 raise OutputError(
                     f"{place} was found with other settings: {other}. Remove it, or choose another folder"

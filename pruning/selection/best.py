@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from circuitgraph.circuits.sizes import edges_left
 from circuitgraph.errors import UnknownNameError
 from circuitgraph.graph.gate_map import GateMap
 from pruning.methods.edge_pruning.gates import Gates
@@ -31,7 +32,7 @@ def edges_to_keep(gates: Gates, *, rule: str, target_sparsity: float) -> int:
     if rule == "paper":
         return round(float(gates.soft_edges().sum()))
     if rule == "target":
-        return max(0, round((1 - target_sparsity) * gates.gate_map.universe.n_edges))
+        return edges_left(gates.gate_map.universe, target_sparsity)
     raise UnknownNameError.of("keep rule", rule, ("paper", "target"))
 
 

@@ -12,13 +12,13 @@ from pruning.methods.edge_pruning.schedule import RAMPS, target_at
 
 CONTROLS = ("lagrangian", "budget", "nested")
 KEEP_RULES = ("paper", "target", "faithful", "minimal")
-WARM_STARTS = ("none", "gate-importance")
+OWN_WARM_STARTS = ("none", "gate-importance")
+"""What a training makes itself; it begins with any other scores too (`pruning.methods.score_source`)."""
 OBJECTIVE_NAMES = ("kl", "kl-top1", "logit-diff", "negative-logit-diff", "cross-entropy", "mse", "position-kl")
 _VALID: dict[str, tuple[str, ...]] = {
     "ramp": RAMPS,
     "control": CONTROLS,
     "keep": KEEP_RULES,
-    "warm_start": WARM_STARTS,
     "objective": OBJECTIVE_NAMES,
     "ablation": tuple(name for name in ABLATIONS if name != "optimal"),
     "embeddings": CHOICES["embeddings"],
@@ -59,7 +59,8 @@ class Recipe:
         end_sparsity: Control `nested` only: the highest sparsity that is trained.
         warm_start: `none`: α start from `init_mean` and `init_std`; `gate-importance`: from how much each gate
             matters on the way from 0 to 1 (`pruning.methods.gate_gradients`), as `init_mean + init_std · z`, z being
-            the standardised logarithm.
+            the standardised logarithm; or from the strength of any scores in the same way: the name of a method that
+            ranks edges, or the place of saved scores (a path with a `/` in it, or a JSON file).
         init_mean: Mean of the α to start from.
         init_std: Their standard deviation.
         batch_size: Prompts a step.
@@ -154,6 +155,10 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value not in valid:
                 raise UnknownNameError.of(name.replace("_", " "), value, valid)
+        if self.warm_start not in OWN_WARM_STARTS:
+            from pruning.methods.score_source import check_source  # its methods know recipes
+
+            check_source("warm start", self.warm_start, OWN_WARM_STARTS)
         if not 0 <= self.start_sparsity < 1:
             raise ConfigurationError(f"start_sparsity must be in [0, 1); got {self.start_sparsity}")
         if self.control == "nested":

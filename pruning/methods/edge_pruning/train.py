@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from circuitgraph.compiled.model import CompiledModel
@@ -141,7 +142,16 @@ class Trainer:
         path = GatePath(batches=_WARM_START_BATCHES, batch_size=self.recipe.batch_size)
         importance = gate_importance(self.runner, path, seed=seed)
         require_numbers(importance, self.runner.frozen, "gate importances")
-        self.gates.start_from(importance, mean=self.recipe.init_mean, spread=self.recipe.init_std)
+        self.start_from(importance)
+
+    def start_from(self, strength: Float[Tensor, " edge"]) -> None:
+        """Begin with α in the order of the strength of edges, spread as the recipe says.
+
+        Args:
+            strength: Not negative.
+        """
+        assert not self.records, "steps were taken already"
+        self.gates.start_from(strength, mean=self.recipe.init_mean, spread=self.recipe.init_std)
 
     def state(self) -> TrainingState:
         """All that the next step depends on, as copies."""

@@ -193,7 +193,7 @@ def estimate_duration(
     """
     levels, seconds = zip(*timed.steps, strict=True)
     schedule = [_scheduled(recipe, index) for index in range(recipe.steps)]
-    warm = WARM_START_LEVELS * WARM_START_BATCHES if recipe.warm_start != "none" else 0
+    warm = WARM_START_LEVELS * WARM_START_BATCHES if recipe.warm_start == "gate-importance" else 0
     evaluation = 0.0
     for lengths in evaluated:
         some = lengths[sampled_prompts(len(lengths), n_random_prompts, seed=0)]
@@ -257,7 +257,7 @@ def time_passes(
     last = min(1.0, recipe.target_sparsity)
     levels = sorted({*levels, *(level for level in _BETWEEN if levels[0] < level < levels[-1])})
     step(_drawn(compiled, levels[-1]), wanted=1.0)  # what is compiled on the way, and buffers, do not count
-    warm = step(_half(compiled), wanted=1.0) if recipe.warm_start != "none" else 0.0
+    warm = step(_half(compiled), wanted=1.0) if recipe.warm_start == "gate-importance" else 0.0
     timed = [(level, step(_drawn(compiled, level), wanted=UNDECIDED)) for level in levels]
     kept = _drawn(compiled, min(last, 0.999))
     many, one = _forward(compiled, frozen, kept, len(some), clock), _forward(compiled, frozen, kept, 1, clock)

@@ -63,7 +63,7 @@ class Preflight:
     Attributes:
         task: The task's name.
         model: The model's name.
-        objective: What is compared.
+        objective: What is compared, or None where the method compares nothing.
         ablation: What cut edges carry.
         splits: The prompts by split.
         findings: Errors and doubts, errors first.
@@ -75,7 +75,7 @@ class Preflight:
 
     task: str
     model: str
-    objective: str
+    objective: str | None
     ablation: str
     splits: Mapping[str, SplitCount]
     findings: tuple[Finding, ...]
@@ -184,7 +184,7 @@ class Look:
 
     Attributes:
         sample: Prompts that the model is run on, about, spread over the splits; 0 runs it on none.
-        training: Whether gates are to be trained; else only the evaluated splits are looked at.
+        training: Whether edges are to be found; else only the evaluated splits are looked at.
         estimate_time: Whether a few passes are timed.
     """
 
@@ -253,7 +253,8 @@ def look_at(run: Run, look: Look | None = None) -> Preflight:
     train = task.splits.get("train")
     findings = unfit(run, training=look.training)
     memory = seen = duration = None
-    if look.training and train is not None and len(train) and compiled.device.type in DEVICES:
+    trains = look.training and request.recipe is not None
+    if trains and train is not None and len(train) and compiled.device.type in DEVICES:
         memory = run.memory
         findings += _memory(memory, run.settings.memory_bytes)
     findings += stretched(compiled, looked_at)
@@ -284,7 +285,7 @@ def _duration(run: Run, memory: MemoryPlan, looked_at: Mapping[str, EncodedPairs
     """What the run will take."""
     request, recipe, train = run.request, run.recipe, run.task.splits["train"]
     timed = time_passes(
-        run.compiled, train, recipe, objective=request.objective, ablation=request.ablation, plan=memory,
+        run.compiled, train, recipe, objective=run.objective, ablation=request.ablation, plan=memory,
         teacher_top_k=request.teacher_top_k,
     )  # fmt: skip
     return estimate_duration(

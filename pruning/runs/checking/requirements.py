@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuitgraph.errors import ConfigurationError
+from circuitgraph.errors import ConfigurationError, UnsupportedModelError
 from pruning.execution.objectives import check_top_k, objective_named, require_wrong_answers
 from pruning.findings import Finding
+from pruning.methods.method import RefusesModels
 from pruning.prompts.runnable import counted, text_of, unrunnable
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def unfit(run: Run, *, training: bool) -> list[Finding]:
     """
     compiled, task, splits = run.compiled, run.task, run.splits
     objective, ablation = run.request.objective, run.request.ablation
-    objective_named(objective)
+    if objective is not None:
+        objective_named(objective)
     looked_at = dict.fromkeys((*(("train",) if training else ()), *splits))
     present = {name: task.splits[name] for name in looked_at if name in task.splits and len(task.splits[name])}
     if "train" in task.splits and ablation.startswith("mean"):
@@ -81,12 +83,24 @@ def unfit(run: Run, *, training: bool) -> list[Finding]:
         for name in splits
         if name not in present
     ]
-    if training and train is not None:
+    if training and train is not None and objective is not None:
         errors += _objective(compiled, train, objective, run.request.teacher_top_k)
+    if training:
+        errors += _method(run)
     if ablation == "counterfactual":
         errors += _all_the_same(present)
     errors += [(one.name, one.text) for name, pairs in present.items() for one in unrunnable(compiled, pairs, name)]
     return [Finding(name=name, severity="error", text=f"task {task.name}: {text}") for name, text in errors]
+
+
+def _method(run: Run) -> Iterator[tuple[str, str]]:
+    """What a method cannot do with this model and these settings."""
+    try:
+        method = run.method
+        if isinstance(method, RefusesModels):
+            method.require_model(run.compiled)
+    except (ConfigurationError, UnsupportedModelError) as error:
+        yield ("method-does-not-fit", str(error))
 
 
 def _objective(

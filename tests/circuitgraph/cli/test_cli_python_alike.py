@@ -27,6 +27,7 @@ WAY = (
     "circuitgraph.cli.discover", "circuitgraph.cli.check", "circuitgraph.cli.study", "circuitgraph.cli.study_job",
     "circuitgraph.cli.job", "circuitgraph.cli.option_groups", "pruning.runs.choices", "pruning.runs.decide",
     "pruning.runs.load", "pruning.runs.run", "pruning.runs.discover", "pruning.runs.stages", "pruning.runs.measuring",
+    "pruning.runs.trained_run", "pruning.runs.ranked_run", "pruning.runs.decide_method",
     "pruning.runs.checking.preflight", "pruning.runs.checking.memory", "pruning.runs.checking.requirements",
     "pruning.regimes.study", "pruning.regimes.training", "pruning.regimes.planned", "pruning.frozen.runs",
     "pruning.execution.batch_run", "pruning.methods.edge_pruning.train", "pruning.methods.edge_pruning.loop",
@@ -199,5 +200,5 @@ def test_none_on_the_way_from_the_command_line_to_a_step_does(monkeypatch, tmp_p
     assert call(*SMALL, "--out", tmp_path / "x").code == 130
     names = [name for name, _ in way]
     assert names[0] == "loop.py:train"
-    assert {"stages.py:train_gates", "discover.py:run_discovery", "discover.py:discover"} <= set(names)
+    assert {"trained_run.py:train_gates", "discover.py:run_discovery", "discover.py:discover"} <= set(names)
     assert max(n for _, n in way) <= MOST, way

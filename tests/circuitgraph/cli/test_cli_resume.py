@@ -85,7 +85,7 @@ def test_ended_at_once_on_the_way_it_says_what_goes_on(tmp_path, monkeypatch):
         call(*SMALL, "--out", tmp_path / "x")
     kept = {path.name for path in (tmp_path / "x" / "checkpoint").iterdir()}
     with monkeypatch.context() as patched:
-        before(patched, "pruning.runs.stages.FrozenRuns", signals=2)
+        before(patched, "pruning.runs.trained_run.FrozenRuns", signals=2)
         ended = call("discover", "--resume", tmp_path / "x")
     assert ended.code == 143
     assert f"`circuitgraph discover --resume {tmp_path / 'x'}` goes on from its last checkpoint" in ended.err

@@ -11,11 +11,11 @@ from circuitgraph.errors import ConfigurationError
 class TestSeveralSparsities:
     def test_they_take_the_recipe_that_ranks_for_all(self):
         chosen = MethodOptions(target_sparsity="0.97,0.9,0.99").chosen()
-        assert chosen == {"recipe": "nested", "front": [0.97, 0.9, 0.99], "recipe.target_sparsity": 0.97}
+        assert chosen == {"recipe": "nested", "front": (0.97, 0.9, 0.99), "recipe.target_sparsity": 0.97}
 
     def test_a_named_recipe_stays(self):
         chosen = MethodOptions(target_sparsity="0.97,0.9", recipe="paper-gpt2").chosen()
-        assert chosen["recipe"] == "paper-gpt2" and chosen["front"] == [0.97, 0.9]
+        assert chosen["recipe"] == "paper-gpt2" and chosen["front"] == (0.97, 0.9)
 
     def test_one_is_as_ever(self):
         assert MethodOptions(target_sparsity="0.9").chosen() == {"recipe.target_sparsity": 0.9}

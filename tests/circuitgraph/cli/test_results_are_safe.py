@@ -72,7 +72,7 @@ def test_a_judgement_that_fails_says_nothing_and_report_makes_it(tmp_path, monke
 
 
 class TestSignals:
-    @pytest.mark.parametrize("stage", ["circuitgraph.models.load_model", "pruning.runs.stages.FrozenRuns"])
+    @pytest.mark.parametrize("stage", ["circuitgraph.models.load_model", "pruning.runs.trained_run.FrozenRuns"])
     def test_before_training_nothing_is_left(self, stage, tmp_path, monkeypatch):
         before(monkeypatch, stage)
         ended = call(*SMALL, "--out", tmp_path / "deep" / "x")
@@ -97,7 +97,7 @@ class TestSignals:
         assert files(tmp_path) == {"x"}
 
     def test_while_edges_are_kept_there_is_a_circuit_all_the_same(self, tmp_path, monkeypatch):
-        before(monkeypatch, "pruning.runs.stages.keep_faithful")
+        before(monkeypatch, "pruning.runs.trained_run.keep_faithful")
         ended = call(*SMALL, "--out", tmp_path / "x")
         assert ended.code == 143
         assert (

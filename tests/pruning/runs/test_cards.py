@@ -12,7 +12,8 @@ from circuitgraph.models import load_model
 from pruning.evaluation.card import metrics_line
 from pruning.evaluation.evaluate import Evaluation
 from pruning.methods.edge_pruning.recipes import recipe_named
-from pruning.runs.discover import Discovery, discover
+from pruning.runs.discover import discover
+from pruning.runs.discovery import Discovery
 from pruning.tasks import TaskData, load_task
 from tests.html_reader import read
 

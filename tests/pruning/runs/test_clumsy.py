@@ -30,7 +30,8 @@ from pruning.methods.edge_pruning.recipes import recipe_named
 from pruning.methods.edge_pruning.train import Trainer
 from pruning.runs.checking.duration import time_passes
 from pruning.runs.checking.memory import training_memory
-from pruning.runs.choices import of_keywords, read_recipe_file, read_run_file, read_settings
+from pruning.runs.choice_files import read_recipe_file, read_run_file
+from pruning.runs.choices import of_keywords, read_settings
 from pruning.runs.rank import rank_edges
 from pruning.runs.settings import RunSettings
 from pruning.tasks import TaskData

@@ -16,7 +16,8 @@ from circuitgraph.graph.build import build_graph
 from circuitgraph.models import load_model
 from pruning.methods.edge_pruning.recipes import recipe_named
 from pruning.methods.edge_pruning.state import StepRecord
-from pruning.runs.discover import Discovery, discover
+from pruning.runs.discover import discover
+from pruning.runs.discovery import Discovery
 from pruning.tasks import TaskData, load_task
 from tests.pruning.prompts.small_prompts import GlobalRandomState, random_prompts
 

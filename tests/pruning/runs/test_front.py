@@ -13,7 +13,8 @@ from circuitgraph.compiled.compile import compile_model
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.models import load_model
 from pruning.evaluation.evaluate import evaluate_masks
-from pruning.runs.discover import Discovery, discover
+from pruning.runs.discover import discover
+from pruning.runs.discovery import Discovery
 from pruning.runs.front import front_table
 from pruning.tasks import load_task
 

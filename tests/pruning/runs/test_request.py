@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.files.toml_text import toml_text
 from pruning.methods.edge_pruning.recipes import OBJECTIVE_NAMES, RECIPES, Recipe, recipe_named
-from pruning.runs.choices import full_name, of_keywords, read_recipe_file, read_run_file, read_settings, setting_kinds
+from pruning.runs.choice_files import read_recipe_file, read_run_file
+from pruning.runs.choices import full_name, of_keywords, read_settings, setting_kinds
 from pruning.runs.decide import decide, run_text
-from pruning.runs.request import ModelRequest, RunRequest, TaskRequest
+from pruning.runs.request import MethodRequest, ModelRequest, RunRequest, SelectionRequest, TaskRequest
 from pruning.runs.settings import RunSettings
 from pruning.whole_numbers import whole_number
 
@@ -132,6 +133,9 @@ def test_set_reaches_every_setting(name):
     base = {"recipe": "paper-gpt2", **NAMED} if name != "recipe.sharpen" else {"recipe": "quick", **NAMED}
     if name == "recipe.control":
         base |= {"recipe.target_sparsity": 0.9}
+    if name.startswith(("method.", "selection.")):
+        rule = {"selection.threshold": "threshold", "selection.time_limit": "connected"}.get(name, "top")
+        base = {"method.name": "eap", "selection.rule": rule, **NAMED}
     request, done = decide({**base, **read_settings([f"{name}={text}"])}, family="gpt2", objective="kl")
     value = {**request.to_dict(), "settings": done.to_dict()}
     for part in name.split("."):
@@ -141,8 +145,11 @@ def test_set_reaches_every_setting(name):
 
 
 def test_names_cover_every_field():
-    every = {one.name for cls in (RunRequest, ModelRequest, TaskRequest, Recipe, RunSettings) for one in fields(cls)}
-    assert {name.rpartition(".")[2] for name in setting_kinds()} == every - {"model", "task", "recipe"}
+    tables = (RunRequest, ModelRequest, TaskRequest, Recipe, MethodRequest, SelectionRequest, RunSettings)
+    every = {one.name for cls in tables for one in fields(cls)}
+    assert {name.rpartition(".")[2] for name in setting_kinds()} == every - {
+        "model", "task", "recipe", "method", "selection",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

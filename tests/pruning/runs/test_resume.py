@@ -18,7 +18,8 @@ from circuitgraph.errors import CheckpointError, ConfigurationError, IncompleteR
 from circuitgraph.models import load_model
 from pruning.methods.edge_pruning.checkpoint import Checkpoints
 from pruning.methods.edge_pruning.state import StepRecord
-from pruning.runs.discover import Discovery, discover
+from pruning.runs.discover import discover
+from pruning.runs.discovery import Discovery
 from pruning.runs.resume import resume
 from pruning.tasks import TaskData, load_task
 
@@ -166,7 +167,7 @@ def test_ended_before_the_first_step_nothing_is_left(
         assert (tmp_path / "x" / "checkpoint" / "run.toml").exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pruning.runs.stages.FrozenRuns", fail)
+    monkeypatch.setattr("pruning.runs.trained_run.FrozenRuns", fail)
     with pytest.raises(KeyboardInterrupt):
         discover(compiled, task, out=tmp_path / "x", **HOW)
     assert list(tmp_path.iterdir()) == []
@@ -198,7 +199,7 @@ def test_edges_whose_choice_was_ended_are_chosen_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("pruning.runs.stages.keep_faithful", fail)
+        patched.setattr("pruning.runs.trained_run.keep_faithful", fail)
         discover(compiled, task, out=tmp_path / "x", **HOW)
     assert state(tmp_path / "x")["finished"] and state(tmp_path / "x")["resume"]
     assert same(discover(compiled, task, out=tmp_path / "x", resume=True, **HOW), whole)

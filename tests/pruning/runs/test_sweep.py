@@ -60,7 +60,7 @@ def whole(asked: Asked, tmp_path_factory) -> tuple[Sweep, Path, int]:
             super().__init__(*given, **how)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("pruning.runs.stages.FrozenRuns", Counted)
+        patched.setattr("pruning.runs.trained_run.FrozenRuns", Counted)
         place = tmp_path_factory.mktemp("sweep") / "x"
         found = run(asked, place)
     return found, place, made
