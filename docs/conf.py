@@ -22,6 +22,7 @@ extensions = [
     "sphinx_design",
     "mathml",
     "public_names",
+    "architectures",
     "command_line",
 ]
 exclude_patterns = ["_build", "_ext", "**/.ipynb_checkpoints"]

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib
+
 from circuitgraph.architectures.family import Family, ModelShape
 from circuitgraph.errors import UnsupportedModelError
 
-_PLACES = {
+_SHARED = {
     "gemma2": "gemma:GEMMA2", "gemma3_text": "gemma:GEMMA3", "olmo2": "olmo:OLMO2", "olmo3": "olmo:OLMO3",
     "cohere2": "cohere:COHERE2", "olmoe": "mixtral:OLMOE", "qwen3_moe": "mixtral:QWEN3_MOE",
 }  # fmt: skip
 """Families that share a file with others, and their names there; all others are the `FAMILY` of a file of their own."""
 _ALONE = """bloom cohere falcon gemma gpt2 gpt_neo gpt_neox gpt_oss gptj granite llama mistral mixtral olmo opt phi phi3
 qwen2 qwen3 smollm3 stablelm starcoder2 tracr""".split()
-_MODULES = {name: f"{name}:FAMILY" for name in _ALONE} | _PLACES
+PLACES = {name: f"{name}:FAMILY" for name in _ALONE} | _SHARED
+"""Where each family is declared: a file here, and a name in it."""
 
 __all__ = ["Family", "ModelShape", "family_of", "supported_model_types"]
 
 
 def supported_model_types() -> list[str]:
     """The `model_type` values that can be compiled."""
-    return sorted(_MODULES)
+    return sorted(PLACES)
 
 
 def family_of(model_type: str) -> Family:
@@ -34,12 +38,12 @@ def family_of(model_type: str) -> Family:
     Raises:
         UnsupportedModelError: No family understands it.
     """
-    import importlib
-
-    if model_type not in _MODULES:
+    if model_type not in PLACES:
+        near = difflib.get_close_matches(model_type, PLACES, n=1)
         raise UnsupportedModelError(
-            f"model type {model_type!r} is not supported; supported: {', '.join(supported_model_types())}. "
-            "docs/developers/add-an-architecture.md says how to add a family."
+            f"model type {model_type!r} is not supported; supported: {', '.join(supported_model_types())}"
+            + (f" (the nearest name is {near[0]!r})" if near else "")
+            + ". docs/developers/add-an-architecture.md says how to add a family."
         )
-    file, _, name = _MODULES[model_type].partition(":")
+    file, _, name = PLACES[model_type].partition(":")
     return getattr(importlib.import_module(f"circuitgraph.architectures.{file}"), name)

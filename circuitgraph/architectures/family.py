@@ -270,36 +270,31 @@ class Family:
             config: A Hugging Face config.
 
         Raises:
-            UnsupportedModelError: Names all fields that have values of the wrong kind, contradict each other, or are
-                not understood and not at their defaults.
+            UnsupportedModelError: Names all fields that have values of the wrong kind, contradict each other, are
+                understood at another value only, or are not understood and not at their defaults.
         """
-        values = config.to_dict()
-        self.check_values(values, of="its config")
-        known = self.understood | self.harmless | set(self.required)
-        unknown = {name: value for name, value in values.items() if name not in known and not says_nothing(name, value)}
         # A config that is fully known need not have defaults; Tracr's has none.
-        defaults = type(config)().to_dict() if unknown else {}
-        found = [
-            f"{name}={value!r}" for name, value in unknown.items() if name not in defaults or defaults[name] != value
-        ]
-        if found:
-            fields, are, they = ("fields", "are", "them") if len(found) > 1 else ("field", "is", "it")
-            raise UnsupportedModelError(
-                f"{self.name}: config {fields} {', '.join(found)} {are} not understood, so the compiled graph could be "
-                f"wrong. If the model does not depend on {they}, take {they} out of the config; else teach {they} to "
-                f"circuitgraph/architectures/{self.name}.py"
-            )
+        self._check(config.to_dict(), of="its config", defaults=lambda: type(config)().to_dict())
 
     def check_values(self, values: Mapping[str, Any], *, of: str) -> None:
-        """Refuse values of the wrong kind, contradictions, and what is understood at one value only.
+        """The same of a config's fields as they stand in its file.
 
         Args:
-            values: A config's fields, as they stand in its file or as of `to_dict`.
+            values: The fields.
             of: Whose, for the message.
 
         Raises:
             UnsupportedModelError: Names all of them.
         """
+
+        def defaults() -> Mapping[str, Any]:
+            from transformers import CONFIG_MAPPING
+
+            return CONFIG_MAPPING[self.name]().to_dict()
+
+        self._check(values, of=of, defaults=defaults)
+
+    def _check(self, values: Mapping[str, Any], *, of: str, defaults: Callable[[], Mapping[str, Any]]) -> None:
         method = quantisation(dict(values))
         if method is not None:
             raise UnsupportedModelError(
@@ -310,8 +305,27 @@ class Family:
         for name, wanted in self.required.items():
             if name in values and values[name] not in (wanted, None):
                 found.append(f"{name}={values[name]!r} is not supported; only {wanted!r} is")
+        found += self._not_understood(values, defaults)
         if found:
             raise UnsupportedModelError(f"{self.name}: {of}: {'; '.join(found)}")
+
+    def _not_understood(self, values: Mapping[str, Any], defaults: Callable[[], Mapping[str, Any]]) -> Iterator[str]:
+        """Fields that are not understood and not at their defaults, in one sentence."""
+        known = self.understood | self.harmless | set(self.required)
+        unknown = {name: value for name, value in values.items() if name not in known and not says_nothing(name, value)}
+        usual = defaults() if unknown else {}
+        found = [
+            f"{name}={value!r}" + (f" (by default {usual[name]!r})" if name in usual else "")
+            for name, value in unknown.items()
+            if name not in usual or usual[name] != value
+        ]
+        if found:
+            fields, are, they = ("fields", "are", "them") if len(found) > 1 else ("field", "is", "it")
+            yield (
+                f"config {fields} {', '.join(found)} {are} not understood, so the compiled graph could be "
+                f"wrong. If the model does not depend on {they}, take {they} out of the config; else teach {they} to "
+                f"the family's file in circuitgraph/architectures"
+            )
 
 
 def frozen_view(module: nn.Module) -> nn.Module:

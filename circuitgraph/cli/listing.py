@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from circuitgraph.cli import options
 
 
-def models(as_json: options.Json = False) -> None:
-    """List the packaged models, and say what else can be given as one."""
+def models(
+    check: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Say whether a model compiles, from its config.json alone: a folder or a hub name."
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the packaged models, and say what else can be given as one.
+
+    With --check, say whether a model's config is understood, with its counts and what a training step takes of memory;
+    or else which fields stand in the way. The exit code is then 2.
+    """
     from circuitgraph.architectures import supported_model_types
     from circuitgraph.cli.output import print_json, print_table
     from circuitgraph.models import PACKAGED
 
+    if check is not None:
+        _check(check, as_json=as_json)
+        return
     families = supported_model_types()
     if as_json:
         listed = [{"name": name, "description": text} for name, text in PACKAGED.items()]
@@ -18,6 +37,35 @@ def models(as_json: options.Json = False) -> None:
         return
     print_table(["model", "what it is"], PACKAGED.items())
     print(f"\nAlso a local folder made with save_pretrained, or a hub name, of a family among: {', '.join(families)}.")
+
+
+def _check(model: str, *, as_json: bool) -> None:
+    """Whether a model compiles, and what it would take."""
+    from circuitgraph.cli.output import bytes_text, only_json, print_json
+    from circuitgraph.errors import UnsupportedModelError
+    from circuitgraph.memory.sizes import model_sizes
+
+    try:
+        with only_json(as_json):
+            sizes = model_sizes(model)
+    except UnsupportedModelError as error:
+        if not as_json:
+            raise
+        print_json({"model": model, "compiles": False, "why": str(error)})
+        raise typer.Exit(2) from None
+    universe, memory = sizes.universe, sizes.estimate(8, seq=32)
+    told = {
+        "model": model, "compiles": True, "family": universe.family, "n_parameters": sizes.n_parameters,
+        "n_writers": universe.n_writers, "n_readers": universe.n_readers, "n_edges": universe.n_edges,
+        "step_bytes": memory.total,
+    }  # fmt: skip
+    if as_json:
+        print_json({**told, "universe": universe.to_dict()})
+        return
+    print(f"{model} compiles: {universe.description}")
+    print(f"{sizes.n_parameters:,} parameters; {universe.n_writers:,} writers, {universe.n_readers:,} readers")
+    print(f"a training step of 8 prompts of 32 tokens takes about {bytes_text(memory.total)} in float32")
+    print("Whether its weights are those of its config is seen when they are loaded.")
 
 
 def tasks(as_json: options.Json = False) -> None:

@@ -192,6 +192,6 @@ def shares_of(
     return pattern if attention.sinks is None else pattern[..., :-1]
 
 
-def _per_head(values: Float[Tensor, " head"], heads: np.ndarray | None) -> Float[Tensor, "head 1 1 1"]:
+def _per_head(values: Float[Tensor, " of_the_layer"], heads: np.ndarray | None) -> Float[Tensor, "head 1 1 1"]:
     picked = values if heads is None else values.index_select(0, to_device(heads, values.device))
     return picked[:, None, None, None]

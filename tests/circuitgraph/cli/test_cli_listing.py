@@ -119,3 +119,29 @@ class TestGraph:
 def test_listing_needs_no_weights(monkeypatch):
     monkeypatch.setattr("circuitgraph.models.load_model", lambda *_, **__: sys.exit("loaded"))
     assert call("graph", "--model", "tracr:xproportion", "--json").code == 0
+
+
+class TestModelsCheck:
+    def config(self, folder, **changes):
+        from transformers import Gemma2Config
+
+        values = Gemma2Config(num_hidden_layers=2).to_dict() | changes
+        (folder / "config.json").write_text(json.dumps(values))
+        return folder
+
+    def test_what_compiles(self, tmp_path):
+        ended = call("models", "--check", self.config(tmp_path), "--json")
+        told = json.loads(ended.out)
+        # Two layers of 8 heads, 4 of keys and values: Σ p(8 + 8) + p + 8 with p = 1, 10, and the logits see 19.
+        assert told["n_edges"] == (16 + 9) + (160 + 18) + 19
+        assert (ended.code, told["compiles"], told["universe"]["head_scale"]) == (0, True, "shared")
+        assert "compiles: gemma2: 2 layers of 8 heads" in call("models", "--check", tmp_path).out
+
+    def test_all_that_stands_in_the_way_is_named_at_once(self, tmp_path):
+        folder = self.config(tmp_path, attention_bias=True, made_up=3, head_dim="wide")
+        ended = call("models", "--check", folder)
+        assert ended.code == 2
+        assert all(said in ended.err for said in ("head_dim='wide'", "attention_bias=True", "made_up=3"))
+        as_json = call("models", "--check", folder, "--json")
+        assert as_json.code == 2
+        assert json.loads(as_json.out)["compiles"] is False
