@@ -62,6 +62,11 @@ class BackwardRule:
     query_key: float = 1.0
     value: float = 1.0
 
+    @property
+    def changes_mlps(self) -> bool:
+        """Whether MLPs are differentiated in another way than by the derivative."""
+        return self.activation_as_factor or self.halved_gates
+
 
 STANDARD = BackwardRule()
 RELP = BackwardRule(name="relp", frozen_norms=True, activation_as_factor=True, halved_gates=True)
@@ -218,20 +223,36 @@ def mlp_by_rule(mlp: nn.Module, x: Float[Tensor, "*position d_model"], rule: Bac
     Raises:
         UnsupportedModelError: The rule changes how MLPs are differentiated, and does not know this kind.
     """
-    if not (rule.activation_as_factor or rule.halved_gates):
+    if not rule.changes_mlps:
         return mlp(x)
+    require_rule(mlp, rule)
     parts: dict[str, Any]
     if isinstance(mlp, GatedMLP):
         parts = dict(mlp.own.named_children())  # type: ignore[union-attr]
         inner = _activated(parts["act_fn"], parts["gate_proj"](x), rule) * parts["up_proj"](x)
         return parts["down_proj"](scaled_back(inner, 0.5) if rule.halved_gates else inner)
     parts = dict(mlp.named_children())
-    for first, activation, second in PLAIN_MLPS:
-        if {first, activation, second} <= set(parts):
-            return parts[second](_activated(parts[activation], parts[first](x), rule))
-    raise UnsupportedModelError(
-        f"backward={rule.name!r} has no rule for MLPs of the kind {type(mlp).__name__}; use backward='standard'"
-    )
+    first, activation, second = next(names for names in PLAIN_MLPS if set(names) <= set(parts))
+    return parts[second](_activated(parts[activation], parts[first](x), rule))
+
+
+def require_rule(mlp: nn.Module, rule: BackwardRule) -> None:
+    """Refuse an MLP that a rule does not know how to differentiate.
+
+    Args:
+        mlp: The MLP, as a family binds it.
+        rule: How gradients go back.
+
+    Raises:
+        UnsupportedModelError: The rule changes how MLPs are differentiated, and does not know this kind.
+    """
+    if not rule.changes_mlps or isinstance(mlp, GatedMLP):
+        return
+    parts = set(dict(mlp.named_children()))
+    if not any(set(names) <= parts for names in PLAIN_MLPS):
+        raise UnsupportedModelError(
+            f"backward={rule.name!r} has no rule for MLPs of the kind {type(mlp).__name__}; use backward='standard'"
+        )
 
 
 def _activated(activation: nn.Module, x: Tensor, rule: BackwardRule) -> Tensor:

@@ -48,11 +48,7 @@ class PrunedBehind:
     def __init__(
         self, bound: BoundModel, shape: ModelShape, universe: Universe, batch: TokenBatch, values: AblationValues
     ) -> None:
-        if shape.normed_together:
-            raise UnsupportedModelError(
-                f"{universe.family}: queries and keys of a layer's heads are normed together, so that a search reader "
-                "by reader would have to run all of them for each; this search does not"
-            )
+        require_prunable(shape, universe)
         self.run = run = UncutRun(bound, shape, universe, batch, values, kept=None)
         self.bound, self.universe, self.values = bound, universe, values
         self.logits = run.logits
@@ -120,3 +116,20 @@ class PrunedBehind:
     def unembed(self, seen: Float[Tensor, "given asked d_model"]) -> Float[Tensor, "given asked d_vocab"]:
         """Logits from what they read."""
         return self.bound.unembed(self.bound.final_norm(seen))
+
+
+def require_prunable(shape: ModelShape, universe: Universe) -> None:
+    """Refuse a model that cannot be pruned from behind.
+
+    Args:
+        shape: The model's sizes.
+        universe: Which edges there are.
+
+    Raises:
+        UnsupportedModelError: Queries or keys of a layer are normed together.
+    """
+    if shape.normed_together:
+        raise UnsupportedModelError(
+            f"{universe.family}: queries and keys of a layer's heads are normed together, so that a search reader "
+            "by reader would have to run all of them for each; this search does not"
+        )

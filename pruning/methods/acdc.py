@@ -41,7 +41,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitgraph.circuits.strength import RISE_WHEN_TRIED
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.forward.pruned_behind import require_prunable
 from circuitgraph.forward.tail import PrunedBehind, Tail
 from circuitgraph.graph.liveness import backward_reach, the_logits
 from circuitgraph.graph.universe import Universe
@@ -98,6 +100,10 @@ class ACDC(ComparesWithModel):
             raise ConfigurationError(f"method 'acdc': target_edges must be 1 or more; got {self.target_edges}")
         if self.order not in ORDERS:
             raise UnknownNameError.of("order of method 'acdc'", self.order, ORDERS)
+
+    def require_model(self, compiled: CompiledModel) -> None:
+        """Refuse a model that cannot be pruned from behind, see `circuitgraph.forward.pruned_behind`."""
+        require_prunable(compiled.shape, compiled.universe)
 
     def score(self, probe: Probe, *, seed: int = 0) -> Float[np.ndarray, " edge"]:
         """Score every edge.

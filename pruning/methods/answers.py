@@ -6,7 +6,9 @@ run parts of the model compare them with the full one.
 
 from __future__ import annotations
 
+from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
+from circuitgraph.forward.backward_rules import require_rule, rule_named
 from pruning.execution.objectives import FLAT_AT_FULL_MODEL
 from pruning.prompts.encoding import EncodedPairs
 
@@ -59,6 +61,24 @@ def refuse_any(name: str, objective: str) -> None:
         ConfigurationError: Always.
     """
     raise ConfigurationError(f"method {name!r} compares nothing, so no objective can be chosen; got {objective!r}")
+
+
+class GoesBackByRule:
+    """Takes gradients by a rule (`circuitgraph.forward.backward_rules`), which may not know every kind of MLP."""
+
+    backward: str
+
+    def require_model(self, compiled: CompiledModel) -> None:
+        """Refuse MLPs that the rule does not know.
+
+        Args:
+            compiled: The model.
+
+        Raises:
+            UnsupportedModelError: It has some.
+        """
+        for block in compiled.bound_as_given.blocks:
+            require_rule(block.mlp, rule_named(self.backward))
 
 
 class ComparesWithModel:

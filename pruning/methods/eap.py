@@ -43,7 +43,7 @@ from circuitgraph.errors import UnknownNameError
 from circuitgraph.forward.backward_rules import RULES, rule_named
 from pruning.execution.pair_runs import PairRuns
 from pruning.execution.probe import Probe
-from pruning.methods.answers import answers_objective, refuse_flat
+from pruning.methods.answers import GoesBackByRule, answers_objective, refuse_flat
 from pruning.methods.method import RANKING_ABLATIONS
 from pruning.prompts.encoding import EncodedPairs
 
@@ -51,7 +51,7 @@ SIDES = ("noising", "denoising")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EAP:
+class EAP(GoesBackByRule):
     """Edge attribution patching (Syed et al. 2023).
 
     Attributes:
@@ -150,7 +150,7 @@ def denoising(runs: PairRuns) -> Float[Tensor, " edge"]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanCorrupted:
+class CleanCorrupted(GoesBackByRule):
     """Mean of EAP's two directions: gradients at the clean and at the corrupted prompt (Hanna et al., code of EAP-IG).
 
     Attributes:

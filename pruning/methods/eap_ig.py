@@ -38,13 +38,13 @@ from circuitgraph.forward.backward_rules import RULES, rule_named
 from circuitgraph.forward.full_run import Instead
 from pruning.execution.pair_runs import PairRuns
 from pruning.execution.probe import Probe
-from pruning.methods.answers import path_objective, refuse_flat
+from pruning.methods.answers import GoesBackByRule, path_objective, refuse_flat
 from pruning.prompts.encoding import EncodedPairs
 from pruning.whole_numbers import whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlongAPath:
+class AlongAPath(GoesBackByRule):
     """What methods with a path from the corrupted to the clean prompt have in common.
 
     Attributes:

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from transformers import OlmoeConfig, OlmoeForCausalLM
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import EdgeScores
@@ -184,6 +185,24 @@ def test_what_a_method_cannot_do_is_an_error_of_the_check(compiled, task, monkey
         discover(compiled.with_graph(graph), task, method="eap", **QUICK)
     with pytest.raises(ConfigurationError, match="'eap' has no checkpoints"):
         discover(compiled, task, method="eap", out="nowhere", resume=True, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"method": "acdc"}, "queries and keys of a layer's heads are normed together"),
+        ({"method": "eap-ig", "backward": "relp"}, "backward='relp' has no rule for MLPs of the kind"),
+        ({"method": "weight-magnitude"}, "does not know the matrices of MLPs of the kind"),
+        ({"survivors": 9, "survivors_by": "acdc"}, "queries and keys of a layer's heads are normed together"),
+    ],
+)
+def test_an_architecture_that_a_method_does_not_know(chosen, message: str, task) -> None:
+    """OLMoE's experts are no MLP with two or three matrices, and its queries and keys are normed over all heads."""
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = OlmoeConfig(vocab_size=29, num_experts=2, num_experts_per_tok=1, max_position_embeddings=16, **sizes)
+    experts = compile_model(OlmoeForCausalLM(config).eval(), verify=False)
+    with pytest.raises(UnsupportedModelError, match=message):
+        discover(experts, task, **chosen, **QUICK)
 
 
 def test_a_plan_knows_what_is_refused_from_the_config_alone() -> None:
