@@ -77,7 +77,35 @@ class Observed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InformationFlow(Observed):
+class _Shares(Observed):
+    """What both methods have in common: one forward pass, and a share that each writer has of what a reader sees."""
+
+    cost: ClassVar[str] = "1 forward"
+
+    def share(self, said: Float[Tensor, "writer position d_model"], seen: Float[Tensor, "position d_model"]) -> Tensor:
+        """What writers have of what a reader sees `[writer position]`.
+
+        Args:
+            said: What writers say.
+            seen: What the reader sees.
+        """
+        raise NotImplementedError
+
+    def score(self, probe: Probe, *, seed: int = 0) -> Float[np.ndarray, " edge"]:
+        """Score every edge.
+
+        Args:
+            probe: The model and the prompts.
+            seed: Not used: nothing is random.
+
+        Returns:
+            One number per edge, not negative.
+        """
+        return probe.mean(lambda batch: shares(probe, batch, self.share))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformationFlow(_Shares):
     """Information flow routes (Ferrando and Voita 2024); it has no settings.
 
     Examples:
@@ -88,24 +116,15 @@ class InformationFlow(Observed):
     name: ClassVar[str] = "information-flow"
     summary: ClassVar[str] = "how near what a writer says is to what its reader sees, in the full model"
     source: ClassVar[str] = "Ferrando, Voita 2024, Information Flow Routes; as in the code of EAP-IG"
-    cost: ClassVar[str] = "1 forward"
     estimates = "share of what the reader sees that is near what the writer says"
 
-    def score(self, probe: Probe, *, seed: int = 0) -> Float[np.ndarray, " edge"]:
-        """Score every edge.
-
-        Args:
-            probe: The model and the prompts.
-            seed: Not used: nothing is random.
-
-        Returns:
-            One number per edge, not negative.
-        """
-        return probe.mean(lambda batch: shares(probe, batch, proximity))
+    def share(self, said: Float[Tensor, "writer position d_model"], seen: Float[Tensor, "position d_model"]) -> Tensor:
+        """The proximities, see `proximity`."""
+        return proximity(said, seen)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivationMagnitude(Observed):
+class ActivationMagnitude(_Shares):
     """How large what a writer says is, next to what its reader sees; a baseline of ours without settings.
 
     Examples:
@@ -116,20 +135,11 @@ class ActivationMagnitude(Observed):
     name: ClassVar[str] = "activation-magnitude"
     summary: ClassVar[str] = "size of what a writer says over that of what its reader sees; a baseline"
     source: ClassVar[str] = "a baseline of ours"
-    cost: ClassVar[str] = "1 forward"
     estimates = "L2 norm of what the writer says over that of what the reader sees, mean over tokens"
 
-    def score(self, probe: Probe, *, seed: int = 0) -> Float[np.ndarray, " edge"]:
-        """Score every edge.
-
-        Args:
-            probe: The model and the prompts.
-            seed: Not used: nothing is random.
-
-        Returns:
-            One number per edge, not negative.
-        """
-        return probe.mean(lambda batch: shares(probe, batch, magnitude))
+    def share(self, said: Float[Tensor, "writer position d_model"], seen: Float[Tensor, "position d_model"]) -> Tensor:
+        """The norms, see `magnitude`."""
+        return magnitude(said, seen)
 
 
 def proximity(said: Float[Tensor, "writer position d_model"], seen: Float[Tensor, "position d_model"]) -> Tensor:
