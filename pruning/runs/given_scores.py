@@ -28,10 +28,11 @@ from circuitgraph.errors import ConfigurationError
 from circuitgraph.graph.gate_map import GateMap
 from pruning.execution.probe import Probe
 from pruning.methods.edge_pruning.recipes import OWN_WARM_STARTS, Recipe
+from pruning.methods.method import Method
 from pruning.methods.registry import method_named
 from pruning.methods.score_source import is_place
 from pruning.runs.progress import Progress
-from pruning.runs.rank import check_ranking, objective_of, ranked
+from pruning.runs.rank import SPLIT, Ranked, check_ranking, objective_of, ranked
 from pruning.runs.result_folder import ResultFolder
 from pruning.runs.run import Run
 
@@ -104,14 +105,32 @@ class GivenScores:
         return scores
 
     def _ranked(self, name: str) -> EdgeScores:
-        run, method, pairs = self._run, method_named(name), self._run.task.split("train")
-        compiled = _whole(run.compiled)
-        self._progress.say(f"ranking {compiled.universe.n_edges:,} edges by {name} ({method.cost})")
-        probe = Probe(
-            compiled=compiled, pairs=pairs, objective=objective_of(method, run.task), ablation=run.request.ablation,
-            batch_size=run.settings.micro_batch or BATCH_SIZE, say=self._progress.say,
-        )  # fmt: skip
-        return ranked(method, probe, run.task, seed=run.request.seed).scores
+        method, run = method_named(name), replace(self._run, compiled=_whole(self._run.compiled))
+        return ranked_as_run(method, run, objective_of(method, run.task), self._progress).scores
+
+
+def ranked_as_run(method: Method, run: Run, objective: str | None, progress: Progress) -> Ranked:
+    """Rank the edges by a run's training prompts, under its ablation, with its seed.
+
+    Args:
+        method: The method.
+        run: The run, its graph whole.
+        objective: What is compared, or None.
+        progress: Told what begins, and when something had to change.
+
+    Raises:
+        NotFiniteError: Scores are NaN or infinite; the message names the prompts.
+    """
+    compiled, pairs = run.compiled, run.task.split(SPLIT)
+    progress.say(
+        f"ranking {compiled.universe.n_edges:,} edges by {method.name}, on {len(pairs):,} training prompts "
+        f"({method.cost})"
+    )
+    probe = Probe(
+        compiled=compiled, pairs=pairs, objective=objective, ablation=run.request.ablation,
+        batch_size=run.settings.micro_batch or BATCH_SIZE, say=progress.say,
+    )  # fmt: skip
+    return ranked(method, probe, run.task, seed=run.request.seed)
 
 
 def _whole(compiled: CompiledModel) -> CompiledModel:
@@ -178,7 +197,7 @@ def check_given_scores(run: Run) -> None:
         else:
             method = method_named(source)
             objective = objective_of(method, run.task)
-            check_ranking(_whole(compiled), run.task.split("train"), method, objective, request.ablation)
+            check_ranking(_whole(compiled), run.task.split(SPLIT), method, objective, request.ablation)
 
 
 def _check_survivors(run: Run, n: int) -> None:

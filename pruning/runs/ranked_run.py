@@ -17,17 +17,15 @@ from circuitgraph.circuits.selection.rules import choose_edges
 from circuitgraph.circuits.sizes import edges_left
 from circuitgraph.errors import why
 from circuitgraph.stopping import Stop
-from pruning.execution.probe import Probe
 from pruning.runs.diagnose import diagnose_selected
+from pruning.runs.given_scores import ranked_as_run
 from pruning.runs.progress import Progress
-from pruning.runs.rank import SPLIT, Ranked, ranked
+from pruning.runs.rank import Ranked
 from pruning.runs.request import DEFAULT_SPARSITY, OWN, SelectionRequest
 from pruning.runs.result_folder import ResultFolder
 from pruning.runs.run import Run
 from pruning.runs.stages import Kept
 
-BATCH_SIZE = 8
-"""Prompts run at once, where nothing was chosen; fewer where memory runs out."""
 NEAR_ENOUGH = 0.1
 """By what share a search may miss the size asked for without its being said."""
 
@@ -164,16 +162,8 @@ def rank_run(run: Run, progress: Progress, stop: Stop) -> RankedRun:
         NotFiniteError: Scores are NaN or infinite; the message names the prompts.
     """
     began = time.perf_counter()
-    method, compiled, pairs = run.method, run.compiled, run.task.split(SPLIT)
+    method = run.method
     assert method is not None
-    progress.say(
-        f"ranking {compiled.universe.n_edges:,} edges by {method.name}, on {len(pairs):,} training prompts "
-        f"({method.cost})"
-    )
-    probe = Probe(
-        compiled=compiled, pairs=pairs, objective=run.request.objective, ablation=run.request.ablation,
-        batch_size=run.settings.micro_batch or BATCH_SIZE, say=progress.say,
-    )  # fmt: skip
     with stop.open():
-        found = ranked(method, probe, run.task, seed=run.request.seed)
+        found = ranked_as_run(method, run, run.request.objective, progress)
     return RankedRun(ranked=found, seconds=time.perf_counter() - began)
