@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from circuitgraph.cli import options
+from circuitgraph.cli.option_groups import GraphOptions, grouped
+from circuitgraph.cli.settings import parse_named, plan_model, settle_sizes, task_options
 
 if TYPE_CHECKING:
     from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.circuits.edge_scores import EdgeScores
+    from circuitgraph.compiled.model import CompiledModel
     from circuitgraph.graph.universe import Universe
+    from pruning.methods.method import Method
+    from pruning.tasks import TaskData
 
 CIRCUIT = "circuit.json"
 _SHOWN = 10
@@ -22,6 +28,139 @@ _KEPT = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class RankingOptions:
+    """The method, and what it is told."""
+
+    method: Annotated[
+        str,
+        typer.Option(
+            help="eap, eap-ig, eap-ig-activations, clean-corrupted, conductance, exact, gate-gradients, "
+            "gate-importance, acdc, ugs, subnetwork-probing, nested, edge-pruning, information-flow, "
+            "activation-magnitude, weight-magnitude or random.",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = "eap"
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of the method, such as steps=30 or backward=relp; may be repeated.",
+            show_default="the method's own",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = None
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="What is minimised: kl, kl-top1, logit-diff, negative-logit-diff, cross-entropy, mse or position-kl. "
+            "eap takes kl-top1, negative-logit-diff or cross-entropy.",
+            show_default="negative-logit-diff where prompts have wrong answers, else cross-entropy; gate methods: the "
+            "task's",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = None
+    ablation: Annotated[
+        str | None,
+        typer.Option(
+            help="What cut edges carry: counterfactual, zero, mean or mean-positional.",
+            show_default="counterfactual; Tracr models: zero",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = None
+    top: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Also write circuit.json: the N strongest edges, less those that dangle without the others.",
+            show_default="no circuit",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = None
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Prompts run at once at most.", rich_help_panel=options.SETTINGS)
+    ] = 8
+    seed: options.Seed = 0
+
+    def made(self) -> Method:
+        """The method with its settings, its objective checked.
+
+        Raises:
+            UnknownNameError: No such method, setting or objective.
+            ConfigurationError: A value that makes no sense, or an objective that the method can make nothing of.
+        """
+        from pruning.execution.objectives import objective_named
+        from pruning.runs.method_settings import method_with, read_settings
+
+        made = method_with(self.method, read_settings(self.method, dict(parse_named("--set", self.set_ or []))))
+        if self.objective is not None:
+            objective_named(self.objective)
+            made.require(self.objective)
+        return made
+
+    def ranked(self, made: Method, compiled: CompiledModel, data: TaskData) -> EdgeScores:
+        """Score the edges.
+
+        Args:
+            made: The method.
+            compiled: The model.
+            data: The prompts.
+        """
+        from circuitgraph.cli.cache import told_as_notes
+        from circuitgraph.cli.output import say
+        from pruning.runs.rank import rank_edges
+
+        n_edges, n_prompts = compiled.universe.n_edges, len(data.split("train"))
+        say(f"ranking {n_edges:,} edges by {self.method}, on {n_prompts:,} training prompts")
+        with told_as_notes():
+            return rank_edges(
+                compiled, data, made, objective=self.objective, ablation=self.ablation, batch_size=self.batch_size,
+                seed=self.seed, say=say,
+            )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedPrompts:
+    """The prompts that edges are ranked by."""
+
+    train_size: options.TrainSize = None
+    chat_template: options.ChatTemplate = False
+    bos: options.Bos = "auto"
+    task_option: options.TaskOption = None
+
+    def load(self, task: str, tokenizer: Any, named: dict[str, object], seed: int) -> TaskData:
+        """Make them.
+
+        Args:
+            task: The task.
+            tokenizer: The model's.
+            named: The task's options.
+            seed: Which prompts are drawn.
+        """
+        from circuitgraph.cli.output import say
+        from pruning.tasks import load_task
+
+        data = load_task(
+            task, tokenizer, sizes=settle_sizes(train=self.train_size), seed=seed, options=named,
+            chat_template=self.chat_template, bos=self.bos,
+        )  # fmt: skip
+        for text in data.notes:
+            say(f"note: {text}")
+        return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhereOptions:
+    """Where the model lies, and in which number format."""
+
+    device: options.Device = "cpu"
+    dtype: options.Dtype = "float32"
+    no_verify: options.NoVerify = False
+
+
+@grouped
 def rank(
     model: options.Model,
     task: options.Task,
@@ -34,66 +173,10 @@ def rank(
             help="The folder to write; FILE.json holds the scores alone, in the layout of EAP-IG.",
         ),
     ],
-    method: Annotated[
-        str,
-        typer.Option(
-            help="eap, eap-ig, eap-ig-activations, clean-corrupted, conductance, exact, gate-gradients, "
-            "gate-importance, information-flow, activation-magnitude, weight-magnitude or random.",
-            rich_help_panel=options.SETTINGS,
-        ),
-    ] = "eap",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="A setting of the method, such as steps=30 or backward=relp; may be repeated.",
-            show_default="the method's own",
-            rich_help_panel=options.SETTINGS,
-        ),
-    ] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            help="What is minimised: kl, kl-top1, logit-diff, negative-logit-diff, cross-entropy, mse or position-kl. "
-            "eap takes kl-top1, negative-logit-diff or cross-entropy.",
-            show_default="negative-logit-diff where prompts have wrong answers, else cross-entropy; gate methods: the "
-            "task's",
-            rich_help_panel=options.SETTINGS,
-        ),
-    ] = None,
-    ablation: Annotated[
-        str | None,
-        typer.Option(
-            help="What cut edges carry: counterfactual, zero, mean or mean-positional.",
-            show_default="counterfactual; Tracr models: zero",
-            rich_help_panel=options.SETTINGS,
-        ),
-    ] = None,
-    top: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="Also write circuit.json: the N strongest edges, less those that dangle without the others.",
-            show_default="no circuit",
-            rich_help_panel=options.SETTINGS,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Prompts run at once at most.", rich_help_panel=options.SETTINGS)
-    ] = 8,
-    seed: options.Seed = 0,
-    embeddings: options.Embeddings = None,
-    kv_heads: options.KvHeads = None,
-    qkv: options.Qkv = None,
-    train_size: options.TrainSize = None,
-    chat_template: options.ChatTemplate = False,
-    bos: options.Bos = "auto",
-    task_option: options.TaskOption = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
-    no_verify: options.NoVerify = False,
+    how: RankingOptions,
+    graph: GraphOptions,
+    prompts: RankedPrompts,
+    where: WhereOptions,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
@@ -108,50 +191,28 @@ def rank(
     from circuitgraph.circuits.edge_scores import ABOUT, NUMBERS
     from circuitgraph.circuits.file import circuit_text
     from circuitgraph.circuits.formats.file_format import FileChoices
-    from circuitgraph.cli.cache import told_as_notes
-    from circuitgraph.cli.output import only_json, print_json, print_table, say
-    from circuitgraph.cli.settings import parse_named, plan_model, settle_sizes, task_options
+    from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.files.reservation import reserved
     from circuitgraph.files.whole_folder import check_free, write_folder
-    from pruning.execution.objectives import objective_named
-    from pruning.runs.method_settings import method_with, read_settings
-    from pruning.runs.rank import rank_edges
-    from pruning.tasks import load_task
 
     place = Path(os.path.realpath(out.expanduser()))
     with only_json(as_json), reserved(place) as note:
         alone = place.suffix == ".json" and not place.is_dir()
         if not alone:
             check_free(place, overwrite=overwrite, names=(NUMBERS, ABOUT, CIRCUIT), what="result of rank")
-        chosen = method_with(method, read_settings(method, dict(parse_named("--set", set_ or []))))
-        if objective is not None:
-            objective_named(objective)
-            chosen.require(objective)
+        method = how.made()
         if note:
             say(f"note: {note}")
-        named = task_options(task, dict(parse_named("--task-option", task_option or [])))
-        plan = plan_model(model, embeddings=embeddings, kv_heads=kv_heads, qkv=qkv)
-        _require_top(top, plan.universe.n_edges)
+        named = task_options(task, dict(parse_named("--task-option", prompts.task_option or [])))
+        plan = plan_model(model, embeddings=graph.embeddings, kv_heads=graph.kv_heads, qkv=graph.qkv)
+        _require_top(how.top, plan.universe.n_edges)
         if alone:
-            _require_a_file_of_eap_ig(place, plan.universe, top, overwrite=overwrite)
+            _require_a_file_of_eap_ig(place, plan.universe, how.top, overwrite=overwrite)
         say(f"loading {model}")
-        loaded = plan.load(dtype=dtype, device=device)
-        compiled = plan.compile(loaded, verify=not no_verify)
-        data = load_task(
-            task, loaded.tokenizer, sizes=settle_sizes(train=train_size), seed=seed, options=named,
-            chat_template=chat_template, bos=bos,
-        )  # fmt: skip
-        for text in data.notes:
-            say(f"note: {text}")
-        say(
-            f"ranking {compiled.universe.n_edges:,} edges by {method}, on {len(data.split('train')):,} training prompts"
-        )
-        with told_as_notes():
-            scores = rank_edges(
-                compiled, data, chosen, objective=objective, ablation=ablation, batch_size=batch_size, seed=seed,
-                say=say,
-            )  # fmt: skip
-        circuit = _circuit(scores, top)
+        loaded = plan.load(dtype=where.dtype, device=where.device)
+        compiled = plan.compile(loaded, verify=not where.no_verify)
+        scores = how.ranked(method, compiled, prompts.load(task, loaded.tokenizer, named, how.seed))
+        circuit = _circuit(scores, how.top)
         files: dict[str, str | bytes] = {} if alone else dict(scores.files())
         if circuit is not None:
             files[CIRCUIT] = circuit_text(circuit)
@@ -162,13 +223,21 @@ def rank(
     if as_json:
         print_json({"out": str(place), "files": sorted(files), **_summary(scores, circuit)})
         return
+    _show(scores, circuit)
+    print(f"Written to {place}")
+
+
+def _show(scores: EdgeScores, circuit: Circuit | None) -> None:
+    """The strongest edges, for people."""
+    from circuitgraph.cli.output import print_table
+
     rows = [(name, f"{scores[name]:.6g}") for name in scores.top(_SHOWN)]
     print_table(("edge", ">score"), rows, title="The strongest edges")
     compared = scores.provenance["objective"]
     print(f"score: {scores.estimates} (objective {compared or 'none'}, {scores.ablation} ablation)")
     if circuit is not None:
-        print(f"{len(circuit):,} of {top:,} chosen edges kept, {len(circuit.heads)} heads, {len(circuit.mlps)} MLPs")
-    print(f"Written to {place}")
+        chosen = f"{len(circuit):,} of {circuit.n_raw:,} chosen edges kept"
+        print(f"{chosen}, {len(circuit.heads)} heads, {len(circuit.mlps)} MLPs")
 
 
 def _require_top(top: int | None, n_edges: int) -> None:
