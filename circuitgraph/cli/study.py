@@ -163,7 +163,7 @@ def _planned(asked: StudyOptions, chosen: dict[str, Any], check_folder: Callable
     """The study that was asked for, its model and its prompts loaded."""
     from circuitgraph.cli.output import say
     from circuitgraph.cli.study_job import StudyJob
-    from pruning.regimes.planned import StudyRequest
+    from pruning.regimes.planned import StudyRequest, require_recipe
     from pruning.regimes.study import planned_study
     from pruning.runs.load import plan_with
     from pruning.runs.run import run_from
@@ -193,6 +193,7 @@ def _planned(asked: StudyOptions, chosen: dict[str, Any], check_folder: Callable
     chosen = {**_choices_in(circuits), **chosen}
     model = asked.model or chosen.get("model.name") or _model_of(circuits)
     plan = plan_with({**chosen, "model.name": model, "task.name": "study"}, objective="kl")
+    require_recipe(plan.request)
     check_folder()
     say(f"loading {model}")
     compiled = plan.load_model()

@@ -14,6 +14,7 @@ from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.methods.edge_pruning.state import StepRecord
 from pruning.runs.fields import check_fields, number
 from pruning.runs.progress import Calls, Progress, Tick
+from pruning.runs.request import RunRequest
 from pruning.runs.run import Run, evaluated_splits
 from pruning.tasks import TaskData
 
@@ -51,6 +52,22 @@ class StudyRequest:
             raise ConfigurationError(f"seeds: expected at least one, each once; got {list(self.seeds)}")
 
 
+def require_recipe(request: RunRequest) -> None:
+    """Refuse a method that trains by no recipe.
+
+    Args:
+        request: What a regime's training is asked for.
+
+    Raises:
+        ConfigurationError: It is one.
+    """
+    if request.method is not None:
+        raise ConfigurationError(
+            f"a study trains gates by a recipe, and method {request.method.name!r} trains by none; give circuits that "
+            "were found with it instead (circuits=, --circuit)"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlannedStudy:
     """A study, ready to start.
@@ -72,12 +89,8 @@ class PlannedStudy:
 
     def __post_init__(self) -> None:
         """Refuse methods that train by no recipe."""
-        for regime, run in self.runs.items():
-            if run.request.method is not None:
-                raise ConfigurationError(
-                    f"regime {regime!r}: a study trains gates by a recipe, and method {run.request.method.name!r} "
-                    "trains by none; give circuits that were found with it instead (circuits=, --circuits)"
-                )
+        for run in self.runs.values():
+            require_recipe(run.request)
 
     @property
     def tasks(self) -> dict[str, TaskData]:

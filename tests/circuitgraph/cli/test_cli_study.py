@@ -101,6 +101,10 @@ def test_what_a_training_was_to_hold_is_told_where_memory_runs_out(short, regime
         (("--regime", "a=x.jsonl", "--task", "antonyms"), "not both"),
         (("--task", "antonyms", "--seeds", "0,x"), "--seeds: expected numbers"),
         (("--task", "antonyms", "--seeds", "1,1"), "each seed once"),
+        (
+            ("--task", "antonyms", "--method", "ugs"),
+            "a study trains gates by a recipe, and method 'ugs' trains by none",
+        ),
     ],
 )
 def test_refused_before_any_work(short, tmp_path, arguments, says):
