@@ -29,6 +29,15 @@ _ASKED = (
     "model", "revision", "task", "recipe", "objective", "ablation", "target_sparsity", "steps",
     "batch_size", "seed", "device", "dtype",
 )  # fmt: skip
+_TABLES = {
+    "recipe": "recipe settings",
+    "settings": "method settings",
+    "selection": "selection of edges",
+    "warm_start": "warm start by",
+    "survivors": "survivors by",
+}
+"""Tables of the provenance that say what was asked, with their names in the report."""
+_NOT_IN_TABLES = ("name", "summary", "scores")
 _KINDS = {
     "q": "query",
     "k": "key",
@@ -198,10 +207,10 @@ def _asked(circuit: Circuit, command: str | None) -> str:
         value = name_in(provenance, name)
         if value is not None:
             rows.append([plain(name.replace("_", " ")), plain(value)])
-    recipe = provenance.get("recipe")
-    for name, values in (("recipe settings", recipe), ("universe", circuit.universe.to_dict())):
+    tables = {words: provenance.get(name) for name, words in _TABLES.items()}
+    for name, values in {**tables, "universe": circuit.universe.to_dict()}.items():
         if isinstance(values, Mapping):
-            told = {key: value for key, value in values.items() if key not in ("name", "summary")}
+            told = {key: value for key, value in values.items() if key not in _NOT_IN_TABLES}
             rows.append([name, plain(", ".join(f"{k} {v}" for k, v in told.items() if v is not None))])
     asked = "## What was asked\n\n"
     if command:

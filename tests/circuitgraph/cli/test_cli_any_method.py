@@ -39,6 +39,8 @@ def test_every_file_is_there_and_nothing_else(found: Path) -> None:
     assert circuit.n_raw == round(0.4 * 94) and circuit.provenance["selection"]["scores"] == scores.digest
     assert circuit.provenance["settings"] == {"levels": [0.5], "batches": 1, "batch_size": 8}
     report = (found / "report.md").read_text()
+    assert "| method settings | levels " in report and ", batches 1, batch_size 8 |" in report
+    assert "| selection of edges | rule top, n 38, by strength" in report
     assert "gate-gradients" in report and "--method gate-gradients" in report and "## Curve" not in report
 
 
