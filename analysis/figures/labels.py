@@ -166,6 +166,11 @@ def legend_above(
         legend.set_title(title, prop=FontProperties(size=SMALL_FONT_SIZE))
         # While it is measured, the layout does not make room for it.
         legend.set_in_layout(False)
+        box = legend.get_window_extent()
+        # Laying out is most of what a figure costs. It leaves a panel four fifths of its width or more, unless
+        # the panel keeps its shape.
+        if axes.get_aspect() == "auto" and box.width <= 0.8 * axes.bbox.width:
+            break
         lay_out(figure)
         box = legend.get_window_extent()
         if box.width <= axes.bbox.width or n_columns == 1:
