@@ -1,8 +1,8 @@
 """Keep rules that run the model: as few of the best edges as leave its outputs as they are.
 
 `faithful` takes the gates' order as it is and looks for its length. `minimal` goes through these edges once more,
-the worst first, and cuts each that the others can do without, so that none is left that could be cut alone. That is
-a run of the prompts for every kept edge: meant for small graphs, such as compiled programs'.
+the worst first, and cuts each that the others can do without, again and again until none is left that could be cut
+alone. That is two runs of the prompts or more for every kept edge: meant for small graphs, such as compiled programs'.
 """
 
 from __future__ import annotations
@@ -86,6 +86,8 @@ def fewest_enough(gates: Gates, losses_of: LossesOf, *, tolerance: float) -> int
 def needed_edges(gates: Gates, edges: np.ndarray, losses_of: LossesOf, *, tolerance: float) -> np.ndarray:
     """Which edges the others cannot do without, tried one after the other from the lowest score on.
 
+    What is needed at first may be needed no longer once something else is cut, so they are tried again until all stay.
+
     Args:
         gates: Trained gates; edges tied to one gate go together, and frozen ones stay.
         edges: The edges to begin with, flat indices `[n]`, which are enough.
@@ -99,8 +101,13 @@ def needed_edges(gates: Gates, edges: np.ndarray, losses_of: LossesOf, *, tolera
     best = gates.log_alpha.detach().double().cpu().numpy()
     stays = np.ones(len(edges), dtype=bool)
     trained = np.unique(gate_of[gate_of >= 0])
-    for gate in trained[np.argsort(best[trained], kind="stable")]:
-        without = stays & (gate_of != gate)
-        if losses_of([edges[without]])[0] <= tolerance:
-            stays = without
-    return stays
+    left = trained[np.argsort(best[trained], kind="stable")].tolist()
+    while True:
+        before = len(left)
+        for gate in tuple(left):
+            without = stays & (gate_of != gate)
+            if losses_of([edges[without]])[0] <= tolerance:
+                stays = without
+                left.remove(gate)
+        if len(left) == before:
+            return stays

@@ -77,6 +77,18 @@ def test_of_two_that_do_the_same_the_better_stays() -> None:
     assert stays.tolist() == [False, False, True]
 
 
+def test_what_is_needed_no_longer_goes_too() -> None:
+    """Edge 0, tried first, is needed as long as edge 1 is there: only then, and it is cut in the second round."""
+    gates = gates_of(SMALL, [0, 1, 2, 3, 4, 5, 6, 7])
+
+    def losses_of(kept: Sequence[np.ndarray]) -> list[float]:
+        sets = [set(edges.tolist()) for edges in kept]
+        return [float(2 not in edges or (1 in edges and 0 not in edges)) for edges in sets]
+
+    stays = needed_edges(gates, np.array([0, 1, 2]), losses_of, tolerance=0.5)
+    assert stays.tolist() == [False, False, True]
+
+
 def test_tied_edges_go_together_and_frozen_ones_stay() -> None:
     graph = build_graph(SMALL)
     graph.edges["m0", "logits"]["frozen"] = True
