@@ -40,8 +40,9 @@ lint: $(STAMP)
 test: lint
 	$(PYTEST) -m "not full"
 
+# Without the checks of types and shapes at every call, which `make test` has.
 test-fast: $(STAMP)
-	$(PYTEST) -m "not slow and not full"
+	CIRCUITGRAPH_RUNTIME_CHECKS=off $(PYTEST) -m "not slow and not full"
 
 # The tests of the rooms that a change touches: since SINCE, by default what is not committed, else the last commit.
 test-changed: $(STAMP)

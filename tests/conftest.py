@@ -1,7 +1,7 @@
 """What every test shares: runtime checks of types and shapes, no network, and tiny random models.
 
 The checks make small models run four times as long, so tests marked slow, which go round and round what others have
-gone through with them, do without.
+gone through with them, do without; and so does all of `make test-fast`, since `make test` has them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from jaxtyping import install_import_hook
 _checker = types.ModuleType("circuitgraph_runtime_checks")
 _checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
 sys.modules[_checker.__name__] = _checker
-install_import_hook(["circuitgraph", "pruning", "analysis"], f"{_checker.__name__}.check")
+if os.environ.get("CIRCUITGRAPH_RUNTIME_CHECKS") != "off":
+    install_import_hook(["circuitgraph", "pruning", "analysis"], f"{_checker.__name__}.check")
 
 import torch
 from torch import nn
