@@ -83,13 +83,16 @@ def spread_labels(axis: Axis) -> None:
     Args:
         axis: An axis of a finished figure with fixed ticks; its labels are measured as they will be printed.
     """
-    if isinstance(axis, XAxis) and _collide(axis):
+    collide = _collide(axis)
+    if collide and isinstance(axis, XAxis):
         axis.set_tick_params(rotation=90)
+        collide = _collide(axis)
     ticks, labels = axis.get_majorticklocs(), [text.get_text() for text in axis.get_majorticklabels()]
     step = 1
-    while _collide(axis) and step < len(ticks):
+    while collide and step < len(ticks):
         step += 1
         axis.set_ticks(ticks[::step], labels[::step])
+        collide = _collide(axis)
 
 
 def label_layers(axis: Axis, n_layers: int, *, first: int = 0, last: int | None = None) -> None:
