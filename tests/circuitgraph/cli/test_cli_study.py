@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
 import pytest
 
+import analysis
+from analysis.regimes.comparison import compare_regimes
 from circuitgraph.circuits.circuit import Circuit
 from tests.circuitgraph.cli.conftest import call
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_samples():
+    """The null model that is drawn, with 19 samples and not 999: what they say is tested with the null models."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(analysis, "compare_regimes", functools.partial(compare_regimes, n_samples=19))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-TRACR = ("--model", "tracr:reverse", "--task", "tracr-reverse", "--task-option", "max_length=3", "--n-random", "1")
+TRACR = ("--model", "tracr:reverse", "--task", "tracr-reverse", "--task-option", "max_length=2", "--n-random", "0")
 UNTIMED = ("seconds", "training_seconds", "peak_rss_bytes", "preflight")
 
 

@@ -19,7 +19,7 @@ def killed(place: Path, kills: int, seed: int, *options: object) -> dict:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-OPTIONS = ("--steps", 40, "--set", "n_effects=10")
+OPTIONS = ("--steps", 24, "--set", "n_effects=4")
 
 
 @pytest.mark.slow
