@@ -1,7 +1,8 @@
 """What every test shares: runtime checks of types and shapes, no network, and tiny random models.
 
-The checks make small models run four times as long, so tests marked slow, which go round and round what others have
-gone through with them, do without; and so does all of `make test-fast`, since `make test` has them.
+The checks make small models run four times as long, so tests marked slow and those of the command line, which go round
+and round what others have gone through with them, do without; and so does all of `make test-fast`, since `make test` has
+them.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
-    """Check no types and shapes while a slow test runs, its fixtures included."""
-    checks.update("jaxtyping_disable", any(item.iter_markers("slow")) or any(item.iter_markers("full")))
+    """Check no types and shapes while a slow test or one of the command line runs, its fixtures included."""
+    unchecked = any(item.get_closest_marker(name) for name in ("slow", "full")) or "cli" in item.path.parts
+    checks.update("jaxtyping_disable", unchecked)
     try:
         return (yield)
     finally:
