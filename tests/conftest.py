@@ -1,8 +1,8 @@
 """What every test shares: runtime checks of types and shapes, no network, and tiny random models.
 
 The checks make small models run four times as long, so tests marked slow and those of the command line, which go round
-and round what others have gone through with them, do without; and so does all of `make test-fast`, since `make test` has
-them.
+and round what others have gone through with them, do without; and so does all of `make test-fast`, since `make test`
+has them.
 """
 
 from __future__ import annotations
