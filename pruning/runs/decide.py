@@ -11,6 +11,7 @@ What was chosen wins, then what the recipe says, then what the task and the mode
     ablation     chosen, else the recipe's, else `zero` for a compiled program, else `counterfactual`; of a method
                  without a recipe one that it can do with
     task.seed    chosen, else the run's seed
+    survivors_by chosen, else `gate-importance` where there are to be survivors
     the rest     chosen, else the default of `RunRequest` and `RunSettings`
 """
 
@@ -28,7 +29,7 @@ from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.methods.score_source import settled
 from pruning.runs.choices import Chosen, setting_kinds
 from pruning.runs.decide_method import decided_method, recipe_to_change, trains_by_recipe
-from pruning.runs.request import ModelRequest, RunRequest, TaskRequest
+from pruning.runs.request import SURVIVORS_BY, ModelRequest, RunRequest, TaskRequest
 from pruning.runs.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def decide(chosen: Mapping[str, Any], *, family: str, objective: str) -> tuple[R
         family, {name: model.get(name) or getattr(recipe, name, None) for name in ("embeddings", "kv_heads", "qkv")}
     )
     task.setdefault("seed", asked.get("seed", 0))
-    if asked.get("survivors_by"):
-        asked["survivors_by"] = settled(asked["survivors_by"])
+    if asked.get("survivors_by") or asked.get("survivors"):
+        asked["survivors_by"] = settled(asked.get("survivors_by") or SURVIVORS_BY)
     if recipe is not None:
         asked["objective"] = asked.get("objective") or recipe.objective or objective
         asked["ablation"] = asked.get("ablation") or recipe.ablation or default_ablation(family)

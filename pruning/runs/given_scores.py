@@ -62,7 +62,7 @@ class GivenScores:
     def trained(self) -> Run:
         """The run as it is trained: on survivors alone where there are to be some."""
         request = self._run.request
-        if request.survivors is None:
+        if request.survivors is None or request.survivors_by is None:
             return self._run
         scores = self._of(SURVIVORS, request.survivors_by)
         run = on_survivors(self._run, scores)
@@ -188,7 +188,7 @@ def check_given_scores(run: Run) -> None:
     """
     compiled, request = run.compiled, run.request
     sources = [] if run.recipe.warm_start in OWN_WARM_STARTS else [run.recipe.warm_start]
-    if request.survivors is not None:
+    if request.survivors is not None and request.survivors_by is not None:
         sources.append(request.survivors_by)
         _check_survivors(run, request.survivors)
     for source in dict.fromkeys(sources):

@@ -208,7 +208,7 @@ class RunRequest:
     n_random_prompts: int | None = number(N_RANDOM_PROMPTS, least=1, none="all")
     n_effects: int = number(N_EFFECTS)
     survivors: int | None = number(None, least=1)
-    survivors_by: str = SURVIVORS_BY
+    survivors_by: str | None = None
     front: tuple[float, ...] | None = None
     teacher_top_k: int | None = number(None, least=1)
 
@@ -221,9 +221,10 @@ class RunRequest:
             )
         if self.survivors is not None and self.recipe is None:
             raise ConfigurationError("survivors are the edges whose gates are trained, and nothing is trained here")
-        if self.survivors is None and self.survivors_by != SURVIVORS_BY:
-            raise ConfigurationError("survivors_by says how survivors are chosen; say how many, with survivors")
-        check_source("method for survivors", self.survivors_by)
+        if (self.survivors is None) != (self.survivors_by is None):
+            raise ConfigurationError("survivors says how many edges are trained, survivors_by which; give both")
+        if self.survivors_by is not None:
+            check_source("method for survivors", self.survivors_by)
         if self.recipe is not None and self.objective is None:
             raise ConfigurationError("objective: training compares something; name what")
         twice = [name for name in dict.fromkeys(self.splits or ()) if (self.splits or ()).count(name) > 1]

@@ -127,7 +127,7 @@ def test_a_sparsity_that_survivors_can_have() -> None:
         ({"warm_start": "eapp"}, UnknownNameError, "unknown warm start 'eapp'; did you mean 'eap'"),
         ({"warm_start": "nested"}, UnknownNameError, "a path, such as ./nested"),
         ({"survivors": 9, "survivors_by": "eapp"}, UnknownNameError, "unknown method for survivors 'eapp'"),
-        ({"survivors_by": "eap"}, ConfigurationError, "say how many"),
+        ({"survivors_by": "eap"}, ConfigurationError, "survivors says how many edges"),
         ({"survivors": 47}, ConfigurationError, "47 edges are to survive, and the graph has 46"),
         ({"survivors": 7, "target_sparsity": 0.85}, ConfigurationError, "0.85 keeps 7, so there is nothing to train"),
         ({"survivors": 9, "method": "eap"}, ConfigurationError, "nothing is trained here"),

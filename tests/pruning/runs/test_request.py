@@ -133,6 +133,8 @@ def test_set_reaches_every_setting(name):
     base = {"recipe": "paper-gpt2", **NAMED} if name != "recipe.sharpen" else {"recipe": "quick", **NAMED}
     if name == "recipe.control":
         base |= {"recipe.target_sparsity": 0.9}
+    if name == "survivors_by":
+        text, base = "eap", {"survivors": 9, **base}
     if name.startswith(("method.", "selection.")):
         rule = {"selection.threshold": "threshold", "selection.time_limit": "connected"}.get(name, "top")
         base = {"method.name": "eap", "selection.rule": rule, **NAMED}
