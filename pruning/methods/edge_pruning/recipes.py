@@ -239,9 +239,9 @@ _ALL = [
     Recipe(
         name="nested",
         summary="Ours: one run ranks the edges for all sparsities between 87 and 99.7 %.",
-        steps=900,
+        steps=1000,
         ramp_steps=0,
-        warmup_steps=5,
+        warmup_steps=6,
         learning_rate=0.067,
         target_sparsity=0.97,
         control="nested",
@@ -252,6 +252,7 @@ _ALL = [
         init_mean=0.0,
         init_std=2.67,
         batch_size=4,
+        draws=2,
         keep="target",
     ),
     Recipe(
