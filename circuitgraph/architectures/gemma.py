@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from circuitgraph.architectures import llama
@@ -41,6 +42,15 @@ def _norm(module: nn.Module) -> Norm:
     return rms_norm(module, offset=1.0)
 
 
+def _embed(model: Any) -> Any:
+    """The embedding, scaled: by its own module, or in transformers before 5.2 by the model."""
+    table: Any = model.model.embed_tokens
+    if hasattr(table, "embed_scale"):
+        return lambda ids, positions: (table(ids),)
+    factor = torch.tensor(model.config.hidden_size**0.5, dtype=table.weight.dtype, device=table.weight.device)
+    return lambda ids, positions: (table(ids) * factor,)
+
+
 def _between_norms(block: Any, config: Any, layer: int, **attention: Any) -> BoundBlock:
     """A block of Gemma 2 or 3: norms before and behind."""
     return block_of(
@@ -68,7 +78,7 @@ FAMILY = replace(
     name="gemma",
     model_classes=frozenset({"GemmaForCausalLM"}),
     shape=lambda config: shape_of(config, mlp_saved=4),
-    bind=bind_with(lambda block, config, layer: block_of(block, norm=_norm), norm=_norm),
+    bind=bind_with(lambda block, config, layer: block_of(block, norm=_norm), norm=_norm, embed=_embed),
     understood=frozenset(_FIELDS) | ROPE,
     fields=_FIELDS,
     contradictions=contradictions,
@@ -88,6 +98,7 @@ GEMMA2 = replace(
     bind=bind_with(
         lambda block, config, layer: _between_norms(block, config, layer, cap=config.attn_logit_softcapping),
         norm=_norm,
+        embed=_embed,
         unembed=lambda model: Logits(model.lm_head, cap=model.config.final_logit_softcapping),
     ),
     understood=frozenset(_FIELDS) | ROPE,
@@ -101,6 +112,7 @@ GEMMA3 = replace(
     bind=bind_with(
         _block_3,
         norm=_norm,
+        embed=_embed,
         unembed=lambda model: Logits(model.lm_head, cap=model.config.final_logit_softcapping),
         rotaries=rotaries_by_type,
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
@@ -20,22 +21,24 @@ from circuitgraph.architectures.norm import Norm
 
 
 class GPTJRotary(nn.Module):
-    """The model's table of sines and cosines, as a rotary embedding.
+    """The rotary embedding, which the model keeps as a table or makes itself, by its version of transformers.
 
     Args:
-        table: Sines, then cosines `[position rotated]`.
+        width: How many numbers of a head are turned.
+        device: Where the model lies.
     """
 
-    table: Tensor
+    inv_freq: Tensor
 
-    def __init__(self, table: Tensor) -> None:
+    def __init__(self, width: int, device: torch.device) -> None:
         super().__init__()
-        self.register_buffer("table", table, persistent=False)
+        steps = torch.arange(0, width, 2, dtype=torch.int64).float() / width
+        self.register_buffer("inv_freq", (1.0 / 10000**steps).to(device), persistent=False)
 
     def forward(self, x: Tensor, position_ids: Int[Tensor, "batch seq"]) -> Rotary:
         """Cosines and sines `[batch seq rotated]`, those of a pair side by side."""
-        sin, cos = self.table[position_ids].to(x.dtype).chunk(2, -1)
-        return cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1)
+        angles = (position_ids[..., None].float() * self.inv_freq.float()).repeat_interleave(2, -1)
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 
 
 def _shape(config: Any) -> ModelShape:
@@ -69,7 +72,7 @@ def _bind(model: Any) -> BoundModel:
         blocks=tuple(_block(block) for block in body.h),
         final_norm=Norm.layer(body.ln_f),
         unembed=model.lm_head,
-        rotaries=(GPTJRotary(body.h[0].attn.embed_positions),),
+        rotaries=(GPTJRotary(model.config.rotary_dim or model.config.n_embd, body.wte.weight.device),),
     )
 
 
