@@ -12,6 +12,8 @@ METRICS = {
     "within_0.05": "within 0.05",
     "accuracy": "accuracy",
     "logit_diff": "logit difference",
+    "prob_diff": "probability difference",
+    "kendall_tau": "Kendall's τ",
     "exact_match": "exact match",
     "agreement_full_right": "exact match where the model is right",
     "agreement_full_wrong": "… where it is wrong",

@@ -11,6 +11,11 @@ outputs: within 0.05 of the right number. A set of prompts may hold both kinds.
 *Logit difference*: mean logit of the right answers minus that of the wrong ones, at the answer's first token; only
 prompts that have wrong answers have it.
 
+*Probability difference*: the probability of all right answers together minus that of all wrong ones, there too.
+
+*Kendall's τ* (τ-b, ties counted): how far the circuit puts the listed answers, right and wrong, into the full model's
+order, there too; only prompts that list at least three have it. Both are Edge Pruning's measures of greater-than.
+
 *Exact match*: the most probable token of the full vocabulary is the full model's, at every answer token; for numeric
 outputs, within 0.05 of the full model's.
 
@@ -20,7 +25,7 @@ A prompt for which the circuit or the full model puts out NaN or infinite logits
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitgraph.batch import PairBatch
@@ -34,6 +39,7 @@ from pruning.execution.objectives import (
 )
 
 NEAR = 0.05
+_LEAST_RANKED = 3
 SHARES = ("accuracy", "exact_match", "agreement_full_right", "agreement_full_wrong")
 """Measures that are shares of prompts."""
 
@@ -50,7 +56,8 @@ def score_prompts(
 
     Returns:
         One value per prompt for each measure, NaN where a prompt has none: `kl` or `mse`, `exact_match`, `accuracy`
-        where right answers are known, and `logit_diff` where any prompt of the batch has wrong ones.
+        where right answers are known, `logit_diff` and `prob_diff` where any prompt of the batch has wrong ones, and
+        `kendall_tau` where any lists three answers or more.
     """
     prompt, n = batch.clean.predict_prompt, batch.clean.input_ids.shape[0]
     if batch.answer_values is not None:
@@ -66,7 +73,7 @@ def score_prompts(
             # A KL is never below 0: what is there is rounding.
             "kl": per_prompt_mean(kl.double(), prompt, n).clamp(min=0),
             "exact_match": _everywhere(logits.argmax(-1) == teacher.argmax(-1), batch),
-            **_by_answers(logits, batch),
+            **_by_answers(logits, teacher, batch),
         }
     finite = _everywhere(logits.isfinite().all(-1) & teacher.isfinite().all(-1), batch)
     return {name: values.double().masked_fill(~finite, torch.nan) for name, values in scores.items()}
@@ -77,7 +84,7 @@ def _everywhere(right: Tensor, batch: PairBatch) -> Tensor:
     return per_prompt_mean(right.double(), batch.clean.predict_prompt, batch.clean.input_ids.shape[0]) == 1
 
 
-def _by_answers(logits: Tensor, batch: PairBatch) -> dict[str, Tensor]:
+def _by_answers(logits: Tensor, teacher: Tensor, batch: PairBatch) -> dict[str, Tensor]:
     """Measures that need right answers, as far as the prompts have them."""
     right = right_tokens(batch)
     if right is None:
@@ -88,11 +95,45 @@ def _by_answers(logits: Tensor, batch: PairBatch) -> dict[str, Tensor]:
         return {"accuracy": chosen}
     has_wrong = (batch.wrong_ids >= 0).any(-1)
     known = log_softmax(logits[first])
-    preferred = _set_log_probability(known, right) > _set_log_probability(known, batch.wrong_ids)
-    return {
-        "accuracy": torch.where(has_wrong, preferred, chosen),
+    good, bad = _set_log_probability(known, right), _set_log_probability(known, batch.wrong_ids)
+    found = {
+        "accuracy": torch.where(has_wrong, good > bad, chosen),
         "logit_diff": logit_difference(logits, batch).double(),
+        "prob_diff": (good.double().exp() - bad.double().exp()).where(has_wrong, torch.nan),
     }
+    listed = torch.cat([right, batch.wrong_ids], -1)
+    if int((listed >= 0).sum(-1).max()) >= _LEAST_RANKED:
+        found["kendall_tau"] = kendall_tau(logits[first], teacher[first], listed)
+    return found
+
+
+def kendall_tau(
+    logits: Float[Tensor, "batch d_vocab"], teacher: Float[Tensor, "batch d_vocab"], ids: Int[Tensor, "batch listed"]
+) -> Float[Tensor, " batch"]:
+    """Kendall's τ-b between two orders of some tokens.
+
+    Args:
+        logits: One side's.
+        teacher: The other's.
+        ids: The tokens, padded with -1.
+
+    Returns:
+        NaN where fewer than three are listed, or where one side holds all of them equal.
+
+    Examples:
+        >>> ids = torch.tensor([[0, 1, 2, -1]])
+        >>> kendall_tau(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 3.0, 2.0]]), ids).tolist()
+        [0.3333333333333333]
+    """
+    real = ids >= 0
+    both = real[:, :, None] & real[:, None, :]
+    signs = [
+        (of.gather(-1, ids.clamp(min=0))[:, :, None] - of.gather(-1, ids.clamp(min=0))[:, None, :]).sign() * both
+        for of in (logits.double(), teacher.double())
+    ]
+    ours, theirs = (sign.abs().sum((1, 2)) for sign in signs)
+    tau = (signs[0] * signs[1]).sum((1, 2)) / (ours * theirs).sqrt()
+    return tau.where(real.sum(-1) >= _LEAST_RANKED, torch.nan)
 
 
 def _chosen_of_all(logits: Tensor, right: Tensor, first: Tensor, batch: PairBatch) -> Tensor:

@@ -14,7 +14,7 @@ from pruning.evaluation.scores import SHARES
 
 Columns = Mapping[str, np.ndarray]
 """By measure, one value per prompt, NaN where a prompt has none."""
-_WITH_ITSELF = ("kl", "mse", "exact_match", "agreement_full_right", "agreement_full_wrong")
+_WITH_ITSELF = ("kl", "mse", "exact_match", "kendall_tau", "agreement_full_right", "agreement_full_wrong")
 """What the full model is to itself by definition, whatever the prompts."""
 
 

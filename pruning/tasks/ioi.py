@@ -2,7 +2,9 @@
 
 `When Mary and John went to the store, John gave a drink to` → ` Mary`. The clean prompt names two people and
 one of them again. The counterfactual has three other names in those places, so that it is the same sentence
-without an answer. Fifteen sentences, each in the order ABBA (the repeated name second) and BABA (first).
+without an answer; with the option `counterfactual=exchanged` it is the other of the two who is named again, so that
+the two change parts and the other answer is right, as in MIB's `s2_io_flip_counterfactual`. Fifteen sentences, each in
+the order ABBA (the repeated name second) and BABA (first).
 
 References:
     Wang et al., "Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from circuitgraph.errors import ConfigurationError
+from circuitgraph.errors import ConfigurationError, UnknownNameError
 from pruning.prompts.pairs import PromptPair
 from pruning.tasks.context import TaskContext
 from pruning.tasks.names import NAMES
@@ -50,12 +52,15 @@ OBJECTS = (
 
 _SIZES = {"train": 200, "validation": 200, "test": 400}
 _SIZES_T1 = {"train": 50, "validation": 50, "test": 50}
+_OPTIONS = {"counterfactual": "fresh"}
+_COUNTERFACTUALS = ("fresh", "exchanged")
 
 
 @register_task(
     "ioi",
     description="Who gets the thing? 15 sentences, two orders of names; counterfactual: three fresh names.",
     sizes=_SIZES,
+    options=_OPTIONS,
 )
 def ioi(context: TaskContext) -> Iterator[PromptPair]:
     """Make prompts from all fifteen sentences in both orders."""
@@ -66,6 +71,7 @@ def ioi(context: TaskContext) -> Iterator[PromptPair]:
     "ioi-t1",
     description="Who gets the thing? One sentence in one order of names (ABBA).",
     sizes=_SIZES_T1,
+    options=_OPTIONS,
 )
 def ioi_t1(context: TaskContext) -> Iterator[PromptPair]:
     """Make prompts from the first sentence, in the order ABBA."""
@@ -74,6 +80,9 @@ def ioi_t1(context: TaskContext) -> Iterator[PromptPair]:
 
 def _prompts(context: TaskContext, templates: tuple[str, ...], orders: tuple[str, ...]) -> Iterator[PromptPair]:
     """Go through sentences, orders, places, objects and names; the names of the counterfactual are drawn."""
+    kind = context.options.get("counterfactual", "fresh")
+    if kind not in _COUNTERFACTUALS:
+        raise UnknownNameError.of("counterfactual", str(kind), _COUNTERFACTUALS)
     names = context.same_length(NAMES, "names")
     if len(names) < 5:
         raise ConfigurationError(
@@ -89,7 +98,9 @@ def _prompts(context: TaskContext, templates: tuple[str, ...], orders: tuple[str
         sentence = templates[number].replace("{place}", place).replace("{object}", thing)
         yield PromptPair(
             clean=sentence.format(a=first, b=second, s=subject),
-            corrupted=sentence.format(a=fresh[0], b=fresh[1], s=fresh[2]),
+            corrupted=sentence.format(a=first, b=second, s=other)
+            if kind == "exchanged"
+            else sentence.format(a=fresh[0], b=fresh[1], s=fresh[2]),
             answer=f" {other}",
             wrong_answer=f" {subject}",
             group=f"{order}-{number + 1}",

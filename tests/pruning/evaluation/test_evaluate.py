@@ -9,6 +9,7 @@ from math import e, log
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kendalltau
 from torch import Tensor
 
 from circuitgraph.batch import PairBatch, TokenBatch
@@ -22,7 +23,7 @@ from pruning.evaluation.intervals import intervals_of
 from pruning.evaluation.measured import Measured
 from pruning.evaluation.random_circuits import random_circuit
 from pruning.evaluation.sampled import sampled_prompts
-from pruning.evaluation.scores import score_prompts
+from pruning.evaluation.scores import kendall_tau, score_prompts
 from pruning.evaluation.tables import flat_row, metrics_table
 from pruning.prompts.encoding import EncodedPairs
 from pruning.tasks import load_task
@@ -104,6 +105,34 @@ def test_accuracy_by_sets_adds_their_probabilities_up() -> None:
     assert scores["accuracy"].tolist() == [True, False, True]
     # Mean logit of a set less mean logit of the other: ln 2 − ln 3; ln 1.9 − 0; ln 2.1 − 0.
     assert scores["logit_diff"].tolist() == pytest.approx([log(2 / 3), log(1.9), log(2.1)], abs=1e-6)
+    # Of 3 + 2 + 2 parts 4 are right and 3 wrong; of 1 + 1.9 + 1 they are 1.9 and 2; of 1 + 2.1 + 1, 2.1 and 2.
+    assert scores["prob_diff"].tolist() == pytest.approx([1 / 7, -0.1 / 3.9, 0.1 / 4.1], abs=1e-6)
+
+
+def test_the_order_of_listed_answers_as_scipy_ranks_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, teacher = (torch.randint(0, 6, (20, 30), generator=generator).float() for _ in range(2))  # with ties
+    listed = torch.rand(20, 30, generator=generator).argsort(-1)[:, :12]
+    listed[torch.rand(20, 12, generator=generator) < 0.5] = -1
+    found = kendall_tau(logits, teacher, listed)
+    for row, tau in enumerate(found.tolist()):
+        tokens = listed[row][listed[row] >= 0]
+        if len(tokens) < 3:
+            assert math.isnan(tau)
+        else:
+            assert tau == pytest.approx(kendalltau(logits[row, tokens], teacher[row, tokens]).statistic, nan_ok=True)
+
+
+def test_prompts_that_list_two_answers_have_no_order() -> None:
+    pairs = batch([0, 1], answer_ids=torch.tensor([0, 0]), wrong_ids=torch.tensor([[1, -1], [1, 2]]))
+    logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+    teacher = torch.tensor([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0]])
+    # Of three pairs two are ordered alike and one is not.
+    assert score_prompts(logits, teacher, pairs)["kendall_tau"].tolist() == pytest.approx(
+        [math.nan, 1 / 3], nan_ok=True
+    )
+    two = replace(pairs, wrong_ids=pairs.wrong_ids[:, :1])
+    assert "kendall_tau" not in score_prompts(logits, teacher, two)
 
 
 def test_each_prompt_is_measured_by_the_answers_that_it_has() -> None:
@@ -549,7 +578,8 @@ def test_differences_to_every_role_are_paired_by_prompt(compiled: CompiledModel)
     assert apart["mean"] == pytest.approx((ours - nothing).mean(), abs=1e-6)
     assert [apart["low"], apart["high"]] == pytest.approx(intervals_of({"kl": ours - nothing})["kl"], abs=1e-6)
     assert "difference" not in found.metrics["circuit"]
-    assert set(found.metrics["random"]["difference"]) == {"kl", "exact_match", "accuracy", "logit_diff"}
+    measures = {"kl", "exact_match", "accuracy", "logit_diff", "prob_diff", "kendall_tau"}
+    assert set(found.metrics["random"]["difference"]) == measures
     for row in found.metrics.values():
         for name, bounds in row["intervals"].items():
             if bounds is not None:

@@ -27,7 +27,7 @@ SIZES = {"train": 20, "validation": 10, "test": 30}
 TEXT_TASKS = [
     "antonyms", "antonyms:in-context", "antonyms:instruction", "boolean-expressions",
     "boolean-expressions:in-context", "boolean-expressions:instruction", "capitals", "capitals:in-context",
-    "capitals:instruction", "gendered-pronoun", "greater-than", "ioi", "ioi-t1", "subject-verb-agreement",
+    "capitals:instruction", "gendered-pronoun", "greater-than", "induction", "ioi", "ioi-t1", "subject-verb-agreement",
 ]  # fmt: skip
 
 
@@ -116,6 +116,20 @@ def test_ioi_has_three_fresh_names_and_the_right_and_wrong_one(tokenizer):
     assert orders == {"ABBA", "BABA"}
     assert len(TEMPLATES) == 15
     assert any(note.startswith("names: kept ") and "dropped" in note for note in data.notes)
+
+
+def test_ioi_with_the_two_names_exchanged(tokenizer):
+    """The prompts differ in who is named again, and the other answer is the wrong one."""
+    data = load_task("ioi", tokenizer, sizes=SIZES, options={"counterfactual": "exchanged"})
+    pairs = data.splits["test"]
+    for i in range(len(pairs)):
+        ours, theirs = pairs.texts[i].split(), pairs.corrupted_texts[i].split()
+        changed = [place for place, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+        assert len(changed) == 1
+        assert theirs[changed[0]].strip(",.") == tokenizer.decode(pairs.answer_ids[i]).strip()
+        assert ours[changed[0]].strip(",.") == tokenizer.decode(pairs.wrong_ids[i]).strip()
+    with pytest.raises(UnknownNameError, match="fresh"):
+        load_task("ioi", tokenizer, sizes=SIZES, options={"counterfactual": "frish"})
 
 
 def test_ioi_t1_has_one_sentence_in_one_order(tokenizer):
