@@ -27,6 +27,7 @@ _BUILT_IN = (
     "capitals",
     "gendered_pronoun",
     "greater_than",
+    "induction",
     "ioi",
     "jsonl",
     "tracr",
