@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pruning.evaluation.random_circuits import random_circuit
     from pruning.evaluation.rankings import measure_ranking
     from pruning.evaluation.tables import metrics_table
+    from pruning.execution.learning import learn_constants
     from pruning.frozen.disk import DiskCache
     from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
     from pruning.prompts.encoding import EncodedPairs
@@ -47,6 +48,7 @@ __all__ = [
     "evaluate",
     "evaluate_masks",
     "evaluate_regimes",
+    "learn_constants",
     "load_task",
     "measure_effects",
     "measure_ranking",
@@ -78,6 +80,7 @@ _HOME = {
     "evaluate": "pruning.evaluation.evaluate",
     "evaluate_masks": "pruning.evaluation.evaluate",
     "evaluate_regimes": "pruning.regimes.faithfulness",
+    "learn_constants": "pruning.execution.learning",
     "load_task": "pruning.tasks",
     "measure_effects": "pruning.evaluation.effects",
     "measure_ranking": "pruning.evaluation.rankings",

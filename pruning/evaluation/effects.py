@@ -37,6 +37,7 @@ from circuitgraph.memory.portions import Portions
 from circuitgraph.torch_state import in_settled_state
 from pruning.evaluation.intervals import intervals_of, mean_of
 from pruning.execution.objectives import kl_divergence, per_prompt_mean
+from pruning.frozen.constants import AblationData
 from pruning.frozen.runs import FrozenBatch, FrozenRuns
 from pruning.prompts.encoding import EncodedPairs
 from pruning.prompts.prompt_rules import refuse_equal_sides
@@ -122,7 +123,7 @@ def measure_effects(
     n: int = 16,
     seed: int = 0,
     ablation: str | None = None,
-    ablation_data: EncodedPairs | None = None,
+    ablation_data: AblationData | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> Effects:
     """Measure what the strongest edges and all heads and MLPs of a circuit are worth, one by one.
@@ -135,7 +136,7 @@ def measure_effects(
         n: How many prompts, drawn from `pairs`; all where there are not more.
         seed: Of the draw.
         ablation: What cut edges carry; by default what the circuit was found with.
-        ablation_data: The prompts that means are taken over; `pairs` by default.
+        ablation_data: The prompts that means are taken over, `pairs` by default; or constants (`learn_constants`).
         tick: Called with the number of runs done and of all.
 
     Returns:

@@ -33,6 +33,7 @@ from pruning.evaluation.random_circuits import random_circuit
 from pruning.evaluation.sampled import N_RANDOM_PROMPTS, sampled_prompts
 from pruning.evaluation.summary import difference_to, summary, summary_of_random, warn_of_undefined
 from pruning.evaluation.tables import metrics_table
+from pruning.frozen.constants import AblationData
 from pruning.prompts.encoding import EncodedPairs
 from pruning.whole_numbers import whole_number
 
@@ -68,7 +69,7 @@ def evaluate(
     circuit: Circuit,
     pairs: EncodedPairs,
     *,
-    ablation_data: EncodedPairs | None = None,
+    ablation_data: AblationData | None = None,
     n_random: int = 10,
     n_random_prompts: int | None = N_RANDOM_PROMPTS,
     seed: int = 0,
@@ -83,7 +84,7 @@ def evaluate(
         compiled: The model.
         circuit: The circuit.
         pairs: The prompts.
-        ablation_data: The prompts that means are taken over; `pairs` by default.
+        ablation_data: The prompts that means are taken over, `pairs` by default; or constants (`learn_constants`).
         n_random: How many random circuits of the same size a layer pair; 0 for none.
         n_random_prompts: On how many prompts random circuits run, drawn once from `pairs`; all where there are not
             more, and with None.
@@ -197,7 +198,7 @@ def evaluate_masks(
     pairs: EncodedPairs,
     *,
     ablation: str | None = None,
-    ablation_data: EncodedPairs | None = None,
+    ablation_data: AblationData | None = None,
     batch_size: int = 16,
     only_on: Mapping[str, np.ndarray] | None = None,
     tick: Callable[[int, int], None] | None = None,
@@ -212,7 +213,7 @@ def evaluate_masks(
             from the model's graph, which are never kept, and frozen ones, which always are.
         pairs: The prompts, at least one.
         ablation: What cut edges carry; by default what the circuits were found with.
-        ablation_data: The prompts that means are taken over; `pairs` by default.
+        ablation_data: The prompts that means are taken over, `pairs` by default; or constants (`learn_constants`).
         batch_size: Prompts per batch; halved when memory runs out.
         only_on: By name of a set that is not to run on all prompts, the places of those that it runs on, rising; `n`
             of its metrics is then their number.
@@ -253,7 +254,7 @@ def scores_of(
     pairs: EncodedPairs,
     *,
     ablation: str | None = None,
-    ablation_data: EncodedPairs | None = None,
+    ablation_data: AblationData | None = None,
     batch_size: int = 16,
     only_on: Mapping[str, np.ndarray] | None = None,
     tick: Callable[[int, int], None] | None = None,
@@ -265,7 +266,7 @@ def scores_of(
         masks: As of `evaluate_masks`.
         pairs: The prompts, at least one.
         ablation: What cut edges carry; by default what the circuits were found with.
-        ablation_data: The prompts that means are taken over; `pairs` by default.
+        ablation_data: The prompts that means are taken over, `pairs` by default; or constants (`learn_constants`).
         batch_size: Prompts run at once; halved when memory runs out.
         only_on: As of `evaluate_masks`.
         tick: As of `evaluate_masks`.

@@ -13,6 +13,7 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.memory.portions import Portions
 from pruning.evaluation.scores import score_prompts
 from pruning.execution.objectives import first_asked
+from pruning.frozen.constants import AblationData
 from pruning.frozen.runs import FrozenBatch, FrozenRuns
 from pruning.prompts.encoding import EncodedPairs
 from pruning.prompts.prompt_rules import refuse_equal_sides
@@ -63,7 +64,7 @@ def measure_prompts(
     pairs: EncodedPairs,
     *,
     ablation: str,
-    ablation_data: EncodedPairs | None = None,
+    ablation_data: AblationData | None = None,
     batch_size: int = 16,
     only_on: Mapping[str, np.ndarray] | None = None,
     tick: Callable[[int, int], None] | None = None,
@@ -76,7 +77,7 @@ def measure_prompts(
         masks: By name, one boolean per edge of the universe, true where kept `[edge]`.
         pairs: The prompts, at least one.
         ablation: What cut edges carry.
-        ablation_data: The prompts that means are taken over; `pairs` by default.
+        ablation_data: The prompts that means are taken over, `pairs` by default; or constants (`learn_constants`).
         batch_size: Prompts run at once; halved when memory runs out.
         only_on: By set that is not to run on all prompts, the places of those that it runs on, rising `[its prompt]`.
         tick: Called with the number of runs done and of all, after every batch: one per prompt and set.

@@ -15,6 +15,7 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from pruning.evaluation.evaluate import metrics_of_columns, scores_of
 from pruning.evaluation.intervals import differences_of, mean_of
+from pruning.frozen.constants import AblationData
 from pruning.prompts.encoding import EncodedPairs
 
 _CLOSER_IS_LESS = {"kl": True, "mse": True, "exact_match": False}
@@ -51,7 +52,7 @@ def compare_faithfulness(
     pairs: EncodedPairs,
     *,
     ablation: str | None = None,
-    ablation_data: EncodedPairs | None = None,
+    ablation_data: AblationData | None = None,
     batch_size: int = 16,
     tick: Callable[[int, int], None] | None = None,
 ) -> FaithfulnessComparison:
@@ -65,7 +66,7 @@ def compare_faithfulness(
         circuits: Two or more, by name.
         pairs: The prompts, at least one.
         ablation: What cut edges carry; by default what the circuits were found with.
-        ablation_data: The prompts that means are taken over; `pairs` by default.
+        ablation_data: The prompts that means are taken over, `pairs` by default; or constants (`learn_constants`).
         batch_size: Prompts run at once; halved when memory runs out.
         tick: Called with the number of runs done and of all, after every batch.
 

@@ -14,6 +14,7 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
 from circuitgraph.graph.liveness import effective_edges
 from pruning.evaluation.evaluate import evaluate_masks
+from pruning.frozen.constants import AblationData
 from pruning.prompts.encoding import EncodedPairs
 
 
@@ -24,7 +25,7 @@ def measure_ranking(
     *,
     sizes: Sequence[float] = MIB_SIZES,
     orders: Sequence[str] = ("strength",),
-    ablation_data: EncodedPairs | None = None,
+    ablation_data: AblationData | None = None,
     batch_size: int = 16,
     tick: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
@@ -37,7 +38,7 @@ def measure_ranking(
         sizes: Shares of all edges; the number of edges is rounded down, as in the Mechanistic Interpretability
             Benchmark. The empty circuit (0) and all edges (1) are added.
         orders: By what edges are ranked, see `EdgeScores.order`; each is a ranking of its own.
-        ablation_data: The prompts that means are taken over; `pairs` by default.
+        ablation_data: The prompts that means are taken over, `pairs` by default; or constants (`learn_constants`).
         batch_size: Prompts run at once; halved when memory runs out.
         tick: Called with the number of runs done and of all.
 

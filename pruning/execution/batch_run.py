@@ -19,6 +19,7 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import out_of_memory
 from circuitgraph.graph.liveness import effective_edges
 from circuitgraph.memory.numbers import step_numbers
+from pruning.execution.learnt_constants import LearntConstants
 from pruning.execution.objectives import Objective
 from pruning.execution.replay import Replays, ReplayState, widest
 from pruning.frozen.runs import FrozenRuns
@@ -57,12 +58,14 @@ class BatchResult:
         objective: Its mean over the batch, on the device.
         live_heads: Heads that ran, with the last gates.
         live_mlps: MLPs that ran, with the last gates.
+        constants: Of the objective in the constants that are learnt, on the device; None where none are.
     """
 
     gradients: list[Float[Tensor, " edge"]]
     objective: Float[Tensor, ""]
     live_heads: int
     live_mlps: int
+    constants: Float[Tensor, " number"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +95,10 @@ class BatchRunner:
         micro_batch: Prompts that run at once at most, more only where few gates leave little to hold; halved when
             memory runs out.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
-        replay: Whether parts are recorded and replayed where that pays; see `pruning.execution.replay`.
+        replay: Whether parts are recorded and replayed where that pays; see `pruning.execution.replay`. Not where
+            constants are learnt, which a recording knows nothing of.
+        constants: What cut edges carry instead of the data's own values, and takes a gradient; None where nothing of
+            it is learnt.
         say: Called with a line when memory ran out.
     """
 
@@ -105,13 +111,15 @@ class BatchRunner:
         micro_batch: int,
         recompute: bool = False,
         replay: bool = False,
+        constants: LearntConstants | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.compiled, self.frozen, self.objective = compiled, frozen, objective
+        self.constants = constants
         self.micro_batch, self.recompute, self._say = micro_batch, recompute, say
         self._most_sparse: int | None = None  # prompts at once, once memory ran out
         self._replays: Replays | None = None
-        if replay:
+        if replay and constants is None:
             self._replays = Replays(compiled, frozen, objective, at_once=micro_batch, recompute=recompute, say=say)
 
     @property
@@ -183,14 +191,19 @@ class BatchRunner:
             self._replays.plan(*_open(shares))
         gradients = [torch.zeros(len(share.gates), dtype=share.gates.dtype, device=device) for share in shares]
         objective = torch.zeros((), dtype=widest(device), device=device)
+        constants = None if self.constants is None else torch.zeros_like(self.constants.numbers, requires_grad=False)
         live_heads = live_mlps = 0
         for share, most, total in zip(shares, at_once, gradients, strict=True):
             for start in range(0, len(share.prompts), most):
-                part = replace(share, prompts=share.prompts[start : start + most])
-                gradient, loss, (live_heads, live_mlps) = self._run_part(part, n_prompts)
-                total += gradient
-                objective += loss
-        return BatchResult(gradients=gradients, objective=objective, live_heads=live_heads, live_mlps=live_mlps)
+                ran = self._run_part(replace(share, prompts=share.prompts[start : start + most]), n_prompts)
+                total += ran.gradients[0]
+                objective += ran.objective
+                if constants is not None and ran.constants is not None:
+                    constants += ran.constants
+                live_heads, live_mlps = ran.live_heads, ran.live_mlps
+        return BatchResult(
+            gradients=gradients, objective=objective, live_heads=live_heads, live_mlps=live_mlps, constants=constants
+        )
 
     def _at_once(self, share: Share) -> int:
         """How many prompts run at once with few gates: as many as hold no more than `micro_batch` with all gates do."""
@@ -210,17 +223,26 @@ class BatchRunner:
         fit = self.micro_batch * (every // few)
         return fit if self._most_sparse is None else min(fit, self._most_sparse)
 
-    def _run_part(self, part: Share, n_prompts: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """What a part adds to gradient and objective of a batch of so many prompts; its live heads and MLPs."""
-        ran = self._replays.run(part.prompts, part.gates) if self._replays is not None else None
-        if ran is not None:
-            share = len(part.prompts) / n_prompts
-            return ran.gradient * share, ran.objective * share, (ran.live_heads, ran.live_mlps)
+    def _run_part(self, part: Share, n_prompts: int) -> BatchResult:
+        """What a part adds to a batch of so many prompts."""
+        weight = len(part.prompts) / n_prompts
+        replayed = self._replays.run(part.prompts, part.gates) if self._replays is not None else None
+        if replayed is not None:
+            return BatchResult(
+                gradients=[replayed.gradient * weight], objective=replayed.objective * weight,
+                live_heads=replayed.live_heads, live_mlps=replayed.live_mlps,
+            )  # fmt: skip
         gates = part.gates.detach().requires_grad_()
         batch = self.frozen.batch(part.prompts)
-        ran = self.compiled.masked(gates, batch.pairs.clean, batch.values, wanted=part.wanted, recompute=self.recompute)
-        loss = self.objective(ran.logits, batch.teacher, batch.pairs) * (len(part.prompts) / n_prompts)
-        return torch.autograd.grad(loss, ran.gates)[0], loss.detach(), (ran.live_heads, ran.live_mlps)
+        values = batch.values if self.constants is None else self.constants.values()
+        ran = self.compiled.masked(gates, batch.pairs.clean, values, wanted=part.wanted, recompute=self.recompute)
+        loss = self.objective(ran.logits, batch.teacher, batch.pairs) * weight
+        learnt = [] if self.constants is None else [self.constants.numbers]
+        gradient, *of_constants = torch.autograd.grad(loss, [ran.gates, *learnt])
+        return BatchResult(
+            gradients=[gradient], objective=loss.detach(), live_heads=ran.live_heads, live_mlps=ran.live_mlps,
+            constants=of_constants[0] if of_constants else None,
+        )  # fmt: skip
 
 
 def _open(shares: Sequence[Share]) -> tuple[np.ndarray, Callable[[], np.ndarray]]:

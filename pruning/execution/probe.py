@@ -25,6 +25,7 @@ from circuitgraph.memory.portions import Portions
 from circuitgraph.torch_state import with_gradients
 from pruning.execution.batch_run import BatchRunner
 from pruning.execution.finite import require_numbers
+from pruning.execution.learning import STEPS, learn_constants
 from pruning.execution.objectives import Objective, objective_named
 from pruning.frozen.runs import FrozenRuns
 from pruning.prompts.encoding import EncodedPairs
@@ -41,6 +42,8 @@ class Probe:
         ablation: What cut edges carry.
         batch_size: Prompts run at once at most; fewer where memory runs out.
         say: Called with a line when something had to change.
+        constants: What cut edges carry under optimal ablation; None learns them first, for no one circuit (see
+            `pruning.execution.learning`).
     """
 
     compiled: CompiledModel
@@ -49,11 +52,23 @@ class Probe:
     ablation: str = "counterfactual"
     batch_size: int = 8
     say: Callable[[str], None] = lambda line: None
+    constants: AblationValues | None = None
 
     @cached_property
     def frozen(self) -> FrozenRuns:
         """The prompts with the runs that no gate changes; nothing is kept, so each draw runs them again."""
-        return FrozenRuns(self.compiled, self.pairs, ablation=self.ablation, budget_bytes=0, batch_size=self.batch_size)
+        return FrozenRuns(
+            self.compiled, self.pairs, ablation=self.ablation, budget_bytes=0, batch_size=self.batch_size,
+            ablation_data=self.learnt if self.ablation == "optimal" else None,
+        )  # fmt: skip
+
+    @cached_property
+    def learnt(self) -> AblationValues:
+        """What cut edges carry under optimal ablation: given, or learnt when it is first asked for."""
+        if self.constants is not None:
+            return self.constants
+        self.say(f"learning one constant per writer first, {STEPS} steps on sets of edges drawn at random")
+        return learn_constants(self.compiled, self.pairs, batch_size=self.batch_size)
 
     @cached_property
     def runner(self) -> BatchRunner:

@@ -6,8 +6,7 @@ Prompts are grouped by length, so a batch has no padding. Filling, chunk by chun
 2. its prompts are copied into memory while the budget lasts; the others are mapped from the file when they are drawn;
 3. prompts that neither can hold are run again each time they are drawn.
 
-Where memory cannot hold all prompts whole, the ablated runs are kept in short form: writers' outputs, without what
-heads made of it, which the attention's projections give again.
+Where memory cannot hold all prompts whole, of ablated runs only writers' outputs are kept, their short form.
 
 A kept prompt has its chunk's bits, whether run now, read, or kept; others may differ in the last, by their company.
 """
@@ -30,6 +29,7 @@ from circuitgraph.memory.numbers import values_a_token
 from circuitgraph.memory.portions import Portions
 from circuitgraph.torch_state import in_settled_state
 from pruning.frozen.batch import FrozenBatch
+from pruning.frozen.constants import AblationData, given_values
 from pruning.frozen.disk import DiskCache, Place, StoredRows
 from pruning.frozen.group import KeptGroup
 from pruning.frozen.kept_rows import KeptRows
@@ -97,7 +97,7 @@ class FrozenRuns:
         ablation: Where ablated writers' values come from.
         budget_bytes: How much memory kept runs may take; 0 keeps nothing there.
         batch_size: Prompts run at once while filling; halved when memory runs out.
-        ablation_data: The prompts that means are taken over; `pairs` by default.
+        ablation_data: The prompts that means are taken over, `pairs` by default; or the constants themselves.
         disk: A folder for what memory cannot hold, and for the next run; None keeps nothing on disk.
         teacher_top_k: Keep the teacher's likeliest tokens and the mass of all others instead of its whole
             vocabulary, which only the objectives in `pruning.execution.objectives.TAKES_TOP_K` can do with.
@@ -110,7 +110,7 @@ class FrozenRuns:
         drawn: Prompts by where their runs came from, each time they were drawn.
 
     Raises:
-        ConfigurationError: A `teacher_top_k` below 1, prompts too long for the model, or of ids that it lacks.
+        ConfigurationError: A `teacher_top_k` below 1, prompts that the model cannot take, or constants that do not fit.
         UnknownNameError: No such ablation.
     """
 
@@ -123,7 +123,7 @@ class FrozenRuns:
         ablation: str,
         budget_bytes: int = 2 << 30,
         batch_size: int = 16,
-        ablation_data: EncodedPairs | None = None,
+        ablation_data: AblationData | None = None,
         disk: DiskCache | None = None,
         teacher_top_k: int | None = None,
     ) -> None:
@@ -133,16 +133,13 @@ class FrozenRuns:
         whole = teacher_top_k is None or teacher_top_k >= compiled.shape.d_vocab
         self.compiled, self.pairs, self.ablation = compiled, pairs, ablation
         self.teacher_top_k = None if whole else teacher_top_k
-        self.filled, self.drawn = RunCounts(), RunCounts()
-        self._counting = threading.Lock()
+        self.filled, self.drawn, self._counting = RunCounts(), RunCounts(), threading.Lock()
         self._batch_size, self._left = batch_size, budget_bytes
         self._portions = Portions(compiled, batch_size)
         self._disk = disk.for_run() if disk is not None and disk.budget_bytes else None
         self._model_key = model_key(compiled) if self._disk is not None else ""
         self.short = ablation == "counterfactual" and 0 < budget_bytes < self._whole_bytes()
-        self.constant = None
-        if ablation != "counterfactual":
-            self.constant = self._constant(ablation_data if ablation_data is not None else pairs)
+        self.constant = None if ablation == "counterfactual" else self._constant(ablation_data)
         self._kinds = ("teacher",) if self.constant is not None else ("teacher", "values")
         self._seen: dict[str, tuple[int, int]] = {}
         self._kept_rows: dict[int, dict[str, KeptRows]] = {}
@@ -166,8 +163,11 @@ class FrozenRuns:
         kept = 2 * self.teacher_top_k if self.teacher_top_k is not None else shape.d_vocab
         return b * (tokens * values_a_token(shape) + asked * kept)
 
-    def _constant(self, data: EncodedPairs) -> AblationValues:
-        """Values that do not depend on the prompt; means are kept on disk."""
+    def _constant(self, given: AblationData | None) -> AblationValues:
+        """Values that do not depend on the prompt: those given, or of prompts; means are kept on disk."""
+        if (values := given_values(given, self.ablation)) is not None:
+            return values
+        data = given if isinstance(given, EncodedPairs) else self.pairs
 
         def batches(size: int, device: torch.device) -> Iterator[TokenBatch]:
             chunks = (range(start, min(start + size, len(data))) for start in range(0, len(data), size))

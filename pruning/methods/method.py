@@ -21,8 +21,8 @@ from circuitgraph.graph.ablations import ABLATIONS, default_ablation
 from pruning.execution.probe import Probe
 from pruning.prompts.encoding import EncodedPairs
 
-RANKING_ABLATIONS = tuple(name for name in ABLATIONS if name != "optimal")
-"""What cut edges may carry where edges are ranked; optimal values are learnt with the gates."""
+RANKING_ABLATIONS = ABLATIONS
+"""What cut edges may carry where edges are ranked; optimal constants are learnt first, see `Probe.frozen`."""
 
 
 @runtime_checkable
@@ -161,7 +161,7 @@ def require_ablation(method: Method, ablation: str) -> None:
         ablation: What cut edges are to carry.
 
     Raises:
-        UnknownNameError: There is no such ablation, or none whose values are there before gates are trained.
+        UnknownNameError: There is no such ablation.
         ConfigurationError: The method needs another.
     """
     if ablation not in RANKING_ABLATIONS:

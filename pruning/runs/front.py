@@ -10,6 +10,7 @@ import pandas as pd
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
 from pruning.evaluation.evaluate import evaluate_masks
+from pruning.frozen.constants import AblationData
 from pruning.methods.edge_pruning.gates import Gates
 from pruning.prompts.encoding import EncodedPairs
 from pruning.selection.best import discretize, edges_to_keep
@@ -44,7 +45,7 @@ def measured_front(
     pairs: EncodedPairs,
     *,
     split: str,
-    ablation_data: EncodedPairs | None = None,
+    ablation_data: AblationData | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure the circuits, all in one go over the prompts.
@@ -54,7 +55,7 @@ def measured_front(
         circuits: By sparsity.
         pairs: The prompts.
         split: Their split's name.
-        ablation_data: The prompts that means are taken over.
+        ablation_data: The prompts that means are taken over; or constants (`learn_constants`).
         tick: Called with the number of runs done and of all.
 
     Returns:
@@ -72,7 +73,7 @@ def measured_rows(
     pairs: EncodedPairs,
     *,
     split: str,
-    ablation_data: EncodedPairs | None = None,
+    ablation_data: AblationData | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure circuits, all in one go over the prompts.
@@ -82,7 +83,7 @@ def measured_rows(
         circuits: Each with what its row begins with.
         pairs: The prompts.
         split: Their split's name.
-        ablation_data: The prompts that means are taken over.
+        ablation_data: The prompts that means are taken over; or constants (`learn_constants`).
         tick: Called with the number of runs done and of all.
 
     Returns:

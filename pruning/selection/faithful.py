@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.forward.ablation_values import AblationValues
 from pruning.evaluation.evaluate import evaluate_masks
 from pruning.methods.edge_pruning.gates import Gates
 from pruning.prompts.encoding import EncodedPairs
@@ -27,7 +28,14 @@ LossesOf = Callable[[Sequence[np.ndarray]], Sequence[float]]
 
 
 def keep_faithful(
-    compiled: CompiledModel, gates: Gates, pairs: EncodedPairs, *, ablation: str, tolerance: float, minimal: bool
+    compiled: CompiledModel,
+    gates: Gates,
+    pairs: EncodedPairs,
+    *,
+    ablation: str,
+    tolerance: float,
+    minimal: bool,
+    constants: AblationValues | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Keep edges by what they do.
 
@@ -38,6 +46,7 @@ def keep_faithful(
         ablation: What cut edges carry.
         tolerance: The KL in nats, or the mean squared error where outputs are numbers, that is close enough.
         minimal: Whether edges that the others can do without are cut as well.
+        constants: What cut edges carry, where that is learnt; None takes it from the prompts.
 
     Returns:
         Flat indices of the kept edges `[n]`, and their scores `[n]`.
@@ -50,7 +59,9 @@ def keep_faithful(
         for place, edges in enumerate(kept):
             masks[str(place)] = np.zeros(compiled.universe.n_edges, dtype=bool)
             masks[str(place)][edges] = True
-        found = evaluate_masks(compiled, masks, pairs, ablation=ablation, batch_size=at_once, intervals=False)
+        found = evaluate_masks(
+            compiled, masks, pairs, ablation=ablation, ablation_data=constants, batch_size=at_once, intervals=False
+        )
         return [float(found[place][metric] or 0.0) for place in masks]
 
     edges, scores = discretize(gates, keep=fewest_enough(gates, losses_of, tolerance=tolerance))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from circuitgraph.errors import NotFiniteError, TrainingError, why
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.stopping import Stop, Stopped
 from pruning.methods.edge_pruning.gates import Gates
 from pruning.methods.edge_pruning.state import StepRecord, TrainingState
@@ -31,6 +32,7 @@ class TrainingRun:
         stopped_by: Why it stopped early, or an empty text.
         goes_on: Whether steps are left that a later process can take; not so after a loss that is not finite, which
             would be the same again.
+        constants: What cut edges carry under optimal ablation, as they were trained; else None.
     """
 
     gates: Gates
@@ -38,6 +40,7 @@ class TrainingRun:
     interrupted: bool
     stopped_by: str
     goes_on: bool = False
+    constants: AblationValues | None = None
 
 
 @runtime_checkable
@@ -106,4 +109,5 @@ def train(
     return TrainingRun(
         gates=trainer.gates, records=last.records, interrupted=interrupted, stopped_by=stopped_by,
         goes_on=goes_on and last.steps < trainer.recipe.steps,
+        constants=None if trainer.constants is None else trainer.constants.settled(),
     )  # fmt: skip

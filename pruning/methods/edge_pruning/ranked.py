@@ -17,6 +17,7 @@ from circuitgraph.circuits.strength import LOG_ALPHA
 from circuitgraph.errors import TrainingError
 from circuitgraph.stopping import Stop, Stopped
 from pruning.execution.probe import Probe
+from pruning.frozen.constants import begun_at
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.answers import ComparesAsTask
 from pruning.methods.edge_pruning.loop import train
@@ -63,7 +64,10 @@ class _Trained(ComparesAsTask):
             TrainingError: Training ended early.
             KeyboardInterrupt: It was stopped.
         """
-        frozen = FrozenRuns(probe.compiled, probe.pairs, ablation=probe.ablation, budget_bytes=_CACHE_BYTES)
+        begun = begun_at(probe.compiled, probe.ablation, probe.constants or probe.pairs)
+        frozen = FrozenRuns(
+            probe.compiled, probe.pairs, ablation=probe.ablation, ablation_data=begun, budget_bytes=_CACHE_BYTES
+        )
         changes = {"steps": self.steps or None, "batch_size": self.prompts or None}
         recipe = self.recipe().changed(**changes)
         assert probe.objective is not None  # `default_objective` gives one

@@ -20,7 +20,7 @@ _VALID: dict[str, tuple[str, ...]] = {
     "control": CONTROLS,
     "keep": KEEP_RULES,
     "objective": OBJECTIVE_NAMES,
-    "ablation": tuple(name for name in ABLATIONS if name != "optimal"),
+    "ablation": ABLATIONS,
     "embeddings": CHOICES["embeddings"],
     "kv_heads": CHOICES["kv_heads"],
     "qkv": CHOICES["qkv"],
@@ -73,7 +73,11 @@ class Recipe:
             prompts up to which fewer edges are still enough.
         writer_gates: Whether writers have gates too.
         writer_target: Their target sparsity.
-        ablation: `counterfactual`, `zero`, `mean` or `mean-positional`; None is counterfactual.
+        ablation: `counterfactual`, `zero`, `mean`, `mean-positional` or `optimal`; None is counterfactual.
+        constants_rate: Ablation `optimal` only: step size of the constants (Adam), in standard deviations of what each
+            writer says; it rises and falls as that of the gates does.
+        refine_steps: Ablation `optimal` only: steps in which the found circuit's constants are learnt on, its gates
+            fixed.
         objective: Name of the objective; None takes the task's own.
         embeddings: Choice of universe, or None for the default.
         kv_heads: Choice of universe, or None for the default.
@@ -115,6 +119,8 @@ class Recipe:
     writer_gates: bool = False
     writer_target: float = 0.0
     ablation: str | None = None
+    constants_rate: float = 0.05
+    refine_steps: int = 200
     objective: str | None = None
     embeddings: str | None = None
     kv_heads: str | None = None
@@ -125,7 +131,7 @@ class Recipe:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("ramp_steps", "warmup_steps", "settle_steps"):
+        for name in ("ramp_steps", "warmup_steps", "settle_steps", "refine_steps"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must be at least 0; got {getattr(self, name)}")
         if not 1 <= self.draws <= self.batch_size:
@@ -140,13 +146,22 @@ class Recipe:
         for name in ("weight_decay", "multiplier_rate", "init_std"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must be at least 0; got {getattr(self, name)}")
-        for name in ("learning_rate", "multiplier_rate", "weight_decay", "init_mean", "init_std", "sharpen"):
+        for name in (
+            "learning_rate",
+            "constants_rate",
+            "multiplier_rate",
+            "weight_decay",
+            "init_mean",
+            "init_std",
+            "sharpen",
+        ):
             if abs(getattr(self, name)) > _LARGEST:
                 raise ConfigurationError(f"{name} must be at most {_LARGEST:g}; got {getattr(self, name):g}")
         if self.tolerance <= 0:
             raise ConfigurationError(f"tolerance must be positive; got {self.tolerance}")
-        if self.learning_rate <= 0:
-            raise ConfigurationError(f"learning_rate must be positive; got {self.learning_rate}")
+        for name in ("learning_rate", "constants_rate"):
+            if getattr(self, name) <= 0:
+                raise ConfigurationError(f"{name} must be positive; got {getattr(self, name)}")
         if self.sharpen < 1:
             raise ConfigurationError(f"sharpen must be at least 1; got {self.sharpen}")
         if not 0 <= self.writer_target <= 2:

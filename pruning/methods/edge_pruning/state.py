@@ -7,7 +7,7 @@ disk. What does not change (model, prompts, recipe, seed) is not in it: a state 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,7 @@ class TrainingState:
         order: Where the order of batches stands.
         runner: How batches are divided and run.
         counts: Prompts by where their frozen runs came from (`filled` and `drawn`), for the metrics.
+        constants: What cut edges carry under optimal ablation and its optimiser's tensors, by name; else empty.
     """
 
     seconds: float
@@ -82,6 +83,7 @@ class TrainingState:
     order: OrderState
     runner: RunnerState
     counts: dict[str, dict[str, int]]
+    constants: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -102,13 +104,14 @@ class TrainingState:
         pairs = [*zip(self.parameters, parameters, strict=False), (self.multipliers, multipliers)]
         kept = [*zip(self.optimiser, parameters, strict=False), (self.ascent, multipliers)]
         moments = [(tensor, of) for held, of in kept for name, tensor in held.items() if name != "step"]
+        constants = list(self.constants.values())
         prompts = [index for batch in self.order.queue for index in batch.tolist()]
         wrong = ""
         if len(self.parameters) != len(parameters):
             wrong = f"it has {len(self.parameters)} sets of gates, and the run {len(parameters)}"
         elif any(one.shape != other.shape for one, other in (*pairs, *moments)):
             wrong = "its tensors have other shapes than the run's"
-        elif not all(bool(tensor.isfinite().all()) for tensor, _ in (*pairs, *moments)):
+        elif not all(bool(tensor.isfinite().all()) for tensor in (*(one for one, _ in (*pairs, *moments)), *constants)):
             wrong = "it holds numbers that are NaN or infinite"
         elif prompts and not 0 <= min(prompts) <= max(prompts) < n_prompts:
             wrong = f"it names prompts beyond the run's {n_prompts:,}"
@@ -126,6 +129,7 @@ class TrainingState:
         for index, held in enumerate(self.optimiser):
             tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in held.items()}
         tensors |= {f"ascent.{name}": tensor for name, tensor in self.ascent.items()}
+        tensors |= {f"constants.{name}": tensor for name, tensor in self.constants.items()}
         tensors |= _record_columns(self.records)
         queue = self.order.queue
         tensors["queue"] = torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *queue]).astype(np.int64))
@@ -178,6 +182,7 @@ class TrainingState:
                 replays=_replays(tensors, values["replays"]),
             ),
             counts=values["counts"],
+            constants=_below(tensors, "constants."),
         )
 
 
@@ -200,15 +205,15 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _record_columns(records: Sequence[StepRecord]) -> dict[str, Tensor]:
     rows = [asdict(record) for record in records]
     return {
-        f"record.{field.name}": torch.tensor(
-            [row[field.name] for row in rows], dtype=torch.int64 if field.name in _WHOLE else torch.float64
+        f"record.{one.name}": torch.tensor(
+            [row[one.name] for row in rows], dtype=torch.int64 if one.name in _WHOLE else torch.float64
         )
-        for field in fields(StepRecord)
+        for one in fields(StepRecord)
     }
 
 
 def _records(tensors: Mapping[str, Tensor], steps: int) -> tuple[StepRecord, ...]:
-    columns = {field.name: tensors[f"record.{field.name}"].tolist() for field in fields(StepRecord)}
+    columns = {one.name: tensors[f"record.{one.name}"].tolist() for one in fields(StepRecord)}
     return tuple(StepRecord(**{name: column[index] for name, column in columns.items()}) for index in range(steps))
 
 

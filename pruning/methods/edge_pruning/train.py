@@ -9,7 +9,8 @@ A step, in order:
    (control `lagrangian`, Bhaskar et al. 2024), or the α move along the surface of the budget (control
    `budget`, see `pruning.methods.edge_pruning.budget`), or of several (control `nested`, see
    `pruning.methods.edge_pruning.nested`: gates follow from α and the budget, and nothing is drawn but that);
-5. the step is recorded, and checked for NaN.
+5. under optimal ablation the constants that cut edges carry descend along the objective, in the same step;
+6. the step is recorded, and checked for NaN.
 
 All that the next step depends on is the trainer's state (`pruning.methods.edge_pruning.state`).
 """
@@ -32,6 +33,7 @@ from circuitgraph.torch_state import with_gradients
 from circuitgraph.transfer import to_host
 from pruning.execution.batch_run import BatchResult, BatchRunner, Share
 from pruning.execution.finite import not_finite_text, require_numbers
+from pruning.execution.learnt_constants import LearntConstants
 from pruning.execution.objectives import objective_named, require_wrong_answers
 from pruning.execution.step_settings import StepSettings
 from pruning.execution.threads import threads
@@ -85,6 +87,7 @@ class Trainer:
 
     Attributes:
         runner: Takes batches forward and backward.
+        constants: What cut edges carry under optimal ablation; else None.
         records: One per step taken.
     """
 
@@ -105,10 +108,15 @@ class Trainer:
         self.compiled, self.recipe = compiled, recipe
         how = how or StepSettings()
         micro_batch = min(how.micro_batch or recipe.batch_size, recipe.batch_size)
+        self.constants = None
+        if frozen.ablation == "optimal":
+            assert frozen.constant is not None
+            self.constants = LearntConstants(compiled, frozen.constant, frozen.pairs)
         self.runner = BatchRunner(
             compiled, frozen, objective_named(objective), micro_batch=micro_batch,
             recompute=how.recompute,
-            replay=compiled.device.type == "cuda" if how.replay is None else how.replay, say=say,
+            replay=compiled.device.type == "cuda" if how.replay is None else how.replay,
+            constants=self.constants, say=say,
         )  # fmt: skip
         self.generator = torch.Generator().manual_seed(seed)
         self.gates = Gates(
@@ -167,6 +175,7 @@ class Trainer:
             order=self.order.state(),
             runner=self.runner.state(),
             counts={"filled": asdict(frozen.filled), "drawn": asdict(frozen.drawn)},
+            constants={} if self.constants is None else self.constants.state(),
         )
 
     @with_gradients
@@ -199,6 +208,8 @@ class Trainer:
         self.generator.set_state(state.generator)
         self.order.restore(state.order)
         self.runner.restore(state.runner)
+        if self.constants is not None:
+            self.constants.restore(state.constants)
         frozen.filled, frozen.drawn = (RunCounts(**state.counts[name]) for name in ("filled", "drawn"))
         self.records = list(state.records)
         self.began = time.perf_counter() - state.seconds
@@ -232,9 +243,9 @@ class Trainer:
         penalty = self._penalties(index, samples, target) if self._presses(index) else None
         gradients, objective = _brought(ran)
         self._backward(samples, gradients, penalty)
-        told = self._tell(samples, objective, penalty)
+        told = self._tell(samples, objective, penalty, ran.constants)
         self._check_finite(index, told)
-        self._move()
+        self._move(index, ran.constants)
         if not all(bool(parameter.isfinite().all()) for parameter in self.gates.parameters):
             raise TrainingError(
                 f"step {index}: gates are not finite after it; the state before this step was kept. Try a lower "
@@ -297,9 +308,12 @@ class Trainer:
         losses = [sample.edges for sample in samples] + ([] if penalty is None else [penalty])
         torch.autograd.backward(losses, [*gradients, *([] if penalty is None else [None])])
 
-    def _tell(self, samples: Sequence[GateSample], objective: float, penalty: Tensor | None) -> _Told:
-        """The numbers of a step."""
+    def _tell(
+        self, samples: Sequence[GateSample], objective: float, penalty: Tensor | None, constants: Tensor | None
+    ) -> _Told:
+        """The numbers of a step; `constants` is their gradient."""
         gradients = [p.grad for p in self.gates.parameters if p.grad is not None]
+        gradients += [] if constants is None else [constants]
         return _Told(
             loss=objective + (0.0 if penalty is None else float(penalty.detach())),
             objective=objective,
@@ -308,8 +322,8 @@ class Trainer:
             finite=all(bool(gradient.isfinite().all()) for gradient in gradients),
         )
 
-    def _move(self) -> None:
-        """Take both optimisers' steps."""
+    def _move(self, index: int, constants: Tensor | None) -> None:
+        """Take all optimisers' steps; `constants` is the gradient of what cut edges carry."""
         if self.recipe.control == "budget":
             gradient = self.gates.log_alpha.grad
             assert gradient is not None
@@ -317,6 +331,10 @@ class Trainer:
         self.optimiser.step()
         if self.multipliers.grad is not None:
             self.ascent.step()
+        if self.constants is not None and constants is not None:
+            recipe = self.recipe
+            rate = rate_at(index, steps=recipe.steps, warmup_steps=recipe.warmup_steps)
+            self.constants.step(constants, recipe.constants_rate * rate)
 
     def _run(self, prompts: np.ndarray, samples: Sequence[GateSample]) -> tuple[list[GateSample], BatchResult]:
         """Run a batch, each draw of the gates on its share; also gives the draws for which there were prompts."""

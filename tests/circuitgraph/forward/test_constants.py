@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.constants import (
@@ -21,7 +23,7 @@ from circuitgraph.forward.constants import (
 from circuitgraph.forward.plan.fixed import FixedPlan
 from tests.circuitgraph.forward.situations import BothWays, Situation, mix_by
 from tests.oracles import definition as oracle
-from tests.oracles.cases import ModelMakers, asked_places, in_parallel, prompt_rows
+from tests.oracles.cases import ModelMakers, asked_places, in_parallel, pair_of_batches, prompt_rows
 
 MIXED = Situation("mixture", 0.4, 0.5, "optimal", "left", (5, 3), 2, 3)
 
@@ -104,6 +106,33 @@ def test_gates_that_take_no_gradient(tiny_gpt2, tiny_llama) -> None:
         with torch.no_grad():
             slope = (loss(numbers + step) - loss(numbers - step)) / 2e-5
         assert abs(slope - gradient[place]) <= 1e-6 * gradient.abs().max()
+
+
+def test_heads_that_share_a_scale() -> None:
+    """Gemma 2, whose norms behind attention and MLP act on their sum, by central differences.
+
+    Its norms compute in float32 whatever the model's format, so a difference over a step of 0.01 has four digits.
+    """
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=32, attn_implementation="eager",
+    )  # fmt: skip
+    compiled = compile_model(Gemma2ForCausalLM(config).double().eval(), verify=False)
+    batch = pair_of_batches(lengths=[5, 3], side="left", n_asked=2, n_tokens=32, seed=0)[0]
+    gates = MIXED.gate_vector(compiled.universe.n_edges)
+
+    def loss(numbers: Tensor) -> Tensor:
+        return compiled.masked(gates, batch, values_of_constants(compiled.runnable, numbers)).logits.square().mean()
+
+    numbers = drawn(compiled)
+    (gradient,) = torch.autograd.grad(loss(numbers), numbers)
+    for place in np.random.default_rng(0).choice(len(numbers), 25, replace=False):
+        step = torch.zeros_like(numbers).detach()
+        step[place] = 1e-2
+        with torch.no_grad():
+            slope = (loss(numbers + step) - loss(numbers - step)) / 2e-2
+        assert abs(slope - gradient[place]) <= 1e-3 * gradient.abs().max()
 
 
 def test_a_plan_made_beforehand(tiny_gpt2, tiny_llama) -> None:

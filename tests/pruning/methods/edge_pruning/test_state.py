@@ -15,6 +15,7 @@ import pruning.methods.edge_pruning.train
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from pruning.execution.step_settings import StepSettings
+from pruning.frozen.constants import begun_at
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.loop import train
 from pruning.methods.edge_pruning.recipes import Recipe
@@ -33,6 +34,7 @@ CASES: dict[str, tuple[Recipe, dict]] = {
     "draws": (replace(LAGRANGIAN, batch_size=4, draws=3, balance_lengths=True, settle_steps=3), {"micro_batch": 1}),
     "sharpened": (replace(BUDGET, sharpen=5.0, ramp_steps=3, batch_size=4, draws=2), {}),
     "zero": (replace(BUDGET, weight_decay=0.01), {"ablation": "zero", "recompute": True}),
+    "optimal": (replace(BUDGET, warmup_steps=3), {"ablation": "optimal"}),
     "replayed": (replace(LAGRANGIAN, batch_size=4), {"replay": True}),
 }
 
@@ -51,7 +53,7 @@ def trainer_of(
     compiled: CompiledModel, recipe: Recipe, *, ablation: str = "counterfactual", state: TrainingState | None = None,
     say=lambda line: None, **how,
 ) -> Trainer:  # fmt: skip
-    frozen = FrozenRuns(compiled, PROMPTS, ablation=ablation)
+    frozen = FrozenRuns(compiled, PROMPTS, ablation=ablation, ablation_data=begun_at(compiled, ablation, PROMPTS))
     recipe, settings = replace(recipe, steps=STEPS), StepSettings(**how)
     return Trainer(compiled, frozen, recipe, objective="kl", seed=3, how=settings, say=say, state=state)
 
@@ -111,16 +113,20 @@ class Kept:
     keep = after_step
 
 
-@pytest.mark.parametrize("missing", ["parameters", "optimiser", "ascent", "multipliers", "generator", "order"])
+PARTS = ["parameters", "optimiser", "ascent", "multipliers", "generator", "order", "constants"]
+
+
+@pytest.mark.parametrize("missing", PARTS)
 def test_each_part_of_the_state_matters(compiled: CompiledModel, missing: str) -> None:
     """Else the comparison above would prove nothing of it."""
     recipe = replace(LAGRANGIAN, batch_size=3)
-    whole = train(trainer_of(compiled, recipe))
-    first = trainer_of(compiled, recipe)
+    how = {"ablation": "optimal"} if missing == "constants" else {}
+    whole = train(trainer_of(compiled, recipe, **how))
+    first = trainer_of(compiled, recipe, **how)
     fresh = first.state()
     train(first, stopped_after(4))
     state = replace(first.state(), **{missing: getattr(fresh, missing)})
-    rest = train(trainer_of(compiled, recipe, state=state))
+    rest = train(trainer_of(compiled, recipe, state=state, **how))
     assert curve(rest) != curve(whole)
 
 
