@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,6 +38,16 @@ def evaluate(
     n_effect_prompts: Annotated[
         int, typer.Option("--effect-prompts", min=1, help="On how many prompts effects are measured.")
     ] = 16,
+    constants: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ablation optimal: a file of learnt constants.",
+            show_default="the circuit's own, beside it; learnt and written there where there are none",
+        ),
+    ] = None,
+    constants_steps: Annotated[
+        int, typer.Option(min=1, help="Ablation optimal: steps in which constants are learnt.")
+    ] = 200,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 16,
     device: options.Device = "cpu",
     dtype: options.DtypeOfCircuit = None,
@@ -54,6 +65,7 @@ def evaluate(
     from circuitgraph.cli.figures import print_effects, print_metrics
     from circuitgraph.cli.findings import print_findings
     from circuitgraph.cli.found_circuit import load_found_circuit, warn_of_trained
+    from circuitgraph.cli.learnt import constants_to_evaluate
     from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.cli.settings import ablation_of_circuit
     from circuitgraph.errors import ConfigurationError
@@ -61,6 +73,8 @@ def evaluate(
 
     with only_json(as_json):
         cut = ablation_of_circuit(ablation, Circuit.load(circuit))
+        if constants is not None and cut != "optimal":
+            raise ConfigurationError(f"--constants is for optimal ablation, and cut edges carry {cut} values here")
         found = load_found_circuit(circuit, model=model, device=device, dtype=dtype, verify=not no_verify)
         data = found.task(task, seed=seed)
         pairs = data.split(split)
@@ -76,13 +90,16 @@ def evaluate(
         checked.require(strict=strict)
         print_findings([one.to_dict() for one in checked.doubts], to_stderr=True)
         warn_of_trained({"": found.circuit}, found.compiled.tokenizer, data, split)
+        carried, learnt = data.splits.get("train"), None
+        if cut == "optimal":
+            carried, learnt = constants_to_evaluate(found, circuit, data, given=constants, steps=constants_steps)
         say(f"evaluating on {len(pairs):,} {split} prompts")
         with told_as_notes(), counting("evaluation") as tick:
             evaluation = measure(
                 found.compiled,
                 found.circuit,
                 pairs,
-                ablation_data=data.splits.get("train"),
+                ablation_data=carried,
                 n_random=n_random,
                 n_random_prompts=n_random_prompts,
                 seed=found.seed if seed is None else seed,
@@ -100,7 +117,7 @@ def evaluate(
             with counting("effects") as tick:
                 worth = measure_effects(
                     found.compiled, found.circuit, pairs, top=n_effects, n=n, ablation=cut, tick=tick,
-                    seed=found.seed if seed is None else seed, ablation_data=data.splits.get("train"),
+                    seed=found.seed if seed is None else seed, ablation_data=carried,
                 )  # fmt: skip
         judged = verdicts({"sparsity": found.circuit.sparsity, "splits": {split: evaluation.metrics}})
     if as_json:
@@ -117,6 +134,7 @@ def evaluate(
                 "sparsity": found.circuit.sparsity,
                 "metrics": evaluation.metrics,
                 "verdicts": judged,
+                **({} if learnt is None else {"constants": learnt}),
                 **({} if worth is None else {"effects": worth.to_dict(split)}),
             }
         )

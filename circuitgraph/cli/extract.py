@@ -25,7 +25,8 @@ def extract(
     ablation: Annotated[
         str | None,
         typer.Option(
-            help="What cut edges carry: zero, mean or mean-positional. Means are over the training prompts.",
+            help="What cut edges carry: zero, mean, mean-positional (means over the training prompts) or optimal "
+            "(constants that lie beside the circuit).",
             show_default="the one the circuit was found with",
         ),
     ] = None,
@@ -54,7 +55,7 @@ def extract(
         found = load_found_circuit(circuit, model=model, device=device, dtype=dtype, verify=not no_verify)
         ablation = settle_ablation(found.circuit, ablation)
         pairs = _prompts(found, task)
-        values = _values(found, ablation, pairs, batch_size)
+        values = _values(found, circuit, ablation, pairs, batch_size)
         extracted = extract_circuit(found.circuit, found.compiled, values=values, verify=not no_verify)
         batch = _batch(found, pairs, batch_size)
         difference = largest_difference(extracted, found.circuit, found.compiled, batch, values)
@@ -99,20 +100,16 @@ def _prompts(found: FoundCircuit, task: str | None) -> EncodedPairs:
     raise ConfigurationError(f"task {data.name} has neither training nor test prompts")
 
 
-def _values(found: FoundCircuit, ablation: str, pairs: EncodedPairs, batch_size: int) -> AblationValues:
+def _values(found: FoundCircuit, file: Path, ablation: str, pairs: EncodedPairs, batch_size: int) -> AblationValues:
     """What cut edges carry.
 
     Raises:
-        ConfigurationError: Learnt values, which a circuit file does not hold.
+        ConfigurationError: Learnt constants that are not beside the circuit.
     """
-    from circuitgraph.errors import ConfigurationError
+    from circuitgraph.cli.learnt import stored_constants
 
     if ablation == "optimal":
-        raise ConfigurationError(
-            "optimal ablation needs the constants that were learnt with the gates, which a circuit file does not hold; "
-            "in Python: extract_circuit(circuit, compiled, values=...). Or choose "
-            "--ablation zero, mean or mean-positional"
-        )
+        return stored_constants(found.compiled, found.circuit, file)
     chunks = [range(first, min(first + batch_size, len(pairs))) for first in range(0, len(pairs), batch_size)]
     compiled = found.compiled
     batches = (pairs.batch(chunk, device=compiled.device).clean for chunk in chunks)

@@ -87,6 +87,11 @@ class OnTask:
         ablation = None if self.ablation is None else ablation_of_circuit(self.ablation, next(iter(circuits.values())))
         if ablation is None:
             ablation = _common_ablation(circuits)
+        if ablation == "optimal":
+            raise ConfigurationError(
+                f"{OPTION} cuts edges of all circuits alike, and under optimal ablation each circuit has constants of "
+                "its own: measure them one by one with `circuitgraph evaluate`, or choose another --ablation"
+            )
         found = load_found_circuit(
             files[_lead(circuits)], model=self.model, device=self.device, dtype=self.dtype, verify=self.verify
         )

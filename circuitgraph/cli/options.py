@@ -83,7 +83,8 @@ AblationOfCircuit = Annotated[
     str | None,
     typer.Option(
         "--ablation",
-        help="What cut edges carry: counterfactual, zero, mean or mean-positional (means over the training prompts).",
+        help="What cut edges carry: counterfactual, zero, mean, mean-positional (means over the training prompts) or "
+        "optimal (constants learnt on them for this circuit, read from beside it where they are).",
         show_default="what the circuit was found with",
     ),
 ]

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.circuits.edge_scores import EdgeScores
     from circuitgraph.compiled.model import CompiledModel
+    from circuitgraph.forward.ablation_values import AblationValues
     from circuitgraph.graph.universe import Universe
     from pruning.methods.method import Method
     from pruning.tasks import TaskData
 
-CIRCUIT = "circuit.json"
+CIRCUIT, CONSTANTS = "circuit.json", "constants.safetensors"
 _SHOWN = 10
 _KEPT = (
     "model", "revision", "config_hash", "weights", "dtype", "task", "data_hash", "split", "n_prompts", "objective",
@@ -64,8 +65,16 @@ class RankingOptions:
     ablation: Annotated[
         str | None,
         typer.Option(
-            help="What cut edges carry: counterfactual, zero, mean or mean-positional.",
+            help="What cut edges carry: counterfactual, zero, mean, mean-positional or optimal (learnt first).",
             show_default="counterfactual; Tracr models: zero",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = None
+    constants: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ablation optimal: a file of learnt constants.",
+            show_default="learnt first, for sets of edges drawn at random",
             rich_help_panel=options.SETTINGS,
         ),
     ] = None
@@ -100,13 +109,42 @@ class RankingOptions:
             made.require(self.objective)
         return made
 
-    def ranked(self, made: Method, compiled: CompiledModel, data: TaskData) -> EdgeScores:
+    def learnt(self, made: Method, compiled: CompiledModel, data: TaskData) -> AblationValues | None:
+        """What cut edges carry under optimal ablation, from a file or learnt; None under any other.
+
+        Args:
+            made: The method.
+            compiled: The model.
+            data: The prompts.
+        """
+        from circuitgraph.cli.output import say
+        from circuitgraph.compiled.constants import load_constants
+        from circuitgraph.errors import ConfigurationError
+        from pruning.execution.learning import STEPS, learn_constants
+        from pruning.methods.method import require_ablation
+        from pruning.runs.shown_progress import counting
+
+        if self.ablation != "optimal":
+            if self.constants is not None:
+                raise ConfigurationError("--constants is for optimal ablation; add --ablation optimal")
+            return None
+        require_ablation(made, self.ablation)
+        if self.constants is not None:
+            return load_constants(compiled, self.constants)
+        say(f"learning one constant per writer, {STEPS} steps on sets of edges drawn at random")
+        with counting("constants") as tick:
+            return learn_constants(compiled, data.split("train"), seed=self.seed, tick=tick)
+
+    def ranked(
+        self, made: Method, compiled: CompiledModel, data: TaskData, constants: AblationValues | None
+    ) -> EdgeScores:
         """Score the edges.
 
         Args:
             made: The method.
             compiled: The model.
             data: The prompts.
+            constants: What `learnt` gave.
         """
         from circuitgraph.cli.cache import told_as_notes
         from circuitgraph.cli.output import say
@@ -117,7 +155,7 @@ class RankingOptions:
         with told_as_notes():
             return rank_edges(
                 compiled, data, made, objective=self.objective, ablation=self.ablation, batch_size=self.batch_size,
-                seed=self.seed, say=say,
+                seed=self.seed, say=say, constants=constants,
             )  # fmt: skip
 
 
@@ -192,6 +230,7 @@ def rank(
     from circuitgraph.circuits.file import circuit_text
     from circuitgraph.circuits.formats.file_format import FileChoices
     from circuitgraph.cli.output import only_json, print_json, say
+    from circuitgraph.compiled.constants import constants_bytes
     from circuitgraph.files.reservation import reserved
     from circuitgraph.files.whole_folder import check_free, write_folder
 
@@ -199,7 +238,7 @@ def rank(
     with only_json(as_json), reserved(place) as note:
         alone = place.suffix == ".json" and not place.is_dir()
         if not alone:
-            check_free(place, overwrite=overwrite, names=(NUMBERS, ABOUT, CIRCUIT), what="result of rank")
+            check_free(place, overwrite=overwrite, names=(NUMBERS, ABOUT, CIRCUIT, CONSTANTS), what="result of rank")
         method = how.made()
         if note:
             say(f"note: {note}")
@@ -211,11 +250,16 @@ def rank(
         say(f"loading {model}")
         loaded = plan.load(dtype=where.dtype, device=where.device)
         compiled = plan.compile(loaded, verify=not where.no_verify)
-        scores = how.ranked(method, compiled, prompts.load(task, loaded.tokenizer, named, how.seed))
+        data = prompts.load(task, loaded.tokenizer, named, how.seed)
+        constants = how.learnt(method, compiled, data)
+        scores = how.ranked(method, compiled, data, constants)
         circuit = _circuit(scores, how.top)
         files: dict[str, str | bytes] = {} if alone else dict(scores.files())
         if circuit is not None:
             files[CIRCUIT] = circuit_text(circuit)
+        if constants is not None and not alone:
+            about = {"task": data.name, "data_hash": data.data_hash}
+            files[CONSTANTS] = constants_bytes(compiled, constants, about)
         if alone:
             save_as(scores, place, "eap-ig", choices=FileChoices(d_model=plan.shape.d_model), overwrite=overwrite)
         else:

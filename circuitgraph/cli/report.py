@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from circuitgraph.circuits.circuit import Circuit
-    from pruning.runs.measuring import Measuring
+    from circuitgraph.compiled.model import CompiledModel
+    from pruning.runs.measuring import Constants, Measuring
     from pruning.runs.parts import Parts
     from pruning.runs.result_folder import ResultFolder
 
@@ -214,6 +215,24 @@ def _loaded(
         folder=result,
         progress=ShownProgress(),
         front=_front(result),
+        constants=_constants(found.compiled, result, circuit),
+    )
+
+
+def _constants(compiled: CompiledModel, result: ResultFolder, circuit: Circuit) -> Constants:
+    """What cut edges carry, where that was learnt."""
+    from circuitgraph.cli.learnt import stored_constants
+    from pruning.runs.measuring import Constants
+    from pruning.runs.result_files import CIRCUIT, front_file
+
+    if circuit.ablation != "optimal":
+        return Constants()
+    front = [
+        stored_constants(compiled, one, result.place / front_file(sparsity))
+        for sparsity, one in list(_front(result).items())[:1]  # trained with the gates, the same for all
+    ]
+    return Constants(
+        of_circuit=stored_constants(compiled, circuit, result.place / CIRCUIT), of_front=front[0] if front else None
     )
 
 

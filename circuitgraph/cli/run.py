@@ -9,6 +9,8 @@ import typer
 from circuitgraph.cli import options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from torch import Tensor
 
@@ -47,7 +49,7 @@ def run(
     with only_json(as_json):
         found = load_found_circuit(circuit, model=model, device=device, dtype=dtype, verify=not no_verify)
         pairs = _pair(found, prompt, corrupted)
-        positions = _positions(found, pairs, top)
+        positions = _positions(found, circuit, pairs, top)
     if as_json:
         print_json(
             {
@@ -142,16 +144,19 @@ def _pieces(found: FoundCircuit, ids: np.ndarray) -> str:
     return "|".join(one(int(token)) for token in ids)
 
 
-def _positions(found: FoundCircuit, pairs: EncodedPairs, top: int) -> list[dict[str, Any]]:
+def _positions(found: FoundCircuit, file: Path, pairs: EncodedPairs, top: int) -> list[dict[str, Any]]:
     """Run both and list their outputs at each asked position."""
     import numpy as np
     import torch
 
+    from circuitgraph.cli.learnt import stored_constants
     from pruning.execution.objectives import kl_divergence
     from pruning.frozen.runs import FrozenRuns
 
     compiled, ablation = found.compiled, found.circuit.ablation
     data = found.own_task(exact=False).split("train") if ablation.startswith("mean") else None
+    if ablation == "optimal":
+        data = stored_constants(compiled, found.circuit, file)
     runs = FrozenRuns(compiled, pairs, ablation=ablation, budget_bytes=0, ablation_data=data)
     frozen = runs.batch(np.array([0]))
     gates = torch.from_numpy(found.circuit.mask).float()

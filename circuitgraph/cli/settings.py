@@ -102,18 +102,12 @@ def ablation_of_circuit(chosen: str | None, circuit: Circuit) -> str:
 
     Raises:
         UnknownNameError: No such ablation.
-        ConfigurationError: Optimal ablation, whose values a circuit's file does not hold.
     """
     from circuitgraph.graph.ablations import ABLATIONS
 
     ablation = chosen or circuit.ablation
     if ablation not in ABLATIONS:
         raise UnknownNameError.of("ablation", ablation, ABLATIONS)
-    if ablation == "optimal":
-        others = ", ".join(name for name in ABLATIONS if name != ablation)
-        raise ConfigurationError(
-            f"optimal ablation needs the values learnt with the circuit, which its file does not hold; choose {others}"
-        )
     return ablation
 
 

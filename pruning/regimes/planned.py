@@ -53,14 +53,19 @@ class StudyRequest:
 
 
 def require_recipe(request: RunRequest) -> None:
-    """Refuse a method that trains by no recipe.
+    """Refuse a method that trains by no recipe, and circuits that cannot be measured together.
 
     Args:
         request: What a regime's training is asked for.
 
     Raises:
-        ConfigurationError: It is one.
+        ConfigurationError: It is one, or cut edges carry learnt constants.
     """
+    if request.ablation == "optimal":
+        raise ConfigurationError(
+            "the circuits of a study are measured together, and under optimal ablation each has constants of its own; "
+            "choose another ablation"
+        )
     if request.method is not None:
         raise ConfigurationError(
             f"a study trains gates by a recipe, and method {request.method.name!r} trains by none; give circuits that "
@@ -79,7 +84,7 @@ class PlannedStudy:
         asked: What is asked for beside the trainings.
 
     Raises:
-        ConfigurationError: A regime's run has a method that trains by no recipe.
+        ConfigurationError: A regime's run has a method that trains by no recipe, or optimal ablation.
     """
 
     compiled: CompiledModel

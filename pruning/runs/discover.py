@@ -27,9 +27,10 @@ from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.runs.checking.preflight import Preflight, look_before
 from pruning.runs.choice_files import RUN_FILE
+from pruning.runs.circuit_constants import circuit_constants
 from pruning.runs.decide import run_text
 from pruning.runs.discovery import Discovery
-from pruning.runs.measuring import Measuring, measured_parts
+from pruning.runs.measuring import Constants, Measuring, measured_parts
 from pruning.runs.parts import Parts
 from pruning.runs.progress import Progress, Watch, progress_for
 from pruning.runs.ranked_run import rank_run
@@ -202,6 +203,7 @@ def run_stages(
         folder = None
     parts.attempt(learnt.part, lambda: _keep_learnt(folder, asked, learnt), cheap=True)
     kept = learnt.kept(run, progress, stop)
+    constants = circuit_constants(run, learnt.constants, kept.circuit, progress, stop)
     if folder is not None and kept.trouble and stop.asked:
         folder.ended_early = True
     measuring = Measuring(
@@ -218,6 +220,7 @@ def run_stages(
         folder=folder,
         progress=progress,
         front=kept.front,
+        constants=Constants(of_circuit=constants, of_front=learnt.constants),
     )
 
     def judge() -> None:
@@ -246,6 +249,7 @@ def run_stages(
         circuits=_described_front(measuring),
         missing=parts.missing,
         errors=parts.errors,
+        constants=constants,
     )
 
 
@@ -271,6 +275,7 @@ def _is_edited(run: Run) -> bool:
 
 def _keep_circuit(measuring: Measuring) -> None:
     measuring.keep()
+    measuring.keep_constants()
     if measuring.folder is not None:
         for sparsity, circuit in _described_front(measuring).items():
             circuit.save(measuring.folder.place / front_file(sparsity))

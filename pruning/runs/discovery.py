@@ -11,6 +11,7 @@ import pandas as pd
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.errors import UnknownNameError
+from circuitgraph.forward.ablation_values import AblationValues
 from pruning.evaluation.card import metrics_line
 from pruning.evaluation.tables import metrics_table
 from pruning.methods.edge_pruning.loop import TrainingRun
@@ -39,6 +40,8 @@ class Discovery:
         circuits: Further circuits of the same ranking, by the sparsity asked for.
         missing: Why a part of the result is not there, by part, such as `evaluation:test`; empty where all are.
         errors: What was raised, by part, of those that failed.
+        constants: What the circuit's cut edges carry under optimal ablation, for `evaluate(…, ablation_data=…)`; else
+            None.
     """
 
     circuit: Circuit
@@ -53,6 +56,7 @@ class Discovery:
     circuits: Mapping[float, Circuit] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     errors: Mapping[str, Exception] = field(default_factory=dict)
+    constants: AblationValues | None = None
 
     @property
     def verdicts(self) -> tuple[str, ...]:

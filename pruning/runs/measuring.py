@@ -13,11 +13,14 @@ import numpy as np
 import pandas as pd
 
 from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.constants import constants_bytes, constants_file
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import why
 from circuitgraph.files.csv_text import csv_text
+from circuitgraph.forward.ablation_values import AblationValues
 from pruning.evaluation.effects import measure_effects
 from pruning.evaluation.evaluate import evaluate
+from pruning.frozen.constants import AblationData
 from pruning.runs.front import front_table, measured_front
 from pruning.runs.parts import Parts
 from pruning.runs.progress import Progress
@@ -54,6 +57,19 @@ def measured_parts(
     return (*parts, *([FRONT] if splits and sparsities else []), *([EFFECTS] if splits and n_effects else []))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Constants:
+    """What cut edges carry under optimal ablation.
+
+    Attributes:
+        of_circuit: The circuit's own; None under any other ablation.
+        of_front: Those that were trained with the gates, for further circuits of the same ranking.
+    """
+
+    of_circuit: AblationValues | None = None
+    of_front: AblationValues | None = None
+
+
 @dataclass(kw_only=True)
 class Measuring:
     """A circuit that is being measured, and what is known of it so far.
@@ -73,6 +89,7 @@ class Measuring:
         folder: Where it is kept, or None.
         progress: Told what begins, and how far it is.
         front: Further circuits of the same ranking, by the sparsity asked for.
+        constants: What cut edges carry, where that was learnt.
     """
 
     compiled: CompiledModel
@@ -89,6 +106,7 @@ class Measuring:
     folder: ResultFolder | None = None
     progress: Progress = field(default_factory=Progress)
     front: Mapping[float, Circuit] = field(default_factory=dict)
+    constants: Constants = Constants()
 
     def run(self, parts: Parts) -> None:
         """Make the measured parts that are missing, each by itself.
@@ -114,12 +132,33 @@ class Measuring:
         self.progress.say(f"measuring circuits of {len(self.front)} sparsities on {len(pairs):,} {split} prompts")
         with self.progress.counting("sparsities") as tick:
             rows = measured_front(
-                self.compiled, self.front, pairs, split=split, ablation_data=self.task.splits.get("train"), tick=tick
+                self.compiled,
+                self.front,
+                pairs,
+                split=split,
+                ablation_data=self._data(self.constants.of_front),
+                tick=tick,
             )
         self.metrics["front"] = rows
         if self.folder is not None:
             self.folder.write_json(METRICS, self.metrics)
             self.folder.write(FRONT_TABLE, csv_text(front_table(rows)))
+
+    def _data(self, constants: AblationValues | None) -> AblationData | None:
+        """What constants of cut edges are taken from."""
+        return self.task.splits.get("train") if constants is None else constants
+
+    def keep_constants(self) -> None:
+        """Write what cut edges carry to the folder, beside the circuits that it was learnt for."""
+        if self.folder is None or self.constants.of_circuit is None:
+            return
+        known = ("task", "data_hash", "objective", "seed", "recipe")
+        about = {name: self.provenance[name] for name in known if name in self.provenance}
+        kept = [(circuit, self.constants.of_front) for circuit in self.front.values()]
+        for circuit, values in [*kept, (self.circuit, self.constants.of_circuit)]:  # the circuit's own last
+            assert values is not None
+            content = constants_bytes(self.compiled, values, {**about, "circuit": circuit.digest})
+            self.folder.write(constants_file(circuit), content)
 
     def _last_split(self) -> str:
         return next(name for name in ("test", "validation", "train") if len(self.task.splits.get(name, ())))
@@ -133,7 +172,7 @@ class Measuring:
         with self.progress.counting("effects") as tick:
             found = measure_effects(
                 self.compiled, self.described(), self.task.split(split), top=self.n_effects, n=N_PROMPTS,
-                seed=self.seed, ablation_data=self.task.splits.get("train"), tick=tick,
+                seed=self.seed, ablation_data=self._data(self.constants.of_circuit), tick=tick,
             )  # fmt: skip
         self.metrics["effects"] = found.to_dict(split)
         if self.folder is not None:
@@ -148,7 +187,7 @@ class Measuring:
                 self.compiled,
                 self.circuit,
                 self.task.split(split),
-                ablation_data=self.task.splits.get("train"),
+                ablation_data=self._data(self.constants.of_circuit),
                 n_random=self.n_random,
                 n_random_prompts=self.n_random_prompts,
                 seed=self.seed,

@@ -46,7 +46,7 @@ class PlannedSweep:
         seeds: The seeds of training.
 
     Raises:
-        ConfigurationError: No seed, one twice, or what is no seed; or a method that trains by no recipe.
+        ConfigurationError: No seed, one twice, or what is no seed; a method that trains by no recipe; optimal ablation.
     """
 
     run: Run
@@ -66,6 +66,11 @@ class PlannedSweep:
                 "one seed after the other (--seed)"
             )
         object.__setattr__(self, "seeds", checked_seeds(self.seeds))
+        if self.run.request.ablation == "optimal":
+            raise ConfigurationError(
+                "several seeds are measured together, and under optimal ablation each circuit has its own constants: "
+                "train one seed at a time, or choose another ablation"
+            )
 
     @property
     def ranks_for_all(self) -> bool:

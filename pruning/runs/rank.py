@@ -14,9 +14,11 @@ from typing import Any
 from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.torch_state import with_gradients
 from pruning.execution.objectives import check_objective
 from pruning.execution.probe import Probe
+from pruning.frozen.constants import given_values
 from pruning.methods.method import Method, RefusesModels, Search, Searcher, require_ablation, usual_ablation
 from pruning.prompts.encoding import EncodedPairs
 from pruning.prompts.prompt_rules import refuse_equal_sides
@@ -38,10 +40,12 @@ class Ranked:
     Attributes:
         scores: Of every edge.
         search: The circuit of a method that searches for one, or None.
+        constants: What cut edges carried under optimal ablation; else None.
     """
 
     scores: EdgeScores
     search: Search | None
+    constants: AblationValues | None = None
 
 
 @with_gradients
@@ -56,6 +60,7 @@ def rank_edges(
     batch_size: int = 8,
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
+    constants: AblationValues | None = None,
 ) -> EdgeScores:
     """Score every edge of a model's graph; `pruning.top_edges` makes circuits of the scores.
 
@@ -69,6 +74,8 @@ def rank_edges(
         batch_size: Prompts run at once at most; fewer where memory runs out.
         seed: Of everything random.
         say: Called with a line when something had to change.
+        constants: What cut edges carry under optimal ablation, as `pruning.learn_constants` gives them; None learns
+            them first, for sets of edges drawn at random.
 
     Returns:
         One score per edge, with the method, what a score estimates, and where they came from.
@@ -95,8 +102,10 @@ def rank_edges(
     probe = Probe(
         compiled=compiled, pairs=pairs, objective=objective or objective_of(method, task),
         ablation=usual_ablation(method, compiled.universe.family) if ablation is None else ablation,
-        batch_size=whole_number("batch_size", batch_size, least=1), say=say,
+        batch_size=whole_number("batch_size", batch_size, least=1), say=say, constants=constants,
     )  # fmt: skip
+    if constants is not None:
+        given_values(constants, probe.ablation)
     check_ranking(compiled, pairs, method, probe.objective, probe.ablation)
     return ranked(method, probe, task, seed=whole_number("seed", seed, most=MOST_SEED)).scores
 
@@ -141,7 +150,8 @@ def ranked(method: Method, probe: Probe, task: TaskData | EncodedPairs, *, seed:
         compiled.universe, values, method=method.name, direction=method.direction, estimates=method.estimates,
         ablation=probe.ablation, provenance=provenance,
     )  # fmt: skip
-    return Ranked(scores=scores, search=search)
+    constants = probe.learnt if probe.ablation == "optimal" else None
+    return Ranked(scores=scores, search=search, constants=constants)
 
 
 def _method(method: Method | str, settings: Mapping[str, object] | None) -> Method:

@@ -16,6 +16,7 @@ from circuitgraph.circuits.selection.chosen import Chosen
 from circuitgraph.circuits.selection.rules import choose_edges
 from circuitgraph.circuits.sizes import edges_left
 from circuitgraph.errors import why
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.stopping import Stop
 from pruning.runs.diagnose import diagnose_selected
 from pruning.runs.given_scores import ranked_as_run
@@ -57,6 +58,11 @@ class RankedRun:
     def ended_early(self) -> bool:
         """Never."""
         return False
+
+    @property
+    def constants(self) -> AblationValues | None:
+        """Those that edges were ranked with."""
+        return self.ranked.constants
 
     def curve(self) -> pd.DataFrame:
         """No rows: nothing was trained step by step."""

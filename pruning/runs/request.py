@@ -201,7 +201,7 @@ class RunRequest:
     method: MethodRequest | None = None
     selection: SelectionRequest | None = None
     objective: str | None = one_of(*OBJECTIVE_NAMES)
-    ablation: str = one_of(*(name for name in ABLATIONS if name != "optimal"))
+    ablation: str = one_of(*ABLATIONS)
     seed: int = number(0, most=MOST_SEED)
     splits: tuple[str, ...] | None = None
     n_random: int = number(10)

@@ -23,6 +23,7 @@ CIRCUIT, GATES, CURVE, METRICS, EXAMPLES, FRONT_TABLE = (
 LEARNT = (GATES, SCORES)
 """What a method leaves, one of the two: all else of a result can be made of it and the circuit."""
 _OF_FRONT = re.compile(r"circuit-0(\.\d+)?\.json|circuit-1\.json")
+_CONSTANTS = re.compile(r"optimal-[0-9a-f]{16}\.safetensors")
 FILES = (
     "run.toml",
     CIRCUIT,
@@ -43,7 +44,7 @@ FILES = (
     "report.md",
     STATE,
 )
-"""Everything that a result folder may hold, beside further circuits (`front_file`)."""
+"""Everything that a result folder may hold, beside further circuits (`front_file`) and learnt constants."""
 
 
 def front_file(sparsity: float) -> str:
@@ -82,7 +83,7 @@ def is_of_result(name: str) -> bool:
         >>> is_of_result("circuit-0.995.json"), is_of_result("circuit-old.json")
         (True, False)
     """
-    return name in FILES or _OF_FRONT.fullmatch(name) is not None
+    return name in FILES or any(pattern.fullmatch(name) for pattern in (_OF_FRONT, _CONSTANTS))
 
 
 def gates_file(gates: Gates) -> bytes:

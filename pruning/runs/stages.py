@@ -17,6 +17,7 @@ import pandas as pd
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.errors import ConfigurationError
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.stopping import Stop
 from pruning.execution.objectives import check_objective, check_top_k
 from pruning.methods.edge_pruning.loop import TrainingRun
@@ -54,6 +55,7 @@ class Learnt(Protocol):
         training: The training run with its gates, or None.
         is_worthless: Whether there is nothing in it to be kept, since the run was ended before its first step.
         ended_early: Whether steps are left that a later process can take.
+        constants: What cut edges carried under optimal ablation while it was learnt; else None.
     """
 
     part: ClassVar[str]
@@ -66,6 +68,11 @@ class Learnt(Protocol):
     @property
     def is_worthless(self) -> bool:
         """Whether there is nothing to be kept."""
+        ...
+
+    @property
+    def constants(self) -> AblationValues | None:
+        """What cut edges carried under optimal ablation."""
         ...
 
     @property

@@ -15,7 +15,9 @@ from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.circuits.strength import LOG_ALPHA
 from circuitgraph.errors import why
 from circuitgraph.files.csv_text import csv_text
+from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.stopping import Stop
+from pruning.frozen.constants import begun_at
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.loop import TrainingRun, train
 from pruning.methods.edge_pruning.scores import scores_of_gates
@@ -66,6 +68,11 @@ class Trained:
     def ended_early(self) -> bool:
         """Whether steps are left that a later process can take."""
         return self.run.goes_on
+
+    @property
+    def constants(self) -> AblationValues | None:
+        """What was trained with the gates."""
+        return self.run.constants
 
     def curve(self) -> pd.DataFrame:
         """A row a training step."""
@@ -147,6 +154,7 @@ def frozen_runs(run: Run, progress: Progress) -> FrozenRuns:
         run.compiled,
         train_split,
         ablation=run.request.ablation,
+        ablation_data=begun_at(run.compiled, run.request.ablation, train_split),
         budget_bytes=run.settings.cache_bytes,
         disk=run.settings.disk_cache(),
         teacher_top_k=run.request.teacher_top_k,
@@ -219,7 +227,7 @@ def _kept(run: Run, trained: TrainingRun, progress: Progress, stop: Stop) -> Kep
                 progress.say("looking for the fewest edges that are enough")
                 edges, scores = keep_faithful(
                     run.compiled, trained.gates, run.task.splits["train"], ablation=run.request.ablation,
-                    tolerance=recipe.tolerance, minimal=recipe.keep == "minimal",
+                    tolerance=recipe.tolerance, minimal=recipe.keep == "minimal", constants=trained.constants,
                 )  # fmt: skip
                 return Kept(circuit=_circuit(run, edges, scores), raw_edges=edges, trouble="")
         except KeyboardInterrupt as error:

@@ -18,6 +18,7 @@ from pruning.evaluation.proportion import percent_between
 from pruning.evaluation.scores import score_prompts
 from pruning.execution.objectives import first_asked, log_softmax
 from pruning.findings import Finding
+from pruning.frozen.constants import AblationData
 from pruning.frozen.runs import FrozenRuns
 from pruning.prompts.encoding import EncodedPairs
 from pruning.runs.verdicts import HARDLY, NOTHING, judge_accuracy
@@ -142,7 +143,7 @@ def behaviour(
     splits: Mapping[str, EncodedPairs],
     *,
     ablation: str,
-    ablation_data: EncodedPairs | None = None,
+    ablation_data: AblationData | None = None,
 ) -> Behaviour:
     """Run the model, and the model with everything cut, on prompts.
 
@@ -150,7 +151,7 @@ def behaviour(
         compiled: The model.
         splits: The prompts, at least one; see `sample_of`.
         ablation: What cut edges carry.
-        ablation_data: The prompts that means are taken over.
+        ablation_data: The prompts that means are taken over; or constants (`learn_constants`).
 
     Returns:
         What it does on all of them together.
@@ -167,7 +168,7 @@ def behaviour(
 
 
 def _runs(
-    compiled: CompiledModel, pairs: EncodedPairs, ablation: str, ablation_data: EncodedPairs | None
+    compiled: CompiledModel, pairs: EncodedPairs, ablation: str, ablation_data: AblationData | None
 ) -> Iterator[tuple[np.ndarray, list[_Seen]]]:
     """Batches of prompts, each with what was seen."""
     runs = FrozenRuns(compiled, pairs, ablation=ablation, budget_bytes=0, batch_size=BATCH, ablation_data=ablation_data)

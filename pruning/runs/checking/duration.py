@@ -14,7 +14,8 @@ The run is then
 
     filling      prompts of the train split × 1
     warm start   its batches × its step
-    training     steps × a step, as sparse as the schedule says, between those timed × `TRAINED`
+    training     steps × a step, as sparse as the schedule says, between those timed × `TRAINED`;
+                 with learnt constants also the steps that refine them
     evaluation   (prompts of each evaluated split × (filling + complement) + circuit and raw edges on them
                  + random circuits on the prompts that they run on) × `EVALUATED`
     effects      a circuit on one prompt alone × `EFFECTS`, if anything is evaluated
@@ -37,7 +38,10 @@ import torch
 
 from pruning.evaluation.sampled import sampled_prompts
 from pruning.execution.batch_run import BatchRunner, Share
+from pruning.execution.learning import BATCH_SIZE as REFINED
+from pruning.execution.learnt_constants import LearntConstants
 from pruning.execution.objectives import objective_named
+from pruning.frozen.constants import begun_at
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.nested import budget_at
 
@@ -145,6 +149,7 @@ class Timed:
         circuit_pass: Of a random circuit, whatever it runs on.
         circuit: What each prompt adds to that.
         complement: Per prompt, of what it leaves.
+        refine: Of a step that learns the found circuit's constants on; 0 where none are learnt.
     """
 
     fill: float
@@ -153,6 +158,7 @@ class Timed:
     circuit_pass: float
     circuit: float
     complement: float
+    refine: float = 0.0
 
     def of_circuit(self, lengths: np.ndarray) -> float:
         """Seconds of a circuit on prompts of such lengths `[prompt]`, run `BATCH` of one length at a time."""
@@ -202,7 +208,7 @@ def estimate_duration(
     return Duration(
         filling=n_train * timed.fill,
         warm_start=warm * timed.warm,
-        training=TRAINED * float(np.interp(schedule, levels, seconds).sum()),
+        training=TRAINED * (float(np.interp(schedule, levels, seconds).sum()) + recipe.refine_steps * timed.refine),
         evaluation=EVALUATED * evaluation,
         effects=EFFECTS * (timed.circuit_pass + timed.circuit) if any(map(len, evaluated)) else 0.0,
         files=FILES + FILES_PER_EDGE * n_kept,
@@ -249,8 +255,9 @@ def time_passes(
     some = train.subset(commonest[:_PROMPTS])
     began = clock()
     frozen = FrozenRuns(
-        compiled, some, ablation=ablation, budget_bytes=_CACHE_BYTES, ablation_data=train, teacher_top_k=teacher_top_k
-    )
+        compiled, some, ablation=ablation, budget_bytes=_CACHE_BYTES, teacher_top_k=teacher_top_k,
+        ablation_data=begun_at(compiled, ablation, train),
+    )  # fmt: skip
     filling = clock() - began if ablation == "counterfactual" else _fill_again(compiled, some, clock)
     step = _StepClock(compiled, frozen, recipe, objective, plan, clock)
     levels = sorted({max(0.0, _scheduled(recipe, index)) for index in (0, recipe.steps - 1)})
@@ -269,6 +276,7 @@ def time_passes(
         circuit_pass=max(0.0, one - each),
         circuit=each,
         complement=_forward(compiled, frozen, 1 - kept, len(some), clock) / len(some),
+        refine=timed[-1][1] * max(1.0, REFINED / recipe.batch_size) if ablation == "optimal" else 0.0,
     )
 
 
@@ -308,8 +316,9 @@ class _StepClock:
         self._draws, self._clock = recipe.draws, clock
         at_once = min(plan.micro_batch, recipe.batch_size)
         self._runner = BatchRunner(
-            compiled, frozen, objective_named(objective), micro_batch=at_once, recompute=plan.recompute
-        )
+            compiled, frozen, objective_named(objective), micro_batch=at_once, recompute=plan.recompute,
+            constants=_constants(frozen),
+        )  # fmt: skip
 
     def __call__(self, gates: torch.Tensor, *, wanted: float) -> float:
         """Seconds of a step with such gates, of the open ones so many wanted."""
@@ -328,6 +337,13 @@ class _StepClock:
             return self._clock() - began
 
         return _typical(once)
+
+
+def _constants(frozen: FrozenRuns) -> LearntConstants | None:
+    """What a step learns beside the gates."""
+    if frozen.ablation != "optimal" or frozen.constant is None:
+        return None
+    return LearntConstants(frozen.compiled, frozen.constant, frozen.pairs)
 
 
 def _forward(

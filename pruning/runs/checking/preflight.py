@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from circuitgraph.html import card, html_table
 from circuitgraph.memory.estimate import DEVICES
 from pruning.findings import Finding
+from pruning.frozen.constants import AblationData, begun_at
 from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.runs.checking.behaviour import Behaviour, behaviour, sample_of
 from pruning.runs.checking.duration import Duration, estimate_duration, time_passes
@@ -262,7 +263,9 @@ def look_at(run: Run, look: Look | None = None) -> Preflight:
     findings += _few(looked_at, splits) if look.training else []
     if look.sample and not any(one.severity == "error" for one in findings):
         chosen = sample_of(looked_at, look.sample)
-        seen = behaviour(compiled, chosen, ablation=ablation, ablation_data=_for_means(train, ablation, look.sample))
+        seen = behaviour(
+            compiled, chosen, ablation=ablation, ablation_data=_for_means(compiled, train, ablation, look.sample)
+        )
         findings += seen.doubts()
     unhindered = not any(one.severity == "error" for one in findings)
     if look.estimate_time and memory is not None and train is not None and unhindered:
@@ -316,11 +319,11 @@ def look_before(run: Run, progress: Progress) -> Preflight:
     return found
 
 
-def _for_means(train: EncodedPairs | None, ablation: str, sample: int) -> EncodedPairs | None:
-    """Prompts to take means over here; a sample of them will do."""
-    if train is None or not len(train) or not ablation.startswith("mean"):
+def _for_means(compiled: CompiledModel, train: EncodedPairs | None, ablation: str, sample: int) -> AblationData | None:
+    """Prompts to take means over here, or the means that learning begins at; a sample of the prompts will do."""
+    if train is None or not len(train) or not ablation.startswith(("mean", "optimal")):
         return None
-    return sample_of({"train": train}, sample)["train"]
+    return begun_at(compiled, ablation, sample_of({"train": train}, sample)["train"])
 
 
 def _count(pairs: EncodedPairs) -> SplitCount:

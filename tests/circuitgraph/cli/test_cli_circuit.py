@@ -66,7 +66,6 @@ class TestEvaluate:
             (("--model", "tracr:xproportion"), "n_layers: 4 against 2"),
             (("--dtype", "float33"), "float32"),
             (("--ablation", "zeros"), "did you mean 'zero'?"),
-            (("--ablation", "optimal"), "choose counterfactual, zero, mean, mean-positional"),
         ],
     )
     def test_refusals(self, tracr_result, arguments, said):

@@ -217,6 +217,10 @@ class TestGoingOn:
             run_regimes(compiled, files, seeds=(0,), recipe=RECIPE.changed(steps=7), out=study[1])
         assert (study[1] / "study.json").read_bytes() == before
 
+    def test_optimal_ablation_is_refused(self, compiled, files):
+        with pytest.raises(ConfigurationError, match="each has constants of its own"):
+            run_regimes(compiled, files, seeds=(0,), recipe=RECIPE, ablation="optimal")
+
     def test_other_weights_are_refused_where_they_are_known(self, compiled):
         of_before = Circuit.from_edges(compiled.universe, ["input->logits"])
         circuit = of_before.with_provenance({"weights": "1"})

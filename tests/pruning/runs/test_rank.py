@@ -11,6 +11,7 @@ from circuitgraph.errors import ConfigurationError, PromptFormatError, UnknownNa
 from circuitgraph.models import load_model
 from pruning.evaluation.evaluate import evaluate
 from pruning.execution.probe import Probe
+from pruning.frozen.constants import mean_constants
 from pruning.methods.conductance import Conductance
 from pruning.methods.eap import EAP, CleanCorrupted
 from pruning.methods.eap_ig import EAPIG
@@ -71,7 +72,7 @@ def test_what_is_refused(compiled, tiny_gpt2) -> None:
     with pytest.raises(UnknownNameError, match="objective"):
         rank_edges(compiled, PROMPTS, objective="logits")
     with pytest.raises(UnknownNameError, match="ablation"):
-        rank_edges(compiled, PROMPTS, ablation="optimal")
+        rank_edges(compiled, PROMPTS, ablation="optimum")
     with pytest.raises(ConfigurationError, match="that of 'kl' is 0"):
         rank_edges(compiled, PROMPTS, objective="kl")
     with pytest.raises(ConfigurationError, match="'negative-logit-diff' needs wrong answers"):
@@ -147,6 +148,38 @@ def test_methods_between_two_prompts_take_no_constants(compiled) -> None:
     for method in (EAPIG(), EAP(direction="denoising"), CleanCorrupted(), Conductance()):
         with pytest.raises(ConfigurationError, match=f"'{method.name}' needs counterfactual ablation; got 'zero'"):
             rank_edges(compiled, PROMPTS, method, ablation="zero")
+
+
+SHORT: dict[str, dict[str, object]] = {
+    "ugs": {"steps": 3, "draws": 2}, "subnetwork-probing": {"steps": 3}, "edge-pruning": {"steps": 3},
+    "nested": {"steps": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "optimal" in method_with(name).ablations])
+def test_methods_take_constants(compiled, name: str) -> None:
+    """The means given as constants are mean ablation; trained gates learn on from there, so they end elsewhere."""
+    method = method_with(name, SHORT.get(name))
+    objective = "cross-entropy" if name in ("eap", "exact") else None
+    means = rank_edges(compiled, PROMPTS, method, ablation="mean", objective=objective).values
+    constants = mean_constants(compiled, PROMPTS)
+    given = rank_edges(compiled, PROMPTS, method, ablation="optimal", constants=constants, objective=objective).values
+    if name in ("edge-pruning", "nested"):
+        assert np.isfinite(given).all() and not np.array_equal(given, means)
+    else:
+        np.testing.assert_allclose(given, means, rtol=1e-4, atol=1e-5 * np.abs(means).max())
+
+
+def test_constants_are_learnt_first_where_none_are_given(compiled) -> None:
+    said: list[str] = []
+    learnt = rank_edges(compiled, PROMPTS, ablation="optimal", say=said.append).values
+    assert any("learning one constant per writer first" in line for line in said)
+    means = rank_edges(compiled, PROMPTS, ablation="optimal", constants=mean_constants(compiled, PROMPTS)).values
+    assert np.abs(learnt - means).max() > 1e-3 * np.abs(means).max()
+    with pytest.raises(ConfigurationError, match="of kind 'optimal', and cut edges are to carry 'zero'"):
+        rank_edges(compiled, PROMPTS, ablation="zero", constants=mean_constants(compiled, PROMPTS))
+    with pytest.raises(ConfigurationError, match="'eap-ig' needs counterfactual ablation; got 'optimal'"):
+        rank_edges(compiled, PROMPTS, "eap-ig", ablation="optimal")
 
 
 def test_an_objective_that_is_flat_at_the_full_model_will_do_beside_it(compiled) -> None:
