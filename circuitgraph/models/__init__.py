@@ -1,7 +1,8 @@
 """Loading models: the first step of the flow, a name in, a Hugging Face model and its tokenizer out.
 
-A name is a packaged model (`smollm2-135m`, or a compiled program such as `tracr:reverse`), a local folder, or a
-name on the Hugging Face hub. One file a source: `hub`, `smollm2`, and `circuitgraph.tracr.loading`.
+A name is a packaged model (`smollm2-135m`, or a compiled program such as `tracr:reverse`), a local folder, a GGUF
+file, or a name on the Hugging Face hub. One file a source: `hub`, `smollm2`, `gguf_file`, and
+`circuitgraph.tracr.loading`.
 Nothing here imports torch before a model is asked for.
 """
 
@@ -65,7 +66,7 @@ def load_model(
     """Load a model and its tokenizer by name.
 
     Args:
-        name: A packaged model, a local folder, or a hub name.
+        name: A packaged model, a local folder, a GGUF file, or a hub name.
         dtype: One of `DTYPES`.
         device: A torch device, e.g. `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
         trust_remote_code: Whether to run Python code that comes with a hub model.
@@ -120,7 +121,7 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConf
     """Read a model's configuration without its weights.
 
     Args:
-        name: `smollm2-135m`, a local folder, or a hub name.
+        name: A packaged model, a local folder, or a hub name.
         trust_remote_code: Whether to run Python code that comes with a hub model.
 
     Returns:
@@ -135,6 +136,10 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConf
         return load_smollm2_config()
     if name.startswith("tracr:"):
         return _load_on_cpu(name, dtype="float32", trust_remote_code=False).model.config
+    if name.lower().endswith(".gguf"):
+        from circuitgraph.models.gguf_file import load_gguf_config
+
+        return load_gguf_config(name)
     from circuitgraph.models.hub import load_hub_config
 
     return load_hub_config(name, packaged=PACKAGED, trust_remote_code=trust_remote_code)
@@ -153,6 +158,10 @@ def _load_on_cpu(name: str, *, dtype: str, trust_remote_code: bool) -> LoadedMod
 
         program = load_tracr(name, dtype=getattr(torch, dtype))
         model, tokenizer, revision = program.model, program.tokenizer, program.revision
+    elif name.lower().endswith(".gguf"):
+        from circuitgraph.models.gguf_file import load_gguf
+
+        model, tokenizer, revision = load_gguf(name, dtype=dtype)
     else:
         from circuitgraph.models.hub import load_hub_model
 

@@ -230,6 +230,17 @@ class TestOptions:
         assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float64}
 
 
+class TestGGUF:
+    def test_no_such_file(self):
+        with pytest.raises(ModelNotFoundError, match="expected a GGUF file"):
+            load_model("nowhere/model.gguf")
+
+    def test_no_gguf_file(self, tmp_path):
+        (tmp_path / "model.gguf").write_bytes(b"not one")
+        with pytest.raises(ModelNotFoundError, match="cannot be read; expected a GGUF file"):
+            load_config(str(tmp_path / "model.gguf"))
+
+
 class TestCacheFolder:
     def test_order_of_the_variables(self, monkeypatch):
         monkeypatch.setenv("HOME", "/home/someone")
@@ -360,6 +371,15 @@ class TestSmolLM2:
         with torch.no_grad():
             best = smollm2_loaded.model(**batch).logits[0, -1].argmax()
         assert smollm2_loaded.tokenizer.decode(best) == " Mary"
+
+    def test_the_same_from_its_file(self, smollm2_loaded):
+        path = str(smollm2.packaged_file())
+        loaded = load_model(path)
+        assert (loaded.name, loaded.revision) == (path, smollm2.SOURCE_SHA256)
+        theirs = smollm2_loaded.model.state_dict()
+        assert all(torch.equal(weight, theirs[name]) for name, weight in loaded.model.state_dict().items())
+        assert loaded.model.bfloat16().dtype == torch.bfloat16
+        assert loaded.tokenizer.tokenize(" 1732") == ["Ġ", "1", "7", "3", "2"]
 
     def test_numbers_are_split_into_digits(self, smollm2_loaded):
         assert smollm2_loaded.tokenizer.tokenize(" 1732") == ["Ġ", "1", "7", "3", "2"]
