@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 from jaxtyping import Float
@@ -62,7 +61,7 @@ class Norm:
         """The normed rows, by the model's own module and with autograd."""
         return self.module(x)
 
-    @cached_property
+    @property
     def factor(self) -> Float[Tensor, " d_model"] | None:
-        """What normed rows are multiplied with, `weight + offset`."""
+        """What normed rows are multiplied with, `weight + offset`: added anew, since weights may change in place."""
         return self.weight if self.weight is None or not self.offset else self.weight + self.offset

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from circuitgraph.compiled import binding
 from circuitgraph.compiled.compile import compile_model
+from circuitgraph.compiled.parity import parity_differences
 from circuitgraph.errors import UnsupportedModelError
 from circuitgraph.forward.engine.mlps import frozen_linear
 from tests.oracles.cases import pair_of_batches
@@ -173,6 +175,19 @@ def test_gpt2_is_seen_too(tiny_gpt2) -> None:
     model.transformer.h[0].ln_1.eps = 0.5
     with pytest.raises(UnsupportedModelError, match=r"transformer\.h\.0\.ln_1: eps is 0\.5"):
         compiled.logits(BATCH)
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma2"])
+def test_weights_that_are_offsets_from_one_are_seen_too(kind: str) -> None:
+    sizes = {"vocab_size": 29, "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 4}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**sizes, **heads)).eval()
+        compiled = compile_model(model)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(torch.randn_like(weight))
+    assert max(parity_differences(compiled).values()) < 1e-4
 
 
 def test_another_number_format_is_bound_again(tiny_gpt2) -> None:
