@@ -10,6 +10,7 @@ import pytest
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import EdgeScores
 from tests.circuitgraph.cli.conftest import call
+from tests.circuitgraph.cli.test_file_formats import complaints
 
 TRACR = (
     "discover", "--model", "tracr:reverse", "--task", "tracr-reverse", "--task-option", "max_length=3", "--n-random", 1,
@@ -38,6 +39,8 @@ def test_every_file_is_there_and_nothing_else(found: Path) -> None:
     circuit, scores = Circuit.load(found / "circuit.json"), EdgeScores.load(found)
     assert circuit.n_raw == round(0.4 * 94) and circuit.provenance["selection"]["scores"] == scores.digest
     assert circuit.provenance["settings"] == {"levels": [0.5], "batches": 1, "batch_size": 8}
+    for name in ("circuit", "metrics", "scores", "state"):
+        assert complaints(name, json.loads((found / f"{name}.json").read_text())) == []
     report = (found / "report.md").read_text()
     assert "| method settings | levels " in report and ", batches 1, batch_size 8 |" in report
     assert "| selection of edges | rule top, n 38, by strength" in report
