@@ -1,8 +1,8 @@
 """What every test shares: runtime checks of types and shapes, no network, and tiny random models.
 
-The checks make small models run four times as long, so tests marked slow and those of the command line, which go round
-and round what others have gone through with them, do without; and so does all of `make test-fast`, since `make test`
-has them.
+The checks make small models run four times as long, so tests marked slow and those of whole runs, which go round and
+round what others have gone through with them, do without; and so does all of `make test-fast`, since `make test` has
+them.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ from tests.chromium import browser  # noqa: F401  (a fixture)
 _LONGEST = ("test_tracr_recovery.py", "test_pages.py")
 """Files of several minutes each."""
 
+_WHOLE_RUNS = ("tests/circuitgraph/cli/", "tests/pruning/runs/")
+"""Folders of tests that run whole commands and trainings."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files, so that no process is left alone with one at the end."""
@@ -57,9 +60,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
-    """Check no types and shapes while a slow test or one of the command line runs, its fixtures included."""
-    unchecked = any(item.get_closest_marker(name) for name in ("slow", "full")) or "cli" in item.path.parts
-    checks.update("jaxtyping_disable", unchecked)
+    """Check no types and shapes while a slow test or one of whole runs goes on, its fixtures included."""
+    slow = any(item.get_closest_marker(name) for name in ("slow", "full"))
+    checks.update("jaxtyping_disable", slow or item.nodeid.startswith(_WHOLE_RUNS))
     try:
         return (yield)
     finally:
