@@ -12,6 +12,8 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.constants import constants_file
 from tests.circuitgraph.cli.conftest import call
 
+pytestmark = pytest.mark.slow
+
 TRACR = ("--model", "tracr:reverse", "--task", "tracr-reverse", "--task-option", "max_length=3")
 BRIEF = ("--n-random", 1, "--json")
 
