@@ -245,7 +245,8 @@ class Trainer:
         self._backward(samples, gradients, penalty)
         told = self._tell(samples, objective, penalty, ran.constants)
         self._check_finite(index, told)
-        self._move(index, ran.constants)
+        self._move()
+        self._move_constants(index, ran.constants)
         if not all(bool(parameter.isfinite().all()) for parameter in self.gates.parameters):
             raise TrainingError(
                 f"step {index}: gates are not finite after it; the state before this step was kept. Try a lower "
@@ -322,8 +323,8 @@ class Trainer:
             finite=all(bool(gradient.isfinite().all()) for gradient in gradients),
         )
 
-    def _move(self, index: int, constants: Tensor | None) -> None:
-        """Take all optimisers' steps; `constants` is the gradient of what cut edges carry."""
+    def _move(self) -> None:
+        """Take the steps of α and of the multipliers."""
         if self.recipe.control == "budget":
             gradient = self.gates.log_alpha.grad
             assert gradient is not None
@@ -331,10 +332,13 @@ class Trainer:
         self.optimiser.step()
         if self.multipliers.grad is not None:
             self.ascent.step()
-        if self.constants is not None and constants is not None:
+
+    def _move_constants(self, index: int, gradient: Tensor | None) -> None:
+        """Take the step of what cut edges carry, against its gradient."""
+        if self.constants is not None and gradient is not None:
             recipe = self.recipe
             rate = rate_at(index, steps=recipe.steps, warmup_steps=recipe.warmup_steps)
-            self.constants.step(constants, recipe.constants_rate * rate)
+            self.constants.step(gradient, recipe.constants_rate * rate)
 
     def _run(self, prompts: np.ndarray, samples: Sequence[GateSample]) -> tuple[list[GateSample], BatchResult]:
         """Run a batch, each draw of the gates on its share; also gives the draws for which there were prompts."""
