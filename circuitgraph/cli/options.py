@@ -163,7 +163,7 @@ BatchSize = Annotated[
 Ablation = Annotated[
     str | None,
     typer.Option(
-        help="What cut edges carry: counterfactual, zero, mean or mean-positional.",
+        help="What cut edges carry: counterfactual, zero, mean, mean-positional or optimal (learnt constants).",
         show_default="the recipe's, else counterfactual; Tracr models: zero",
         rich_help_panel=SETTINGS,
     ),
