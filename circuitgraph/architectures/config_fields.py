@@ -176,8 +176,7 @@ def wrong_rope(values: Mapping[str, Any], *, partial: bool = False) -> Iterator[
         return
     theta, factor = values.get("rope_theta"), values.get("partial_rotary_factor")
     yield from _wrong_theta("rope_theta", theta)
-    if not partial and factor not in (None, 1):
-        yield f"partial_rotary_factor={factor!r}: expected 1, every dimension of a head is turned"
+    yield from _wrong_share("partial_rotary_factor", factor, partial=partial)
     for name, settings in list(given.items())[:1]:
         yield from _wrong_settings(name, settings, theta, partial=partial)
 
@@ -185,6 +184,13 @@ def wrong_rope(values: Mapping[str, Any], *, partial: bool = False) -> Iterator[
 def _wrong_theta(name: str, theta: object) -> Iterator[str]:
     if theta is not None and not (_is_number(theta) and theta > 0):  # type: ignore[operator]
         yield f"{name}={theta!r}: expected a number above 0"
+
+
+def _wrong_share(name: str, share: object, *, partial: bool) -> Iterator[str]:
+    if not partial and share not in (None, 1):
+        yield f"{name}={share!r}: expected 1, every dimension of a head is turned"
+    elif share is not None and not (_is_number(share) and 0 <= share <= 1):  # type: ignore[operator]
+        yield f"{name}={share!r}: expected a number from 0 to 1"
 
 
 def _wrong_settings(name: str, settings: Mapping[str, Any], theta: object, *, partial: bool) -> Iterator[str]:
@@ -203,8 +209,7 @@ def _wrong_settings(name: str, settings: Mapping[str, Any], theta: object, *, pa
     yield from _wrong_theta(f"{name}: rope_theta", inner)
     if theta is not None and inner is not None and theta != inner:
         yield f"rope_theta={theta!r} and {name}: rope_theta={inner!r} contradict each other"
-    if not partial and settings.get("partial_rotary_factor") not in (None, 1):
-        yield f"{name}: partial_rotary_factor={settings['partial_rotary_factor']!r}: expected 1"
+    yield from _wrong_share(f"{name}: partial_rotary_factor", settings.get("partial_rotary_factor"), partial=partial)
     needed, others = _ROPE[kind]
     for key in sorted(needed - {key for key in settings if settings[key] is not None}):
         yield f"{name}: rope_type {kind} needs {key}"

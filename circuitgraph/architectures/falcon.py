@@ -8,14 +8,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from circuitgraph.architectures import stablelm
 from circuitgraph.architectures.activations import with_short_gelu
 from circuitgraph.architectures.attention import Attention
-from circuitgraph.architectures.config_fields import activation, flag, number, whole
+from circuitgraph.architectures.config_fields import activation, flag, not_a_multiple, number, whole
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape, Projection
-from circuitgraph.architectures.llama_like import ROPE, interleaved
+from circuitgraph.architectures.llama_like import ROPE, contradictions, interleaved
 from circuitgraph.architectures.norm import Norm
 from circuitgraph.architectures.rotary import prompt_by_prompt
 
@@ -80,6 +80,12 @@ def _bind(model: Any) -> BoundModel:
     )
 
 
+def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from contradictions(values)
+    if values.get("new_decoder_architecture"):
+        yield from not_a_multiple(values, "num_attention_heads", "num_kv_heads")
+
+
 _SIZES = "vocab_size hidden_size num_hidden_layers num_attention_heads max_position_embeddings".split()
 _FLAGS = "new_decoder_architecture multi_query parallel_attn bias".split()
 _FIELDS = {
@@ -95,7 +101,7 @@ FAMILY = Family(
     bind=_bind,
     understood=frozenset(_FIELDS) | ROPE,
     fields=_FIELDS,
-    contradictions=stablelm.FAMILY.contradictions,
+    contradictions=_contradictions,
     required={"alibi": False},
     harmless=frozenset({"hidden_dropout", "attention_dropout"}),
 )

@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from circuitgraph.architectures import stablelm
 from circuitgraph.architectures.activations import with_short_gelu
 from circuitgraph.architectures.attention import Attention
 from circuitgraph.architectures.config_fields import flag, number
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape
-from circuitgraph.architectures.llama_like import ROPE, fields_without, interleaved, shape_of
+from circuitgraph.architectures.llama_like import (
+    ROPE,
+    contradictions_partly_turned,
+    fields_without,
+    interleaved,
+    shape_of,
+)
 from circuitgraph.architectures.norm import Norm
 from circuitgraph.architectures.rotary import prompt_by_prompt
 
@@ -63,7 +68,7 @@ FAMILY = Family(
     bind=_bind,
     understood=frozenset(_FIELDS) | ROPE | {"rotary_pct", "rotary_emb_base"},
     fields=_FIELDS,
-    contradictions=stablelm.FAMILY.contradictions,
+    contradictions=contradictions_partly_turned,
     required={},
     harmless=frozenset({"attention_dropout", "hidden_dropout", "classifier_dropout"}),
 )

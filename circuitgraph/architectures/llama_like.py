@@ -175,19 +175,56 @@ def bind_with(
     return bind
 
 
-def contradictions(values: Mapping[str, Any]) -> Iterator[str]:
+def contradictions(values: Mapping[str, Any], *, partial: bool = False) -> Iterator[str]:
     """Say what in the fields of a Llama-like config does not fit together.
 
     Args:
         values: The fields.
+        partial: Whether only a share of a head's dimensions may be turned.
     """
+    uneven: list[str] = []
     if values.get("head_dim") is None:
-        yield from not_a_multiple(values, "hidden_size", "num_attention_heads")
+        uneven += not_a_multiple(values, "hidden_size", "num_attention_heads")
+    yield from uneven
     yield from not_a_multiple(values, "num_attention_heads", "num_key_value_heads")
-    head = values.get("head_dim")
-    if isinstance(head, int) and head % 2:
-        yield f"head_dim={head}: expected an even number, its halves are turned against each other"
-    yield from wrong_rope(values)
+    rope = list(wrong_rope(values, partial=partial))
+    yield from rope
+    if not uneven and not rope and not partial:
+        yield from not_halved(values)
+    types = values.get("layer_types") or ()
+    if "sliding_attention" in types and "sliding_window" in values and values["sliding_window"] is None:
+        yield "sliding_window=None: expected a whole number, since layer_types has sliding_attention"
+    experts, chosen = values.get("num_local_experts") or values.get("num_experts"), values.get("num_experts_per_tok")
+    if experts and chosen and chosen > experts:
+        yield f"num_experts_per_tok={chosen}: expected no more than there are experts, {experts}"
+
+
+def contradictions_partly_turned(values: Mapping[str, Any]) -> Iterator[str]:
+    """As `contradictions`, where a share of a head's dimensions may be turned.
+
+    Args:
+        values: The fields.
+    """
+    return contradictions(values, partial=True)
+
+
+def not_halved(values: Mapping[str, Any], share: float = 1) -> Iterator[str]:
+    """Say where an odd number of a head's dimensions is to be turned, half of them against the others.
+
+    Args:
+        values: A config's fields.
+        share: Of a head's dimensions, how many are turned.
+    """
+    head, named = values.get("head_dim"), "head_dim="
+    if head is None:
+        width, n_heads = values.get("hidden_size"), values.get("num_attention_heads")
+        if not isinstance(width, int) or not isinstance(n_heads, int):
+            return
+        head, named = width // n_heads, f"hidden_size={width} over num_attention_heads={n_heads} makes heads of "
+    turned = int(head * share)
+    if turned % 2:
+        which = "" if share == 1 else f", of which partial_rotary_factor={share} turns {turned}"
+        yield f"{named}{head}{which}: expected an even number, its halves are turned against each other"
 
 
 # ---------------------------------------------------------------- a rotary embedding for each type of layer

@@ -6,14 +6,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from circuitgraph.architectures import llama
-from circuitgraph.architectures.config_fields import not_a_multiple, whole, wrong_rope
+from circuitgraph.architectures.config_fields import whole
 from circuitgraph.architectures.family import BoundBlock
-from circuitgraph.architectures.llama_like import ROPE, bind_with, block_of, fields_without, fused
+from circuitgraph.architectures.llama_like import (
+    ROPE,
+    bind_with,
+    block_of,
+    contradictions_partly_turned,
+    fields_without,
+    fused,
+)
 
 _FIELDS = fields_without(
     "head_dim", "attention_bias", "mlp_bias", sliding_window=whole(or_null=True),
@@ -28,12 +34,6 @@ def _block(block: Any, config: Any, layer: int) -> BoundBlock:
     return block_of(block, query=query, key=key, value=value, mlp=block.mlp, window=config.sliding_window)
 
 
-def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
-    yield from not_a_multiple(values, "hidden_size", "num_attention_heads")
-    yield from not_a_multiple(values, "num_attention_heads", "num_key_value_heads")
-    yield from wrong_rope(values, partial=True)
-
-
 FAMILY = replace(
     llama.FAMILY,
     name="phi3",
@@ -41,7 +41,7 @@ FAMILY = replace(
     bind=bind_with(_block),
     understood=frozenset(_FIELDS) | ROPE,
     fields=_FIELDS,
-    contradictions=_contradictions,
+    contradictions=contradictions_partly_turned,
     required={},
     harmless=llama.FAMILY.harmless | {"resid_pdrop", "embd_pdrop"},
 )

@@ -12,9 +12,17 @@ from typing import Any
 
 from circuitgraph.architectures import llama
 from circuitgraph.architectures.attention import HeadNorm
-from circuitgraph.architectures.config_fields import flag, not_a_multiple, number, wrong_rope
+from circuitgraph.architectures.config_fields import flag, number
 from circuitgraph.architectures.family import BoundBlock
-from circuitgraph.architectures.llama_like import ROPE, bind_with, block_of, fields_without, shape_of
+from circuitgraph.architectures.llama_like import (
+    ROPE,
+    bind_with,
+    block_of,
+    contradictions_partly_turned,
+    fields_without,
+    not_halved,
+    shape_of,
+)
 from circuitgraph.architectures.norm import Norm
 
 _FIELDS = fields_without(
@@ -37,9 +45,11 @@ def _block(block: Any, config: Any, layer: int) -> BoundBlock:
 
 
 def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
-    yield from not_a_multiple(values, "hidden_size", "num_attention_heads")
-    yield from not_a_multiple(values, "num_attention_heads", "num_key_value_heads")
-    yield from wrong_rope(values, partial=True)
+    found = list(contradictions_partly_turned(values))
+    yield from found
+    share = (values.get("rope_parameters") or values).get("partial_rotary_factor") if not found else None
+    if share is not None:
+        yield from not_halved(values, share)
 
 
 FAMILY = replace(

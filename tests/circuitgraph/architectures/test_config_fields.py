@@ -23,6 +23,14 @@ LLAMA = {
     "model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "hidden_size": 16, "intermediate_size": 24, "vocab_size": 29, "max_position_embeddings": 32,
 }  # fmt: skip
+NEOX = {name: value for name, value in LLAMA.items() if name != "num_key_value_heads"} | {"model_type": "gpt_neox"}
+STABLE = LLAMA | {"model_type": "stablelm"}
+FALCON = {
+    "model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "hidden_size": 16, "vocab_size": 29,
+}  # fmt: skip
+MIXTRAL = LLAMA | {"model_type": "mixtral", "num_local_experts": 3}
+GPT_OSS = LLAMA | {"model_type": "gpt_oss", "head_dim": 4, "num_local_experts": 5}
 
 
 def folder(tmp_path: Path, config: object) -> str:
@@ -47,6 +55,14 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (LLAMA, {"attention_bias": "no"}, r"attention_bias='no': expected true or false"),
     (LLAMA, {"pretraining_tp": 2}, r"pretraining_tp=2 is not supported; only 1 is"),
     (LLAMA, {"quantization_config": {"quant_method": "gptq"}}, r"quantised \(gptq\)"),
+    (LLAMA, {"hidden_size": 12}, r"hidden_size=12 over num_attention_heads=4 makes heads of 3: expected an even"),
+    (NEOX, {"rope_parameters": {"partial_rotary_factor": 1.5}}, r"partial_rotary_factor=1.5: expected a number from 0"),
+    (NEOX, {"rope_parameters": {"partial_rotary_factor": "half"}}, r"partial_rotary_factor='half': expected a number"),
+    (STABLE, {"rope_parameters": {"partial_rotary_factor": 0.75}}, r"of 4, of which partial_rotary_factor=0.75 turns"),
+    (FALCON, {"num_kv_heads": 3}, r"num_attention_heads=4: expected a multiple of num_kv_heads=3"),
+    (FALCON, {"rope_parameters": {"partial_rotary_factor": 0.5}}, r"partial_rotary_factor=0.5: expected 1"),
+    (MIXTRAL, {"num_experts_per_tok": 4}, r"num_experts_per_tok=4: expected no more than there are experts, 3"),
+    (GPT_OSS, {"sliding_window": None}, r"sliding_window=None: expected a whole number, since layer_types has sliding"),
     (GPT2, {"n_head": 5}, r"n_embd=12: expected a multiple of n_head=5"),
     (GPT2, {"n_head": None}, r"n_head=None"),
     (GPT2, {"n_positions": 0}, r"n_positions=0"),
