@@ -326,12 +326,12 @@ def _check(study: PlannedStudy) -> None:
     compiled.gate_map.check_target(study.recipe.target_sparsity)
     for name, run in study.runs.items():
         task, request = run.task, run.request
-        check_top_k(request.teacher_top_k, request.objective, compiled.shape.d_vocab)
+        check_top_k(request.teacher_top_k, run.objective, compiled.shape.d_vocab)
         if name in study.given:
             continue
         if not len(task.splits.get("train", ())):
             raise ConfigurationError(f"regime {name!r} (task {task.name}): no training prompts to learn from")
-        check_objective(request.objective, task.splits["train"], f"regime {name!r} (task {task.name}, train)")
+        check_objective(run.objective, task.splits["train"], f"regime {name!r} (task {task.name}, train)")
     require_universes(compiled, study.given)
 
 
