@@ -1,7 +1,7 @@
 """Loading models: the first step of the flow, a name in, a Hugging Face model and its tokenizer out.
 
 A name is a packaged model (`smollm2-135m`, or a compiled program such as `tracr:reverse`), a local folder, a GGUF
-file, or a name on the Hugging Face hub. One file a source: `hub`, `smollm2`, `gguf_file`, and
+file, or a name on the Hugging Face hub. One file a source: `hub`, `smollm2`, `induction`, `gguf_file`, and
 `circuitgraph.tracr.loading`.
 Nothing here imports torch before a model is asked for.
 """
@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from circuitgraph.errors import ConfigurationError, ModelWarning, UnknownNameError
+from circuitgraph.models import induction
 from circuitgraph.tracr.programs import get_program, program_names
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = ["DTYPES", "PACKAGED", "LoadedModel", "load_config", "load_model"]
 PACKAGED: Mapping[str, str] = MappingProxyType(
     {
         "smollm2-135m": "SmolLM2-135M-Instruct (Llama, 30 layers, 9 heads), from a pip package",
+        induction.NAME: induction.SUMMARY,
         **{f"tracr:{name}": f"Tracr-compiled program: {get_program(name).summary}" for name in program_names()},
     }
 )
@@ -134,6 +136,8 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConf
         from circuitgraph.models.smollm2 import load_smollm2_config
 
         return load_smollm2_config()
+    if name == induction.NAME:
+        name = str(induction.FOLDER)
     if name.startswith("tracr:"):
         return _load_on_cpu(name, dtype="float32", trust_remote_code=False).model.config
     if name.lower().endswith(".gguf"):
@@ -165,9 +169,11 @@ def _load_on_cpu(name: str, *, dtype: str, trust_remote_code: bool) -> LoadedMod
     else:
         from circuitgraph.models.hub import load_hub_model
 
+        where = str(induction.FOLDER) if name == induction.NAME else name
         model, tokenizer, revision = load_hub_model(
-            name, packaged=PACKAGED, dtype=dtype, trust_remote_code=trust_remote_code
+            where, packaged=PACKAGED, dtype=dtype, trust_remote_code=trust_remote_code
         )
+        revision = induction.revision() if name == induction.NAME else revision
     return LoadedModel(model=model, tokenizer=tokenizer, name=name, revision=revision)
 
 
