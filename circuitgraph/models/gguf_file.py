@@ -92,7 +92,7 @@ def _read(what: Any, path: Path, **settings: Any) -> Any:
         ) from error
 
 
-def _plain(config: PretrainedConfig) -> PretrainedConfig:
+def _plain(config: Any) -> PretrainedConfig:
     """A configuration without what says that its weights are quantised."""
     if hasattr(config, "quantization_config"):
         del config.quantization_config
