@@ -97,7 +97,8 @@ def prepared(
         x = x.clamp(-attention.clip, attention.clip)
     if kind == 2 or rotary is None:
         return x
-    return rotate_halves(x, rotary) if attention.turned == "halves" else rotate_pairs(x, rotary)
+    turned = rotate_halves(x, rotary) if attention.turned == "halves" else rotate_pairs(x, rotary)
+    return turned.to(x.dtype)  # OLMo's cosines and sines are float32 whatever the model is
 
 
 def rotary_for(attention: Attention, rotaries: Rotaries) -> Rotary | None:

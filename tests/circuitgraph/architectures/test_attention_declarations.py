@@ -97,6 +97,16 @@ def test_two_ways_to_turn() -> None:
     assert rotate_pairs(x, quarter).flatten().tolist() == [-2.0, 1.0, -4.0, 3.0, 5.0, 6.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_cosines_in_float32_leave_the_number_format(dtype: torch.dtype) -> None:
+    """OLMo's are, so its narrow models are turned in float32 and rounded then."""
+    x = torch.tensor([[[[3.0, 5.0]]]], dtype=dtype)
+    cos, sin = torch.full((1, 1, 2), 0.7), torch.full((1, 1, 2), 0.1)
+    found = prepared(Attention(scale=1.0), 0, x, (cos, sin))
+    expected = torch.tensor([[[[3 * 0.7 - 5 * 0.1, 5 * 0.7 + 3 * 0.1]]]]).to(dtype)
+    assert found.dtype == dtype and torch.equal(found, expected)
+
+
 def _block(**settings: object) -> BoundBlock:
     generator = torch.Generator().manual_seed(1)
     weights = Projection(torch.randn(2, 3, 2, generator=generator), None)
