@@ -208,7 +208,7 @@ class OwnHeadNorm(nn.Module):
 
     def __init__(self, norm: HeadNorm, heads: np.ndarray) -> None:
         super().__init__()
-        self._norm = norm
+        self._norm = replace(norm, weight=None, bias=None)  # the model's own would neither be copied nor moved
         self.weight, self.bias = (_own(_rows_of(part, heads)) for part in (norm.weights, norm.bias))
 
     @property
@@ -231,7 +231,7 @@ class OwnAttention(nn.Module):
 
     def __init__(self, attention: Attention, heads: np.ndarray, query_heads: np.ndarray, key_heads: np.ndarray) -> None:
         super().__init__()
-        self._attention = attention
+        self._attention = replace(attention, query_norm=None, key_norm=None, sinks=None, slopes=None)
         query, key = attention.query_norm, attention.key_norm
         self.query_norm = None if query is None else OwnHeadNorm(query, query_heads)
         self.key_norm = None if key is None else OwnHeadNorm(key, key_heads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
@@ -61,6 +63,22 @@ def test_what_is_read_back_says_the_same(case: str, tiny_gpt2, tiny_llama, tmp_p
     module, bench = some(compiled)
     assert save_extracted(module, tmp_path / "small") == tmp_path / "small"
     expect_the_same(module, load_extracted(tmp_path / "small"), bench)
+
+
+def test_one_with_norms_of_queries_can_be_copied_and_cast(tmp_path: Path) -> None:
+    """OLMo 2's norms are over all heads together, and its cosines float32 in any number format."""
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Olmo2ForCausalLM(Olmo2Config(vocab_size=29, max_position_embeddings=16, **sizes)).eval()
+    module, bench = some(compile_model(model, verify=False), share=1.0)
+    again = load_extracted(save_extracted(module, tmp_path / "small"))
+    with torch.no_grad():
+        logits = bench.everywhere(module)
+        assert torch.equal(bench.everywhere(copy.deepcopy(again)), logits)
+        narrow = bench.everywhere(again.bfloat16())
+    assert narrow.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.float(), logits, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize(
