@@ -120,6 +120,11 @@ def _weights_apart(model: nn.Module) -> Iterator[_Finding]:
     yield from _several("devices", {name: str(weight.device) for name, weight in weights.items()}, "model.to(device)")
     formats = {name: str(weight.dtype).removeprefix("torch.") for name, weight in weights.items()}
     yield from _several("number formats", formats, "model.to(torch.float32), or another format")
+    if float64_fails_in_experts(model):
+        yield (
+            "its experts run by grouped_mm, which takes no float64",
+            "model.set_experts_implementation('eager'), or load it in float32.",
+        )
     of_inference = [name for name, weight in weights.items() if weight.is_inference()]
     if of_inference:
         yield (
@@ -132,6 +137,18 @@ def _weights_apart(model: nn.Module) -> Iterator[_Finding]:
             yield f"{name} is no plain tensor but {kind}", "Load the model with dense, unquantised weights."
         elif not weight.dtype.is_floating_point or weight.element_size() == 1:
             yield f"{name} is of {weight.dtype}", "Load it in float32, float64, bfloat16 or float16."
+
+
+def float64_fails_in_experts(model: nn.Module) -> bool:
+    """Whether a model has experts in float64 that torch multiplies in one call, which it does in narrower formats only.
+
+    Args:
+        model: Any model.
+    """
+    config = getattr(model, "config", None)
+    if getattr(config, "_experts_implementation", None) != "grouped_mm" or not hasattr(config, "num_experts_per_tok"):
+        return False
+    return any(weight.dtype == torch.float64 for weight in model.parameters())
 
 
 def _several(what: str, values: Mapping[str, str], fix: str) -> Iterator[_Finding]:

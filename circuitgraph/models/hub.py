@@ -32,6 +32,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from circuitgraph.architectures import family_of, supported_model_types
+from circuitgraph.architectures.intact import float64_fails_in_experts
 from circuitgraph.errors import (
     CircuitGraphError,
     ConfigurationError,
@@ -164,6 +165,8 @@ def load_weights(
             output_loading_info=True,
         )
     model, report = loaded  # with output_loading_info, a pair
+    if float64_fails_in_experts(model):
+        model.set_experts_implementation("eager")
     return model.eval(), LoadReport(
         missing=tuple(sorted(report["missing_keys"])), unexpected=tuple(sorted(report["unexpected_keys"]))
     )

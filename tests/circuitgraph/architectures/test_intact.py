@@ -14,14 +14,15 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from circuitgraph.architectures import intact
 from circuitgraph.architectures.given import check_given
 from circuitgraph.batch import TokenBatch
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.errors import CircuitGraphError, ConfigurationError, ModelWarning, ParityError, UnsupportedModelError
-from circuitgraph.models import LoadedModel
+from circuitgraph.models import LoadedModel, load_model
+from tests.pruning.prompts.tiny_tokenizers import word_tokenizer
 
 IDS = torch.tensor([[3, 1, 4, 1, 5]])
 
@@ -304,6 +305,23 @@ def test_weights_of_two_formats_are_named(tiny_llama) -> None:
     model = tiny_llama()
     model.model.layers[1].bfloat16()
     refused(model, "several number formats", "float32 (model.embed_tokens.weight)", "bfloat16 (model.layers.1.")
+
+
+def test_experts_in_float64_are_run_one_by_one(tmp_path) -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    experts = {"num_key_value_heads": 1, "num_local_experts": 2, "num_experts_per_tok": 1}
+    with torch.random.fork_rng(devices=[]):
+        model = MixtralForCausalLM(MixtralConfig(vocab_size=29, max_position_embeddings=16, **sizes, **experts)).eval()
+    model.save_pretrained(tmp_path)
+    word_tokenizer(["a b"]).save_pretrained(tmp_path)
+    model.double()
+    with pytest.raises(RuntimeError, match="Double"):
+        logits(model)
+    refused(model, "its experts run by grouped_mm, which takes no float64", "set_experts_implementation('eager')")
+    model.set_experts_implementation("eager")
+    loaded = load_model(str(tmp_path), dtype="float64")
+    torch.testing.assert_close(logits(loaded.model), logits(model), atol=1e-12, rtol=1e-12)
+    assert compile_model(loaded).dtype == compile_model(model).dtype == torch.float64
 
 
 def test_weights_on_two_devices_or_none_are_named(tiny_llama) -> None:
