@@ -208,7 +208,12 @@ def scaled_back(x: Tensor, factor: float) -> Tensor:
 
 # ---------------------------------------------------------------- MLPs
 
-PLAIN_MLPS = (("c_fc", "act", "c_proj"), ("fc_in", "act", "fc_out"))
+PLAIN_MLPS = (
+    ("c_fc", "act", "c_proj"),
+    ("fc_in", "act", "fc_out"),
+    ("dense_h_to_4h", "act", "dense_4h_to_h"),
+    ("fc1", "activation_fn", "fc2"),
+)
 """First map, activation and second map of MLPs without a gate, by the names of a family's modules."""
 
 

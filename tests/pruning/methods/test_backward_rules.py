@@ -134,3 +134,25 @@ def test_an_activation_at_0() -> None:
 def test_an_mlp_of_another_kind_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="backward='relp' has no rule for MLPs of the kind Linear"):
         mlp_by_rule(nn.Linear(2, 2), torch.zeros(1, 2), RELP)
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "phi"])
+def test_plain_mlps_are_known_by_the_names_of_their_maps(kind: str) -> None:
+    """The rule says what the MLP says, and its gradient is that of the first map times activation over input."""
+    from transformers import GPTNeoXConfig, PhiConfig
+    from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXMLP
+    from transformers.models.phi.modeling_phi import PhiMLP
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        size = {"hidden_size": 6, "intermediate_size": 5}
+        mlp = GPTNeoXMLP(GPTNeoXConfig(**size)) if kind == "gpt_neox" else PhiMLP(PhiConfig(**size))
+        x = torch.randn(1, 3, 6, requires_grad=True)
+    first, second = (mlp.dense_h_to_4h, mlp.dense_4h_to_h) if kind == "gpt_neox" else (mlp.fc1, mlp.fc2)
+    said = mlp_by_rule(mlp, x, RELP)
+    torch.testing.assert_close(said, mlp(x))
+    inner = first(x)
+    activation = mlp.act if kind == "gpt_neox" else mlp.activation_fn
+    factor = (activation(inner) / inner).detach()
+    (expected,) = torch.autograd.grad(second(inner * factor).sum(), x)
+    torch.testing.assert_close(torch.autograd.grad(said.sum(), x)[0], expected)
