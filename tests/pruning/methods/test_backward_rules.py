@@ -146,7 +146,11 @@ def test_plain_mlps_are_known_by_the_names_of_their_maps(kind: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         size = {"hidden_size": 6, "intermediate_size": 5}
-        mlp = GPTNeoXMLP(GPTNeoXConfig(**size)) if kind == "gpt_neox" else PhiMLP(PhiConfig(**size))
+        mlp = (
+            GPTNeoXMLP(GPTNeoXConfig(**size, num_attention_heads=2))
+            if kind == "gpt_neox"
+            else PhiMLP(PhiConfig(**size, num_attention_heads=2))
+        )
         x = torch.randn(1, 3, 6, requires_grad=True)
     first, second = (mlp.dense_h_to_4h, mlp.dense_4h_to_h) if kind == "gpt_neox" else (mlp.fc1, mlp.fc2)
     said = mlp_by_rule(mlp, x, RELP)
