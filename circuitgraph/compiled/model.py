@@ -6,6 +6,7 @@ weights.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -127,6 +128,12 @@ class CompiledModel:
     def with_own_buffers(self) -> CompiledModel:
         """The same model, its weights bound once for both, with buffers of its own for masked passes."""
         return replace(self, _workspace=Workspace())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
+        """The same graph over a copy of the model."""
+        model = copy.deepcopy(self.model, memo)
+        binding = Binding(model, self.family, name=self.name)
+        return replace(self, model=model, _binding=binding, _workspace=Workspace())
 
     @property
     def bound(self) -> BoundModel:

@@ -6,6 +6,7 @@ Weights, buffers and modules that fit the model's config are bound again and giv
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -197,6 +198,20 @@ def test_another_number_format_is_bound_again(tiny_gpt2) -> None:
     model.bfloat16()
     assert compiled.logits(BATCH).dtype == torch.bfloat16
     torch.testing.assert_close(compiled.logits(BATCH).float(), live(model), atol=0.05, rtol=0.05)
+
+
+def test_a_copy_stands_on_weights_of_its_own(tiny_llama) -> None:
+    compiled = compile_model(tiny_llama())
+    before = compiled.logits(BATCH)
+    twin = copy.deepcopy(compiled)
+    in_place(compiled.model)
+    assert torch.equal(twin.logits(BATCH), before)
+    assert not torch.allclose(compiled.logits(BATCH), before, atol=1e-4)
+    assert twin.gate_map is compiled.gate_map and twin.bound is not compiled.bound
+    with pytest.raises(UnsupportedModelError, match="epsilon is 0.5"):
+        epsilon(twin.model)
+        twin.logits(BATCH)
+    compiled.logits(BATCH)
 
 
 def test_nothing_is_bound_again_without_a_change(tiny_llama) -> None:
