@@ -46,6 +46,9 @@ _WHAT_TO_DO = (
     "Give a local folder made with save_pretrained(folder), or go online once so that the hub's cache "
     "holds the model, or use a model that needs no hub: {packaged}."
 )
+_NO_TOKENIZER = (
+    "model {name!r} has no tokenizer, or one without words; put one beside it with tokenizer.save_pretrained(folder)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +126,7 @@ def load_hub_model(
             local_files_only=_offline(name),
         )
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise ModelNotFoundError(
-            f"model {name!r} has no tokenizer, or one without words; put one beside it with "
-            "tokenizer.save_pretrained(folder)"
-        )
+        raise ModelNotFoundError(_NO_TOKENIZER.format(name=name))
     missing = report.missing
     if missing:
         raise ModelNotFoundError(
@@ -302,6 +302,8 @@ def _explain(name: str, packaged: Iterable[str]) -> Iterator[None]:
                 f"model {name!r} brings Python code of its own, which runs only when asked for: read that "
                 "code, then pass trust_remote_code=True"
             ) from error
+        if _is_path(name) and "backend tokenizer" in said:
+            raise ModelNotFoundError(_NO_TOKENIZER.format(name=name)) from error
         if _is_path(name) or not isinstance(error, OSError):
             raise ModelNotFoundError(
                 f"model {name!r} cannot be loaded; expected a folder as save_pretrained leaves it, or a hub "

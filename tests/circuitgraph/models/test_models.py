@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 import circuitgraph
 from circuitgraph.errors import ConfigurationError, ModelNotFoundError, ModelWarning, OutputError, UnknownNameError
@@ -111,6 +111,12 @@ class TestFolder:
             path.unlink()
         with pytest.raises(ModelNotFoundError, match="tokenizer"):
             load_model(str(folder))
+
+    def test_no_tokenizer_of_a_kind_that_is_not_made_from_nothing(self, tmp_path):
+        sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+        MistralForCausalLM(MistralConfig(vocab_size=29, num_key_value_heads=1, **sizes)).save_pretrained(tmp_path)
+        with pytest.raises(ModelNotFoundError, match=r"has no tokenizer.*put one beside it"):
+            load_model(str(tmp_path))
 
     def test_damaged_weights(self, folder):
         weights = folder / "model.safetensors"
