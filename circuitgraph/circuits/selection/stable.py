@@ -10,7 +10,7 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.combined_scores import combine_scores
 from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.circuits.selection.chosen import Chosen, require_count, values_by
-from circuitgraph.errors import ConfigurationError
+from circuitgraph.errors import ConfigurationError, GraphMismatchError
 
 
 def stable_edges(several: Sequence[EdgeScores], n: int, *, by: str = "strength", agreement: float = 1.0) -> Circuit:
@@ -50,6 +50,14 @@ def stable_choice(several: Sequence[EdgeScores], n: int, *, by: str = "strength"
         raise ConfigurationError(f"stable edges need scores of at least two resamples; got {len(several)}")
     if not 0.5 < agreement <= 1:
         raise ConfigurationError(f"agreement must be above 0.5 and at most 1; got {agreement}")
+    first = several[0]
+    for place, other in enumerate(several):
+        if other.estimates != first.estimates:
+            raise GraphMismatchError(
+                f"stable edges need scores of one method on several samples of prompts; scores 0 and {place} are of "
+                f"{first.method} and {other.method}, which estimate different things. To join methods, make their mean "
+                "with a scale (`--combine mean`) and choose by another rule"
+            )
     mean = combine_scores(several, how="mean", scale="none")
     require_count(mean, n)
     signs = np.sign([scores.values for scores in several])

@@ -219,6 +219,8 @@ def test_stable() -> None:
         stable_edges(several[:1], 2)
     with pytest.raises(GraphMismatchError, match="n_layers"):
         stable_edges([several[0], scores_of(replace(TOY, n_layers=2), np.zeros(23))], 2)
+    with pytest.raises(GraphMismatchError, match="scores of one method on several samples"):
+        stable_edges([several[0], replace(several[1], estimates="another thing")], 2)
 
 
 @pytest.mark.parametrize("rule", sorted(set(RULES) - {"threshold"}))
