@@ -22,8 +22,8 @@ _FIELDS = fields_without(no_rope_layers=_TURNED, **qwen2.WINDOWS)
 
 
 def _block(block: Any, config: Any, layer: int) -> BoundBlock:
-    window = window_of(config, layer) if config.use_sliding_window else None
-    return block_of(block, rotary=0 if config.no_rope_layers[layer] else None, window=window)
+    # As the model's masks have it: they go by `layer_types`, whatever `use_sliding_window` says.
+    return block_of(block, rotary=0 if config.no_rope_layers[layer] else None, window=window_of(config, layer))
 
 
 FAMILY = replace(
