@@ -131,7 +131,7 @@ class _Folding:
             if mattering[writer] and not self._sees_running(block, 0):
                 said = bound.mlp(bound.mlp_norm(self._seen_constant(index, 0)))
                 self._is_constant(writer, said)
-        elif self.n_columns == 1 and bound.heads_norm is None and bound.attention.sinks is None:
+        elif self.n_columns == 1 and not block.shares_scale and bound.attention.sinks is None:
             output = bound.output.unflatten(0, (universe.n_heads, -1))
             for head in np.flatnonzero(mattering[block.written]).tolist():
                 reader = int(block.readers_of[head, -1])  # of its value, or of all
