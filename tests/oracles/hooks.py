@@ -1,95 +1,37 @@
-"""Cut one edge of an untouched model with plain forward hooks: slow, one edge at a time, no shared code.
+"""Any edges cut in an untouched model, with plain forward hooks: slow, one reader after the other, no shared code.
 
-The model runs as it is; at the one reader whose edge is cut, `x` is replaced by `x − (1 − z)·(y − ỹ)`:
-y is what the writer said in this very run, ỹ its ablation value. A query, key or value reader is one head's:
-the layer's norm and projection are run again on what that reader sees, and only that head's columns of the
-projection's output are replaced. Nothing before the reader knows about it, everything after it does.
+The model runs as it is. Whatever it does, its residual stream x is the sum of what writers said in this very run (and
+of biases). At each reader some of whose edges are cut, x is replaced by `x − Σ_w (1 − z_w) (y_w − ỹ_w)`: y is what a
+writer said, ỹ its ablation value. A query, key or value reader is one head's: the layer's norm and projection are run
+again on what that reader sees, and only that head's columns of the projection's output are replaced. Nothing before
+the reader knows about it, everything after it does. Autograd goes through all of it, so that gates get gradients.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2LMHeadModel, LlamaForCausalLM, MistralForCausalLM
+from transformers import LlamaForCausalLM
 
 from circuitgraph.batch import TokenBatch
+from circuitgraph.graph.universe import Universe
+from tests.oracles.landmarks import Landmarks, landmarks
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where a family keeps one head's port: columns of the output of a linear map."""
-
-    linear: nn.Module
-    columns: slice
-
-
-@dataclass(frozen=True)
-class Landmarks:
-    """Where a model keeps what the oracle hooks."""
-
-    embeddings: dict[str, nn.Module]
-    norms: Callable[[int], tuple[nn.Module, nn.Module]]
-    port: Callable[[int, str, int], Place]
-    output: Callable[[int], nn.Module]
-    output_rows: Callable[[int, int], Tensor]
-    mlp: Callable[[int], nn.Module]
-    last: nn.Module
-    d_head: int
-
-
-def landmarks(model: nn.Module) -> Landmarks:
-    """The modules of a model."""
-    if isinstance(model, GPT2LMHeadModel):
-        body, width = model.transformer, model.config.n_embd
-        size = width // model.config.n_head
-        return Landmarks(
-            embeddings={"tok": body.wte, "pos": body.wpe},
-            norms=lambda n: (body.h[n].ln_1, body.h[n].ln_2),
-            port=lambda n, port, head: Place(
-                body.h[n].attn.c_attn,
-                slice("qkv".index(port) * width + head * size, "qkv".index(port) * width + (head + 1) * size),
-            ),
-            output=lambda n: body.h[n].attn.c_proj,
-            output_rows=lambda n, head: body.h[n].attn.c_proj.weight[head * size : (head + 1) * size],
-            mlp=lambda n: body.h[n].mlp,
-            last=body.ln_f,
-            d_head=size,
-        )
-    if isinstance(model, LlamaForCausalLM | MistralForCausalLM):
-        body, size = model.model, model.config.head_dim
-        return Landmarks(
-            embeddings={"tok": body.embed_tokens},
-            norms=lambda n: (body.layers[n].input_layernorm, body.layers[n].post_attention_layernorm),
-            port=lambda n, port, head: Place(
-                getattr(body.layers[n].self_attn, f"{port}_proj"), slice(head * size, (head + 1) * size)
-            ),
-            output=lambda n: body.layers[n].self_attn.o_proj,
-            output_rows=lambda n, head: body.layers[n].self_attn.o_proj.weight[:, head * size : (head + 1) * size].T,
-            mlp=lambda n: body.layers[n].mlp,
-            last=body.norm,
-            d_head=size,
-        )
-    size = model.config.d_head
-    return Landmarks(
-        embeddings={"tok": model.tok_embed, "pos": model.pos_embed},
-        norms=lambda n: (nn.Identity(), model.blocks[n].mlp),
-        port=lambda n, port, head: Place(getattr(model.blocks[n].attn, port), slice(head * size, (head + 1) * size)),
-        output=lambda n: model.blocks[n].attn.o,
-        output_rows=lambda n, head: model.blocks[n].attn.o.weight[:, head * size : (head + 1) * size].T,
-        mlp=lambda n: model.blocks[n].mlp,
-        last=model.unembed,
-        d_head=size,
-    )
+Handles = list[torch.utils.hooks.RemovableHandle]
+Said = dict[str, Tensor]
+Sees = Callable[[Tensor], Tensor]
+"""From the residual stream `[batch seq d_model]` to what one reader sees of it."""
 
 
 @contextmanager
-def hooked(handles: list[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
+def hooked(handles: Handles) -> Iterator[None]:
     """Remove hooks at the end."""
     try:
         yield
@@ -98,41 +40,158 @@ def hooked(handles: list[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
-def call(model: nn.Module, batch: TokenBatch) -> Tensor:
+def call(model: nn.Module, batch: TokenBatch, *, gradients: bool = False) -> Tensor:
     """The model's logits at the asked positions."""
-    positions = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
-    with torch.no_grad():
-        logits = model(batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions).logits
+    given: dict[str, Tensor] = {"attention_mask": batch.attention_mask}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        given["position_ids"] = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.set_grad_enabled(gradients):
+        logits = model(batch.input_ids, **given).logits
     return logits.flatten(0, 1)[batch.predict_index]
 
 
-def listen(marks: Landmarks, writer: str, heard: dict[str, Tensor]) -> list[torch.utils.hooks.RemovableHandle]:
-    """Hooks that put what a writer says into `heard["said"]` as the model runs."""
+# ---------------------------------------------------------------- writers
 
-    def add(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+
+def listen(marks: Landmarks, writers: Iterable[str], said: Said) -> Handles:
+    """Hooks that put what writers say into `said` as the model runs `[batch seq d_model]`."""
+    handles: Handles = []
+    layers: dict[int, list[str]] = {}
+    for writer in writers:
+        if writer == "input" and marks.first is not None:
+            handles.append(marks.first.register_forward_pre_hook(_enters(said), with_kwargs=True))
+        elif writer in ("input", "tok", "pos"):
+            wanted = marks.embeddings.values() if writer == "input" else [marks.embeddings[writer]]
+            handles += [module.register_forward_hook(_adds(said, writer)) for module in wanted]
+        elif writer.startswith("m"):
+            layer = int(writer[1:])
+            module = marks.mlp(layer) if marks.mlp_output is None else marks.mlp_output(layer)
+            handles.append(module.register_forward_hook(_leaves(said, writer, marks.factor)))
+        else:
+            layers.setdefault(int(writer[1:].split(".")[0]), []).append(writer)
+    for layer, heads in layers.items():
+        handles.append(marks.output(layer).register_forward_pre_hook(_heads(marks, layer, heads, said)))
+    return handles
+
+
+def _enters(said: Said) -> Callable[..., None]:
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        said["input"] = inputs[0] if inputs else named["hidden_states"]
+
+    return hook
+
+
+def _adds(said: Said, writer: str) -> Callable[..., None]:
+    def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
         # Position embeddings may come with a batch axis of 1.
-        heard["said"] = output + heard["said"] if "said" in heard else output
+        said[writer] = output + said[writer] if writer in said else output
 
-    if writer in ("input", "tok", "pos"):
-        wanted = marks.embeddings if writer == "input" else {writer: marks.embeddings[writer]}
-        return [module.register_forward_hook(add) for module in wanted.values()]
-    if writer.startswith("m"):
-        return [marks.mlp(int(writer[1:])).register_forward_hook(add)]
-    layer, head = map(int, re.findall(r"\d+", writer))
+    return hook
 
-    def one_head(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        mixed = inputs[0][..., head * marks.d_head : (head + 1) * marks.d_head]
-        heard["said"] = mixed @ marks.output_rows(layer, head)
 
-    return [marks.output(layer).register_forward_pre_hook(one_head)]
+def _leaves(said: Said, writer: str, factor: float) -> Callable[..., None]:
+    def hook(_module: nn.Module, _inputs: object, output: Any) -> None:
+        # Routed MLPs give what their router said beside it; some families take prompts as one long row.
+        value = (output[0] if isinstance(output, tuple) else output) * factor
+        said[writer] = value.reshape(said["input"].shape) if "input" in said else value
+
+    return hook
+
+
+def _heads(marks: Landmarks, layer: int, writers: list[str], said: Said) -> Callable[..., None]:
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        every = marks.of_heads(layer, inputs[0])
+        said.update({writer: every[int(writer.split("h")[1])] for writer in writers})
+
+    return hook
 
 
 def said_by(model: nn.Module, writer: str, batch: TokenBatch) -> Tensor:
     """What a writer says when the untouched model runs `[batch seq d_model]`."""
-    heard: dict[str, Tensor] = {}
-    with hooked(listen(landmarks(model), writer, heard)):
+    said: Said = {}
+    with hooked(listen(landmarks(model), [writer], said)):
         call(model, batch)
-    return heard["said"]
+    return said[writer]
+
+
+def all_said(model: nn.Module, universe: Universe, batch: TokenBatch, marks: Landmarks | None = None) -> Said:
+    """What every writer says when the untouched model runs `[batch seq d_model]`."""
+    said: Said = {}
+    with hooked(listen(marks or landmarks(model), universe.writers, said)):
+        call(model, batch)
+    return {writer: value.detach() for writer, value in said.items()}
+
+
+# ---------------------------------------------------------------- readers
+
+
+def change(marks: Landmarks, readers: Mapping[str, Sees]) -> Handles:
+    """Hooks that have readers see something else of the residual stream."""
+    handles: Handles = []
+    layers: dict[int, dict[str, Sees]] = {}
+    for reader, sees in readers.items():
+        layer = 0 if reader == "logits" else int(reader[1:].split(".")[0])
+        if reader == "logits":
+            handles.append(marks.last.register_forward_pre_hook(_instead(sees)))
+        elif reader.startswith("a"):
+            layers.setdefault(layer, {})[reader] = sees
+        elif marks.norms(layer)[0] is not marks.norms(layer)[1]:
+            # In front of the MLP's own listener, if the norm is the MLP itself.
+            handles.append(marks.norms(layer)[1].register_forward_pre_hook(_instead(sees)))
+        else:
+            handles += _behind_shared_norm(marks, layer, sees)
+    for layer, ports in layers.items():
+        handles += _change_ports(marks, layer, ports)
+    return handles
+
+
+def _instead(sees: Sees) -> Callable[..., tuple[Any, ...]]:
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        return (sees(inputs[0]), *inputs[1:])
+
+    return hook
+
+
+def _stream(norm: nn.Module, stream: Said) -> Handles:
+    """A hook that puts what enters a norm into `stream`."""
+    return [norm.register_forward_pre_hook(lambda _module, inputs: stream.update(x=inputs[0]))]
+
+
+def _behind_shared_norm(marks: Landmarks, layer: int, sees: Sees) -> Handles:
+    norm, stream = marks.norms(layer)[0], {}
+
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        # `forward` itself calls no hooks.
+        return (norm.forward(sees(stream["x"])), *inputs[1:])
+
+    return [*_stream(norm, stream), marks.mlp(layer).register_forward_pre_hook(hook)]
+
+
+def _change_ports(marks: Landmarks, layer: int, readers: Mapping[str, Sees]) -> Handles:
+    norm, stream = marks.norms(layer)[0], {}
+    handles = [] if isinstance(norm, nn.Identity) else _stream(norm, stream)
+    by_linear: dict[nn.Module, list[tuple[slice, Sees]]] = {}
+    for reader, sees in readers.items():
+        head = int(re.findall(r"\d+", reader)[1])
+        for port in reader.split("<")[1].rstrip(">"):
+            place = marks.port(layer, port, head)
+            by_linear.setdefault(place.linear, []).append((place.columns, sees))
+
+    def replace_columns(places: list[tuple[slice, Sees]]) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            x = stream.get("x", inputs[0])
+            again = module.forward(norm.forward(torch.stack([sees(x) for _, sees in places])))
+            output = output.clone()
+            for row, (columns, _) in zip(again, places, strict=True):
+                output[..., columns] = row[..., columns].view_as(output[..., columns])
+            return output
+
+        return hook
+
+    return handles + [linear.register_forward_hook(replace_columns(places)) for linear, places in by_linear.items()]
+
+
+# ---------------------------------------------------------------- cuts
 
 
 def cut_edge(
@@ -151,53 +210,55 @@ def cut_edge(
     Returns:
         Logits at the asked positions.
     """
-    model = copy.deepcopy(model)
-    marks = landmarks(model)
-    heard: dict[str, Tensor] = {}
-    handles = listen(marks, writer, heard)
+    marks, said = landmarks(model), {}
 
-    def seen(x: Tensor) -> Tensor:
-        return x - (1 - gate) * (heard["said"] - ablated)
+    def sees(x: Tensor) -> Tensor:
+        return x - (1 - gate) * (said[writer] - ablated)
 
-    def change_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (seen(inputs[0]), *inputs[1:])
-
-    if reader == "logits":
-        handles.append(marks.last.register_forward_pre_hook(change_input))
-    elif reader.startswith("m"):
-        module = marks.norms(int(reader[1:]))[1]
-        # In front of the MLP's own listener, if the norm is the MLP itself.
-        handles.append(module.register_forward_pre_hook(change_input))
-    else:
-        handles += _change_ports(marks, reader, seen)
-    with hooked(handles):
+    with hooked(listen(marks, [writer], said) + change(marks, {reader: sees})):
         return call(model, batch)
 
 
-def _change_ports(
-    marks: Landmarks, reader: str, seen: Callable[[Tensor], Tensor]
-) -> list[torch.utils.hooks.RemovableHandle]:
-    layer, head = map(int, re.findall(r"\d+", reader))
-    norm = marks.norms(layer)[0]
-    residual: dict[str, Tensor] = {}
-    handles = []
-    if not isinstance(norm, nn.Identity):
-        handles.append(norm.register_forward_pre_hook(lambda _m, inputs: residual.update(x=inputs[0])))
+def run_gated(
+    model: nn.Module,
+    universe: Universe,
+    gates: Tensor,
+    batch: TokenBatch,
+    ablated: Mapping[str, Tensor],
+    marks: Landmarks | None = None,
+) -> Tensor:
+    """Run the model with every edge gated.
 
-    def replace_columns(place: Place) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            # `forward` itself calls no hooks.
-            again = module.forward(norm.forward(seen(residual.get("x", inputs[0]))))
-            output = output.clone()
-            output[..., place.columns] = again[..., place.columns]
-            return output
+    Args:
+        model: The model.
+        universe: Names its writers and readers, and says which reader sees which writers.
+        gates: One for each edge; with autograd if it asks for it.
+        batch: Prompts.
+        ablated: What each writer says when it is ablated, broadcastable to `[batch seq d_model]`.
+        marks: The model's landmarks; None for those of `landmarks`.
 
-        return hook
+    Returns:
+        Logits at the asked positions.
+    """
+    marks, said = marks or landmarks(model), {}
 
-    for port in reader.split("<")[1].rstrip(">"):
-        place = marks.port(layer, port, head)
-        handles.append(place.linear.register_forward_hook(replace_columns(place)))
-    return handles
+    def sees(first: int, n_writers: int) -> Sees:
+        def seen(x: Tensor) -> Tensor:
+            cut = (1 - gates[first : first + n_writers]).to(x.dtype)
+            writers = universe.writers[:n_writers]
+            whole = said[universe.writers[0]].shape[:-1] if x.ndim == 2 else x.shape[:-1]
+            changes = torch.stack([(said[name] - ablated[name]).expand(*whole, x.shape[-1]) for name in writers])
+            return x - torch.tensordot(cut, changes, 1).reshape(x.shape)
+
+        return seen
+
+    offsets = universe.reader_offsets.tolist()
+    readers = {
+        reader: sees(first, after - first)
+        for reader, first, after in zip(universe.readers, offsets, offsets[1:], strict=False)
+    }
+    with hooked(listen(marks, universe.writers, said) + change(marks, readers)):
+        return call(model, batch, gradients=gates.requires_grad)
 
 
 def with_a_key_and_value_head_for_each_query(model: LlamaForCausalLM) -> LlamaForCausalLM:
