@@ -45,6 +45,7 @@ def test_effective_edges_lie_on_paths(case: Kept) -> None:
     reaching = {name for name, live in zip(universe.readers, leads, strict=True) if live}
     assert reaching == before_logits.intersection(universe.readers)
     read = {name for name in universe.writers if any(kept_edge(graph, name, reader) for reader in reaching)}
+    read |= {name for name in universe.writers if read.intersection(siblings(universe, name))}
     assert read == {name for name, live in zip(universe.writers, wanted, strict=True) if live}
     fed, said = forward_reach(universe, kept, writers=the_embeddings(universe))
     reached = {name for name, live in zip(universe.writers, said, strict=True) if live}
@@ -52,6 +53,13 @@ def test_effective_edges_lie_on_paths(case: Kept) -> None:
     assert {name for name, live in zip(universe.readers, fed, strict=True) if live} == {
         name for name in universe.readers if any(kept_edge(graph, writer, name) for writer in reached)
     }
+
+
+def siblings(universe: Universe, name: str) -> set[str]:
+    """The heads whose scale a head shares, itself among them; none of other writers."""
+    if universe.head_scale == "own" or "." not in name:
+        return set()
+    return {other for other in universe.writers if other.split(".")[0] == name.split(".")[0]}
 
 
 def kept_edge(graph: nx.DiGraph, writer: str, reader: str) -> bool:
@@ -114,6 +122,8 @@ def test_sweeps_from_anywhere(case: Kept, seed: int) -> None:
     after = starts.union(*(nx.descendants(graph, node) for node in starts))
     assert named(universe, *forward_reach(universe, case.mask, writers=writers, readers=readers)) == after
     # A reader that leads nowhere can be depended on, but nothing in front of it is for its sake.
+    pairs = [(other, name) for name in universe.writers for other in siblings(universe, name)]
+    graph.add_edges_from((("w", other), ("w", name)) for other, name in pairs if other != name)
     shut = {("r", name) for name, leads in zip(universe.readers, within, strict=True) if not leads}
     graph.remove_edges_from([edge for edge in graph.edges if edge[1] in shut])
     ends = {("r", universe.readers[i]) for i in np.flatnonzero(readers)}
@@ -167,3 +177,20 @@ def test_the_whole_universe_is_effective_and_the_empty_one_empty(ablation: str) 
     everything = np.ones(universe.n_edges, dtype=bool)
     assert effective_edges(universe, everything, ablation).all()
     assert not effective_edges(universe, ~everything, ablation).any()
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_a_head_that_nobody_reads_matters_where_its_layer_shares_a_scale(ablation: str) -> None:
+    """The logits read head 0 of the first layer; head 1 is read by nobody, and moves the scale of head 0."""
+    names = [("input", "a0.h0<v>"), ("input", "a0.h1<v>"), ("input", "a1.h0<v>"), ("a0.h0", "logits")]
+    for head_scale, dangling in (("own", [1, 2]), ("shared", [2])):
+        universe = Universe(family="test", n_layers=2, n_heads=2, n_kv_heads=2, head_scale=head_scale)
+        edges = np.array([universe.edge_index(*name) for name in names])
+        kept = np.isin(np.arange(universe.n_edges), edges)
+        found = effective_edges(universe, kept, ablation)
+        assert np.flatnonzero(~found[edges]).tolist() == dangling
+        assert int(found.sum()) == len(names) - len(dangling)
+        # Under counterfactuals a head that reads nothing moves with its layer, too.
+        alone = kept & (np.arange(universe.n_edges) != edges[0])
+        left = effective_edges(universe, alone, "counterfactual")
+        assert int(left.sum()) == (2 if head_scale == "shared" else 0)

@@ -90,6 +90,15 @@ def test_blocks_tile_the_gate_vector(universe: Universe) -> None:
     assert (edges, reader) == (universe.n_edges, universe.n_readers)
 
 
+def test_structural_edges_lead_to_every_head_that_shares_the_scale() -> None:
+    """Behind a norm of their sum a head's key moves all others of its layer; no layer leads into another."""
+    universe = Universe(family="gemma2", n_layers=2, n_heads=2, n_kv_heads=1, head_scale="shared")
+    readers = ("h0<q>", "h1<q>", "kv0<k>", "kv0<v>")
+    expected = {(f"a{n}.{reader}", f"a{n}.h{head}") for n in (0, 1) for reader in readers for head in (0, 1)}
+    assert set(universe.structural_edges()) == expected
+    assert len(universe.structural_edges()) == 16
+
+
 def test_structural_edges_of_a_group_reach_all_its_heads() -> None:
     universe = Universe(family="llama", n_layers=1, n_heads=4, n_kv_heads=2)
     assert set(universe.structural_edges()) == {

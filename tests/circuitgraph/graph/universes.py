@@ -29,6 +29,7 @@ def universes(draw: st.DrawFn, max_layers: int = 3) -> Universe:
         embeddings=draw(st.sampled_from(["joint", "split"])),
         kv_heads=kv_heads,
         qkv=draw(st.sampled_from(["split", "joint"])) if can_join else "split",
+        head_scale=draw(st.sampled_from(["own", "shared"])),
     )
 
 
