@@ -132,7 +132,8 @@ def read_circuit(path: Path) -> CircuitContent:
     """
     values = _parse(path)
     universe = _read_universe(path, values["universe"])
-    if values["graph"].get("universe", universe.to_dict()) != universe.to_dict():
+    said = values["graph"].get("universe")
+    if said is not None and _read_universe(path, said) != universe:
         refuse(path, "graph.universe", f"{values['graph']['universe']!r} is not the file's 'universe'; make them agree")
     nodes = _check_nodes(path, universe, values["nodes"])
     scores = _read_scores(path, universe, values["edges"], nodes)

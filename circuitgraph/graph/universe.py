@@ -337,8 +337,11 @@ class Universe:
     # ---------------------------------------------------------------- files and comparison
 
     def to_dict(self) -> dict[str, str | int]:
-        """The fields as JSON values."""
-        return asdict(self)
+        """The fields as JSON values; `head_scale` only where it is shared, so that other files stay as they were."""
+        values = asdict(self)
+        if self.head_scale == "own":
+            del values["head_scale"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Universe:

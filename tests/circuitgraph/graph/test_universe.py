@@ -177,3 +177,15 @@ def test_the_largest_published_models_have_universes() -> None:
     # Llama 3.1 405B, and GPT-3 with keys and values of its own for each of its 96 heads.
     assert Universe(family="llama", n_layers=126, n_heads=128, n_kv_heads=8).n_edges == 147_352_528
     assert Universe(family="gpt3", n_layers=96, n_heads=96, n_kv_heads=96).n_edges < 200_000_000
+
+
+def test_files_of_heads_with_a_scale_of_their_own_are_as_they_were() -> None:
+    """Universes that were written before heads could share a scale are read, and written, without that field."""
+    old = {
+        "family": "llama", "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "block_order": "sequential",
+        "embeddings": "joint", "kv_heads": "native", "qkv": "split",
+    }  # fmt: skip
+    assert Universe.from_dict(old).to_dict() == old
+    assert Universe.from_dict({**old, "head_scale": "own"}).to_dict() == old
+    shared = {**old, "head_scale": "shared"}
+    assert Universe.from_dict(shared).to_dict() == shared
