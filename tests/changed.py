@@ -70,9 +70,22 @@ def _module(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-@cache
 def _imports(path: Path, root: Path) -> frozenset[str]:
-    """Modules that a file imports: `from a import b` may mean the module `a.b`, and helpers in `tests` are followed."""
+    """Modules that a file imports, itself or through helpers in `tests`, which may import each other."""
+    found: set[str] = set()
+    waiting, seen = [path], {path}
+    while waiting:
+        own = _own_imports(waiting.pop(), root)
+        found.update(own)
+        helpers = {root / (name.replace(".", "/") + ".py") for name in own if name.startswith("tests.")} - seen
+        seen |= helpers
+        waiting += [helper for helper in helpers if helper.exists()]
+    return frozenset(found)
+
+
+@cache
+def _own_imports(path: Path, root: Path) -> frozenset[str]:
+    """Modules that a file itself imports: `from a import b` may mean the module `a.b`."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -82,10 +95,6 @@ def _imports(path: Path, root: Path) -> frozenset[str]:
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
             if node.module in PACKAGES:
                 found.update(_homes(node.module, [alias.name for alias in node.names], root))
-    for name in [name for name in found if name.startswith("tests.")]:
-        helper = root / (name.replace(".", "/") + ".py")
-        if helper.exists() and helper != path:
-            found.update(_imports(helper, root))
     return frozenset(found)
 
 

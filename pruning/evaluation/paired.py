@@ -18,7 +18,7 @@ from pruning.evaluation.intervals import differences_of, mean_of
 from pruning.frozen.constants import AblationData
 from pruning.prompts.encoding import EncodedPairs
 
-_CLOSER_IS_LESS = {"kl": True, "mse": True, "exact_match": False}
+_CLOSER_IS_LESS = {"kl": True, "mse": True, "exact_match": False, "kendall_tau": False}
 """Measures of closeness to the full model, and whether less is closer. Accuracy and logit difference are none: a
 circuit may be right more often than the model."""
 

@@ -32,7 +32,7 @@ def test_it_is_the_models_own(theirs, shape, block_numbers: int, monkeypatch: py
     monkeypatch.setattr(module, "_BLOCK_NUMBERS", block_numbers)
     x, y = (rows(*shape).requires_grad_() for _ in range(2))
     gradient = torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(2))
-    found, expected = RMSNorm(theirs)(x), theirs(y)
+    found, expected = RMSNorm(theirs, epsilon=theirs.variance_epsilon)(x), theirs(y)
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=2e-6)
     found.backward(gradient)
     expected.backward(gradient)
@@ -43,7 +43,7 @@ def test_rows_need_not_lie_in_one_piece(theirs) -> None:
     x = rows(4, 6)
     back = torch.ones(6, 4, WIDTH).transpose(0, 1)
     found, expected = x.transpose(0, 1).requires_grad_(), x.transpose(0, 1).clone().requires_grad_()
-    RMSNorm(theirs)(found).transpose(0, 1).backward(back)
+    RMSNorm(theirs, epsilon=theirs.variance_epsilon)(found).transpose(0, 1).backward(back)
     theirs(expected).transpose(0, 1).backward(back)
     torch.testing.assert_close(found.grad, expected.grad, atol=2e-6, rtol=2e-6)
 
@@ -58,7 +58,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 def test_other_number_formats_are_the_models_to_the_bit(theirs, dtype: torch.dtype) -> None:
     norm = theirs.to(dtype)
     x = rows(5, dtype=dtype)
-    assert torch.equal(RMSNorm(norm)(x), norm(x))
+    assert torch.equal(RMSNorm(norm, epsilon=norm.variance_epsilon)(x), norm(x))
 
 
 def test_it_keeps_no_copy_of_the_rows(theirs) -> None:
@@ -70,7 +70,7 @@ def test_it_keeps_no_copy_of_the_rows(theirs) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        RMSNorm(theirs)(x)
+        RMSNorm(theirs, epsilon=theirs.variance_epsilon)(x)
     ours = {x.data_ptr(), theirs.weight.data_ptr()}
     assert sum(size for where, size in kept.items() if where not in ours) == 50 * 4
 

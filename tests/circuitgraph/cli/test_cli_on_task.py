@@ -79,7 +79,7 @@ def test_refusals(two, tmp_path):
         return ended.err
 
     assert "--split says how circuits are measured, which --on-task asks for" in said(large, small, "--split", "test")
-    assert "did you mean 'ioi'?" in said(large, small, "--on-task", "iio")
+    assert "did you mean 'ioi'" in said(large, small, "--on-task", "iio")
     circuit = Circuit.load(small)
     other = circuit.with_provenance({"model": "another"}).save(tmp_path / "other.json")
     assert "choose it with --model" in said(large, other, "--on-task")

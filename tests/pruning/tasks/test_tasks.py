@@ -76,8 +76,9 @@ def test_every_text_task_keeps_its_promises(tokenizer, name):
     assert again.splits["train"].texts == data.splits["train"].texts
     assert load_task(name, tokenizer, sizes=SIZES, seed=4).data_hash != data.data_hash
     assert data.objective == "kl"
+    options = {"counterfactual": "fresh"} if name.startswith("ioi") else {}
     assert data.provenance == {
-        "task": name, "seed": 3, "sizes": SIZES, "options": {},
+        "task": name, "seed": 3, "sizes": SIZES, "options": options,
         "chat_template": False, "bos": "auto", "bos_ids": [],
     }  # fmt: skip
     assert torch.equal(torch.random.get_rng_state(), before[0])
