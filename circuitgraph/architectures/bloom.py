@@ -12,7 +12,7 @@ from circuitgraph.architectures.around import TwoMaps
 from circuitgraph.architectures.attention import Attention, alibi_slopes
 from circuitgraph.architectures.config_fields import not_a_multiple, number, whole
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape
-from circuitgraph.architectures.llama_like import interleaved
+from circuitgraph.architectures.llama_like import block_with, interleaved
 from circuitgraph.architectures.norm import Norm
 
 
@@ -26,18 +26,15 @@ def _shape(config: Any) -> ModelShape:
 
 def _block(block: Any) -> BoundBlock:
     own, mlp = block.self_attention, block.mlp
-    query, key, value = interleaved(own.query_key_value.weight, own.query_key_value.bias, own.num_heads)
+    projections = interleaved(own.query_key_value.weight, own.query_key_value.bias, own.num_heads)
     slopes = alibi_slopes(own.num_heads).to(own.dense.weight.device)
-    return BoundBlock(
-        attention_norm=Norm.layer(block.input_layernorm),
-        query=query,
-        key=key,
-        value=value,
-        raw_output=own.dense.weight.T,
-        raw_output_bias=own.dense.bias,
-        attention=Attention(scale=own.inv_norm_factor, slopes=slopes),
-        mlp_norm=Norm.layer(block.post_attention_layernorm),
-        mlp=TwoMaps(mlp.dense_h_to_4h, mlp.gelu_impl, mlp.dense_4h_to_h),
+    norms = block.input_layernorm, block.post_attention_layernorm
+    return block_with(
+        norms,
+        projections,
+        own.dense,
+        Attention(scale=own.inv_norm_factor, slopes=slopes),
+        TwoMaps(mlp.dense_h_to_4h, mlp.gelu_impl, mlp.dense_4h_to_h),
     )
 
 

@@ -14,19 +14,11 @@ from typing import Any
 from torch import nn
 
 from circuitgraph.architectures import llama
+from circuitgraph.architectures import llama_like as like
 from circuitgraph.architectures.around import Logits
 from circuitgraph.architectures.attention import HeadNorm
 from circuitgraph.architectures.config_fields import flag, number, types_of_layers, whole
 from circuitgraph.architectures.family import BoundBlock, ModelShape
-from circuitgraph.architectures.llama_like import (
-    ROPE,
-    bind_with,
-    block_of,
-    contradictions,
-    fields_without,
-    shape_of,
-    window_of,
-)  # fmt: skip
 from circuitgraph.architectures.norm import Norm
 
 
@@ -38,7 +30,7 @@ def _norm(module: nn.Module) -> Norm:
 
 
 def _shape(config: Any) -> ModelShape:
-    return shape_of(config, block_order="parallel")
+    return like.shape_of(config, block_order="parallel")
 
 
 def _head_norm(module: Any) -> HeadNorm:
@@ -50,20 +42,20 @@ def _block(block: Any, config: Any, layer: int) -> BoundBlock:
     norms: dict[str, Any] = {}
     if config.use_qk_norm:
         norms = {"query_norm": _head_norm(own.q_norm), "key_norm": _head_norm(own.k_norm)}
-    return block_of(block, norm=_norm, mlp_norm=_norm(block.input_layernorm), turned="pairs", **norms)
+    return like.block_of(block, norm=_norm, mlp_norm=_norm(block.input_layernorm), turned="pairs", **norms)
 
 
 def _block_2(block: Any, config: Any, layer: int) -> BoundBlock:
-    window = window_of(config, layer)
+    window = like.window_of(config, layer)
     turned: Any = {"turned": "pairs", "rotary": 0 if config.layer_types[layer] == "sliding_attention" else None}
-    return block_of(block, norm=_norm, mlp_norm=_norm(block.input_layernorm), window=window, **turned)
+    return like.block_of(block, norm=_norm, mlp_norm=_norm(block.input_layernorm), window=window, **turned)
 
 
 def _unembed(model: Any) -> Logits:
     return Logits(model.lm_head, factor=model.config.logit_scale)
 
 
-_FIELDS = fields_without(
+_FIELDS = like.fields_without(
     "head_dim", "rms_norm_eps", "mlp_bias", layer_norm_eps=number(), logit_scale=number(), use_qk_norm=flag()
 )
 FAMILY = replace(
@@ -71,13 +63,13 @@ FAMILY = replace(
     name="cohere",
     model_classes=frozenset({"CohereForCausalLM"}),
     shape=_shape,
-    bind=bind_with(_block, norm=_norm, unembed=_unembed),
-    understood=frozenset(_FIELDS) | ROPE,
+    bind=like.bind_with(_block, norm=_norm, unembed=_unembed),
+    understood=frozenset(_FIELDS) | like.ROPE,
     fields=_FIELDS,
-    contradictions=contradictions,
+    contradictions=like.contradictions,
     required={},
 )
-_FIELDS = fields_without(
+_FIELDS = like.fields_without(
     "rms_norm_eps", "mlp_bias", layer_norm_eps=number(), logit_scale=number(), sliding_window=whole(or_null=True),
     layer_types=types_of_layers(),
 )  # fmt: skip
@@ -85,7 +77,7 @@ COHERE2 = replace(
     FAMILY,
     name="cohere2",
     model_classes=frozenset({"Cohere2ForCausalLM"}),
-    bind=bind_with(_block_2, norm=_norm, unembed=_unembed),
-    understood=frozenset(_FIELDS) | ROPE,
+    bind=like.bind_with(_block_2, norm=_norm, unembed=_unembed),
+    understood=frozenset(_FIELDS) | like.ROPE,
     fields=_FIELDS,
 )

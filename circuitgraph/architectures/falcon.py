@@ -15,7 +15,7 @@ from circuitgraph.architectures.activations import with_short_gelu
 from circuitgraph.architectures.attention import Attention
 from circuitgraph.architectures.config_fields import activation, flag, not_a_multiple, number, whole
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape, Projection
-from circuitgraph.architectures.llama_like import ROPE, contradictions, interleaved
+from circuitgraph.architectures.llama_like import ROPE, block_with, contradictions, interleaved
 from circuitgraph.architectures.norm import Norm
 from circuitgraph.architectures.rotary import prompt_by_prompt
 
@@ -55,18 +55,9 @@ def _block(block: Any, config: Any) -> BoundBlock:
     two = hasattr(block, "ln_attn")
     attention_norm = block.ln_attn if two else block.input_layernorm
     mlp_norm = block.ln_mlp if two else getattr(block, "post_attention_layernorm", attention_norm)
-    query, key, value = _projections(own.query_key_value, config)
-    return BoundBlock(
-        attention_norm=Norm.layer(attention_norm),
-        query=query,
-        key=key,
-        value=value,
-        raw_output=own.dense.weight.T,
-        raw_output_bias=own.dense.bias,
-        attention=Attention(scale=own.inv_norm_factor),
-        mlp_norm=Norm.layer(mlp_norm),
-        mlp=with_short_gelu(block.mlp),
-    )
+    projections = _projections(own.query_key_value, config)
+    norms = attention_norm, mlp_norm
+    return block_with(norms, projections, own.dense, Attention(scale=own.inv_norm_factor), with_short_gelu(block.mlp))
 
 
 def _bind(model: Any) -> BoundModel:

@@ -16,22 +16,11 @@ import torch
 from torch import nn
 
 from circuitgraph.architectures import llama
+from circuitgraph.architectures import llama_like as like
 from circuitgraph.architectures.activations import GatedMLP
 from circuitgraph.architectures.around import Logits
 from circuitgraph.architectures.config_fields import activation, number, types_of_layers, whole
 from circuitgraph.architectures.family import BoundBlock
-from circuitgraph.architectures.llama_like import (
-    ROPE,
-    bind_with,
-    block_of,
-    contradictions,
-    contradictions_by_type,
-    fields_without,
-    rotaries_by_type,
-    rotary_by_type,
-    shape_of,
-    window_of,
-)  # fmt: skip
 from circuitgraph.architectures.norm import Norm
 from circuitgraph.architectures.rms_norm import head_norm, rms_norm
 
@@ -43,7 +32,7 @@ def _norm(module: nn.Module) -> Norm:
 
 
 def _embed(model: Any) -> Any:
-    """The embedding, scaled: by its own module, or in transformers before 5.2 by the model."""
+    """The embedding, scaled: by its own module, or by the model, as in transformers 5.0."""
     table: Any = model.model.embed_tokens
     if hasattr(table, "embed_scale"):
         return lambda ids, positions: (table(ids),)
@@ -53,13 +42,13 @@ def _embed(model: Any) -> Any:
 
 def _between_norms(block: Any, config: Any, layer: int, **attention: Any) -> BoundBlock:
     """A block of Gemma 2 or 3: norms before and behind."""
-    return block_of(
+    return like.block_of(
         block,
         norm=_norm,
         mlp_norm=_norm(block.pre_feedforward_layernorm),
         mlp=nn.Sequential(GatedMLP(block.mlp), _norm(block.post_feedforward_layernorm).module),
         heads_norm=_norm(block.post_attention_layernorm),
-        window=window_of(config, layer),
+        window=like.window_of(config, layer),
         **attention,
     )
 
@@ -67,25 +56,25 @@ def _between_norms(block: Any, config: Any, layer: int, **attention: Any) -> Bou
 def _block_3(block: Any, config: Any, layer: int) -> BoundBlock:
     own = block.self_attn
     return _between_norms(
-        block, config, layer, rotary=rotary_by_type(config, layer),
+        block, config, layer, rotary=like.rotary_by_type(config, layer),
         query_norm=head_norm(own.q_norm, offset=1.0), key_norm=head_norm(own.k_norm, offset=1.0),
     )  # fmt: skip
 
 
-_FIELDS = fields_without("mlp_bias")
+_FIELDS = like.fields_without("mlp_bias")
 FAMILY = replace(
     llama.FAMILY,
     name="gemma",
     model_classes=frozenset({"GemmaForCausalLM"}),
-    shape=lambda config: shape_of(config, mlp_saved=4),
-    bind=bind_with(lambda block, config, layer: block_of(block, norm=_norm), norm=_norm, embed=_embed),
-    understood=frozenset(_FIELDS) | ROPE,
+    shape=lambda config: like.shape_of(config, mlp_saved=4),
+    bind=like.bind_with(lambda block, config, layer: like.block_of(block, norm=_norm), norm=_norm, embed=_embed),
+    understood=frozenset(_FIELDS) | like.ROPE,
     fields=_FIELDS,
-    contradictions=contradictions,
+    contradictions=like.contradictions,
     required={"use_bidirectional_attention": False},
 )
 
-_FIELDS = fields_without(
+_FIELDS = like.fields_without(
     "hidden_act", "mlp_bias", hidden_activation=activation(), query_pre_attn_scalar=number(1e-30),
     sliding_window=whole(or_null=True), layer_types=types_of_layers(), attn_logit_softcapping=_CAP,
     final_logit_softcapping=_CAP,
@@ -94,14 +83,14 @@ GEMMA2 = replace(
     FAMILY,
     name="gemma2",
     model_classes=frozenset({"Gemma2ForCausalLM"}),
-    shape=lambda config: shape_of(config, mlp_saved=4, head_scale="shared"),
-    bind=bind_with(
+    shape=lambda config: like.shape_of(config, mlp_saved=4, head_scale="shared"),
+    bind=like.bind_with(
         lambda block, config, layer: _between_norms(block, config, layer, cap=config.attn_logit_softcapping),
         norm=_norm,
         embed=_embed,
         unembed=lambda model: Logits(model.lm_head, cap=model.config.final_logit_softcapping),
     ),
-    understood=frozenset(_FIELDS) | ROPE,
+    understood=frozenset(_FIELDS) | like.ROPE,
     fields=_FIELDS,
     required={"use_bidirectional_attention": False, "attention_bias": False},
 )
@@ -109,14 +98,14 @@ GEMMA3 = replace(
     GEMMA2,
     name="gemma3_text",
     model_classes=frozenset({"Gemma3ForCausalLM"}),
-    bind=bind_with(
+    bind=like.bind_with(
         _block_3,
         norm=_norm,
         embed=_embed,
         unembed=lambda model: Logits(model.lm_head, cap=model.config.final_logit_softcapping),
-        rotaries=rotaries_by_type,
+        rotaries=like.rotaries_by_type,
     ),
-    contradictions=contradictions_by_type,
+    contradictions=like.contradictions_by_type,
     harmless=GEMMA2.harmless | {"sliding_window_pattern", "_sliding_window_pattern", "rope_local_base_freq"},
     required={"use_bidirectional_attention": False, "attention_bias": False, "attn_logit_softcapping": None},
 )

@@ -12,7 +12,7 @@ from circuitgraph.architectures.activations import with_short_gelu
 from circuitgraph.architectures.attention import Attention
 from circuitgraph.architectures.config_fields import activation, not_a_multiple, number, whole
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape
-from circuitgraph.architectures.llama_like import projection
+from circuitgraph.architectures.llama_like import block_with, projection
 from circuitgraph.architectures.norm import Norm
 
 
@@ -27,19 +27,10 @@ def _shape(config: Any) -> ModelShape:
 
 def _block(block: Any, config: Any, layer: int) -> BoundBlock:
     own = block.attn.attention
-    query, key, value = (projection(getattr(own, f"{name}_proj"), own.head_dim) for name in "qkv")
+    projections = (projection(getattr(own, f"{name}_proj"), own.head_dim) for name in "qkv")
     window = config.window_size if config.attention_layers[layer] == "local" else None
-    return BoundBlock(
-        attention_norm=Norm.layer(block.ln_1),
-        query=query,
-        key=key,
-        value=value,
-        raw_output=own.out_proj.weight.T,
-        raw_output_bias=own.out_proj.bias,
-        attention=Attention(scale=1.0, window=window),
-        mlp_norm=Norm.layer(block.ln_2),
-        mlp=with_short_gelu(block.mlp),
-    )
+    norms = block.ln_1, block.ln_2
+    return block_with(norms, projections, own.out_proj, Attention(scale=1.0, window=window), with_short_gelu(block.mlp))
 
 
 def _bind(model: Any) -> BoundModel:

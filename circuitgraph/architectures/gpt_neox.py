@@ -10,44 +10,29 @@ from __future__ import annotations
 
 from typing import Any
 
+from circuitgraph.architectures import llama_like as like
 from circuitgraph.architectures.activations import with_short_gelu
 from circuitgraph.architectures.attention import Attention
 from circuitgraph.architectures.config_fields import flag, number
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape
-from circuitgraph.architectures.llama_like import (
-    ROPE,
-    contradictions_partly_turned,
-    fields_without,
-    interleaved,
-    shape_of,
-)
 from circuitgraph.architectures.norm import Norm
 from circuitgraph.architectures.rotary import prompt_by_prompt
 
-_FIELDS = fields_without(
+_FIELDS = like.fields_without(
     "head_dim", "num_key_value_heads", "rms_norm_eps", "mlp_bias", layer_norm_eps=number(), use_parallel_residual=flag()
 )
 
 
 def _shape(config: Any) -> ModelShape:
     order = "parallel" if config.use_parallel_residual else "sequential"
-    return shape_of(config, block_order=order, mlp_saved=2, mlp_matrices=2)
+    return like.shape_of(config, block_order=order, mlp_saved=2, mlp_matrices=2)
 
 
 def _block(block: Any, n_heads: int) -> BoundBlock:
     own = block.attention
-    query, key, value = interleaved(own.query_key_value.weight, own.query_key_value.bias, n_heads)
-    return BoundBlock(
-        attention_norm=Norm.layer(block.input_layernorm),
-        query=query,
-        key=key,
-        value=value,
-        raw_output=own.dense.weight.T,
-        raw_output_bias=own.dense.bias,
-        attention=Attention(scale=own.scaling),
-        mlp_norm=Norm.layer(block.post_attention_layernorm),
-        mlp=with_short_gelu(block.mlp),
-    )
+    projections = like.interleaved(own.query_key_value.weight, own.query_key_value.bias, n_heads)
+    norms = block.input_layernorm, block.post_attention_layernorm
+    return like.block_with(norms, projections, own.dense, Attention(scale=own.scaling), with_short_gelu(block.mlp))
 
 
 def _bind(model: Any) -> BoundModel:
@@ -66,9 +51,9 @@ FAMILY = Family(
     model_classes=frozenset({"GPTNeoXForCausalLM"}),
     shape=_shape,
     bind=_bind,
-    understood=frozenset(_FIELDS) | ROPE | {"rotary_pct", "rotary_emb_base"},
+    understood=frozenset(_FIELDS) | like.ROPE | {"rotary_pct", "rotary_emb_base"},
     fields=_FIELDS,
-    contradictions=contradictions_partly_turned,
+    contradictions=like.contradictions_partly_turned,
     required={},
     harmless=frozenset({"attention_dropout", "hidden_dropout", "classifier_dropout"}),
 )

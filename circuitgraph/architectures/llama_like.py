@@ -5,7 +5,7 @@ A family of that kind says what sets it apart: another window, a norm more, anot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -148,6 +148,36 @@ def block_of(block: Any, *, norm: Callable[[Any], Norm] = rms_norm, **settings: 
     if "mlp" not in settings:
         parts["mlp"] = GatedMLP(block.mlp)
     return BoundBlock(**parts | settings)
+
+
+def block_with(
+    norms: tuple[nn.Module, nn.Module],
+    projections: Iterable[Projection],
+    output: nn.Linear,
+    attention: Attention,
+    mlp: nn.Module,
+) -> BoundBlock:
+    """A block with layer norms, put together from its parts.
+
+    Args:
+        norms: Before the attention and before the MLP.
+        projections: Of queries, keys and values.
+        output: From the heads back to the residual stream.
+        attention: How the heads attend.
+        mlp: The MLP.
+    """
+    query, key, value = projections
+    return BoundBlock(
+        attention_norm=Norm.layer(norms[0]),  # type: ignore[arg-type]
+        query=query,
+        key=key,
+        value=value,
+        raw_output=output.weight.T,
+        raw_output_bias=output.bias,
+        attention=attention,
+        mlp_norm=Norm.layer(norms[1]),  # type: ignore[arg-type]
+        mlp=mlp,
+    )
 
 
 def bind_with(

@@ -14,21 +14,10 @@ from typing import Any
 from torch import nn
 
 from circuitgraph.architectures import llama
+from circuitgraph.architectures import llama_like as like
 from circuitgraph.architectures.activations import GatedMLP
 from circuitgraph.architectures.config_fields import number, types_of_layers, whole
 from circuitgraph.architectures.family import BoundBlock, ModelShape
-from circuitgraph.architectures.llama_like import (
-    ROPE,
-    bind_with,
-    block_of,
-    contradictions,
-    contradictions_by_type,
-    fields_without,
-    rotaries_by_type,
-    rotary_by_type,
-    shape_of,
-    window_of,
-)  # fmt: skip
 from circuitgraph.architectures.norm import Norm
 from circuitgraph.architectures.rms_norm import head_norm, rms_norm
 
@@ -37,29 +26,29 @@ def _without_weights(module: nn.Module) -> Norm:
     return Norm(module=module, kind="layer", epsilon=1e-5, in_float32=True)
 
 
-_FIELDS = fields_without("head_dim", "rms_norm_eps", "mlp_bias", clip_qkv=number(1e-30, or_null=True))
+_FIELDS = like.fields_without("head_dim", "rms_norm_eps", "mlp_bias", clip_qkv=number(1e-30, or_null=True))
 FAMILY = replace(
     llama.FAMILY,
     name="olmo",
     model_classes=frozenset({"OlmoForCausalLM"}),
-    bind=bind_with(
-        lambda block, config, layer: block_of(block, norm=_without_weights, clip=config.clip_qkv),
+    bind=like.bind_with(
+        lambda block, config, layer: like.block_of(block, norm=_without_weights, clip=config.clip_qkv),
         norm=_without_weights,
     ),
-    understood=frozenset(_FIELDS) | ROPE,
+    understood=frozenset(_FIELDS) | like.ROPE,
     fields=_FIELDS,
-    contradictions=contradictions,
+    contradictions=like.contradictions,
     required={},
 )
 
 
 def _shape_2(config: Any) -> ModelShape:
-    return shape_of(config, head_scale="shared", normed_together=True)
+    return like.shape_of(config, head_scale="shared", normed_together=True)
 
 
 def _block_2(block: Any, **attention: Any) -> BoundBlock:
     own = block.self_attn
-    return block_of(
+    return like.block_of(
         block,
         mlp_norm=Norm.none(),
         mlp=nn.Sequential(GatedMLP(block.mlp), rms_norm(block.post_feedforward_layernorm).module),
@@ -70,14 +59,14 @@ def _block_2(block: Any, **attention: Any) -> BoundBlock:
     )
 
 
-_FIELDS = fields_without("head_dim", "mlp_bias")
+_FIELDS = like.fields_without("head_dim", "mlp_bias")
 OLMO2 = replace(
     FAMILY,
     name="olmo2",
     model_classes=frozenset({"Olmo2ForCausalLM"}),
     shape=_shape_2,
-    bind=bind_with(lambda block, config, layer: _block_2(block)),
-    understood=frozenset(_FIELDS) | ROPE,
+    bind=like.bind_with(lambda block, config, layer: _block_2(block)),
+    understood=frozenset(_FIELDS) | like.ROPE,
     fields=_FIELDS,
     required={"attention_bias": False},
 )
@@ -86,13 +75,13 @@ OLMO3 = replace(
     OLMO2,
     name="olmo3",
     model_classes=frozenset({"Olmo3ForCausalLM"}),
-    bind=bind_with(
+    bind=like.bind_with(
         lambda block, config, layer: _block_2(
-            block, window=window_of(config, layer), rotary=rotary_by_type(config, layer)
+            block, window=like.window_of(config, layer), rotary=like.rotary_by_type(config, layer)
         ),
-        rotaries=rotaries_by_type,
+        rotaries=like.rotaries_by_type,
     ),
-    understood=frozenset(_FIELDS) | ROPE,
+    understood=frozenset(_FIELDS) | like.ROPE,
     fields=_FIELDS,
-    contradictions=contradictions_by_type,
+    contradictions=like.contradictions_by_type,
 )

@@ -15,7 +15,7 @@ from circuitgraph.architectures.around import TwoMaps
 from circuitgraph.architectures.attention import Attention
 from circuitgraph.architectures.config_fields import activation, flag, not_a_multiple, whole
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape
-from circuitgraph.architectures.llama_like import projection
+from circuitgraph.architectures.llama_like import block_with, projection
 from circuitgraph.architectures.norm import Norm
 
 
@@ -29,17 +29,14 @@ def _shape(config: Any) -> ModelShape:
 
 def _block(block: Any) -> BoundBlock:
     own = block.self_attn
-    query, key, value = (projection(getattr(own, f"{name}_proj"), own.head_dim) for name in "qkv")
-    return BoundBlock(
-        attention_norm=Norm.layer(block.self_attn_layer_norm),
-        query=query,
-        key=key,
-        value=value,
-        raw_output=own.out_proj.weight.T,
-        raw_output_bias=own.out_proj.bias,
-        attention=Attention(scale=own.scaling),
-        mlp_norm=Norm.layer(block.final_layer_norm),
-        mlp=TwoMaps(block.fc1, block.activation_fn, block.fc2),
+    projections = (projection(getattr(own, f"{name}_proj"), own.head_dim) for name in "qkv")
+    norms = block.self_attn_layer_norm, block.final_layer_norm
+    return block_with(
+        norms,
+        projections,
+        own.out_proj,
+        Attention(scale=own.scaling),
+        TwoMaps(block.fc1, block.activation_fn, block.fc2),
     )
 
 

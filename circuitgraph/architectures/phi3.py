@@ -10,18 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from circuitgraph.architectures import llama
+from circuitgraph.architectures import llama_like as like
 from circuitgraph.architectures.config_fields import whole
 from circuitgraph.architectures.family import BoundBlock
-from circuitgraph.architectures.llama_like import (
-    ROPE,
-    bind_with,
-    block_of,
-    contradictions_partly_turned,
-    fields_without,
-    fused,
-)
 
-_FIELDS = fields_without(
+_FIELDS = like.fields_without(
     "head_dim", "attention_bias", "mlp_bias", sliding_window=whole(or_null=True),
     original_max_position_embeddings=whole(),
 )  # fmt: skip
@@ -30,18 +23,18 @@ _FIELDS = fields_without(
 def _block(block: Any, config: Any, layer: int) -> BoundBlock:
     own = block.self_attn
     sizes = [config.num_attention_heads * own.head_dim, *[config.num_key_value_heads * own.head_dim] * 2]
-    query, key, value = fused(own.qkv_proj.weight, own.qkv_proj.bias, sizes, own.head_dim)
-    return block_of(block, query=query, key=key, value=value, mlp=block.mlp, window=config.sliding_window)
+    query, key, value = like.fused(own.qkv_proj.weight, own.qkv_proj.bias, sizes, own.head_dim)
+    return like.block_of(block, query=query, key=key, value=value, mlp=block.mlp, window=config.sliding_window)
 
 
 FAMILY = replace(
     llama.FAMILY,
     name="phi3",
     model_classes=frozenset({"Phi3ForCausalLM"}),
-    bind=bind_with(_block),
-    understood=frozenset(_FIELDS) | ROPE,
+    bind=like.bind_with(_block),
+    understood=frozenset(_FIELDS) | like.ROPE,
     fields=_FIELDS,
-    contradictions=contradictions_partly_turned,
+    contradictions=like.contradictions_partly_turned,
     required={},
     harmless=llama.FAMILY.harmless | {"resid_pdrop", "embd_pdrop"},
 )

@@ -11,21 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from circuitgraph.architectures import llama
+from circuitgraph.architectures import llama_like as like
 from circuitgraph.architectures.attention import HeadNorm
 from circuitgraph.architectures.config_fields import flag, number
 from circuitgraph.architectures.family import BoundBlock
-from circuitgraph.architectures.llama_like import (
-    ROPE,
-    bind_with,
-    block_of,
-    contradictions_partly_turned,
-    fields_without,
-    not_halved,
-    shape_of,
-)
 from circuitgraph.architectures.norm import Norm
 
-_FIELDS = fields_without(
+_FIELDS = like.fields_without(
     "head_dim", "rms_norm_eps", "attention_bias", "mlp_bias", layer_norm_eps=number(), use_qkv_bias=flag(),
     qk_layernorm=flag(), use_parallel_residual=flag(),
 )  # fmt: skip
@@ -41,24 +33,26 @@ def _block(block: Any, config: Any, layer: int) -> BoundBlock:
     if config.qk_layernorm:
         settings = {"query_norm": _head_norm(own.q_layernorm), "key_norm": _head_norm(own.k_layernorm)}
     norm = block.input_layernorm if config.use_parallel_residual else block.post_attention_layernorm
-    return block_of(block, norm=Norm.layer, mlp_norm=Norm.layer(norm), **settings)
+    return like.block_of(block, norm=Norm.layer, mlp_norm=Norm.layer(norm), **settings)
 
 
 def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
-    found = list(contradictions_partly_turned(values))
+    found = list(like.contradictions_partly_turned(values))
     yield from found
     share = (values.get("rope_parameters") or values).get("partial_rotary_factor") if not found else None
     if share is not None:
-        yield from not_halved(values, share)
+        yield from like.not_halved(values, share)
 
 
 FAMILY = replace(
     llama.FAMILY,
     name="stablelm",
     model_classes=frozenset({"StableLmForCausalLM"}),
-    shape=lambda config: shape_of(config, block_order="parallel" if config.use_parallel_residual else "sequential"),
-    bind=bind_with(_block, norm=Norm.layer),
-    understood=frozenset(_FIELDS) | ROPE,
+    shape=lambda config: like.shape_of(
+        config, block_order="parallel" if config.use_parallel_residual else "sequential"
+    ),
+    bind=like.bind_with(_block, norm=Norm.layer),
+    understood=frozenset(_FIELDS) | like.ROPE,
     fields=_FIELDS,
     contradictions=_contradictions,
     required={},
