@@ -85,22 +85,21 @@ def _of_heads(values: Tensor, heads: Tensor | None, n_axes: int) -> Tensor:
     return picked.view(len(picked), *(1,) * (n_axes - 2), -1)
 
 
-def alibi_slopes(n_heads: int, most: float = 8.0) -> Float[Tensor, " head"]:
-    """The slopes of ALiBi (Press et al. 2022): `2 ** (-most · i / n)` for the i-th of n heads.
+def alibi_slopes(n_heads: int) -> Float[Tensor, " head"]:
+    """The slopes of ALiBi (Press et al. 2022): `2 ** (-8 i / n)` for the i-th of n heads.
 
     Where n is no power of two, those of the next smaller one, then every second of the next larger one.
 
     Args:
         n_heads: How many heads.
-        most: The exponent of the last of them.
 
     Examples:
         >>> alibi_slopes(3).tolist()
         [0.0625, 0.00390625, 0.25]
     """
     smaller = 2 ** (n_heads.bit_length() - 1)
-    own = [2 ** (-most * i / smaller) for i in range(1, smaller + 1)]
-    others = [2 ** (-most * i / (2 * smaller)) for i in range(1, 2 * smaller + 1, 2)]
+    own = [2 ** (-8 * i / smaller) for i in range(1, smaller + 1)]
+    others = [2 ** (-8 * i / (2 * smaller)) for i in range(1, 2 * smaller + 1, 2)]
     return torch.tensor((own + others)[:n_heads])
 
 

@@ -196,14 +196,7 @@ class BoundBlock:
         """
         if self.heads_norm is None:
             return mixed
-        return mixed * self._inverse_scale(mixed)
-
-    def _inverse_scale(self, mixed: Tensor) -> Tensor:
-        assert self.heads_norm is not None
-        together = mixed.movedim(0, -2).flatten(-2) @ self.raw_output
-        wide = together.float() if self.heads_norm.in_float32 else together
-        inverse = (wide.square().mean(-1, keepdim=True) + self.heads_norm.epsilon).rsqrt()
-        return inverse.to(mixed.dtype)
+        return mixed * self.heads_norm.inverse_scale(mixed.movedim(0, -2).flatten(-2) @ self.raw_output)
 
 
 Rotary = tuple[Tensor, Tensor]

@@ -12,7 +12,7 @@ from circuitgraph.architectures.activations import with_short_gelu
 from circuitgraph.architectures.attention import Attention
 from circuitgraph.architectures.config_fields import activation, not_a_multiple, number, whole
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape
-from circuitgraph.architectures.llama_like import block_with, projection
+from circuitgraph.architectures.llama_like import block_with, separate
 from circuitgraph.architectures.norm import Norm
 
 
@@ -27,10 +27,11 @@ def _shape(config: Any) -> ModelShape:
 
 def _block(block: Any, config: Any, layer: int) -> BoundBlock:
     own = block.attn.attention
-    projections = (projection(getattr(own, f"{name}_proj"), own.head_dim) for name in "qkv")
     window = config.window_size if config.attention_layers[layer] == "local" else None
     norms = block.ln_1, block.ln_2
-    return block_with(norms, projections, own.out_proj, Attention(scale=1.0, window=window), with_short_gelu(block.mlp))
+    return block_with(
+        norms, separate(own), own.out_proj, Attention(scale=1.0, window=window), with_short_gelu(block.mlp)
+    )
 
 
 def _bind(model: Any) -> BoundModel:

@@ -16,7 +16,7 @@ from circuitgraph.architectures.activations import with_short_gelu
 from circuitgraph.architectures.attention import Attention
 from circuitgraph.architectures.config_fields import activation, not_a_multiple, number, whole
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape, Rotary
-from circuitgraph.architectures.llama_like import block_with, projection
+from circuitgraph.architectures.llama_like import block_with, separate
 from circuitgraph.architectures.norm import Norm
 
 
@@ -52,9 +52,8 @@ def _shape(config: Any) -> ModelShape:
 
 def _block(block: Any) -> BoundBlock:
     own, norms = block.attn, (block.ln_1, block.ln_1)
-    projections = (projection(getattr(own, f"{name}_proj"), own.head_dim) for name in "qkv")
     attention = Attention(scale=own.head_dim**-0.5, turned="pairs")
-    return block_with(norms, projections, own.out_proj, attention, with_short_gelu(block.mlp))
+    return block_with(norms, separate(own), own.out_proj, attention, with_short_gelu(block.mlp))
 
 
 def _bind(model: Any) -> BoundModel:

@@ -85,6 +85,15 @@ def projection(linear: nn.Linear, d_head: int) -> Projection:
     return Projection.of(linear.weight.T, linear.bias, linear.weight.shape[0] // d_head)
 
 
+def separate(attention: Any) -> list[Projection]:
+    """Queries, keys and values of three maps, `q_proj`, `k_proj` and `v_proj`.
+
+    Args:
+        attention: The model's own, with its `head_dim`.
+    """
+    return [projection(getattr(attention, f"{name}_proj"), attention.head_dim) for name in "qkv"]
+
+
 def fused(weight: Tensor, bias: Tensor | None, sizes: list[int], d_head: int) -> list[Projection]:
     """Queries, keys and values of one map, one after the other.
 
@@ -132,7 +141,7 @@ def block_of(block: Any, *, norm: Callable[[Any], Norm] = rms_norm, **settings: 
         norm: What makes its norms.
         settings: More of the bound block, which win; those of `Attention` go into its declaration.
     """
-    attention, d_head = block.self_attn, block.self_attn.head_dim
+    attention = block.self_attn
     own = {name: settings.pop(name) for name in Attention.__dataclass_fields__ if name in settings}
     parts: dict[str, Any] = {
         "attention_norm": norm(block.input_layernorm) if hasattr(block, "input_layernorm") else Norm.none(),
@@ -141,8 +150,7 @@ def block_of(block: Any, *, norm: Callable[[Any], Norm] = rms_norm, **settings: 
         "attention": Attention(**{"scale": attention.scaling} | own),
     }
     if hasattr(attention, "q_proj"):
-        for name in ("query", "key", "value"):
-            parts[name] = projection(getattr(attention, f"{name[0]}_proj"), d_head)
+        parts |= zip(("query", "key", "value"), separate(attention), strict=True)
     if "mlp_norm" not in settings:
         parts["mlp_norm"] = norm(block.post_attention_layernorm)
     if "mlp" not in settings:

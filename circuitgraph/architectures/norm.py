@@ -61,6 +61,15 @@ class Norm:
         """The normed rows, by the model's own module and with autograd."""
         return self.module(x)
 
+    def inverse_scale(self, x: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row 1"]:
+        """1 / sqrt(mean(x²) + ε) of rows, as an RMS norm has it.
+
+        Args:
+            x: The rows.
+        """
+        wide = x.float() if self.in_float32 else x
+        return (wide.square().mean(-1, keepdim=True) + self.epsilon).rsqrt().to(x.dtype)
+
     @property
     def factor(self) -> Float[Tensor, " d_model"] | None:
         """What normed rows are multiplied with, `weight + offset`: added anew, since weights may change in place."""

@@ -15,7 +15,7 @@ from circuitgraph.architectures.around import TwoMaps
 from circuitgraph.architectures.attention import Attention
 from circuitgraph.architectures.config_fields import activation, flag, not_a_multiple, whole
 from circuitgraph.architectures.family import BoundBlock, BoundModel, Family, ModelShape
-from circuitgraph.architectures.llama_like import block_with, projection
+from circuitgraph.architectures.llama_like import block_with, separate
 from circuitgraph.architectures.norm import Norm
 
 
@@ -29,11 +29,10 @@ def _shape(config: Any) -> ModelShape:
 
 def _block(block: Any) -> BoundBlock:
     own = block.self_attn
-    projections = (projection(getattr(own, f"{name}_proj"), own.head_dim) for name in "qkv")
     norms = block.self_attn_layer_norm, block.final_layer_norm
     return block_with(
         norms,
-        projections,
+        separate(own),
         own.out_proj,
         Attention(scale=own.scaling),
         TwoMaps(block.fc1, block.activation_fn, block.fc2),

@@ -14,7 +14,7 @@ from circuitgraph.architectures.activations import with_short_gelu
 from circuitgraph.architectures.attention import Attention, HeadNorm
 from circuitgraph.architectures.config_fields import flag, number
 from circuitgraph.architectures.family import BoundBlock
-from circuitgraph.architectures.llama_like import ROPE, bind_with, fields_without, projection, shape_of
+from circuitgraph.architectures.llama_like import ROPE, bind_with, block_with, fields_without, separate, shape_of
 from circuitgraph.architectures.norm import Norm
 
 _FIELDS = fields_without(
@@ -27,21 +27,12 @@ def _head_norm(norm: Any) -> HeadNorm:
 
 
 def _block(block: Any, config: Any, layer: int) -> BoundBlock:
-    own, norm = block.self_attn, Norm.layer(block.input_layernorm)
-    norms: dict[str, Any] = {}
+    own, norms = block.self_attn, (block.input_layernorm, block.input_layernorm)
+    of_heads: dict[str, Any] = {}
     if config.qk_layernorm:
-        norms = {"query_norm": _head_norm(own.q_layernorm), "key_norm": _head_norm(own.k_layernorm)}
-    return BoundBlock(
-        attention_norm=norm,
-        query=projection(own.q_proj, own.head_dim),
-        key=projection(own.k_proj, own.head_dim),
-        value=projection(own.v_proj, own.head_dim),
-        raw_output=own.dense.weight.T,
-        raw_output_bias=own.dense.bias,
-        attention=Attention(scale=own.scaling, **norms),
-        mlp_norm=norm,
-        mlp=with_short_gelu(block.mlp, name="activation_fn"),
-    )
+        of_heads = {"query_norm": _head_norm(own.q_layernorm), "key_norm": _head_norm(own.k_layernorm)}
+    attention, mlp = Attention(scale=own.scaling, **of_heads), with_short_gelu(block.mlp, name="activation_fn")
+    return block_with(norms, separate(own), own.dense, attention, mlp)
 
 
 FAMILY = replace(

@@ -236,7 +236,7 @@ class ExtractedCircuit(nn.Module):
 
 def _embedding_tables(layout: CircuitLayout, bound: BoundModel) -> dict[str, nn.Embedding]:
     """What each embedding that is read says to every token or position, as tables."""
-    device = bound.blocks[0].output.device
+    device = bound.blocks[0].raw_output.device
     found: dict[str, nn.Embedding] = {}
     for place, (name, size) in enumerate((("tok", layout.n_tokens), ("pos", layout.n_positions))):
         if size and (name in layout.embeddings or "input" in layout.embeddings):

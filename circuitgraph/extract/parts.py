@@ -268,15 +268,13 @@ class SharedScale(nn.Module):
 
     def __init__(self, norm: Norm) -> None:
         super().__init__()
-        self.epsilon, self.offset, self.in_float32 = norm.epsilon, norm.offset, norm.in_float32
+        self._norm = replace(norm, module=nn.Identity(), weight=None, bias=None)  # see OwnHeadNorm
         self.weight = _own(norm.weight)
 
     def forward(self, said: Float[Tensor, "head batch seq d_model"]) -> Float[Tensor, "head batch seq d_model"]:
         """What each head says behind the norm."""
-        together = said.sum(0)
-        wide = together.float() if self.in_float32 else together
-        scaled = said * (wide.square().mean(-1, keepdim=True) + self.epsilon).rsqrt().to(said.dtype)
-        return scaled if self.weight is None else scaled * (self.weight + self.offset)
+        scaled = said * self._norm.inverse_scale(said.sum(0))
+        return scaled if self.weight is None else scaled * (self.weight + self._norm.offset)
 
 
 class Heads(nn.Module):
@@ -308,7 +306,7 @@ class Heads(nn.Module):
         self.attention = OwnAttention(
             block.attention, heads, _head_of_row(layout.query, heads), _head_of_row(layout.key, heads // times)
         )
-        self.reads = nn.ModuleList(Read(read, n_columns=n_columns, like=block.output) for read in layout.reads)
+        self.reads = nn.ModuleList(Read(read, n_columns=n_columns, like=block.raw_output) for read in layout.reads)
         self.norm = own_copy(block.attention_norm) if layout.reads else nn.Identity()
         self.query = HeadProjection(layout.query, block.query, n_columns=n_columns)
         self.key = HeadProjection(layout.key, block.key, n_columns=n_columns)
@@ -358,7 +356,7 @@ class ReadMLP(nn.Module):
 
     def __init__(self, layout: ReadLayout, block: BoundBlock, *, n_columns: int) -> None:
         super().__init__()
-        self.read = Read(layout, n_columns=n_columns, like=block.output)
+        self.read = Read(layout, n_columns=n_columns, like=block.raw_output)
         self.norm = own_copy(block.mlp_norm)
         self.mlp = own_copy(block.mlp)
 
@@ -378,7 +376,7 @@ class Unembedding(nn.Module):
 
     def __init__(self, layout: ReadLayout, bound: BoundModel, *, n_columns: int) -> None:
         super().__init__()
-        self.read = Read(layout, n_columns=n_columns, like=bound.blocks[0].output)
+        self.read = Read(layout, n_columns=n_columns, like=bound.blocks[0].raw_output)
         self.norm = own_copy(bound.final_norm)
         self.unembed = own_copy(bound.unembed)
 

@@ -101,7 +101,7 @@ def writer_changes(
         `ablated − said`, in float32 at least.
     """
     universe, width = model.universe, model.shape.d_model
-    output = model.bound.blocks[0].output
+    output = model.bound.blocks[0].raw_output
     dtype = _wide(output.dtype)
     size = (universe.n_writers, len(positions), width)
     changes = output.new_empty(size, dtype=dtype) if out is None else out[: np.prod(size)].view(size)

@@ -53,7 +53,7 @@ def values_of_constants(model: Runnable, numbers: Float[Tensor, " number"]) -> A
             f"the constants are of another model: expected {expected:,} numbers for {universe.n_writers:,} writers; "
             f"got the shape {tuple(numbers.shape)}"
         )
-    first, *parts = numbers.to(bound.blocks[0].output.dtype).split([n_embeddings * width, *layer * shape.n_layers])
+    first, *parts = numbers.to(bound.blocks[0].raw_output.dtype).split([n_embeddings * width, *layer * shape.n_layers])
     embeddings = [part[None, None] for part in first.view(n_embeddings, width)]
     n_tensors = 2 if shape.learned_positions else 1
     embeddings += [torch.zeros_like(embeddings[0]).detach() for _ in range(n_tensors - n_embeddings)]
@@ -130,4 +130,4 @@ def constants_of_names(model: Runnable, named: Mapping[str, Tensor]) -> Float[Te
     numbers = torch.cat([named[name] for name in widths])
     if not bool(numbers.isfinite().all()):
         raise ConfigurationError("the constants hold numbers that are NaN or infinite")
-    return numbers.to(model.bound.blocks[0].output.device, torch.promote_types(numbers.dtype, torch.float32))
+    return numbers.to(model.bound.blocks[0].raw_output.device, torch.promote_types(numbers.dtype, torch.float32))

@@ -68,11 +68,13 @@ def asked_grid(asked: Positions, real: np.ndarray, *, causal: bool, rotaries: Ro
         seen &= np.arange(seq) <= at[..., None]
     seen |= np.arange(seq) == at[..., None]
     device = asked.device
-    flat = to_device(at + seq * np.arange(n_prompts)[:, None], device)
-    turned = tuple(
-        (cos.expand(n_prompts, seq, -1).flatten(0, 1)[flat], sin.expand(n_prompts, seq, -1).flatten(0, 1)[flat])
-        for cos, sin in rotaries
-    )
+    turned: Rotaries = ()
+    if rotaries:
+        flat = to_device(at + seq * np.arange(n_prompts)[:, None], device)
+        turned = tuple(
+            (cos.expand(n_prompts, seq, -1).flatten(0, 1)[flat], sin.expand(n_prompts, seq, -1).flatten(0, 1)[flat])
+            for cos, sin in rotaries
+        )
     return AskedGrid(
         rows=to_device(rows, device),
         places=to_device(prompt * most + within, device),
