@@ -48,6 +48,12 @@ def evaluate(
     constants_steps: Annotated[
         int, typer.Option(min=1, help="Ablation optimal: steps in which constants are learnt.")
     ] = 200,
+    hit_at: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="K", help="Measure as well how often a right answer is among the K likeliest tokens (Hit@K)."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 16,
     device: options.Device = "cpu",
     dtype: options.DtypeOfCircuit = None,
@@ -105,6 +111,7 @@ def evaluate(
                 seed=found.seed if seed is None else seed,
                 batch_size=batch_size,
                 ablation=cut,
+                hit_at=hit_at,
                 tick=tick,
             )
         worth = None

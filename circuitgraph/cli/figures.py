@@ -34,7 +34,8 @@ def print_metrics(split: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
         split: The split's name.
         figures: By role, then by metric, as `pruning.evaluate` gives them.
     """
-    shown = [name for name in _METRICS if any(name in row for row in figures.values())]
+    hits = [name for name in figures["circuit"] if name.startswith("hit_at_")]
+    shown = [name for name in (*_METRICS, *hits) if any(name in row for row in figures.values())]
     every = figures["circuit"]["n"]
     rows = [
         [

@@ -76,6 +76,7 @@ def evaluate(
     batch_size: int = 16,
     ablation: str | None = None,
     raw_edges: np.ndarray | None = None,
+    hit_at: int | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a circuit on prompts, next to the full model, nothing, its complement and random circuits.
@@ -92,6 +93,7 @@ def evaluate(
         batch_size: Prompts per batch; halved when memory runs out.
         ablation: What cut edges carry; by default what the circuit was found with.
         raw_edges: Flat indices of the edges kept before dangling ones were dropped, to be measured as role `raw`.
+        hit_at: Measure as well whether a right answer is among so many likeliest tokens (`hit_at_K`).
         tick: Called with the number of runs done and of all, after every batch: one per prompt and set of edges.
 
     Returns:
@@ -105,7 +107,7 @@ def evaluate(
 
     Raises:
         GraphMismatchError: The circuit is of another universe, or not of the model's edited graph.
-        ConfigurationError: No prompts, or random circuits on fewer than one.
+        ConfigurationError: No prompts, random circuits on fewer than one, or Hit@k of prompts without right tokens.
         PromptFormatError: Counterfactual ablation, and no prompt differs from its counterfactual in any token.
 
     Warns:
@@ -140,6 +142,7 @@ def evaluate(
         ablation_data=ablation_data,
         batch_size=batch_size,
         only_on=dict.fromkeys(named, sample),
+        hit_at=hit_at,
         tick=tick,
     )
     columns = {role: measured.columns[role] for role in ("full", *masks)}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.errors import ConfigurationError
 from circuitgraph.memory.portions import Portions
 from pruning.evaluation.scores import score_prompts
 from pruning.execution.objectives import first_asked
@@ -67,6 +68,7 @@ def measure_prompts(
     ablation_data: AblationData | None = None,
     batch_size: int = 16,
     only_on: Mapping[str, np.ndarray] | None = None,
+    hit_at: int | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> Measured:
     """Run sets of kept edges, and the full model, on prompts; what never changes is run once for all.
@@ -80,16 +82,24 @@ def measure_prompts(
         ablation_data: The prompts that means are taken over, `pairs` by default; or constants (`learn_constants`).
         batch_size: Prompts run at once; halved when memory runs out.
         only_on: By set that is not to run on all prompts, the places of those that it runs on, rising `[its prompt]`.
+        hit_at: The k of Hit@k; None leaves it out.
         tick: Called with the number of runs done and of all, after every batch: one per prompt and set.
 
     Returns:
         For each set and measure of `pruning.evaluation.scores` one value per prompt that it ran on.
 
     Raises:
-        ConfigurationError: A batch of no prompts.
+        ConfigurationError: A batch of no prompts, or Hit@k of prompts without right tokens.
         PromptFormatError: Counterfactual ablation, and no prompt differs from its counterfactual in any token.
     """
     batch_size = whole_number("batch_size", batch_size, least=1)
+    if hit_at is not None:
+        hit_at = whole_number("hit_at", hit_at, least=1)
+        if pairs.answer_ids is None and pairs.correct_ids is None:
+            raise ConfigurationError(
+                f"hit_at={hit_at} asks whether a right token is among the likeliest, and these prompts have no right "
+                "tokens; leave it out"
+            )
     if ablation == "counterfactual":
         refuse_equal_sides(pairs)
     runs = FrozenRuns(
@@ -105,10 +115,10 @@ def measure_prompts(
 
     def measured(prompts: np.ndarray, names: Sequence[str]) -> dict[str, _Scored]:
         frozen = runs.batch(prompts)
-        found = {"full": _Scored.of(frozen.teacher_logits, frozen)}
+        found = {"full": _Scored.of(frozen.teacher_logits, frozen, hit_at)}
         for name in names:
             ran = compiled.masked(gates[name], frozen.pairs.clean, frozen.values)
-            found[name] = _Scored.of(ran.logits, frozen)
+            found[name] = _Scored.of(ran.logits, frozen, hit_at)
         return found
 
     with torch.no_grad():
@@ -162,8 +172,8 @@ class _Scored:
     top: Tensor
 
     @staticmethod
-    def of(logits: Tensor, frozen: FrozenBatch) -> _Scored:
-        scores = score_prompts(logits, frozen.teacher_logits, frozen.pairs)
+    def of(logits: Tensor, frozen: FrozenBatch, hit_at: int | None) -> _Scored:
+        scores = score_prompts(logits, frozen.teacher_logits, frozen.pairs, hit_at=hit_at)
         first = logits[first_asked(frozen.pairs)]
         return _Scored(
             values={name: values.cpu() for name, values in scores.items()},

@@ -16,6 +16,10 @@ prompts that have wrong answers have it.
 *Kendall's τ* (τ-b, ties counted): how far the circuit puts the listed answers, right and wrong, into the full model's
 order, there too; only prompts that list at least three have it. Both are Edge Pruning's measures of greater-than.
 
+*Hit@k*, where it is asked for: a right answer is among the k most probable tokens of the full vocabulary, at the
+answer's first token; what is as probable as the right answer does not push it back. It is the measure of knowledge
+circuits (Yao et al. 2024, arXiv 2405.17969).
+
 *Exact match*: the most probable token of the full vocabulary is the full model's, at every answer token; for numeric
 outputs, within 0.05 of the full model's.
 
@@ -41,11 +45,17 @@ from pruning.execution.objectives import (
 NEAR = 0.05
 _LEAST_RANKED = 3
 SHARES = ("accuracy", "exact_match", "agreement_full_right", "agreement_full_wrong")
-"""Measures that are shares of prompts."""
+"""Measures that are shares of prompts, beside `hit_at_K`."""
+HIT = "hit_at_"
+"""What the names of Hit@k begin with."""
 
 
 def score_prompts(
-    logits: Float[Tensor, "asked d_vocab"], teacher: Float[Tensor, "asked d_vocab"], batch: PairBatch
+    logits: Float[Tensor, "asked d_vocab"],
+    teacher: Float[Tensor, "asked d_vocab"],
+    batch: PairBatch,
+    *,
+    hit_at: int | None = None,
 ) -> dict[str, Float[Tensor, " batch"]]:
     """Measure a batch of outputs.
 
@@ -53,11 +63,12 @@ def score_prompts(
         logits: The circuit's, at the asked positions.
         teacher: The full model's.
         batch: The prompts.
+        hit_at: The k of Hit@k; None leaves it out.
 
     Returns:
         One value per prompt for each measure, NaN where a prompt has none: `kl` or `mse`, `exact_match`, `accuracy`
-        where right answers are known, `logit_diff` and `prob_diff` where any prompt of the batch has wrong ones, and
-        `kendall_tau` where any lists three answers or more.
+        where right answers are known (and `hit_at_K`, if asked for), `logit_diff` and `prob_diff` where any prompt of
+        the batch has wrong ones, and `kendall_tau` where any lists three answers or more.
     """
     prompt, n = batch.clean.predict_prompt, batch.clean.input_ids.shape[0]
     if batch.answer_values is not None:
@@ -74,6 +85,7 @@ def score_prompts(
             "kl": per_prompt_mean(kl.double(), prompt, n).clamp(min=0),
             "exact_match": _everywhere(logits.argmax(-1) == teacher.argmax(-1), batch),
             **_by_answers(logits, teacher, batch),
+            **_hits(logits, batch, hit_at),
         }
     finite = _everywhere(logits.isfinite().all(-1) & teacher.isfinite().all(-1), batch)
     return {name: values.double().masked_fill(~finite, torch.nan) for name, values in scores.items()}
@@ -82,6 +94,16 @@ def score_prompts(
 def _everywhere(right: Tensor, batch: PairBatch) -> Tensor:
     """Whether something holds at every asked position of a prompt `[batch]`."""
     return per_prompt_mean(right.double(), batch.clean.predict_prompt, batch.clean.input_ids.shape[0]) == 1
+
+
+def _hits(logits: Tensor, batch: PairBatch, hit_at: int | None) -> dict[str, Tensor]:
+    """Hit@k, where it is asked for and answers are known."""
+    right = right_tokens(batch)
+    if hit_at is None or right is None:
+        return {}
+    first = logits[first_asked(batch)]
+    best = first.gather(-1, right.clamp(min=0)).masked_fill(right < 0, -torch.inf).amax(-1, keepdim=True)
+    return {f"{HIT}{hit_at}": (first > best).sum(-1) < hit_at}
 
 
 def _by_answers(logits: Tensor, teacher: Tensor, batch: PairBatch) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from circuitgraph.errors import UndefinedWarning
 from pruning.evaluation.intervals import differences_of, intervals_of, mean_of
-from pruning.evaluation.scores import SHARES
+from pruning.evaluation.scores import HIT, SHARES
 
 Columns = Mapping[str, np.ndarray]
 """By measure, one value per prompt, NaN where a prompt has none."""
@@ -44,7 +44,8 @@ def summary(columns: Columns, full: Columns, *, intervals: bool = True) -> dict[
         found["n_full_right"] = int((~np.isnan(agreement["agreement_full_right"])).sum())
         found.update({name: mean_of(values) for name, values in agreement.items()})
     if intervals:
-        bounds = intervals_of({**columns, **agreement}, shares=SHARES)
+        shares = (*SHARES, *(name for name in columns if name.startswith(HIT)))
+        bounds = intervals_of({**columns, **agreement}, shares=shares)
         if columns is full:
             bounds |= {name: [found[name]] * 2 for name in _WITH_ITSELF if found.get(name) is not None}
         found["intervals"] = bounds
