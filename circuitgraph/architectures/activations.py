@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, silu
-from transformers.activations import NewGELUActivation, SiLUActivation
 
 _PRECISE = (torch.float32, torch.float64)
 
@@ -42,6 +41,8 @@ def with_short_gelu(mlp: nn.Module, *, name: str = "act") -> nn.Module:
         mlp: Part of a frozen view, whose tree is nobody else's. Changed in place.
         name: What its activation is called.
     """
+    from transformers.activations import NewGELUActivation
+
     own = mlp._modules[name]
     if isinstance(own, NewGELUActivation):
         mlp._modules[name] = TanhGELU(own)
@@ -57,6 +58,8 @@ class GatedMLP(nn.Module):
     """
 
     def __init__(self, mlp: nn.Module) -> None:
+        from transformers.activations import SiLUActivation
+
         super().__init__()
         self.own = mlp
         self._is_silu = isinstance(mlp.act_fn, nn.SiLU | SiLUActivation)

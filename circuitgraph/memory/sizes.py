@@ -175,6 +175,7 @@ def model_sizes(
         '134,515,008 parameters, 70,651 edges'
     """
     from circuitgraph.architectures import family_of
+    from circuitgraph.architectures.parameters import n_parameters
     from circuitgraph.architectures.universe import universe_of
     from circuitgraph.models import load_config
 
@@ -185,7 +186,7 @@ def model_sizes(
     return ModelSizes(
         shape=shape,
         universe=universe_of(family, shape, embeddings=embeddings, kv_heads=kv_heads, qkv=qkv),
-        n_parameters=count_parameters(config),
+        n_parameters=n_parameters(config, shape) or count_parameters(config),
     )
 
 
