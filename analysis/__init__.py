@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from analysis.figures.scores import scores_figure
     from analysis.figures.style import save_figure
     from analysis.figures.training import training_figure
+    from analysis.figures.transfer import transfer_figure
     from analysis.granularity import coarsen, common_universe
     from analysis.graph_files import write_graph
     from analysis.overlap.families import adjust_p_values
     from analysis.overlap.matrices import cluster, overlap_matrix
     from analysis.overlap.tables import overlap_table, overlap_tests
+    from analysis.overlap.weighted import weighted_recall
     from analysis.query.found import find
     from analysis.rankings.mib import cpr_and_cmd, mib_auroc, normalised_faithfulness, with_faithfulness
     from analysis.rankings.truth import auroc, recovery_table
@@ -50,8 +52,12 @@ if TYPE_CHECKING:
     from analysis.structure.motifs import motifs
     from analysis.structure.paths import count_paths, path_counts, strongest_paths
     from analysis.sweep import sweep_stability, sweep_summary, write_sweep
+    from analysis.transfer.groups import compare_groups
+    from analysis.transfer.matrices import faithfulness_matrix
+    from analysis.transfer.writing import Transfer, write_transfer
 
 __all__ = [
+    "Transfer",
     "adjust_p_values",
     "area_under_curves",
     "auroc",
@@ -65,6 +71,7 @@ __all__ = [
     "common_universe",
     "communities",
     "compare_checkpoints",
+    "compare_groups",
     "compare_regimes",
     "complement",
     "composition",
@@ -77,6 +84,7 @@ __all__ = [
     "draw",
     "draw_membership",
     "effects_table",
+    "faithfulness_matrix",
     "find",
     "front_figure",
     "hubs",
@@ -109,16 +117,20 @@ __all__ = [
     "sweep_summary",
     "symmetric_difference",
     "training_figure",
+    "transfer_figure",
     "union",
+    "weighted_recall",
     "with_faithfulness",
     "write_comparison",
     "write_explorer",
     "write_graph",
     "write_report",
     "write_sweep",
+    "write_transfer",
 ]
 
 _HOME = {
+    "Transfer": "analysis.transfer.writing",
     "adjust_p_values": "analysis.overlap.families",
     "area_under_curves": "analysis.faithfulness",
     "auroc": "analysis.rankings.truth",
@@ -132,6 +144,7 @@ _HOME = {
     "common_universe": "analysis.granularity",
     "communities": "analysis.structure.communities",
     "compare_checkpoints": "analysis.checkpoints",
+    "compare_groups": "analysis.transfer.groups",
     "compare_regimes": "analysis.regimes.comparison",
     "complement": "analysis.algebra",
     "composition": "analysis.structure.composition",
@@ -144,6 +157,7 @@ _HOME = {
     "draw": "analysis.drawing",
     "draw_membership": "analysis.drawing.membership",
     "effects_table": "analysis.effects",
+    "faithfulness_matrix": "analysis.transfer.matrices",
     "find": "analysis.query.found",
     "front_figure": "analysis.figures.front",
     "hubs": "analysis.structure.hubs",
@@ -176,13 +190,16 @@ _HOME = {
     "sweep_summary": "analysis.sweep",
     "symmetric_difference": "analysis.algebra",
     "training_figure": "analysis.figures.training",
+    "transfer_figure": "analysis.figures.transfer",
     "union": "analysis.algebra",
+    "weighted_recall": "analysis.overlap.weighted",
     "with_faithfulness": "analysis.rankings.mib",
     "write_comparison": "analysis.regimes.writing",
     "write_explorer": "analysis.explorer",
     "write_graph": "analysis.graph_files",
     "write_report": "analysis.report",
     "write_sweep": "analysis.sweep",
+    "write_transfer": "analysis.transfer.writing",
 }
 
 __getattr__ = load_on_use(__name__, _HOME)

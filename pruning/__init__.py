@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from pruning.runs.sweep import Sweep, discover_seeds
     from pruning.selection.top import top_edges
     from pruning.tasks import TaskData, load_task, register_task, task_from_pairs
+    from pruning.transfer.found import circuits_of_tasks
+    from pruning.transfer.measure import measure_transfer
+    from pruning.transfer.smallest import smallest_circuit
 
 __all__ = [
     "DiskCache",
@@ -42,6 +45,7 @@ __all__ = [
     "Recipe",
     "Sweep",
     "TaskData",
+    "circuits_of_tasks",
     "compare_faithfulness",
     "discover",
     "discover_seeds",
@@ -52,6 +56,7 @@ __all__ = [
     "load_task",
     "measure_effects",
     "measure_ranking",
+    "measure_transfer",
     "metrics_table",
     "preflight",
     "random_circuit",
@@ -60,6 +65,7 @@ __all__ = [
     "register_task",
     "resume",
     "run_regimes",
+    "smallest_circuit",
     "task_from_pairs",
     "top_edges",
 ]
@@ -74,6 +80,7 @@ _HOME = {
     "Recipe": "pruning.methods.edge_pruning.recipes",
     "Sweep": "pruning.runs.sweep",
     "TaskData": "pruning.tasks",
+    "circuits_of_tasks": "pruning.transfer.found",
     "compare_faithfulness": "pruning.evaluation.paired",
     "discover": "pruning.runs.discover",
     "discover_seeds": "pruning.runs.sweep",
@@ -84,6 +91,7 @@ _HOME = {
     "load_task": "pruning.tasks",
     "measure_effects": "pruning.evaluation.effects",
     "measure_ranking": "pruning.evaluation.rankings",
+    "measure_transfer": "pruning.transfer.measure",
     "metrics_table": "pruning.evaluation.tables",
     "preflight": "pruning.runs.checking.preflight",
     "random_circuit": "pruning.evaluation.random_circuits",
@@ -92,6 +100,7 @@ _HOME = {
     "register_task": "pruning.tasks",
     "resume": "pruning.runs.resume",
     "run_regimes": "pruning.regimes.study",
+    "smallest_circuit": "pruning.transfer.smallest",
     "task_from_pairs": "pruning.tasks",
     "top_edges": "pruning.selection.top",
 }

@@ -6,16 +6,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from scipy.cluster.hierarchy import dendrogram
 
-from analysis.figures.colors import color_bar, density_colors, ink_on
-from analysis.figures.labels import plain_labels, spread_labels
+from analysis.figures.cells import draw_cells, write_values
+from analysis.figures.colors import color_bar
+from analysis.figures.labels import spread_labels
 from analysis.figures.own_look import own_look
 from analysis.figures.panels import panel_axes, trim_height
-from analysis.figures.style import DOUBLE_COLUMN, GREY, PALE, SINGLE_COLUMN, SMALL_FONT_SIZE, lay_out, style_axes
+from analysis.figures.style import DOUBLE_COLUMN, GREY, SINGLE_COLUMN
 from analysis.overlap.matrices import Clusters
 from circuitgraph.errors import ConfigurationError
 
@@ -64,16 +63,14 @@ def overlap_figure(
     n = len(numbers)
     width = SINGLE_COLUMN if n <= _FEW else DOUBLE_COLUMN
     figure, (panel,) = panel_axes(1, axes, width=width, height=1.4 * width)
-    image = _draw(panel, numbers, limits or _limits(numbers))
-    for axis, names in ((panel.xaxis, table.columns), (panel.yaxis, table.index)):
-        axis.set_ticks(range(n), plain_labels([str(name) for name in names], 22))
+    draw_cells(panel, table, limits or _limits(numbers))
     if tree and isinstance(matrix, Clusters) and n > 1:
         _draw_tree(panel, matrix.linkage)
     color_bar(panel, label)
     spread_labels(panel.xaxis)
     spread_labels(panel.yaxis)
     if values is not False:
-        _write_values(panel, image, numbers, everywhere=values is True)
+        write_values(panel, numbers, everywhere=values is True)
     if axes is None:
         trim_height(figure)
     return figure
@@ -90,35 +87,6 @@ def _checked(table: pd.DataFrame) -> np.ndarray:
 
 def _limits(numbers: np.ndarray) -> tuple[float, float]:
     return min(0.0, float(np.nanmin(numbers))), max(1.0, float(np.nanmax(numbers)))
-
-
-def _draw(axes: Axes, numbers: np.ndarray, limits: tuple[float, float]) -> AxesImage:
-    style_axes(axes)
-    axes.patch.set(hatch="/////", edgecolor=PALE, linewidth=0)
-    image = axes.imshow(numbers, cmap=density_colors(), norm=Normalize(*limits), interpolation="nearest")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.tick_params(length=0)
-    return image
-
-
-def _write_values(axes: Axes, image: AxesImage, numbers: np.ndarray, *, everywhere: bool) -> None:
-    """Write all values into their cells, if the widest fits or that does not matter."""
-    whole = bool(np.all(numbers[np.isfinite(numbers)] % 1 == 0)) and np.nanmax(numbers) > 1
-
-    def text_of(number: float) -> str:
-        return "–" if np.isnan(number) else f"{number:,.0f}" if whole else f"{number:.2f}"
-
-    widest = axes.text(0, 0, max((text_of(number) for number in numbers.flat), key=len), fontsize=SMALL_FONT_SIZE)
-    lay_out(axes.figure.canvas.figure)
-    box, cell = widest.get_window_extent(), axes.bbox.width / len(numbers)
-    widest.remove()
-    if not everywhere and max(box.width, box.height) > 0.95 * cell:
-        return
-    for (row, column), number in np.ndenumerate(numbers):
-        ink = "black" if np.isnan(number) else ink_on(list(image.to_rgba(number)))
-        look = {"ha": "center", "va": "center", "fontsize": SMALL_FONT_SIZE, "color": ink}
-        axes.text(column, row, text_of(number), **look).set_in_layout(False)
 
 
 def _draw_tree(axes: Axes, linkage: np.ndarray) -> None:

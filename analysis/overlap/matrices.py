@@ -9,8 +9,9 @@ import pandas as pd
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from analysis.comparable import Circuits, named_circuits
+from analysis.comparable import Circuits, named_circuits, require_comparable
 from analysis.overlap.tables import overlap_table
+from analysis.overlap.weighted import weighted_recall
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 
 _METHODS = ("average", "complete", "single")
@@ -23,6 +24,8 @@ _COLUMNS = {
     "spearman": ("spearman", "spearman"),
     "kendall": ("kendall", "kendall"),
 }
+# Measures of scored edges, and whether scores count with their signs.
+_SCORED = {"weighted_recall": False, "signed_recall": True}
 
 
 def overlap_matrix(
@@ -33,18 +36,20 @@ def overlap_matrix(
     Args:
         circuits: Circuits of one universe, or names with their circuits.
         measure: `intersection`, `iou`, `overlap_coefficient`, `containment` (the share of the row's circuit that
-            lies in the column's), or `spearman` or `kendall` over the scores of shared edges.
+            lies in the column's, |A ∩ B| / |A|), `weighted_recall` (the same with each edge counting for how strong it
+            is in the row's circuit), `signed_recall` (for its score), or `spearman` or `kendall` over the scores of
+            shared edges.
         level: `edges`, `nodes`, `heads` or `layers`.
         across_checkpoints: Allow other weights or another model of the same universe.
 
     Returns:
-        A square table with the circuits' names as index and columns; all but containment are symmetric. The
+        A square table with the circuits' names as index and columns; all but containment and recall are symmetric. The
         diagonal compares each with itself. Float64, where a rank correlation that is not defined is missing;
         Int64 for `intersection`.
 
     Raises:
         GraphMismatchError: The circuits are of different universes or models.
-        ConfigurationError: There is no circuit.
+        ConfigurationError: There is no circuit, or a level other than edges for a measure of their scores.
         UnknownNameError: No such measure or level.
 
     Examples:
@@ -57,9 +62,15 @@ def overlap_matrix(
         a  1.0  0.33
         b  1.0   1.0
     """
-    if measure not in _COLUMNS:
-        raise UnknownNameError.of("measure", measure, _COLUMNS)
+    if measure not in {**_COLUMNS, **_SCORED}:
+        raise UnknownNameError.of("measure", measure, [*_COLUMNS, *_SCORED])
     named = named_circuits(circuits)
+    if measure in _SCORED:
+        if level != "edges":
+            raise ConfigurationError(f"{measure} is of scores, which edges have alone; got level {level!r}")
+        require_comparable(named, across_checkpoints=across_checkpoints)
+        shares = [[weighted_recall(a, b, signed=_SCORED[measure]) for b in named.values()] for a in named.values()]
+        return pd.DataFrame(shares, index=pd.Index(named), columns=pd.Index(named), dtype="Float64")
     dtype = "Int64" if measure == "intersection" else "Float64"
     matrix = pd.DataFrame(index=pd.Index(named), columns=pd.Index(named), dtype=dtype)
     # A circuit beside itself, under a second name, fills the diagonal by the same rules as everything else.
