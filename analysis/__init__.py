@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from analysis.effects import effects_table
     from analysis.explorer import write_explorer
     from analysis.faithfulness import area_under_curves, pareto_front
+    from analysis.figures.attention import attention_figure
     from analysis.figures.density import block_density_figure
     from analysis.figures.faithfulness import curves_figure
     from analysis.figures.front import front_figure
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from analysis.regimes.comparison import compare_regimes
     from analysis.regimes.writing import write_comparison
     from analysis.report import write_report
+    from analysis.roles import label_roles
     from analysis.seeds import consensus, inclusion_frequency, seed_intervals, stability_table
     from analysis.sparsity import block_density, score_concentration, sparsity_table
     from analysis.structure.betweenness import betweenness
@@ -60,6 +62,7 @@ __all__ = [
     "Transfer",
     "adjust_p_values",
     "area_under_curves",
+    "attention_figure",
     "auroc",
     "betweenness",
     "block_density",
@@ -91,6 +94,7 @@ __all__ = [
     "inclusion_figure",
     "inclusion_frequency",
     "intersection",
+    "label_roles",
     "layer_counts_figure",
     "mib_auroc",
     "minimum_edge_cut",
@@ -133,6 +137,7 @@ _HOME = {
     "Transfer": "analysis.transfer.writing",
     "adjust_p_values": "analysis.overlap.families",
     "area_under_curves": "analysis.faithfulness",
+    "attention_figure": "analysis.figures.attention",
     "auroc": "analysis.rankings.truth",
     "betweenness": "analysis.structure.betweenness",
     "block_density": "analysis.sparsity",
@@ -164,6 +169,7 @@ _HOME = {
     "inclusion_figure": "analysis.figures.inclusion",
     "inclusion_frequency": "analysis.seeds",
     "intersection": "analysis.algebra",
+    "label_roles": "analysis.roles",
     "layer_counts_figure": "analysis.figures.layers",
     "mib_auroc": "analysis.rankings.mib",
     "minimum_edge_cut": "analysis.structure.cuts",

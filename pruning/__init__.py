@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pruning.evaluation.tables import metrics_table
     from pruning.execution.learning import learn_constants
     from pruning.frozen.disk import DiskCache
+    from pruning.heads.appearing import appearing_heads
+    from pruning.heads.capture import Capture, capture
+    from pruning.heads.roles import HeadRoles, head_roles
     from pruning.methods.edge_pruning.recipes import Recipe, recipe_named
     from pruning.prompts.encoding import EncodedPairs
     from pruning.prompts.pairs import PromptPair, PromptPairs
@@ -36,15 +39,19 @@ if TYPE_CHECKING:
     from pruning.transfer.smallest import smallest_circuit
 
 __all__ = [
+    "Capture",
     "DiskCache",
     "Effects",
     "EncodedPairs",
     "FaithfulnessComparison",
+    "HeadRoles",
     "PromptPair",
     "PromptPairs",
     "Recipe",
     "Sweep",
     "TaskData",
+    "appearing_heads",
+    "capture",
     "circuits_of_tasks",
     "compare_faithfulness",
     "discover",
@@ -52,6 +59,7 @@ __all__ = [
     "evaluate",
     "evaluate_masks",
     "evaluate_regimes",
+    "head_roles",
     "learn_constants",
     "load_task",
     "measure_effects",
@@ -71,15 +79,19 @@ __all__ = [
 ]
 
 _HOME = {
+    "Capture": "pruning.heads.capture",
     "DiskCache": "pruning.frozen.disk",
     "Effects": "pruning.evaluation.effects",
     "EncodedPairs": "pruning.prompts.encoding",
     "FaithfulnessComparison": "pruning.evaluation.paired",
+    "HeadRoles": "pruning.heads.roles",
     "PromptPair": "pruning.prompts.pairs",
     "PromptPairs": "pruning.prompts.pairs",
     "Recipe": "pruning.methods.edge_pruning.recipes",
     "Sweep": "pruning.runs.sweep",
     "TaskData": "pruning.tasks",
+    "appearing_heads": "pruning.heads.appearing",
+    "capture": "pruning.heads.capture",
     "circuits_of_tasks": "pruning.transfer.found",
     "compare_faithfulness": "pruning.evaluation.paired",
     "discover": "pruning.runs.discover",
@@ -87,6 +99,7 @@ _HOME = {
     "evaluate": "pruning.evaluation.evaluate",
     "evaluate_masks": "pruning.evaluation.evaluate",
     "evaluate_regimes": "pruning.regimes.faithfulness",
+    "head_roles": "pruning.heads.roles",
     "learn_constants": "pruning.execution.learning",
     "load_task": "pruning.tasks",
     "measure_effects": "pruning.evaluation.effects",

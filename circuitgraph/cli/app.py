@@ -22,6 +22,7 @@ from circuitgraph.cli.extract import extract
 from circuitgraph.cli.failures import DEBUG_VARIABLE, Interrupted, Unread
 from circuitgraph.cli.find import find
 from circuitgraph.cli.graph import graph
+from circuitgraph.cli.heads import heads
 from circuitgraph.cli.leaderboard import leaderboard
 from circuitgraph.cli.listing import models, recipes, tasks
 from circuitgraph.cli.on_task import OnTaskCommand
@@ -96,8 +97,8 @@ def flowing(text: str) -> str:
 
 
 for command in (
-    discover, check, rank, select, leaderboard, report, evaluate, run, draw, sparsity, compare, paths, find, combine,
-    convert, export, extract, graph, study, transfer, bench, cache, models, tasks, recipes,
+    discover, check, rank, select, leaderboard, report, evaluate, run, draw, sparsity, compare, paths, find, heads,
+    combine, convert, export, extract, graph, study, transfer, bench, cache, models, tasks, recipes,
 ):  # fmt: skip
     told = flowing(inspect.cleandoc(command.__doc__ or ""))
     app.command(cls=OnTaskCommand if command is compare else None, help=told)(command)

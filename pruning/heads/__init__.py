@@ -1,0 +1,1 @@
+"""What heads do: how they attend and what they say to the logits, captured on prompts, and named by stated rules."""
