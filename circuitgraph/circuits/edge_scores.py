@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from circuitgraph.circuits.formats.content import MergeRules
     from circuitgraph.circuits.formats.file_format import FileChoices
 
-DIRECTIONS = ("noising", "denoising", "between", "none", "unknown")
+DIRECTIONS = ("noising", "denoising", "between", "both", "none", "unknown")
 """Where edges are looked at: each ablated in the full model, each restored where all are ablated, all kept in part;
-nothing ablated at all; or nobody says, as in files of other tools."""
+noising and denoising put together; nothing ablated at all; or nobody says, as in files of other tools."""
 ORDERS = ("strength", "size", "signed")
 FORMAT_VERSION = 1
 NUMBERS, ABOUT = "scores.safetensors", "scores.json"
@@ -54,8 +54,8 @@ class EdgeScores:
         values: The scores `[edge]`, float64, finite, read-only; the larger, the more the edge is needed.
         method: The name of the method that made them.
         direction: Where the edges were looked at: `noising` (each edge ablated in the full model), `denoising` (each
-            edge restored where all are ablated), `between` (all edges kept in part), `none` (nothing
-            ablated), or `unknown`.
+            edge restored where all are ablated), `between` (all edges kept in part), `both` (noising and denoising put
+            together), `none` (nothing ablated), or `unknown`.
         estimates: What a score estimates, in a few words with its unit.
         ablation: What cut edges carry.
         provenance_json: `provenance` as JSON text.
@@ -93,7 +93,7 @@ class EdgeScores:
             universe: What fixes the edges.
             values: One number per edge `[edge]`, in the order of the flat gate vector; copied.
             method: The name of the method that made them.
-            direction: `noising`, `denoising`, `between`, `none` or `unknown`.
+            direction: `noising`, `denoising`, `between`, `both`, `none` or `unknown`.
             estimates: What a score estimates.
             ablation: What cut edges carry.
             provenance: Where they came from, as JSON values.

@@ -15,6 +15,7 @@ def evaluate(
     model: options.ModelOfCircuit = None,
     task: options.TaskOfCircuit = None,
     ablation: options.AblationOfCircuit = None,
+    direction: options.DirectionOfCircuit = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     n_random: Annotated[int, typer.Option(min=0, help="Random circuits of the same size to compare with.")] = 10,
     n_random_prompts: options.RandomPrompts = 32,
@@ -75,6 +76,7 @@ def evaluate(
     from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.cli.settings import ablation_of_circuit
     from circuitgraph.errors import ConfigurationError
+    from pruning.prompts.swapped import BOTH, begins_with, require_direction
     from pruning.runs.shown_progress import counting
 
     with only_json(as_json):
@@ -83,6 +85,9 @@ def evaluate(
             raise ConfigurationError(f"--constants is for optimal ablation, and cut edges carry {cut} values here")
         found = load_found_circuit(circuit, model=model, device=device, dtype=dtype, verify=not no_verify)
         data = found.task(task, seed=seed)
+        asked = direction or data.direction
+        require_direction(asked, cut)
+        data = data.towards(begins_with(asked))
         pairs = data.split(split)
         if not len(pairs):
             raise ConfigurationError(f"task {data.name} has no {split} prompts; choose another --split")
@@ -112,9 +117,10 @@ def evaluate(
                 batch_size=batch_size,
                 ablation=cut,
                 hit_at=hit_at,
+                direction=BOTH if asked == BOTH else "noising",  # the prompts are turned already
                 tick=tick,
             )
-        worth = None
+        worth, other = None, evaluation.denoising
         if n_effects is not None:
             from pruning.evaluation.effects import measure_effects
 
@@ -137,9 +143,11 @@ def evaluate(
                 "split": split,
                 "data_hash": data.data_hash,
                 "ablation": cut,
+                "direction": asked,
                 "found_with_ablation": found.circuit.ablation,
                 "sparsity": found.circuit.sparsity,
                 "metrics": evaluation.metrics,
+                **({} if other is None else {"denoising": {"metrics": other.metrics}}),
                 "verdicts": judged,
                 **({} if learnt is None else {"constants": learnt}),
                 **({} if worth is None else {"effects": worth.to_dict(split)}),
@@ -150,7 +158,10 @@ def evaluate(
     print(f"{len(found.circuit):,} of {counts['n_universe']:,} edges ({100 * counts['effective']:.2f} % cut)")
     if cut != found.circuit.ablation:
         print(f"measured under {cut} ablation; found, and its dangling edges dropped, under {found.circuit.ablation}")
-    print_metrics(f"{data.name} {split}", evaluation.metrics)
+    told = "" if asked == "noising" else f", {begins_with(asked)}"
+    print_metrics(f"{data.name} {split}{told}", evaluation.metrics)
+    if other is not None:
+        print_metrics(f"{data.name} {split}, denoising", other.metrics)
     if worth is not None:
         print_effects(worth)
     print_findings(judged)

@@ -110,7 +110,8 @@ class Job:
 
     def _compared(self) -> tuple[str, str]:
         request = self.run.request
-        return "compared by", f"{request.objective or 'nothing'}; cut edges carry: {request.ablation}"
+        direction = "" if request.direction == "noising" else f"; direction: {request.direction}"
+        return "compared by", f"{request.objective or 'nothing'}; cut edges carry: {request.ablation}{direction}"
 
     def _recipe_rows(self) -> list[tuple[str, str]]:
         """What is trained, and what that holds."""

@@ -80,6 +80,7 @@ class MethodOptions:
     survivors_by: method_options.SurvivorsBy = None
     steps: options.Steps = None
     batch_size: options.BatchSize = None
+    direction: options.DirectionOfRun = None
     ablation: options.Ablation = None
     objective: options.Objective = None
     teacher_top_k: options.TeacherTopK = None
@@ -100,7 +101,9 @@ class MethodOptions:
                 found = {**usual, "front": (first, *others)} | found
             found["recipe.target_sparsity"] = first
         names = {name: f"recipe.{name}" for name in ("steps", "batch_size", "warm_start")}
-        names |= {name: name for name in ("ablation", "objective", "teacher_top_k", "survivors", "survivors_by")}
+        names |= {
+            name: name for name in ("direction", "ablation", "objective", "teacher_top_k", "survivors", "survivors_by")
+        }
         names["rule"] = "selection.rule"
         return found | _given(self, names)
 

@@ -79,6 +79,26 @@ DtypeOfCircuit = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+_DIRECTIONS = (
+    "noising (the clean prompt, cut edges carry the corrupted one), denoising (the pairs swapped: the corrupted "
+    "prompt, cut edges carry the clean one) or both."
+)
+Direction = Annotated[
+    str, typer.Option(help=_DIRECTIONS + " Scores of both are added up by their size.", rich_help_panel=SETTINGS)
+]
+DirectionOfRun = Annotated[
+    str | None,
+    typer.Option(
+        "--direction",
+        help=_DIRECTIONS + " For both, scores are added up by size, trained masks averaged; the circuit is as large.",
+        show_default="noising",
+        rich_help_panel=SETTINGS,
+    ),
+]
+DirectionOfCircuit = Annotated[
+    str | None,
+    typer.Option("--direction", help=_DIRECTIONS, show_default="how the circuit was found; both: noising"),
+]
 AblationOfCircuit = Annotated[
     str | None,
     typer.Option(

@@ -52,6 +52,7 @@ class RankingOptions:
             rich_help_panel=options.SETTINGS,
         ),
     ] = None
+    direction: options.Direction = "noising"
     objective: Annotated[
         str | None,
         typer.Option(
@@ -97,16 +98,20 @@ class RankingOptions:
         """The method with its settings, its objective checked.
 
         Raises:
-            UnknownNameError: No such method, setting or objective.
+            UnknownNameError: No such method, setting, direction or objective.
             ConfigurationError: A value that makes no sense, or an objective that the method can make nothing of.
         """
         from pruning.execution.objectives import objective_named
+        from pruning.methods.method import require_one_direction
+        from pruning.prompts.swapped import require_direction
         from pruning.runs.method_settings import method_with, read_settings
 
         made = method_with(self.method, read_settings(self.method, dict(parse_named("--set", self.set_ or []))))
         if self.objective is not None:
             objective_named(self.objective)
             made.require(self.objective)
+        require_direction(self.direction, self.ablation or "counterfactual")
+        require_one_direction(made, self.direction)
         return made
 
     def learnt(self, made: Method, compiled: CompiledModel, data: TaskData) -> AblationValues | None:
@@ -154,8 +159,8 @@ class RankingOptions:
         say(f"ranking {n_edges:,} edges by {self.method}, on {n_prompts:,} training prompts")
         with told_as_notes():
             return rank_edges(
-                compiled, data, made, objective=self.objective, ablation=self.ablation, batch_size=self.batch_size,
-                seed=self.seed, say=say, constants=constants,
+                compiled, data, made, direction=self.direction, objective=self.objective, ablation=self.ablation,
+                batch_size=self.batch_size, seed=self.seed, say=say, constants=constants,
             )  # fmt: skip
 
 
@@ -278,7 +283,7 @@ def _show(scores: EdgeScores, circuit: Circuit | None) -> None:
     rows = [(name, f"{scores[name]:.6g}") for name in scores.top(_SHOWN)]
     print_table(("edge", ">score"), rows, title="The strongest edges")
     compared = scores.provenance["objective"]
-    print(f"score: {scores.estimates} (objective {compared or 'none'}, {scores.ablation} ablation)")
+    print(f"score: {scores.estimates} (objective {compared or 'none'}, {scores.ablation} ablation, {scores.direction})")
     if circuit is not None:
         chosen = f"{len(circuit):,} of {circuit.n_raw:,} chosen edges kept"
         print(f"{chosen}, {len(circuit.heads)} heads, {len(circuit.mlps)} MLPs")

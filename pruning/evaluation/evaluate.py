@@ -4,7 +4,8 @@ What is measured of each prompt is in `pruning.evaluation.scores`, how prompts a
 `pruning.evaluation.summary`, and how sure a mean is in `pruning.evaluation.intervals`.
 
 Roles, each a set of kept edges: the `circuit`; the `full` model, which is the model as it was loaded, whatever was
-edited; `empty` (no edge); the `complement` (all edges but the circuit's); `random` (the mean of random circuits of that
+edited; `empty` (no edge); the `complement` (all edges but the circuit's: its KL is completeness, D(G∖C ‖ G), the
+more the better); `random` (the mean of random circuits of that
 size); `raw` (the circuit with its dangling edges).
 
 Where the model's graph was edited (`CompiledModel.with_graph`), removed edges are kept in no role but `full`, and
@@ -15,7 +16,8 @@ could keep, all edges that were not removed. So what removing edges costs is the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ from pruning.evaluation.summary import difference_to, summary, summary_of_random
 from pruning.evaluation.tables import metrics_table
 from pruning.frozen.constants import AblationData
 from pruning.prompts.encoding import EncodedPairs
+from pruning.prompts.swapped import DENOISING, NOISING, require_direction
 from pruning.whole_numbers import whole_number
 
 
@@ -46,10 +49,12 @@ class Evaluation:
         metrics: By role, then by metric, see `evaluate`.
         examples: A row per prompt, for the circuit and the full model; a cell is missing where a prompt has no such
             value, as without a wrong answer it has no `logit_diff`.
+        denoising: The same on the swapped pairs, where both directions were asked for; else None.
     """
 
     metrics: dict[str, dict[str, Any]]
     examples: pd.DataFrame
+    denoising: Evaluation | None = None
 
     @property
     def table(self) -> pd.DataFrame:
@@ -77,6 +82,7 @@ def evaluate(
     ablation: str | None = None,
     raw_edges: np.ndarray | None = None,
     hit_at: int | None = None,
+    direction: str = NOISING,
     tick: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a circuit on prompts, next to the full model, nothing, its complement and random circuits.
@@ -94,6 +100,9 @@ def evaluate(
         ablation: What cut edges carry; by default what the circuit was found with.
         raw_edges: Flat indices of the edges kept before dangling ones were dropped, to be measured as role `raw`.
         hit_at: Measure as well whether a right answer is among so many likeliest tokens (`hit_at_K`).
+        direction: `noising`: the clean prompts run, cut edges carry the corrupted ones; `denoising`: the pairs are
+            swapped, and all figures are about the full model on the corrupted prompts; `both`: noising, and denoising
+            beside it as `denoising`.
         tick: Called with the number of runs done and of all, after every batch: one per prompt and set of edges.
 
     Returns:
@@ -107,7 +116,9 @@ def evaluate(
 
     Raises:
         GraphMismatchError: The circuit is of another universe, or not of the model's edited graph.
-        ConfigurationError: No prompts, random circuits on fewer than one, or Hit@k of prompts without right tokens.
+        ConfigurationError: No prompts, random circuits on fewer than one, Hit@k of prompts without right tokens, or
+            denoising without counterfactual ablation.
+        UnknownNameError: No such direction.
         PromptFormatError: Counterfactual ablation, and no prompt differs from its counterfactual in any token.
 
     Warns:
@@ -124,12 +135,21 @@ def evaluate(
         >>> found.metrics["circuit"]["exact_match"], found.metrics["empty"]["exact_match"] < 1
         (1.0, True)
     """
+    ablation = ablation or circuit.ablation
+    require_direction(direction, ablation)
+    if direction != NOISING:
+        one_way = partial(
+            evaluate, compiled, circuit, ablation_data=ablation_data, n_random=n_random,
+            n_random_prompts=n_random_prompts, seed=seed, batch_size=batch_size, ablation=ablation,
+            raw_edges=raw_edges, hit_at=hit_at, tick=tick,
+        )  # fmt: skip
+        turned = one_way(pairs.swapped())
+        return turned if direction == DENOISING else replace(one_way(pairs), denoising=turned)
     if not len(pairs):
         raise ConfigurationError("there is nothing to evaluate on: the split has no prompts")
     n_random = whole_number("n_random", n_random)
     require_universe(compiled, circuit)
     require_edits(compiled, circuit)
-    ablation = ablation or circuit.ablation
     masks = _masks(compiled, circuit, raw_edges)
     randoms = [random_circuit(circuit, seed=seed + index, gate_map=compiled.gate_map) for index in range(n_random)]
     named = {f"random {index}": one.mask for index, one in enumerate(randoms)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from circuitgraph.errors import ConfigurationError
 from pruning.prompts.encoding import EncodedPairs
+from pruning.prompts.swapped import NOISING
 from pruning.tasks import TaskData, get_task, load_task
 
 
@@ -36,7 +37,7 @@ def task_of_provenance(
     made: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     if seed is None:
         seed = made.get("seed", provenance.get("seed"))
-    return load_task(
+    task = load_task(
         name,
         tokenizer,
         # A task that decides its sizes itself, from all inputs, takes none.
@@ -46,6 +47,7 @@ def task_of_provenance(
         bos=made.get("bos", "auto"),
         options=made.get("options"),
     )
+    return task.towards(str(made.get("direction", NOISING)))
 
 
 def trained_on(own: TaskData, pairs: EncodedPairs) -> list[int]:

@@ -114,6 +114,7 @@ def check_objective(objective: str, pairs: EncodedPairs, what: str = "the traini
         UnknownNameError: No such objective.
     """
     objective_named(objective)
+    require_answers(objective, pairs, what)
     numeric = pairs.answer_values is not None
     if numeric != (objective in ("mse", "position-kl")):
         fit = "mse or position-kl" if numeric else "kl, kl-top1, logit-diff, negative-logit-diff or cross-entropy"
@@ -122,6 +123,27 @@ def check_objective(objective: str, pairs: EncodedPairs, what: str = "the traini
             f"use {fit}"
         )
     require_wrong_answers(objective, pairs, what)
+
+
+def require_answers(objective: str, pairs: EncodedPairs, what: str = "the training data") -> None:
+    """Refuse prompts whose right answers are not known where an objective needs them.
+
+    Args:
+        objective: Its name.
+        pairs: The prompts.
+        what: What the message calls them.
+
+    Raises:
+        ConfigurationError: It does, and they are not.
+    """
+    unknown = pairs.answer_ids is None and pairs.answer_values is None and pairs.correct_ids is None
+    if unknown and objective in _NEED_ANSWERS:
+        raise ConfigurationError(
+            f"objective {objective!r} needs right answers, and those of {what} are not known: the sides are swapped, "
+            "and the counterfactuals have no answers of their own. Use kl, which needs none, with a method that looks "
+            "between ablated and full model (gate-importance, exact, edge-pruning); a task whose counterfactuals have "
+            "answers (ioi: --task-option counterfactual=exchanged); or give each line a 'corrupted_answer'"
+        )
 
 
 def require_wrong_answers(objective: str, pairs: EncodedPairs, what: str = "the training data") -> None:
@@ -233,6 +255,7 @@ FLAT_AT_FULL_MODEL = ("kl", "logit-diff", "mse", "position-kl")
 """Objectives that are least where the circuit is the full model, so that their gradient there is 0."""
 
 _NEED_WRONG_ANSWERS = ("logit-diff", "negative-logit-diff")
+_NEED_ANSWERS = ("cross-entropy", *_NEED_WRONG_ANSWERS)
 
 
 def check_top_k(teacher_top_k: int | None, objective: str, d_vocab: int) -> None:

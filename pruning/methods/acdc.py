@@ -46,15 +46,14 @@ from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.pruned_behind import require_prunable
 from circuitgraph.forward.tail import PrunedBehind, Tail
 from circuitgraph.graph.liveness import backward_reach, the_logits
-from circuitgraph.graph.universe import Universe
 from pruning.execution.finite import require_numbers
 from pruning.execution.objectives import log_softmax
 from pruning.execution.probe import Probe
 from pruning.frozen.batch import FrozenBatch
 from pruning.methods.answers import ComparesWithModel
 from pruning.methods.method import RANKING_ABLATIONS, Search
+from pruning.methods.writer_orders import ORDERS, writer_orders
 
-ORDERS = ("reverse", "heads-forward", "random")
 _CELLS_AT_ONCE = {"cpu": 2048, "cuda": 32768}
 """How many tokens of candidates × prompts run at once, at least one candidate."""
 _LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 28}
@@ -133,6 +132,20 @@ class ACDC(ComparesWithModel):
             scores=found.scores, kept=found.kept, about={"threshold": found.threshold, "n_tried": found.n_tried}
         )
 
+    def for_both(self) -> ACDC:
+        """The search over pairs and swapped pairs: a rise over all of them is half the sum of the two rises."""
+        return replace(self, threshold=self.threshold / 2)
+
+    def of_both(self, found: Search) -> Search:
+        """What such a search found, with rises and threshold as sums of noising and denoising.
+
+        Args:
+            found: What it found.
+        """
+        threshold = found.about["threshold"]
+        assert isinstance(threshold, float)
+        return Search(scores=2 * found.scores, kept=found.kept, about={**found.about, "threshold": 2 * threshold})
+
     def for_edges(self, n: int) -> ACDC:
         """The same search for a circuit of about so many edges.
 
@@ -207,7 +220,7 @@ def acdc(probe: Probe, settings: ACDC | None = None, *, seed: int = 0) -> Found:
         NotFiniteError: The objective is NaN or infinite; the message names the prompts.
     """
     settings = settings or ACDC()
-    orders = _orders(probe.compiled.universe, settings.order, seed)
+    orders = writer_orders(probe.compiled.universe, settings.order, seed)
     if settings.target_edges is None:
         return _Search(probe, settings.threshold, orders).run()
     wanted, searches = settings.target_edges, list[Found]()
@@ -231,22 +244,6 @@ def _between(low: float, high: float, last: float) -> float:
     if not low:
         return last / 8
     return last * 8 if high == math.inf else math.sqrt(low * high)
-
-
-def _orders(universe: Universe, order: str, seed: int) -> dict[int, np.ndarray]:
-    """For each number of writers that are seen, in which order they are tried."""
-    layers, generator = universe.writer_layers, np.random.default_rng(seed)
-    is_mlp = universe.writer_kinds == "mlp"
-    found = {}
-    for n in sorted({block.n_writers for block in universe.blocks}):
-        writers = np.arange(n)
-        if order == "reverse":
-            found[n] = writers[::-1].copy()
-        elif order == "heads-forward":
-            found[n] = np.lexsort((writers, ~is_mlp[:n], -layers[:n]))
-        else:
-            found[n] = generator.permutation(n)
-    return found
 
 
 class _Search:

@@ -127,6 +127,23 @@ class Searcher(Method, Protocol):
 
 
 @runtime_checkable
+class OnePassBothWays(Searcher, Protocol):
+    """A search that looks at noising and denoising in one pass, its threshold on the sum of the two rises."""
+
+    def for_both(self) -> OnePassBothWays:
+        """The search with what it compares with rises halved: over twice the prompts they are means of the two."""
+        ...
+
+    def of_both(self, found: Search) -> Search:
+        """What it found, told as sums of the two rises.
+
+        Args:
+            found: What the halved search found over the pairs and the swapped pairs.
+        """
+        ...
+
+
+@runtime_checkable
 class RefusesModels(Protocol):
     """A method that cannot do with every model that can be compiled."""
 
@@ -140,6 +157,23 @@ class RefusesModels(Protocol):
             UnsupportedModelError: It is one; the message says what is not known of it.
         """
         ...
+
+
+def require_one_direction(method: Method, direction: str) -> None:
+    """Refuse a direction of the run where the method's own settings turn it round as well.
+
+    Args:
+        method: The method.
+        direction: The run's: `noising`, `denoising` or `both`.
+
+    Raises:
+        ConfigurationError: Both are given.
+    """
+    if direction != "noising" and method.direction == "denoising":
+        raise ConfigurationError(
+            f"direction {direction!r} swaps the prompts, and method {method.name!r} is set to denoising itself, which "
+            "restores edges in the corrupted run and asks the clean prompt's answer; give one of the two"
+        )
 
 
 def usual_ablation(method: Method, family: str) -> str:

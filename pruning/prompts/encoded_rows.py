@@ -25,6 +25,7 @@ class EncodedRow:
         answer: The answer.
         correct: First tokens of right answers.
         wrong: First tokens of wrong answers.
+        corrupted_answer: The counterfactual's own answer, after its side; empty if not known.
         unknown: Unknown tokens and dropped characters in all of these.
         spacing: The answer as it was probably meant, where its spaces look wrong.
         own_bos: Whether the prompt itself begins with BOS, so that it was not put there again.
@@ -37,6 +38,7 @@ class EncodedRow:
     answer: Ids
     correct: Ids
     wrong: Ids
+    corrupted_answer: Ids
     unknown: int
     spacing: Respelling | None
     own_bos: bool
@@ -93,6 +95,8 @@ class _Texts:
     right: tuple[str, ...]
     """The clean prompt with each right alternative."""
     wrong: tuple[str, ...]
+    corrupted_own: str | None
+    """The corrupted prompt with its own answer."""
     respelled: str | None
     """The clean prompt with the answer as it was probably meant."""
 
@@ -108,13 +112,16 @@ class _Texts:
             corrupted_answered=corrupted + answer,
             right=tuple(clean + encoder.answer_text(other, pair.clean) for other in pair.correct_answers),
             wrong=tuple(clean + encoder.answer_text(other, pair.clean) for other in pair.all_wrong),
+            corrupted_own=None
+            if pair.corrupted_answer is None
+            else corrupted + encoder.answer_text(pair.corrupted_answer, pair.corrupted),
             respelled=None if meant is None else clean + meant,
         )
 
     @property
     def all(self) -> list[str]:
         """All of them."""
-        meant = [] if self.respelled is None else [self.respelled]
+        meant = [text for text in (self.respelled, self.corrupted_own) if text is not None]
         prompts = [self.clean, self.corrupted, self.answered, self.corrupted_answered]
         return [*prompts, *self.right, *self.wrong, *meant]
 
@@ -153,6 +160,7 @@ def _row(pair: PromptPair, texts: _Texts, encoder: PromptEncoder, ids: dict[str,
         answer=answer,
         correct=correct_set,
         wrong=wrong_set,
+        corrupted_answer=_corrupted_answer(texts, encoder, ids),
         unknown=encoder.n_unknown(texts.answered, ids[texts.answered]) + encoder.n_unknown(texts.corrupted, corrupted),
         spacing=_spacing(texts, encoder, ids),
         own_bos=bool(encoder.bos_ids) and n_bos > 0,
@@ -198,6 +206,15 @@ def _spacing(texts: _Texts, encoder: PromptEncoder, ids: dict[str, Ids]) -> Resp
         return None
     cut = len(texts.clean)
     return Respelling(written=texts.answered[cut:], meant=texts.respelled[cut:], first_id=meant[0])
+
+
+def _corrupted_answer(texts: _Texts, encoder: PromptEncoder, ids: dict[str, Ids]) -> Ids:
+    """The counterfactual's own answer; nothing where it has none, or one that this tokenizer cannot write or know."""
+    if texts.corrupted_own is None:
+        return ()
+    own = continuation(ids[texts.corrupted], ids[texts.corrupted_own])
+    unknown = encoder.unknown_id_in(own, texts.corrupted_own) or encoder.n_dropped(texts.corrupted_own)
+    return () if unknown else own
 
 
 def continuation(prompt: Ids, joint: Ids) -> Ids:

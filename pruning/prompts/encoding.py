@@ -57,6 +57,8 @@ class EncodedPairs:
         answer_values: The right number at each asked position, or None for token outputs.
         correct_ids: Right tokens at the first asked position, or None.
         wrong_ids: Wrong tokens at the first asked position, or None.
+        corrupted_answers: The counterfactuals' own answers, tokens or numbers as the answers are; None if any is not
+            known. Not part of the hash: they are asked only where the sides are swapped.
         texts: Each clean prompt before its answer.
         groups: Each prompt's group; empty means none has one.
         corrupted_texts: Each counterfactual before the answer; empty if it has no text.
@@ -88,6 +90,7 @@ class EncodedPairs:
     answer_values: tuple[np.ndarray, ...] | None = None
     correct_ids: tuple[np.ndarray, ...] | None = None
     wrong_ids: tuple[np.ndarray, ...] | None = None
+    corrupted_answers: tuple[np.ndarray, ...] | None = None
     texts: tuple[str, ...] = ()
     groups: tuple[str | None, ...] = ()
     corrupted_texts: tuple[str, ...] = ()
@@ -99,7 +102,7 @@ class EncodedPairs:
 
     def __post_init__(self) -> None:
         """Check that all columns have the same number of prompts and each prompt's arrays fit."""
-        for name in _COLUMNS:
+        for name in (*_COLUMNS, "corrupted_answers"):
             column = getattr(self, name)
             if column is not None and len(column) != len(self):
                 raise PromptFormatError(f"{name} has {len(column)} entries for {len(self)} prompts")
@@ -212,6 +215,12 @@ class EncodedPairs:
             if name != "notes"
         }
         return EncodedPairs(**taken, notes=self.notes)
+
+    def swapped(self) -> EncodedPairs:
+        """The prompts and their counterfactuals the other way round; see `pruning.prompts.swapped`."""
+        from pruning.prompts.swapped import swapped_pairs
+
+        return swapped_pairs(self)
 
     def batch(
         self,
@@ -327,13 +336,9 @@ def _padded(
 
 
 def encode_pairs(
-    pairs: Iterable[PromptPair],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    chat_template: bool = False,
-    bos: str = "auto",
-    align: str = "error",
-) -> EncodedPairs:
+    pairs: Iterable[PromptPair], tokenizer: PreTrainedTokenizerBase, *, chat_template: bool = False,
+    bos: str = "auto", align: str = "error",
+) -> EncodedPairs:  # fmt: skip
     """Tokenise prompt pairs.
 
     Args:
@@ -365,6 +370,10 @@ def encode_pairs(
     return columns(rows, (*(f"dropped: {problem}" for problem in problems), *remarks(rows)))
 
 
+def _has_own(row: EncodedRow) -> bool:
+    return bool(row.corrupted_answer)
+
+
 def columns(rows: list[EncodedRow], notes: tuple[str, ...]) -> EncodedPairs:
     """Turn usable pairs into columns."""
 
@@ -378,6 +387,7 @@ def columns(rows: list[EncodedRow], notes: tuple[str, ...]) -> EncodedPairs:
         answer_ids=column(lambda row: row.answer),
         correct_ids=column(lambda row: row.correct),
         wrong_ids=column(lambda row: row.wrong) if any(row.wrong for row in rows) else None,
+        corrupted_answers=column(lambda row: row.corrupted_answer) if all(map(_has_own, rows)) else None,
         texts=tuple(row.pair.clean for row in rows),
         groups=tuple(row.pair.group for row in rows),
         corrupted_texts=tuple(row.pair.corrupted for row in rows),

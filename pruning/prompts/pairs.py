@@ -6,7 +6,8 @@ into token ids.
 The JSONL form has one object a line. `clean` marks the answer `<predict>…</predict>` at its end;
 `corrupted` holds the counterfactual's text up to the same place (a span there is allowed if it holds the
 same answer: the corrupted side is always run with the clean side's answer tokens). Optional: `split`
-(train, validation or test), `group`, `wrong_answer` (a string or a list) and `correct_answers` (a list).
+(train, validation or test), `group`, `wrong_answer` (a string or a list), `correct_answers` (a list) and
+`corrupted_answer`, the counterfactual's own answer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
 
@@ -23,7 +24,7 @@ from circuitgraph.files.atomic_file import write_atomically
 from circuitgraph.files.strict_json import parse_strictly
 from pruning.prompts.text_rules import TAG, pair_problem, shown
 
-FIELDS = ("clean", "corrupted", "split", "wrong_answer", "correct_answers", "group")
+FIELDS = ("clean", "corrupted", "split", "wrong_answer", "correct_answers", "corrupted_answer", "group")
 _SPAN = re.compile(r"<predict>(.*?)</predict>", re.DOTALL)
 
 
@@ -38,6 +39,8 @@ class PromptPair:
         wrong_answer: The wrong answer that the right one is compared with.
         wrong_answers: All wrong answers, where there are several; give this or `wrong_answer`.
         correct_answers: All right answers, the answer among them, where there are several; the answer itself if empty.
+        corrupted_answer: The right answer after the counterfactual, where it has one: what is asked where the two
+            sides are swapped.
         split: `train`, `validation` or `test`, or None where it is not decided yet.
         group: A label that metrics may be grouped by, or that pairs up items of two data sets.
         source: Where the pair came from, for messages; not compared.
@@ -60,6 +63,7 @@ class PromptPair:
     wrong_answer: str | None = None
     wrong_answers: tuple[str, ...] = ()
     correct_answers: tuple[str, ...] = ()
+    corrupted_answer: str | None = None
     split: str | None = None
     group: str | None = None
     source: str = field(default="", compare=False)
@@ -78,6 +82,35 @@ class PromptPair:
     def all_wrong(self) -> tuple[str, ...]:
         """Every wrong answer, none if there are none."""
         return self.wrong_answers if self.wrong_answer is None else (self.wrong_answer,)
+
+    def swapped(self) -> PromptPair:
+        """The pair the other way round: the counterfactual as the prompt, with its own answer.
+
+        The answer becomes the wrong one, where the pair had any. Further right and wrong answers stay behind: they
+        are those of the prompt that is now the counterfactual.
+
+        Raises:
+            PromptFormatError: The counterfactual's own answer is not known (`corrupted_answer`).
+
+        Examples:
+            >>> pair = PromptPair(
+            ...     clean="Ann met Bob. Bob thanked", corrupted="Ann met Bob. Ann thanked", answer=" Ann",
+            ...     wrong_answer=" Bob", corrupted_answer=" Bob",
+            ... )
+            >>> pair.swapped().marked(), pair.swapped().wrong_answer, pair.swapped().swapped() == pair
+            ('Ann met Bob. Ann thanked<predict> Bob</predict>', ' Ann', True)
+        """
+        if self.corrupted_answer is None:
+            raise self.error(
+                "the sides cannot be swapped as text: the counterfactual has no answer of its own; give its "
+                "'corrupted_answer', or encode the pairs and swap them then (EncodedPairs.swapped), for measures that "
+                "ask for no answer"
+            )
+        wrong = self.answer if self.all_wrong and self.answer != self.corrupted_answer else None
+        return replace(
+            self, clean=self.corrupted, corrupted=self.clean, answer=self.corrupted_answer, wrong_answer=wrong,
+            wrong_answers=(), correct_answers=(), corrupted_answer=self.answer,
+        )  # fmt: skip
 
     def error(self, message: str) -> PromptFormatError:
         """Make an error that says which pair it is about.
@@ -139,6 +172,14 @@ class PromptPairs(Sequence[PromptPair]):
         """Take one pair, or a slice of them."""
         return PromptPairs(self.pairs[index]) if isinstance(index, slice) else self.pairs[index]
 
+    def swapped(self) -> PromptPairs:
+        """All pairs the other way round, see `PromptPair.swapped`.
+
+        Raises:
+            PromptFormatError: The counterfactual's own answer is not known of a pair.
+        """
+        return PromptPairs(tuple(pair.swapped() for pair in self.pairs))
+
     @classmethod
     def from_jsonl(cls, path: str | Path) -> PromptPairs:
         """Read prompt pairs; blank lines are skipped.
@@ -195,7 +236,7 @@ def _parse_line(text: str, source: str) -> PromptPair:
     record = _parse_object(text, source)
     wrong = record.get("wrong_answer")
     right = record.get("correct_answers")
-    split, group = record.get("split"), record.get("group")
+    split, group, other = record.get("split"), record.get("group"), record.get("corrupted_answer")
     clean, answer = _split_answer(record["clean"], "clean", source)
     return PromptPair(
         clean=clean,
@@ -204,6 +245,7 @@ def _parse_line(text: str, source: str) -> PromptPair:
         wrong_answer=wrong if isinstance(wrong, str) else None,
         wrong_answers=tuple(wrong) if isinstance(wrong, list) else (),
         correct_answers=tuple(right) if isinstance(right, list) else (),
+        corrupted_answer=other if isinstance(other, str) else None,
         split=split if isinstance(split, str) else None,
         group=group if isinstance(group, str) else None,
         source=source,
@@ -290,7 +332,7 @@ def _before_answer(text: object, answer: str, source: str) -> str:
         raise PromptFormatError(
             f"{source}: 'corrupted' marks {other!r} but 'clean' marks {answer!r}; the corrupted prompt is "
             "run with the clean one's answer: end it before <predict>, and put its own answer in "
-            "'wrong_answer'"
+            "'wrong_answer' (what the right one is compared with) or 'corrupted_answer' (asked where sides are swapped)"
         )
     return before
 
@@ -325,6 +367,8 @@ def _to_object(pair: PromptPair) -> dict[str, object]:
         record["wrong_answer"] = list(pair.wrong_answers)
     if pair.correct_answers:
         record["correct_answers"] = list(pair.correct_answers)
+    if pair.corrupted_answer is not None:
+        record["corrupted_answer"] = pair.corrupted_answer
     if pair.group is not None:
         record["group"] = pair.group
     return record

@@ -37,6 +37,8 @@ class PairText(Protocol):
     @property
     def all_wrong(self) -> tuple[str, ...]: ...
     @property
+    def corrupted_answer(self) -> str | None: ...
+    @property
     def split(self) -> str | None: ...
     @property
     def group(self) -> str | None: ...
@@ -56,9 +58,9 @@ def pair_problem(pair: PairText) -> str | None:
 
 
 def _wrong_type(pair: PairText) -> str | None:
-    for name in ("clean", "corrupted", "answer", "wrong_answer", "split", "group", "source"):
+    for name in ("clean", "corrupted", "answer", "wrong_answer", "corrupted_answer", "split", "group", "source"):
         value = getattr(pair, name)
-        optional = name in ("wrong_answer", "split", "group")
+        optional = name in ("wrong_answer", "corrupted_answer", "split", "group")
         if not isinstance(value, str) and not (optional and value is None):
             return f"{name!r} must be a string{' or None' * optional}, got {shown(value)}"
     for name in ("wrong_answers", "correct_answers"):
@@ -74,6 +76,8 @@ def _texts(pair: PairText) -> Iterator[tuple[str, str]]:
         yield name, getattr(pair, name)
     yield from (("wrong_answer", text) for text in pair.all_wrong)
     yield from (("correct_answers", text) for text in pair.correct_answers)
+    if pair.corrupted_answer is not None:
+        yield "corrupted_answer", pair.corrupted_answer
 
 
 def _wrong_text(pair: PairText) -> str | None:
@@ -102,6 +106,8 @@ def _empty(pair: PairText) -> str | None:
         return "give wrong_answer or wrong_answers, not both"
     if not all(other.strip() for other in (*pair.all_wrong, *pair.correct_answers)):
         return "an alternative answer is empty"
+    if pair.corrupted_answer is not None and not pair.corrupted_answer.strip():
+        return "the counterfactual's own answer (corrupted_answer) is empty; leave it out where there is none"
     return None
 
 

@@ -4,7 +4,7 @@ Every setting of a run has a name: `seed`, `model.embeddings`, `task.sizes.train
 Python's keywords, the options of the command line, `--set NAME=VALUE` and a TOML file all become one table of names
 and values, in which what comes later wins; `pruning.runs.decide` makes a run of it. `recipe` itself names the recipe
 (or is one) that `recipe.…` changes. Where another method is chosen than one that trains by a recipe, its own settings
-are `method.options.…`, and their short names come before all others.
+are `method.options.…`, and their short names come before all others but full ones (`direction` is the run's).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def full_name(name: str, method: str | None = None) -> str:
 
     Args:
         name: Its full name, or the last part of it where only one setting ends so; `device` is `settings.device`.
-        method: The method, whose own settings come first.
+        method: The method, whose own settings come first among short names.
 
     Raises:
         UnknownNameError: There is no such setting; the nearest are named.
@@ -82,10 +82,10 @@ def full_name(name: str, method: str | None = None) -> str:
         circuitgraph.errors.ConfigurationError: 'embeddings' may be model.embeddings or recipe.embeddings; say which
     """
     known, own = setting_kinds(), own_settings(method)
-    if name in own:
-        return OPTIONS + name
     if name in known or name == RECIPE:
         return name
+    if name in own:
+        return OPTIONS + name
     if name in TABLES:
         raise ConfigurationError(f"{name!r} is a table of settings; name one in it, such as {name}.{_EXAMPLES[name]}")
     table, _, inside = name.rpartition(".")

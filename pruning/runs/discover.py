@@ -25,6 +25,7 @@ from circuitgraph.stopping import Stop, stopping
 from circuitgraph.torch_state import with_gradients
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.recipes import Recipe
+from pruning.prompts.swapped import BOTH
 from pruning.runs.checking.preflight import Preflight, look_before
 from pruning.runs.choice_files import RUN_FILE
 from pruning.runs.circuit_constants import circuit_constants
@@ -39,6 +40,7 @@ from pruning.runs.result_folder import ResultFolder, report_command
 from pruning.runs.run import Run, RunChoices, run_of
 from pruning.runs.stages import Kept, Learnt, check_run, how_evaluated
 from pruning.runs.trained_run import train_gates
+from pruning.runs.trained_twice import train_both
 from pruning.runs.verdicts import verdicts
 from pruning.tasks import TaskData
 
@@ -162,6 +164,8 @@ def run_discovery(
             f"method {run.request.method.name!r} has no checkpoints to go on from; begin it anew. Where its scores are "
             "there already, `circuitgraph report` makes what is missing"
         )
+    if resume and run.request.direction == BOTH:
+        raise ConfigurationError("direction 'both' trains twice and keeps no checkpoints to go on from; begin it anew")
     check_run(run)
     checked = checked or look_before(run, progress)
     checked.require()
@@ -192,6 +196,7 @@ def run_stages(
     run, request = asked.fitted(checked.memory), asked.request
     learnt: Learnt = (
         rank_run(run, progress, stop) if request.method is not None
+        else train_both(run, progress, stop, frozen) if request.direction == BOTH
         else train_gates(run, progress, stop, folder, frozen)
     )  # fmt: skip
     if folder is not None:

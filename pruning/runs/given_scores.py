@@ -31,8 +31,9 @@ from pruning.methods.edge_pruning.recipes import OWN_WARM_STARTS, Recipe
 from pruning.methods.method import Method
 from pruning.methods.registry import method_named
 from pruning.methods.score_source import is_place
+from pruning.prompts.swapped import BOTH, NOISING
 from pruning.runs.progress import Progress
-from pruning.runs.rank import SPLIT, Ranked, check_ranking, objective_of, ranked
+from pruning.runs.rank import SPLIT, Ranked, check_ranking, objective_of, ranked, ranked_both
 from pruning.runs.result_folder import ResultFolder
 from pruning.runs.run import Run
 
@@ -109,7 +110,9 @@ class GivenScores:
         return ranked_as_run(method, run, objective_of(method, run.task), self._progress).scores
 
 
-def ranked_as_run(method: Method, run: Run, objective: str | None, progress: Progress) -> Ranked:
+def ranked_as_run(
+    method: Method, run: Run, objective: str | None, progress: Progress, *, direction: str = NOISING
+) -> Ranked:
     """Rank the edges by a run's training prompts, under its ablation, with its seed.
 
     Args:
@@ -117,6 +120,7 @@ def ranked_as_run(method: Method, run: Run, objective: str | None, progress: Pro
         run: The run, its graph whole.
         objective: What is compared, or None.
         progress: Told what begins, and when something had to change.
+        direction: `both` puts two rankings together; any other is that of the run's prompts.
 
     Raises:
         NotFiniteError: Scores are NaN or infinite; the message names the prompts.
@@ -130,7 +134,9 @@ def ranked_as_run(method: Method, run: Run, objective: str | None, progress: Pro
         compiled=compiled, pairs=pairs, objective=objective, ablation=run.request.ablation,
         batch_size=run.settings.micro_batch or BATCH_SIZE, say=progress.say,
     )  # fmt: skip
-    return ranked(method, probe, run.task, seed=run.request.seed)
+    if direction == BOTH:
+        return ranked_both(method, probe, run.task, seed=run.request.seed)
+    return ranked(method, probe, run.task, seed=run.request.seed, direction=run.task.direction)
 
 
 def _whole(compiled: CompiledModel) -> CompiledModel:

@@ -11,6 +11,7 @@ from circuitgraph.architectures import family_of
 from circuitgraph.architectures.universe import universe_of
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.graph.universe import Universe
+from pruning.prompts.swapped import begins_with
 from pruning.runs.choice_files import read_run_file
 from pruning.runs.decide import decide, task_options
 from pruning.runs.request import RunRequest
@@ -45,6 +46,7 @@ class PlannedRun:
             asked.name, compiled.tokenizer, sizes=asked.sizes or None, seed=asked.seed, options=asked.options or None,
             chat_template=asked.chat_template, bos=asked.bos,
         )  # fmt: skip
+        task = task.towards(begins_with(self.request.direction))
         return Run(compiled=compiled, task=task, request=with_objective(self.request, task), settings=self.settings)
 
     def load_model(self) -> CompiledModel:

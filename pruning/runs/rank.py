@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
+from circuitgraph.circuits.combined_scores import both_directions
 from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
@@ -19,10 +20,27 @@ from circuitgraph.torch_state import with_gradients
 from pruning.execution.objectives import check_objective
 from pruning.execution.probe import Probe
 from pruning.frozen.constants import given_values
-from pruning.methods.method import Method, RefusesModels, Search, Searcher, require_ablation, usual_ablation
+from pruning.methods.method import (
+    Method,
+    OnePassBothWays,
+    RefusesModels,
+    Search,
+    Searcher,
+    require_ablation,
+    require_one_direction,
+    usual_ablation,
+)
 from pruning.prompts.encoding import EncodedPairs
 from pruning.prompts.prompt_rules import refuse_equal_sides
 from pruning.prompts.runnable import require_runnable
+from pruning.prompts.swapped import (
+    BOTH,
+    DENOISING,
+    NOISING,
+    begins_with,
+    both_ways,
+    require_direction,
+)
 from pruning.runs.fields import plain
 from pruning.runs.method_settings import method_with
 from pruning.runs.provenance import made_with, model_provenance
@@ -55,6 +73,7 @@ def rank_edges(
     method: Method | str = "eap",
     settings: Mapping[str, object] | None = None,
     *,
+    direction: str | None = None,
     objective: str | None = None,
     ablation: str | None = None,
     batch_size: int = 8,
@@ -69,6 +88,9 @@ def rank_edges(
         task: A task, of which the training prompts are taken, or prompts.
         method: The name of a method (see `pruning.methods.registry.METHODS`), or a method with its settings.
         settings: Settings of the method by name, such as `{"steps": 30}`; only with its name.
+        direction: `noising`: the clean prompt runs, and cut edges carry the corrupted one; `denoising`: the pairs are
+            swapped, and the full model on the corrupted prompt is the teacher; `both`: both, put together edge by edge
+            (see `ranked_both`). By default noising, or as the task is that was given.
         objective: What is minimised; by default what suits the method, else the task's own.
         ablation: What cut edges carry; by default counterfactual, zero for Tracr models where the method can.
         batch_size: Prompts run at once at most; fewer where memory runs out.
@@ -85,7 +107,7 @@ def rank_edges(
             graph is edited, or there are no prompts, or ones that the model cannot run.
         PromptFormatError: No prompt differs from its counterfactual.
         NotFiniteError: Scores are NaN or infinite; the message names the prompts.
-        UnknownNameError: No such method, setting, objective or ablation.
+        UnknownNameError: No such method, setting, direction, objective or ablation.
 
     Examples:
         >>> from circuitgraph import compile_model, load_model
@@ -98,16 +120,32 @@ def rank_edges(
         ('cross-entropy', True)
     """
     method = _method(method, settings)
-    pairs = task.split(SPLIT) if isinstance(task, TaskData) else task
+    ablation = usual_ablation(method, compiled.universe.family) if ablation is None else ablation
+    direction = direction or (task.direction if isinstance(task, TaskData) else NOISING)
+    require_direction(direction, ablation)
+    require_one_direction(method, direction)
+    task = in_direction(task, direction)
     probe = Probe(
-        compiled=compiled, pairs=pairs, objective=objective or objective_of(method, task),
-        ablation=usual_ablation(method, compiled.universe.family) if ablation is None else ablation,
-        batch_size=whole_number("batch_size", batch_size, least=1), say=say, constants=constants,
+        compiled=compiled, pairs=prompts_of(task), objective=objective or objective_of(method, task),
+        ablation=ablation, batch_size=whole_number("batch_size", batch_size, least=1), say=say, constants=constants,
     )  # fmt: skip
     if constants is not None:
         given_values(constants, probe.ablation)
-    check_ranking(compiled, pairs, method, probe.objective, probe.ablation)
-    return ranked(method, probe, task, seed=whole_number("seed", seed, most=MOST_SEED)).scores
+    check_ranking(compiled, probe.pairs, method, probe.objective, probe.ablation)
+    seed = whole_number("seed", seed, most=MOST_SEED)
+    if direction == BOTH:
+        check_ranking(compiled, probe.pairs.swapped(), method, probe.objective, probe.ablation)
+        return ranked_both(method, probe, task, seed=seed).scores
+    return ranked(method, probe, task, seed=seed, direction=direction).scores
+
+
+def prompts_of(task: TaskData | EncodedPairs) -> EncodedPairs:
+    """The prompts that edges are ranked by.
+
+    Args:
+        task: A task, of which the training prompts are taken, or prompts.
+    """
+    return task.split(SPLIT) if isinstance(task, TaskData) else task
 
 
 def objective_of(method: Method, task: TaskData | EncodedPairs) -> str | None:
@@ -117,12 +155,24 @@ def objective_of(method: Method, task: TaskData | EncodedPairs) -> str | None:
         method: The method.
         task: A task, of which the training prompts are taken, or prompts.
     """
+    return method.default_objective(prompts_of(task), task.objective if isinstance(task, TaskData) else None)
+
+
+def in_direction(task: TaskData | EncodedPairs, direction: str) -> TaskData | EncodedPairs:
+    """A task or prompts as a direction takes them; both directions begin with noising.
+
+    Args:
+        task: A task, which knows whether it is swapped, or prompts, which are taken not to be.
+        direction: `noising`, `denoising` or `both`.
+    """
     if isinstance(task, TaskData):
-        return method.default_objective(task.split(SPLIT), task.objective)
-    return method.default_objective(task, None)
+        return task.towards(begins_with(direction))
+    return task.swapped() if direction == DENOISING else task
 
 
-def ranked(method: Method, probe: Probe, task: TaskData | EncodedPairs, *, seed: int) -> Ranked:
+def ranked(
+    method: Method, probe: Probe, task: TaskData | EncodedPairs, *, seed: int, direction: str = NOISING
+) -> Ranked:
     """Run a method whose model and prompts were checked.
 
     Args:
@@ -130,6 +180,7 @@ def ranked(method: Method, probe: Probe, task: TaskData | EncodedPairs, *, seed:
         probe: The model, the prompts, and what is compared.
         task: What the prompts are of, for the provenance.
         seed: Of everything random.
+        direction: `denoising` where the probe's prompts are swapped.
 
     Raises:
         NotFiniteError: Scores are NaN or infinite; the message names the prompts.
@@ -146,12 +197,55 @@ def ranked(method: Method, probe: Probe, task: TaskData | EncodedPairs, *, seed:
         "seed": seed,
         "seconds": time.perf_counter() - began,
     }
+    if direction == DENOISING:
+        provenance["prompts"] = "swapped"
     scores = EdgeScores.of(
-        compiled.universe, values, method=method.name, direction=method.direction, estimates=method.estimates,
-        ablation=probe.ablation, provenance=provenance,
+        compiled.universe, values, method=method.name, direction=_looked_at(method, direction),
+        estimates=method.estimates, ablation=probe.ablation, provenance=provenance,
     )  # fmt: skip
     constants = probe.learnt if probe.ablation == "optimal" else None
     return Ranked(scores=scores, search=search, constants=constants)
+
+
+def ranked_both(method: Method, probe: Probe, task: TaskData | EncodedPairs, *, seed: int) -> Ranked:
+    """Rank the edges in both directions, with one seed, and put the two together.
+
+    A method that tries one edge after the other (ACDC) goes over the pairs and the swapped pairs in one pass, so that
+    its threshold is on the sum of the two rises. Any other runs twice; see `both_directions` of
+    `circuitgraph.circuits.combined_scores` for how its scores are joined.
+
+    Args:
+        method: The method.
+        probe: The model and the prompts, not swapped.
+        task: What the prompts are of, for the provenance.
+        seed: Of everything random, in either direction.
+
+    Raises:
+        NotFiniteError: Scores are NaN or infinite; the message names the prompts.
+    """
+    if isinstance(method, OnePassBothWays):
+        found = ranked(method.for_both(), replace(probe, pairs=both_ways(probe.pairs)), task, seed=seed)
+        assert found.search is not None
+        search = method.of_both(found.search)
+        about = {**found.scores.provenance, "prompts": "both ways"}
+        for name in found.scores.about:
+            about.pop(name, None)
+        scores = EdgeScores.of(
+            found.scores.universe, search.scores, method=method.name, direction=BOTH, estimates=method.estimates,
+            ablation=probe.ablation, provenance={**about, "settings": plain(method) if is_dataclass(method) else {}},
+        )  # fmt: skip
+        return Ranked(scores=scores, search=search)
+    probe.say("noising: the clean prompts, cut edges carry the corrupted ones")
+    first = ranked(method, probe, task, seed=seed)
+    probe.say("denoising: the corrupted prompts, cut edges carry the clean ones")
+    turned = replace(probe, pairs=probe.pairs.swapped())
+    second = ranked(method, turned, task, seed=seed, direction=DENOISING)
+    return Ranked(scores=both_directions(first.scores, second.scores), search=None)
+
+
+def _looked_at(method: Method, direction: str) -> str:
+    """Where edges were looked at: ablating each in the swapped full model is restoring each in the corrupted run."""
+    return DENOISING if (method.direction, direction) == (NOISING, DENOISING) else method.direction
 
 
 def _method(method: Method | str, settings: Mapping[str, object] | None) -> Method:

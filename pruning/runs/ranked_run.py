@@ -171,5 +171,5 @@ def rank_run(run: Run, progress: Progress, stop: Stop) -> RankedRun:
     method = run.method
     assert method is not None
     with stop.open():
-        found = ranked_as_run(method, run, run.request.objective, progress)
+        found = ranked_as_run(method, run, run.request.objective, progress, direction=run.request.direction)
     return RankedRun(ranked=found, seconds=time.perf_counter() - began)

@@ -17,8 +17,10 @@ from circuitgraph.graph.ablations import ABLATIONS
 from circuitgraph.graph.universe import CHOICES
 from pruning.evaluation.sampled import N_RANDOM_PROMPTS
 from pruning.methods.edge_pruning.recipes import OBJECTIVE_NAMES, Recipe
+from pruning.methods.method import require_one_direction
 from pruning.methods.registry import METHODS
 from pruning.methods.score_source import TRAINED, check_source
+from pruning.prompts.swapped import DIRECTIONS, NOISING, require_direction
 from pruning.prompts.text_rules import SPLITS
 from pruning.runs.fields import Kind, check_fields, checked_table, number, one_of, plain
 from pruning.runs.method_settings import method_with
@@ -173,6 +175,9 @@ class RunRequest:
         recipe: The settings of the training, where gates are trained.
         method: The method, where none are.
         selection: How its scores become a circuit.
+        direction: `noising`: the clean prompt, cut edges carry the corrupted one; `denoising`: the pairs swapped, with
+            the full model on the corrupted prompt as the teacher; `both`: found by both together, and measured by
+            noising (see `pruning.runs.rank.ranked_both` and `pruning.runs.trained_twice`).
         objective: What is compared; None with a method that compares nothing.
         ablation: What cut edges carry.
         seed: Of training and of the random circuits.
@@ -200,6 +205,7 @@ class RunRequest:
     recipe: Recipe | None = None
     method: MethodRequest | None = None
     selection: SelectionRequest | None = None
+    direction: str = one_of(*DIRECTIONS, default=NOISING)
     objective: str | None = one_of(*OBJECTIVE_NAMES)
     ablation: str = one_of(*ABLATIONS)
     seed: int = number(0, most=MOST_SEED)
@@ -227,6 +233,9 @@ class RunRequest:
             check_source("method for survivors", self.survivors_by)
         if self.recipe is not None and self.objective is None:
             raise ConfigurationError("objective: training compares something; name what")
+        require_direction(self.direction, self.ablation)
+        if self.method is not None:
+            require_one_direction(method_with(self.method.name, self.method.options), self.direction)
         twice = [name for name in dict.fromkeys(self.splits or ()) if (self.splits or ()).count(name) > 1]
         if twice:
             raise ConfigurationError(f"splits names {', '.join(twice)} more than once")

@@ -12,6 +12,7 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.methods.method import Method, Searcher
+from pruning.prompts.swapped import begins_with
 from pruning.runs.checking.memory import training_memory
 from pruning.runs.choices import METHOD, RECIPE, Chosen, full_name, of_keywords, of_method, of_model
 from pruning.runs.decide import decide
@@ -33,6 +34,7 @@ _LOADED = ("model.", "task.", "settings.device", "settings.dtype", "settings.ver
 class RunChoices(TypedDict, total=False):
     """What may be chosen of a run by a keyword from Python; see `RunRequest`, `RunSettings` and `Recipe`."""
 
+    direction: str
     objective: str | None
     ablation: str | None
     seed: int
@@ -182,6 +184,7 @@ def run_from(compiled: CompiledModel, task: TaskData, chosen: Mapping[str, Any])
     others = {name: value for name, value in chosen.items() if not name.startswith(_LOADED)}
     decided = {**of_model(compiled), **of_task(task), **others}
     request, settings = decide(decided, family=compiled.family.name, objective=task.objective)
+    task = task.towards(begins_with(request.direction))
     return Run(compiled=compiled, task=task, request=with_objective(request, task), settings=settings)
 
 
@@ -206,6 +209,8 @@ def of_task(task: TaskData) -> Chosen:
     """
     made = task.provenance
     chosen: Chosen = {"task.name": task.name}
+    if "direction" in made:
+        chosen["direction"] = made["direction"]
     for name in ("seed", "chat_template", "bos"):
         if name in made:
             chosen[f"task.{name}"] = made[name]

@@ -21,6 +21,7 @@ from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.stopping import Stop
 from pruning.execution.objectives import check_objective, check_top_k
 from pruning.methods.edge_pruning.loop import TrainingRun
+from pruning.prompts.swapped import BOTH
 from pruning.runs.given_scores import check_given_scores
 from pruning.runs.progress import Progress
 from pruning.runs.rank import check_ranking
@@ -154,12 +155,15 @@ def check_run(run: Run) -> None:
     compiled, task, request = run.compiled, run.task, run.request
     if not len(task.split("train")):
         raise ConfigurationError(f"task {task.name}: the train split is empty; there is nothing to learn from")
+    trained_on = [task.split("train"), *([task.split("train").swapped()] if request.direction == BOTH else [])]
     if run.method is not None:
-        check_ranking(compiled, task.split("train"), run.method, request.objective, request.ablation)
+        for pairs in trained_on:
+            check_ranking(compiled, pairs, run.method, request.objective, request.ablation)
     else:
         check_top_k(request.teacher_top_k, run.objective, compiled.shape.d_vocab)
         compiled.gate_map.check_target(run.recipe.target_sparsity)
-        check_objective(run.objective, task.split("train"), f"task {task.name} (train)")
+        for pairs in trained_on:
+            check_objective(run.objective, pairs, f"task {task.name} (train)")
         check_given_scores(run)
     for split in run.splits:
         if not len(task.split(split)):

@@ -108,6 +108,7 @@ class Trained:
             "task": run.task.name,
             "task_options": dict(run.task.provenance),
             "method": "edge-pruning",
+            "direction": run.request.direction,
             "score_meaning": LOG_ALPHA,
             "steps_taken": len(self.run.records),
         }

@@ -65,6 +65,7 @@ def subject_verb_agreement(context: TaskContext) -> Iterator[PromptPair]:
             corrupted=sides[1 - number],
             answer=f" {verbs[number]}",
             wrong_answer=f" {verbs[1 - number]}",
+            corrupted_answer=f" {verbs[1 - number]}",
             group="attractor agrees" if number == near_number else "attractor differs",
         )
 

@@ -99,6 +99,7 @@ def _pair(template: str, clean: str, corrupted: str, value: bool) -> PromptPair:
         corrupted=template.format(item=corrupted),
         answer=f" {value}",
         wrong_answer=f" {not value}",
+        corrupted_answer=f" {not value}",
         group=clean,
     )
 

@@ -51,5 +51,6 @@ def gendered_pronoun(context: TaskContext) -> Iterator[PromptPair]:
             corrupted=template.format(name=other, noun=noun),
             answer=f" {pronoun}",
             wrong_answer=f" {opposite}",
+            corrupted_answer=f" {opposite}",
             group=pronoun,
         )

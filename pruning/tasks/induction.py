@@ -52,5 +52,6 @@ def induction(context: TaskContext) -> Iterator[PromptPair]:
             corrupted=corrupted,
             answer=drawn[first + 1],
             wrong_answer=drawn[other + 1],
+            corrupted_answer=drawn[other + 1],
             group=str(length),
         )

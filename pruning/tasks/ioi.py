@@ -103,5 +103,6 @@ def _prompts(context: TaskContext, templates: tuple[str, ...], orders: tuple[str
             else sentence.format(a=fresh[0], b=fresh[1], s=fresh[2]),
             answer=f" {other}",
             wrong_answer=f" {subject}",
+            corrupted_answer=f" {subject}" if kind == "exchanged" else None,
             group=f"{order}-{number + 1}",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import cast
 
@@ -17,6 +17,7 @@ from pruning.prompts.encoded_rows import EncodedRow, encode_rows, remarks
 from pruning.prompts.encoder import Ids
 from pruning.prompts.encoding import EncodedPairs, columns
 from pruning.prompts.pairs import PromptPair, refuse_shared_prompts
+from pruning.prompts.swapped import DENOISING, NOISING
 from pruning.prompts.text_rules import SPLITS
 from pruning.tasks.card import task_card
 from pruning.tasks.context import TRIED_IN_VAIN, TaskContext
@@ -61,6 +62,44 @@ class TaskData:
         if name not in self.splits:
             raise UnknownNameError.of(f"split of task {self.name!r}", name, self.splits)
         return self.splits[name]
+
+    @property
+    def direction(self) -> str:
+        """`noising`, or `denoising` where prompts and counterfactuals are swapped."""
+        return str(self.provenance.get("direction", NOISING))
+
+    def swapped(self) -> TaskData:
+        """The task the other way round: counterfactuals are the prompts, with their own answers where they have some.
+
+        The prompts of each split stay in it. A counterfactual may be another pair's prompt, so splits may share prompts
+        then.
+
+        Returns:
+            A task whose `direction` is the other one.
+
+        Raises:
+            PromptFormatError: Answers are numbers, and those of the counterfactuals are not known.
+
+        Examples:
+            >>> from circuitgraph import load_model
+            >>> task = load_task("gendered-pronoun", load_model("smollm2-135m").tokenizer, sizes={"train": 4})
+            >>> pairs, other = task.split("train"), task.swapped().split("train")
+            >>> task.swapped().direction, all((a == b).all() for a, b in zip(pairs.corrupted_ids, other.clean_ids))
+            ('denoising', True)
+        """
+        turned = {id(pairs): pairs.swapped() for pairs in self.splits.values()}
+        splits = {name: turned[id(pairs)] for name, pairs in self.splits.items()}
+        others = {name: value for name, value in self.provenance.items() if name != "direction"}
+        told = {} if self.direction == DENOISING else {"direction": DENOISING}
+        return replace(self, splits=splits, provenance={**others, **told}, data_hash=_hash(splits))
+
+    def towards(self, direction: str) -> TaskData:
+        """The task in a direction: itself, or swapped.
+
+        Args:
+            direction: `noising` or `denoising`.
+        """
+        return self if direction == self.direction else self.swapped()
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.splits.items())

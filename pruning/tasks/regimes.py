@@ -174,6 +174,7 @@ def _pairs(
             corrupted=corrupted[regime],
             answer=f" {asked[1]}",
             wrong_answer=f" {other[1]}",
+            corrupted_answer=f" {other[1]}",
             split=split,
             group=asked[0],
         )

@@ -18,7 +18,8 @@ from circuitgraph.models import load_model
 from circuitgraph.tracr import ground_truth_edges
 from pruning.execution.objectives import objective_named
 from pruning.execution.probe import Probe
-from pruning.methods.acdc import ACDC, ORDERS, _orders, acdc
+from pruning.methods.acdc import ACDC, acdc
+from pruning.methods.writer_orders import ORDERS, writer_orders
 from pruning.prompts.encoding import EncodedPairs
 from pruning.tasks import load_task
 from tests.oracles.cases import CASES, ModelMakers
@@ -162,13 +163,13 @@ def test_a_wanted_size_takes_over_what_was_measured(monkeypatch: pytest.MonkeyPa
 
 def test_orders() -> None:
     universe = Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
-    by_name = {order: [universe.writers[w] for w in _orders(universe, order, 0)[4]] for order in ORDERS}
+    by_name = {order: [universe.writers[w] for w in writer_orders(universe, order, 0)[4]] for order in ORDERS}
     assert by_name["reverse"] == ["m0", "a0.h1", "a0.h0", "input"]
     assert by_name["heads-forward"] == ["m0", "a0.h0", "a0.h1", "input"]
     assert sorted(by_name["random"]) == sorted(universe.writers)
-    drawn = {tuple(_orders(universe, "random", seed)[4]) for seed in range(8)}
+    drawn = {tuple(writer_orders(universe, "random", seed)[4]) for seed in range(8)}
     assert len(drawn) > 2
-    np.testing.assert_array_equal(_orders(universe, "random", 3)[4], _orders(universe, "random", 3)[4])
+    np.testing.assert_array_equal(writer_orders(universe, "random", 3)[4], writer_orders(universe, "random", 3)[4])
 
 
 def test_a_model_that_says_no_numbers(tiny_gpt2) -> None:

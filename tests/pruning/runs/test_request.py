@@ -106,8 +106,8 @@ def test_a_run_is_the_same_after_json_and_toml(tmp_path_factory, asked, model, t
 
 def test_a_run_reads_as_one_would_write_it():
     assert run_text(REQUEST, RunSettings()).startswith(
-        'objective = "kl"\nablation = "zero"\nseed = 0\nsplits = ["test"]\nn_random = 10\nn_random_prompts = "all"\n'
-        'n_effects = 150\n\n[model]\nname = "tracr:reverse"\nembeddings = "split"\n'
+        'direction = "noising"\nobjective = "kl"\nablation = "zero"\nseed = 0\nsplits = ["test"]\nn_random = 10\n'
+        'n_random_prompts = "all"\nn_effects = 150\n\n[model]\nname = "tracr:reverse"\nembeddings = "split"\n'
     )
 
 
