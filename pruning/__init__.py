@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pruning.evaluation.random_circuits import random_circuit
     from pruning.evaluation.rankings import measure_ranking
     from pruning.evaluation.tables import metrics_table
+    from pruning.evaluation.trace import Trace, trace
     from pruning.execution.learning import learn_constants
     from pruning.frozen.disk import DiskCache
     from pruning.heads.appearing import appearing_heads
@@ -50,6 +51,7 @@ __all__ = [
     "Recipe",
     "Sweep",
     "TaskData",
+    "Trace",
     "appearing_heads",
     "capture",
     "circuits_of_tasks",
@@ -76,6 +78,7 @@ __all__ = [
     "smallest_circuit",
     "task_from_pairs",
     "top_edges",
+    "trace",
 ]
 
 _HOME = {
@@ -90,6 +93,7 @@ _HOME = {
     "Recipe": "pruning.methods.edge_pruning.recipes",
     "Sweep": "pruning.runs.sweep",
     "TaskData": "pruning.tasks",
+    "Trace": "pruning.evaluation.trace",
     "appearing_heads": "pruning.heads.appearing",
     "capture": "pruning.heads.capture",
     "circuits_of_tasks": "pruning.transfer.found",
@@ -116,6 +120,7 @@ _HOME = {
     "smallest_circuit": "pruning.transfer.smallest",
     "task_from_pairs": "pruning.tasks",
     "top_edges": "pruning.selection.top",
+    "trace": "pruning.evaluation.trace",
 }
 
 __getattr__ = load_on_use(__name__, _HOME)
