@@ -81,3 +81,20 @@ class Logits(nn.Module):
         logits = self.own(x)
         logits = logits if self.factor == 1 else logits * self.factor
         return logits if self.cap is None else self.cap * (logits / self.cap).tanh()
+
+
+class BehindMap(nn.Module):
+    """An output head behind a map with an activation: logits are no linear function of what the final norm puts out.
+
+    Args:
+        first: The map.
+        own: The head.
+    """
+
+    def __init__(self, first: nn.Module, own: nn.Module) -> None:
+        super().__init__()
+        self.first, self.own = first, own
+
+    def forward(self, x: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_vocab"]:
+        """The logits."""
+        return self.own(self.first(x))

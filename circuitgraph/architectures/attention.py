@@ -109,8 +109,9 @@ class Attention:
 
     Attributes:
         scale: Factor on the scores.
-        window: How many positions a query sees at most, its own and those before it; None where it sees all earlier
-            ones.
+        window: How many positions a query sees at most, its own and those before it; None where it sees all that the
+            model lets it see.
+        ahead: Whether the window reaches as far ahead, in a model that looks both ways.
         rotary: Which of the model's rotary embeddings turns queries and keys; None where none does.
         turned: Whether each number of a head is turned against the one half of them on (`halves`) or against its
             neighbour (`pairs`).
@@ -124,6 +125,7 @@ class Attention:
 
     scale: float
     window: int | None = None
+    ahead: bool = False
     rotary: int | None = 0
     turned: Literal["halves", "pairs"] = "halves"
     cap: float | None = None

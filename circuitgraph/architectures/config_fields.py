@@ -101,7 +101,7 @@ def activation() -> Field:
     """The name of an activation function of `transformers`."""
 
     def known(value: object) -> bool:
-        if value in _ACTIVATIONS:  # without the import, which takes as long as that of torch
+        if isinstance(value, str) and value in _ACTIVATIONS:  # without the import, which takes as long as that of torch
             return True
         from transformers.activations import ACT2FN
 

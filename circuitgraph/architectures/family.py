@@ -243,6 +243,7 @@ class Family:
         fields: What the values of understood fields have to be.
         contradictions: What in a config's fields does not fit together, in words.
         random_ids: Prompts for the parity gate, from a config and the mask of real tokens.
+        fills_masks: Whether a model puts out the token that a mask stands for, at the mask, and not the next one.
     """
 
     name: str
@@ -255,6 +256,12 @@ class Family:
     fields: Mapping[str, Field] = field(default_factory=dict)
     contradictions: Callable[[Mapping[str, Any]], Iterator[str]] = lambda values: iter(())
     random_ids: Callable[[Any, Int[Tensor, "batch seq"], torch.Generator], Int[Tensor, "batch seq"]] = any_ids
+    fills_masks: bool = False
+
+    @property
+    def auto_class(self) -> str:
+        """The class of `transformers` that loads its models."""
+        return "AutoModelForMaskedLM" if self.fills_masks else "AutoModelForCausalLM"
 
     def check_config(self, config: Any) -> None:
         """Refuse a config with a value that makes no model, or a field that is not understood.

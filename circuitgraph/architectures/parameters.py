@@ -129,6 +129,15 @@ def _falcon(config: Any, shape: ModelShape) -> Told:
     return {"norm": 2, "norms": 1 if one else 2, **biases}
 
 
+def _modernbert(config: Any, shape: ModelShape) -> Told:
+    d, norm = shape.d_model, 1 + config.norm_bias
+    flags = {"norm": norm, "mlp": False, "qkv": config.attention_bias, "output": config.attention_bias}
+    mlps = shape.n_layers * (3 * d * shape.d_mlp + config.mlp_bias * (2 * shape.d_mlp + d))
+    head = d * d + config.classifier_bias * d + norm * d
+    # A norm behind the embedding instead of one before the first attention.
+    return flags | {"mlps": mlps, "besides": head + config.decoder_bias * shape.d_vocab}
+
+
 _LAYER_NORMS = {"norm": 2, "qkv": True, "output": True, "mlp": True}
 _TELLS: dict[str, Callable[[Any, ModelShape], Told]] = {
     **dict.fromkeys(("llama", "smollm3", "granite", "gemma"), _as_flags_say),
@@ -159,4 +168,5 @@ _TELLS: dict[str, Callable[[Any, ModelShape], Told]] = {
     "opt": _opt,
     "bloom": lambda config, shape: _LAYER_NORMS | {"besides": 2 * shape.d_model},
     "falcon": _falcon,
+    "modernbert": _modernbert,
 }  # fmt: skip

@@ -101,7 +101,7 @@ def _pair(found: FoundCircuit, prompt: str, corrupted: str | None) -> EncodedPai
     limit = found.plan.shape.longest_prompt
     if limit is not None and len(ids[0]) > limit:
         raise PromptFormatError(f"the prompt has {len(ids[0])} tokens; the model takes at most {limit}")
-    asked = np.arange(1, len(ids[0])) if found.plan.is_tracr else np.array([len(ids[0]) - 1])
+    asked = np.arange(1, len(ids[0])) if found.plan.is_tracr else _asked(found, ids)
     if not asked.size:
         raise PromptFormatError("the prompt is empty; give some tokens with --prompt")
     pair = EncodedPairs(
@@ -134,7 +134,25 @@ def _tokens(found: FoundCircuit, text: str) -> list[int]:
             f"the tokenizer does not know {named} in {text!r}: the model reads the same token for every unknown "
             "word, or nothing at all; use words of its vocabulary"
         )
-    return list(ids)
+    return [*ids, *encoder.back_ids] if encoder.fills_masks else list(ids)
+
+
+def _asked(found: FoundCircuit, ids: list[np.ndarray]) -> np.ndarray:
+    """Where a language model is asked: after the prompt, or at its masks."""
+    import numpy as np
+
+    from circuitgraph.errors import PromptFormatError
+
+    if not found.compiled.family.fills_masks:
+        return np.array([len(ids[0]) - 1])
+    tokenizer = found.compiled.tokenizer
+    places = [np.flatnonzero(one == tokenizer.mask_token_id) for one in ids]
+    if not len(places[0]) or not np.array_equal(places[0], places[-1]):
+        raise PromptFormatError(
+            f"this model fills in masks: write {tokenizer.mask_token} where it is to, on both sides at the same token; "
+            f"found at {[place.tolist() for place in places]}"
+        )
+    return places[0]
 
 
 def _pieces(found: FoundCircuit, ids: np.ndarray) -> str:

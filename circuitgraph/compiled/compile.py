@@ -66,7 +66,7 @@ def compile_model(
     if type(network).__name__ not in family.model_classes:
         raise UnsupportedModelError(
             f"{family.name}: expected a model of class {', '.join(sorted(family.model_classes))}; "
-            f"got {type(network).__name__}. Load it with AutoModelForCausalLM."
+            f"got {type(network).__name__}. Load it with {family.auto_class}."
         )
     family.check_config(config)
     shape = family.shape(config)

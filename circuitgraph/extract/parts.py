@@ -328,7 +328,7 @@ class Heads(nn.Module):
         rotary = rotary_for(attention, prompts.rotaries)
         query, key, value = (prepared(attention, kind, part, rotary) for kind, part in enumerate((query, key, value)))
         query, key, value = self.query.of_heads(query), self.key.of_heads(key), self.value.of_heads(value)
-        mask = windowed(prompts.mask, attention.window, prompts.seq, query.device)
+        mask = windowed(prompts.mask, attention, prompts.seq, query.device)
         mixed = attend(query, key, value, mask, causal=self.causal, attention=attention)
         said = torch.bmm(mixed.flatten(1, 2), self.output).unflatten(1, (prompts.batch, prompts.seq))
         return said if self.scale is None else self.scale(said)

@@ -227,14 +227,14 @@ def _skeleton(family: Family, origin: Origin) -> tuple[Any, nn.Module]:
 
         config = TracrConfig.from_dict(values)
         return config, TracrModel(config)
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    import transformers
 
     try:
-        config = CONFIG_MAPPING[origin.model_type].from_dict(values)
+        config = transformers.CONFIG_MAPPING[origin.model_type].from_dict(values)
     except Exception as error:  # whatever the library makes of a damaged config
         raise CircuitFormatError(f"origin: no {origin.model_type} config: {error}") from error
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        network = getattr(transformers, family.auto_class).from_config(config, trust_remote_code=False)
     if type(network).__name__ not in family.model_classes:
         raise CircuitFormatError(f"origin: {type(network).__name__} is no {family.name} model")
     return config, cast(nn.Module, network)

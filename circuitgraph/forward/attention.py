@@ -40,19 +40,19 @@ def attention_mask(
 
 def windowed(
     mask: Bool[Tensor, "1 #batch asking seq"] | None,  # noqa: UP037 - no code with a comment
-    window: int | None,
+    attention: Attention,
     seq: int,
     device: torch.device,
     *,
     at: Int[Tensor, "#batch asking"] | int = 0,  # noqa: UP037 - no code with a comment
 ) -> Bool[Tensor, "1 #batch asking seq"] | None:  # noqa: UP037 - no code with a comment
-    """Restrict causal attention to a sliding window.
+    """Restrict attention to a sliding window.
 
     Padding does not matter: real tokens stand side by side, so that places are as far apart as positions.
 
     Args:
-        mask: Which positions each query may see; None for all earlier ones.
-        window: How many positions a query sees at most, its own and those before it; None for all.
+        mask: Which positions each query may see; None for all, or all earlier ones where windows reach no further.
+        attention: How the layer's heads attend.
         seq: How many keys a row has.
         device: Where the queries lie.
         at: The place of each query in its row, or that of the first one where all later ones follow.
@@ -61,15 +61,19 @@ def windowed(
         The mask; the one that was given where the window hides nothing.
 
     Examples:
-        >>> windowed(None, 2, 4, torch.device("cpu"))[0, 0].int().tolist()
+        >>> cpu = torch.device("cpu")
+        >>> windowed(None, Attention(scale=1.0, window=2), 4, cpu)[0, 0].int().tolist()
         [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+        >>> windowed(None, Attention(scale=1.0, window=2, ahead=True), 4, cpu)[0, 0].int().tolist()
+        [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]]
     """
+    window = attention.window
     if window is None or seq <= window:
         return mask
     keys = torch.arange(seq, device=device)
     behind = (keys[at:][None] if isinstance(at, int) else at)[..., None] - keys
-    near = behind < window
-    return ((near & (behind >= 0))[None]) if mask is None else mask & near
+    near = (behind < window) & (behind > -window if attention.ahead else behind >= 0)
+    return near[None] if mask is None else mask & near
 
 
 def prepared(

@@ -160,7 +160,7 @@ class _Run:
         attention, rotary = block.attention, rotary_for(block.attention, self.rotaries)
         query, key, value = (self._prepared(block, kind, x, rotary) for kind, x in enumerate((query, key, value)))
         key, value = to_query_heads(key, self.shape.n_heads), to_query_heads(value, self.shape.n_heads)
-        mask = windowed(self.mask, attention.window, x.shape[1], x.device)
+        mask = windowed(self.mask, attention, x.shape[1], x.device)
         mixed = attend_by_rule(
             query, key, value, mask, causal=self.shape.causal, attention=attention, rule=self.rule
         )  # fmt: skip

@@ -252,13 +252,13 @@ class LayerHeads:
         query = assemble(heads, target, self._parts[0], self._base(0, heads, target), key)
         if asked is None:
             query = self._prepared(0, query.unflatten(1, target.shape), rotaries, heads)
-            mask = windowed(mask, attention.window, seq, query.device)
+            mask = windowed(mask, attention, seq, query.device)
             mixed = attend(query, key, value, mask, causal=self.shape.causal, attention=attention, heads=heads)
             return self.block.settled(self.positions.grid.move(mixed.flatten(1, 2), self.positions.reached))
         query = self._prepared(0, query[:, asked.rows], asked.rotaries, heads)
         mask = asked.mask
         if attention.window is not None and seq > attention.window:
-            mask = windowed(mask, attention.window, seq, query.device, at=to_device(asked.at, query.device))
+            mask = windowed(mask, attention, seq, query.device, at=to_device(asked.at, query.device))
         mixed = attend(query, key, value, mask, causal=False, attention=attention, heads=heads)
         return self.block.settled(mixed.flatten(1, 2).index_select(1, asked.places))
 

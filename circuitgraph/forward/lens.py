@@ -6,7 +6,8 @@ in what it reads, and so the logits are a sum over writers (the *unembedding len
     logits = U(s · (Σ_w y_w − mean) ∘ g + b) = Σ_w U₀ (s · (y_w − mean(y_w)) ∘ g) + the rest,
 
 with U₀ the output head without its bias. The rest is what no writer says: biases of attention layers, of the norm and
-of the head. It is exact for layer norms, RMS norms and none, in every family. Where a family caps its logits softly the
+of the head. It is exact for layer norms, RMS norms and none, in every family but encoders, whose output head stands
+behind an activation: those are refused. Where a family caps its logits softly the
 parts add up to the logits before the cap.
 
 What a writer does to the logits through later heads and MLPs is no part of this.
@@ -24,10 +25,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from circuitgraph.architectures.around import Logits
+from circuitgraph.architectures.around import BehindMap, Logits
 from circuitgraph.architectures.family import BoundModel
 from circuitgraph.architectures.norm import Norm
 from circuitgraph.batch import TokenBatch
+from circuitgraph.errors import UnsupportedModelError
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.masked import Runnable
 
@@ -55,7 +57,15 @@ class Lens:
         Args:
             bound: The model's weights.
             residual: What the final norm read at the asked positions.
+
+        Raises:
+            UnsupportedModelError: The output head stands behind an activation, so that nothing adds up.
         """
+        if isinstance(bound.unembed, BehindMap):
+            raise UnsupportedModelError(
+                "what each writer adds to the logits is not defined for this model: between the final norm and its "
+                "output head stands a map with an activation"
+            )
         norm = bound.final_norm
         centred = residual - residual.mean(-1, keepdim=True) if norm.kind == "layer" else residual
         scale = torch.ones_like(residual[:, :1]) if norm.kind == "none" else norm.inverse_scale(centred)

@@ -45,7 +45,7 @@ def attention_patterns(
     query, key = ran.query[layer], ran.key[layer]
     query, key = (prepared(attention, kind, part, rotary) for kind, part in enumerate((query, key)))
     mask = attention_mask(batch.attention_mask, shape.causal, padded=batch.padded)
-    mask = windowed(mask, attention.window, query.shape[2], query.device)
+    mask = windowed(mask, attention, query.shape[2], query.device)
     scores = scores_of(
         query, to_query_heads(key, shape.n_heads), mask, causal=shape.causal, attention=attention
     )  # fmt: skip

@@ -57,7 +57,7 @@ def _attention(
     rotary = rotary_for(attention, rotaries)
     query, key, value = (prepared(attention, kind, part, rotary) for kind, part in enumerate(read))
     key, value = to_query_heads(key, shape.n_heads), to_query_heads(value, shape.n_heads)
-    mask = windowed(mask, attention.window, x.shape[1], x.device)
+    mask = windowed(mask, attention, x.shape[1], x.device)
     return block.settled(attend(query, key, value, mask, causal=shape.causal, attention=attention)), read
 
 

@@ -300,12 +300,11 @@ class _Layer:
 
     def _mask(self, at: Tensor) -> Bool[Tensor, "asking seq"] | None:
         """Which positions are seen from some; None where all are."""
-        if not self.run.shape.causal:
-            return None
-        seen = (torch.arange(self.run.n_seq, device=at.device) <= at[:, None])[None, None]
-        seen = windowed(seen, self.own.attention.window, self.run.n_seq, at.device, at=at[None])
-        assert seen is not None
-        return seen[0, 0]
+        seen = None
+        if self.run.shape.causal:
+            seen = (torch.arange(self.run.n_seq, device=at.device) <= at[:, None])[None, None]
+        seen = windowed(seen, self.own.attention, self.run.n_seq, at.device, at=at[None])
+        return None if seen is None else seen[0, 0]
 
     def _taken(self, kind: int, which: np.ndarray, level: str) -> Tensor:
         """Queries at a level's cells, or keys or values at all positions; of all that are run, or one for all."""

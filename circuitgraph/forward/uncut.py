@@ -292,7 +292,7 @@ class UncutRun:
         mask = None
         if self.shape.causal and first:
             mask = torch.ones(self.n_seq, self.n_seq, dtype=torch.bool, device=key.device).tril()[None, None, first:]
-        mask = windowed(mask, own.attention.window, self.n_seq, key.device, at=first)
+        mask = windowed(mask, own.attention, self.n_seq, key.device, at=first)
         mixed = attend(query, key, value, mask, causal=self.shape.causal, attention=own.attention, heads=heads)
         return own.settled(mixed.view(shape))
 

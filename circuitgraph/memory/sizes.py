@@ -206,8 +206,10 @@ def count_parameters(config: Any) -> int:
 
         model: torch.nn.Module = TracrModel(config)
     else:
-        from transformers import AutoModelForCausalLM
+        import transformers
+
+        from circuitgraph.architectures import family_of
 
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            model = AutoModelForCausalLM.from_config(config)
+            model = getattr(transformers, family_of(config.model_type).auto_class).from_config(config)
     return sum(weights.numel() for weights in model.parameters())

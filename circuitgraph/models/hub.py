@@ -137,7 +137,7 @@ def load_hub_model(
 def load_weights(
     where: str, *, config: PretrainedConfig, dtype: str, trust_remote_code: bool, local_files_only: bool
 ) -> tuple[PreTrainedModel, LoadReport]:
-    """Load a causal language model from safetensors.
+    """Load a language model from safetensors.
 
     The global random state is left alone, although `transformers` may draw weights it then overwrites.
 
@@ -151,12 +151,12 @@ def load_weights(
     Returns:
         The model in evaluation mode on the CPU, and which weights did not find each other.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     from circuitgraph.architectures.intact import float64_fails_in_experts
 
     with quiet_progress(), _quiet_report(), torch.random.fork_rng(devices=[]):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = getattr(transformers, family_of(config.model_type).auto_class).from_pretrained(
             where,
             config=config,
             dtype=getattr(torch, dtype),

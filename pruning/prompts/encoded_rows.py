@@ -12,6 +12,7 @@ from circuitgraph.errors import PromptFormatError
 from pruning.prompts.encoder import Ids, PromptEncoder
 from pruning.prompts.pairs import PromptPair
 from pruning.prompts.spacing import Respelling, respelled
+from pruning.prompts.text_rules import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +21,12 @@ class EncodedRow:
 
     Attributes:
         pair: The pair.
-        clean: The clean prompt, with what stands before it.
-        corrupted: The corrupted prompt.
+        clean: The clean prompt up to the answer, with what stands before it.
+        corrupted: The corrupted prompt up to the answer.
         answer: The answer.
+        clean_after: What follows the answer on the clean side, of a model that fills in masks.
+        corrupted_after: What follows it on the corrupted side.
+        mask: What a model that fills in masks reads instead of each of the answer's tokens; None for others.
         correct: First tokens of right answers.
         wrong: First tokens of wrong answers.
         corrupted_answer: The counterfactual's own answer, after its side; empty if not known.
@@ -43,6 +47,28 @@ class EncodedRow:
     spacing: Respelling | None
     own_bos: bool
     left_out: int
+    clean_after: Ids = ()
+    corrupted_after: Ids = ()
+    mask: int | None = None
+
+    @property
+    def prompt(self) -> Ids:
+        """What tells the prompt from others: all of it but the answer."""
+        return self.clean + self.clean_after
+
+    @property
+    def sides(self) -> tuple[Ids, Ids]:
+        """What the model reads on the clean and on the corrupted side."""
+        if self.mask is None:
+            return self.clean + self.answer[:-1], self.corrupted + self.answer[:-1]
+        masks = (self.mask,) * len(self.answer)
+        return self.clean + masks + self.clean_after, self.corrupted + masks + self.corrupted_after
+
+    @property
+    def asked(self) -> range:
+        """The positions at which the answer is asked: at its masks, or at the token before each of its own."""
+        first = len(self.clean) - (self.mask is None)
+        return range(first, first + len(self.answer))
 
 
 def remarks(rows: Sequence[EncodedRow]) -> list[str]:
@@ -99,6 +125,9 @@ class _Texts:
     """The corrupted prompt with its own answer."""
     respelled: str | None
     """The clean prompt with the answer as it was probably meant."""
+    whole: str
+    """The clean prompt with its answer and what follows it."""
+    corrupted_whole: str
 
     @classmethod
     def of(cls, pair: PromptPair, encoder: PromptEncoder) -> _Texts:
@@ -116,6 +145,8 @@ class _Texts:
             if pair.corrupted_answer is None
             else corrupted + encoder.answer_text(pair.corrupted_answer, pair.corrupted),
             respelled=None if meant is None else clean + meant,
+            whole=clean + answer + pair.clean_after,
+            corrupted_whole=corrupted + answer + pair.corrupted_after,
         )
 
     @property
@@ -123,11 +154,16 @@ class _Texts:
         """All of them."""
         meant = [text for text in (self.respelled, self.corrupted_own) if text is not None]
         prompts = [self.clean, self.corrupted, self.answered, self.corrupted_answered]
-        return [*prompts, *self.right, *self.wrong, *meant]
+        return [*prompts, *self.right, *self.wrong, *meant, self.whole, self.corrupted_whole]
 
 
 def _row(pair: PromptPair, texts: _Texts, encoder: PromptEncoder, ids: dict[str, Ids]) -> EncodedRow:
     """Check one pair and put its ids together."""
+    if not encoder.fills_masks and (after := pair.clean_after.strip() or pair.corrupted_after.strip()):
+        raise pair.error(
+            f"text after </predict>: {shown(after)}; nothing after the answer is ever read by a model that says the "
+            "next token, so end the prompt there or take that text into the span"
+        )
     clean, corrupted = ids[texts.clean], ids[texts.corrupted]
     n_bos = _check_beginnings(pair, texts, encoder, clean, corrupted)
     if len(clean) != len(corrupted):
@@ -148,6 +184,7 @@ def _row(pair: PromptPair, texts: _Texts, encoder: PromptEncoder, ids: dict[str,
             "one; end both sides with the same characters"
         )
     _check_known(pair, encoder, [(pair.answer, answer)])
+    after = _after(pair, texts, encoder, ids) if encoder.fills_masks else ((), ())
     right = [continuation(clean, ids[text])[:1] for text in texts.right]
     wrong = [continuation(clean, ids[text])[:1] for text in texts.wrong]
     _check_known(pair, encoder, list(zip(pair.correct_answers + pair.all_wrong, right + wrong, strict=True)))
@@ -161,11 +198,38 @@ def _row(pair: PromptPair, texts: _Texts, encoder: PromptEncoder, ids: dict[str,
         correct=correct_set,
         wrong=wrong_set,
         corrupted_answer=_corrupted_answer(texts, encoder, ids),
-        unknown=encoder.n_unknown(texts.answered, ids[texts.answered]) + encoder.n_unknown(texts.corrupted, corrupted),
+        unknown=encoder.n_unknown(texts.whole, ids[texts.whole])
+        + encoder.n_unknown(texts.corrupted + pair.corrupted_after, corrupted + after[1]),
         spacing=_spacing(texts, encoder, ids),
         own_bos=bool(encoder.bos_ids) and n_bos > 0,
         left_out=right.count(()) + wrong.count(()),
+        clean_after=after[0],
+        corrupted_after=after[1],
+        mask=encoder.mask_id if encoder.fills_masks else None,
     )
+
+
+def _after(pair: PromptPair, texts: _Texts, encoder: PromptEncoder, ids: dict[str, Ids]) -> tuple[Ids, Ids]:
+    """What follows the answer on either side, up to the token that ends the text."""
+    found = []
+    for text, before, whole in (
+        (pair.clean_after, texts.answered, texts.whole),
+        (pair.corrupted_after, texts.corrupted_answered, texts.corrupted_whole),
+    ):
+        after = continuation(ids[before], ids[whole])
+        if text.strip() and not after:
+            raise pair.error(
+                f"the tokenizer merges the answer {pair.answer!r} with what follows it, {shown(text)}, so that a mask "
+                "would hide another text; let a space or a mark follow the answer"
+            )
+        found.append(after + encoder.back_ids)
+    if len(found[0]) != len(found[1]):
+        raise pair.error(
+            f"after the answer the clean side has {len(found[0])} tokens and the corrupted side {len(found[1])}; give "
+            "both the same number (mark the answer's place on the corrupted side, too), or leave such pairs out, with "
+            'options={"align": "drop"} or --task-option align=drop'
+        )
+    return found[0], found[1]
 
 
 def _check_beginnings(pair: PromptPair, texts: _Texts, encoder: PromptEncoder, clean: Ids, corrupted: Ids) -> int:

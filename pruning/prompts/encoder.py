@@ -53,6 +53,31 @@ class PromptEncoder:
             raise ConfigurationError("chat_template=True, but this tokenizer has none; use chat_template=False")
 
     @cached_property
+    def fills_masks(self) -> bool:
+        """Whether the tokenizer is that of an encoder: it has a mask, and puts a token of its own behind a text.
+
+        Then a mask stands where an answer is asked, and text may follow it.
+
+        Raises:
+            ConfigurationError: It is, and its prompts were to be wrapped by a chat template.
+        """
+        if getattr(self.tokenizer, "mask_token_id", None) is None or not self.back_ids:
+            return False
+        if self.chat_template:
+            raise ConfigurationError("chat_template=True, but a model that fills in masks takes texts as they are")
+        return True
+
+    @property
+    def mask_id(self) -> int:
+        """The id of the mask, of a tokenizer that `fills_masks`."""
+        return int(self.tokenizer.mask_token_id)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+
+    @cached_property
+    def back_ids(self) -> Ids:
+        """The ids that the tokenizer puts behind a text, which an encoder reads and a decoder is not given."""
+        return () if self._around is None else self._around[1]
+
+    @cached_property
     def bos_ids(self) -> Ids:
         """The ids put before every prompt that does not begin with them.
 
@@ -63,6 +88,13 @@ class PromptEncoder:
             return (int(self.tokenizer.bos_token_id),)  # pyright: ignore[reportArgumentType]
         if self.bos == "no" or self.chat_template:
             return ()
+        if self._around is None:
+            raise ConfigurationError("cannot tell what this tokenizer puts before a prompt; say bos='yes' or 'no'")
+        return self._around[0]
+
+    @cached_property
+    def _around(self) -> tuple[Ids, Ids] | None:
+        """The ids that the tokenizer puts before and behind a text; None where it cannot be told."""
         special = set(getattr(self.tokenizer, "all_special_ids", ()))
         for probe in self._probes():
             plain = self._tokenize([probe])[probe]
@@ -71,9 +103,9 @@ class PromptEncoder:
             full = tuple(self.tokenizer(probe, add_special_tokens=True)["input_ids"])
             for start in range(len(full) - len(plain) + 1):
                 if full[start : start + len(plain)] == plain:
-                    return full[:start]
+                    return full[:start], full[start + len(plain) :]
             break
-        raise ConfigurationError("cannot tell what this tokenizer puts before a prompt; say bos='yes' or 'no'")
+        return None
 
     def _probes(self) -> Iterator[str]:
         """Texts that a tokenizer may know: common ones, then its own tokens."""

@@ -14,6 +14,10 @@ How a pair becomes tokens:
 4. The model reads prompt and answer but its last token; the answer's first token is asked at the prompt's
    last position.
 
+A model that fills in masks reads a mask instead of each of the answer's tokens, then what follows the answer, and what
+its tokenizer puts behind a text; each token is asked at its mask. Whether a model is one is told from its tokenizer
+(see `PromptEncoder.fills_masks`), and `pruning.prompts.runnable` refuses prompts that do not fit the model.
+
 With a chat template the prompt is the user's message, and the answer, without leading spaces, begins the
 assistant's. What comes before the prompt is `pruning.prompts.encoder`'s.
 
@@ -59,14 +63,14 @@ class EncodedPairs:
         wrong_ids: Wrong tokens at the first asked position, or None.
         corrupted_answers: The counterfactuals' own answers, tokens or numbers as the answers are; None if any is not
             known. Not part of the hash: they are asked only where the sides are swapped.
-        texts: Each clean prompt before its answer.
+        texts: Each clean prompt before its answer, with `…` and what follows where text follows it.
         groups: Each prompt's group; empty means none has one.
         corrupted_texts: Each counterfactual before the answer; empty if it has no text.
         notes: What was left out while encoding, and why; not part of the hash.
         sources: Where each prompt came from, such as a file's line; empty, or "" for a prompt, where that is not
             known.
-        prompt_lengths: How many of `clean_ids` come before the answer; empty if the prompts are no text with an
-            answer.
+        prompt_lengths: How many of `clean_ids` come before the answer, or all where masks stand for it; empty if the
+            prompts are no text with an answer.
         unknown: How many unknown tokens, and characters that the tokenizer drops, are in each prompt's sides and
             answers; empty if not counted.
         spacing: For each prompt, the answer as it was probably meant where its spaces look wrong, else None; empty
@@ -374,6 +378,11 @@ def _has_own(row: EncodedRow) -> bool:
     return bool(row.corrupted_answer)
 
 
+def _text(before: str, after: str) -> str:
+    """A prompt without its answer, whose place is marked where text follows."""
+    return f"{before} …{after}" if after else before
+
+
 def columns(rows: list[EncodedRow], notes: tuple[str, ...]) -> EncodedPairs:
     """Turn usable pairs into columns."""
 
@@ -381,19 +390,19 @@ def columns(rows: list[EncodedRow], notes: tuple[str, ...]) -> EncodedPairs:
         return tuple(np.array(take(row), dtype=np.int64) for row in rows)
 
     return EncodedPairs(
-        clean_ids=column(lambda row: row.clean + row.answer[:-1]),
-        corrupted_ids=column(lambda row: row.corrupted + row.answer[:-1]),
-        predict_positions=column(lambda row: range(len(row.clean) - 1, len(row.clean) + len(row.answer) - 1)),
+        clean_ids=column(lambda row: row.sides[0]),
+        corrupted_ids=column(lambda row: row.sides[1]),
+        predict_positions=column(lambda row: row.asked),
         answer_ids=column(lambda row: row.answer),
         correct_ids=column(lambda row: row.correct),
         wrong_ids=column(lambda row: row.wrong) if any(row.wrong for row in rows) else None,
         corrupted_answers=column(lambda row: row.corrupted_answer) if all(map(_has_own, rows)) else None,
-        texts=tuple(row.pair.clean for row in rows),
+        texts=tuple(_text(row.pair.clean, row.pair.clean_after) for row in rows),
         groups=tuple(row.pair.group for row in rows),
-        corrupted_texts=tuple(row.pair.corrupted for row in rows),
+        corrupted_texts=tuple(_text(row.pair.corrupted, row.pair.corrupted_after) for row in rows),
         notes=notes,
         sources=tuple(row.pair.source for row in rows),
-        prompt_lengths=tuple(len(row.clean) for row in rows),
+        prompt_lengths=tuple(len(row.clean if row.mask is None else row.sides[0]) for row in rows),
         unknown=tuple(row.unknown for row in rows),
         spacing=tuple(row.spacing for row in rows),
     )

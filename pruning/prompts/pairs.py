@@ -3,9 +3,10 @@
 First step of the flow: task generators and JSONL files give `PromptPairs`; `pruning.prompts.encoding` turns them
 into token ids.
 
-The JSONL form has one object a line. `clean` marks the answer `<predict>…</predict>` at its end;
+The JSONL form has one object a line. `clean` marks the answer `<predict>…</predict>`, at its end as a rule;
 `corrupted` holds the counterfactual's text up to the same place (a span there is allowed if it holds the
-same answer: the corrupted side is always run with the clean side's answer tokens). Optional: `split`
+same answer: the corrupted side is always run with the clean side's answer tokens). For a model that fills in masked
+tokens, text may follow `</predict>` on either side. Optional: `split`
 (train, validation or test), `group`, `wrong_answer` (a string or a list), `correct_answers` (a list) and
 `corrupted_answer`, the counterfactual's own answer.
 """
@@ -43,6 +44,8 @@ class PromptPair:
             sides are swapped.
         split: `train`, `validation` or `test`, or None where it is not decided yet.
         group: A label that metrics may be grouped by, or that pairs up items of two data sets.
+        clean_after: The prompt's text after the answer: read by models that fill in masked tokens, refused for others.
+        corrupted_after: The counterfactual's text after the answer.
         source: Where the pair came from, for messages; not compared.
 
     Raises:
@@ -66,6 +69,8 @@ class PromptPair:
     corrupted_answer: str | None = None
     split: str | None = None
     group: str | None = None
+    clean_after: str = ""
+    corrupted_after: str = ""
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -109,7 +114,8 @@ class PromptPair:
         wrong = self.answer if self.all_wrong and self.answer != self.corrupted_answer else None
         return replace(
             self, clean=self.corrupted, corrupted=self.clean, answer=self.corrupted_answer, wrong_answer=wrong,
-            wrong_answers=(), correct_answers=(), corrupted_answer=self.answer,
+            wrong_answers=(), correct_answers=(), corrupted_answer=self.answer, clean_after=self.corrupted_after,
+            corrupted_after=self.clean_after,
         )  # fmt: skip
 
     def error(self, message: str) -> PromptFormatError:
@@ -131,7 +137,7 @@ class PromptPair:
             >>> PromptPair(clean="1 + 1 =", corrupted="1 + 2 =", answer=" 2").marked()
             '1 + 1 =<predict> 2</predict>'
         """
-        return f"{self.clean}<predict>{self.answer}</predict>"
+        return f"{self.clean}<predict>{self.answer}</predict>{self.clean_after}"
 
 
 @dataclass(frozen=True)
@@ -237,11 +243,14 @@ def _parse_line(text: str, source: str) -> PromptPair:
     wrong = record.get("wrong_answer")
     right = record.get("correct_answers")
     split, group, other = record.get("split"), record.get("group"), record.get("corrupted_answer")
-    clean, answer = _split_answer(record["clean"], "clean", source)
+    clean, answer, clean_after = _split_answer(record["clean"], "clean", source)
+    corrupted, corrupted_after = _around_answer(record["corrupted"], answer, source)
     return PromptPair(
         clean=clean,
-        corrupted=_before_answer(record["corrupted"], answer, source),
+        corrupted=corrupted,
         answer=answer,
+        clean_after=clean_after,
+        corrupted_after=corrupted_after,
         wrong_answer=wrong if isinstance(wrong, str) else None,
         wrong_answers=tuple(wrong) if isinstance(wrong, list) else (),
         correct_answers=tuple(right) if isinstance(right, list) else (),
@@ -298,8 +307,8 @@ def _well_typed(name: str, value: object) -> bool:
     return isinstance(value, str) or (name == "wrong_answer" and strings)
 
 
-def _split_answer(text: object, side: str, source: str) -> tuple[str, str]:
-    """Cut a marked side into the text before the answer and the answer."""
+def _split_answer(text: object, side: str, source: str) -> tuple[str, str, str]:
+    """Cut a marked side into the text before the answer, the answer, and the text after it."""
     assert isinstance(text, str)
     tags = [match.group() for match in TAG.finditer(text)]
     if not tags:
@@ -314,27 +323,23 @@ def _split_answer(text: object, side: str, source: str) -> tuple[str, str]:
         )
     match = _SPAN.search(text)
     assert match is not None
-    if text[match.end() :].strip():
-        raise PromptFormatError(
-            f"{source}: text after </predict> in {side!r}: {shown(text[match.end() :])}; nothing after the answer "
-            "is ever read, so end the prompt there or take that text into the span"
-        )
-    return text[: match.start()], match.group(1)
+    after = text[match.end() :]
+    return text[: match.start()], match.group(1), after if after.strip() else ""
 
 
-def _before_answer(text: object, answer: str, source: str) -> str:
-    """Give the corrupted side's text before the answer; a span there must hold the clean side's answer."""
+def _around_answer(text: object, answer: str, source: str) -> tuple[str, str]:
+    """Give the corrupted side's text before and after the answer; a span must hold the clean side's answer."""
     assert isinstance(text, str)
     if not TAG.search(text):
-        return text
-    before, other = _split_answer(text, "corrupted", source)
+        return text, ""
+    before, other, after = _split_answer(text, "corrupted", source)
     if other != answer:
         raise PromptFormatError(
             f"{source}: 'corrupted' marks {other!r} but 'clean' marks {answer!r}; the corrupted prompt is "
             "run with the clean one's answer: end it before <predict>, and put its own answer in "
             "'wrong_answer' (what the right one is compared with) or 'corrupted_answer' (asked where sides are swapped)"
         )
-    return before
+    return before, after
 
 
 def refuse_shared_prompts(pairs: Iterable[PromptPair]) -> None:
@@ -346,9 +351,9 @@ def refuse_shared_prompts(pairs: Iterable[PromptPair]) -> None:
     Raises:
         PromptFormatError: There is one; the message names both places.
     """
-    seen: dict[str, PromptPair] = {}
+    seen: dict[tuple[str, str], PromptPair] = {}
     for pair in pairs:
-        first = seen.setdefault(pair.clean.rstrip(" "), pair)
+        first = seen.setdefault((pair.clean.rstrip(" "), pair.clean_after), pair)
         if first.split != pair.split:
             raise pair.error(
                 f"this clean prompt is in split {pair.split!r} and also in {first.split!r} "
@@ -358,7 +363,10 @@ def refuse_shared_prompts(pairs: Iterable[PromptPair]) -> None:
 
 def _to_object(pair: PromptPair) -> dict[str, object]:
     """Give a pair's JSON object, without empty fields."""
-    record: dict[str, object] = {"clean": pair.marked(), "corrupted": pair.corrupted}
+    corrupted = pair.corrupted
+    if pair.corrupted_after:
+        corrupted = f"{corrupted}<predict>{pair.answer}</predict>{pair.corrupted_after}"
+    record: dict[str, object] = {"clean": pair.marked(), "corrupted": corrupted}
     if pair.split is not None:
         record["split"] = pair.split
     if pair.wrong_answer is not None:

@@ -1,4 +1,4 @@
-"""Prompts that a model can run: not too long for it, and of tokens that it has."""
+"""Prompts that a model can run: not too long for it, of tokens that it has, and asked where it has an answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def unrunnable(compiled: CompiledModel, pairs: EncodedPairs, name: str = "") -> 
     if not len(pairs):
         return []
     named = f"{name} prompt" if name else "prompt"
-    found = [*_too_long(compiled, pairs, named), *_beyond(compiled, pairs, named)]
+    found = [*_too_long(compiled, pairs, named), *_beyond(compiled, pairs, named), *_unmasked(compiled, pairs, named)]
     return [Finding(name=kind, severity="error", text=text) for kind, text in found]
 
 
@@ -86,6 +86,26 @@ def _beyond(compiled: CompiledModel, pairs: EncodedPairs, named: str) -> Iterato
                 "tokenizer and not to the model: resize its embeddings, or load the tokenizer that belongs to it."
             ),
         )
+
+
+def _unmasked(compiled: CompiledModel, pairs: EncodedPairs, named: str) -> Iterator[tuple[str, str]]:
+    """Prompts that ask a model that fills in masks elsewhere than at a mask, or another model at one."""
+    mask = getattr(compiled.tokenizer, "mask_token_id", None)
+    if mask is None:
+        return
+    sides = zip(pairs.clean_ids, pairs.corrupted_ids, pairs.predict_positions, strict=True)
+    at_masks = [bool((clean[at] == mask).all() and (corrupted[at] == mask).all()) for clean, corrupted, at in sides]
+    wanted = compiled.family.fills_masks
+    bad = [index for index, is_masked in enumerate(at_masks) if is_masked != wanted]
+    if bad and wanted:
+        why = (
+            "not asked at a mask, but this model says what masks stand for: make the prompts with the model's own "
+            "tokenizer, which puts a mask where the answer is marked"
+        )
+    else:
+        why = "asked at a mask, but this model says the next token: make the prompts with the model's own tokenizer"
+    if bad:
+        yield "asked-elsewhere", f"{counted(len(bad), named)} {why} (the first: {text_of(pairs, bad[0])})."
 
 
 def counted(n: int, named: str) -> str:

@@ -15,7 +15,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -88,14 +88,33 @@ def _with_answers(sides: EncodedPairs, pairs: EncodedPairs, own: Column) -> Enco
     )  # fmt: skip
 
 
-def _rewritten(pairs: EncodedPairs, own: Column) -> dict[str, Column]:
-    """Both sides up to the answer, then the tokens of the other answer but its last, and where those are asked."""
-    rows = list(zip(pairs.clean_ids, pairs.corrupted_ids, pairs.prompt_lengths, own, strict=True))
+def _rewritten(pairs: EncodedPairs, own: Column) -> dict[str, Any]:
+    """Both sides with the other answer in its place, where it is asked, and how much of each is the prompt."""
+    rows = [
+        (_with_answer(other, n, asked, answer), _with_answer(clean, n, asked, answer), n, asked, len(answer))
+        for clean, other, n, asked, answer in zip(
+            pairs.clean_ids, pairs.corrupted_ids, pairs.prompt_lengths, pairs.predict_positions, own, strict=True
+        )
+    ]
     return {
-        "clean_ids": tuple(np.concatenate([other[:n], answer[:-1]]) for _, other, n, answer in rows),
-        "corrupted_ids": tuple(np.concatenate([clean[:n], answer[:-1]]) for clean, _, n, answer in rows),
-        "predict_positions": tuple(np.arange(n - 1, n + len(answer) - 1) for _, _, n, answer in rows),
+        "clean_ids": tuple(turned for turned, *_ in rows),
+        "corrupted_ids": tuple(turned for _, turned, *_ in rows),
+        "predict_positions": tuple(np.arange(asked[0], asked[0] + size) for *_, asked, size in rows),
+        "prompt_lengths": tuple(len(turned) if _at_masks(n, asked) else n for turned, _, n, asked, _ in rows),
     }
+
+
+def _at_masks(n: int, asked: np.ndarray) -> bool:
+    """Whether a prompt of so many tokens is asked at masks within it, and not behind it."""
+    return int(asked[0]) != n - 1
+
+
+def _with_answer(ids: np.ndarray, n: int, asked: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """A side up to the answer and all of the answer's tokens but the last; or with as many masks as it has tokens."""
+    if not _at_masks(n, asked):
+        return np.concatenate([ids[:n], answer[:-1]])
+    first, last = int(asked[0]), int(asked[-1])
+    return np.concatenate([ids[:first], np.full(len(answer), ids[first]), ids[last + 1 :]])
 
 
 def both_ways(pairs: EncodedPairs) -> EncodedPairs:

@@ -35,6 +35,10 @@ class PairText(Protocol):
     @property
     def correct_answers(self) -> tuple[str, ...]: ...
     @property
+    def clean_after(self) -> str: ...
+    @property
+    def corrupted_after(self) -> str: ...
+    @property
     def all_wrong(self) -> tuple[str, ...]: ...
     @property
     def corrupted_answer(self) -> str | None: ...
@@ -58,7 +62,8 @@ def pair_problem(pair: PairText) -> str | None:
 
 
 def _wrong_type(pair: PairText) -> str | None:
-    for name in ("clean", "corrupted", "answer", "wrong_answer", "corrupted_answer", "split", "group", "source"):
+    texts = ("clean", "corrupted", "answer", "clean_after", "corrupted_after")
+    for name in (*texts, "wrong_answer", "corrupted_answer", "split", "group", "source"):
         value = getattr(pair, name)
         optional = name in ("wrong_answer", "corrupted_answer", "split", "group")
         if not isinstance(value, str) and not (optional and value is None):
@@ -72,7 +77,7 @@ def _wrong_type(pair: PairText) -> str | None:
 
 def _texts(pair: PairText) -> Iterator[tuple[str, str]]:
     """Every text of a pair with its field."""
-    for name in ("clean", "corrupted", "answer"):
+    for name in ("clean", "corrupted", "answer", "clean_after", "corrupted_after"):
         yield name, getattr(pair, name)
     yield from (("wrong_answer", text) for text in pair.all_wrong)
     yield from (("correct_answers", text) for text in pair.correct_answers)
@@ -100,7 +105,7 @@ def _empty(pair: PairText) -> str | None:
     if not pair.answer.strip():
         return "the answer is empty; put its text between <predict> and </predict>"
     for side in ("clean", "corrupted"):
-        if not getattr(pair, side).strip():
+        if not getattr(pair, side).strip() and not getattr(pair, f"{side}_after").strip():
             return f"the {side} side has no text before the answer"
     if pair.wrong_answer is not None and pair.wrong_answers:
         return "give wrong_answer or wrong_answers, not both"

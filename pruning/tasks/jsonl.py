@@ -92,8 +92,8 @@ def _split(context: TaskContext, pairs: Sequence[PromptPair], where: str) -> lis
 def _prompt_ids(context: TaskContext, pairs: Sequence[PromptPair]) -> list[Ids]:
     """Each clean prompt's tokens: what a model cannot tell apart may not be dealt to two splits."""
     texts = [context.encoder.prompt_text(pair.clean) for pair in pairs]
-    ids = context.encoder.ids(texts)
-    return [ids[text] for text in texts]
+    ids = context.encoder.ids([*texts, *(pair.clean_after for pair in pairs)])
+    return [ids[text] + ids[pair.clean_after] for text, pair in zip(texts, pairs, strict=True)]
 
 
 def _dealt(context: TaskContext, pairs: Sequence[PromptPair]) -> dict[str, list[PromptPair]]:

@@ -276,7 +276,7 @@ def deal(pairs: Iterable[PromptPair], context: TaskContext) -> dict[str, Encoded
             raise _too_few(context, rows, problems)
         good, bad = encode_rows(chunk, context.encoder)
         problems += bad
-        fresh = [row for row in good if _is_new(row.clean, seen)]
+        fresh = [row for row in good if _is_new(row.prompt, seen)]
         n_again += len(good) - len(fresh)
         in_vain = 0 if fresh else in_vain + len(chunk)
         for row in fresh:
@@ -301,10 +301,11 @@ def _is_new(prompt: Ids, seen: set[Ids]) -> bool:
 
 def _distinct(pairs: Iterable[PromptPair]) -> Iterator[PromptPair]:
     """Leave out pairs whose clean prompt came before."""
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for pair in pairs:
-        if pair.clean not in seen:
-            seen.add(pair.clean)
+        prompt = (pair.clean, pair.clean_after)
+        if prompt not in seen:
+            seen.add(prompt)
             yield pair
 
 
@@ -366,6 +367,8 @@ def _provenance(context: TaskContext, splits: Mapping[str, EncodedPairs], seed: 
         provenance["chat_template"] = context.chat_template
         provenance["bos"] = context.bos
         provenance["bos_ids"] = list(context.encoder.bos_ids)
+        if context.encoder.fills_masks:
+            provenance["answers"] = "at masks"
     return provenance
 
 

@@ -55,26 +55,27 @@ def test_a_window_hides_and_null_does_not(tiny_llama) -> None:
 
 @pytest.mark.parametrize("window", [1, 3, 7, 8, None])
 @pytest.mark.parametrize("side", ["none", "left", "right"])
-def test_the_mask_position_by_position(window: int | None, side: str) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_mask_position_by_position(window: int | None, side: str, ahead: bool) -> None:
+    """Of causal attention, or of one that sees as far ahead as behind."""
     lengths = [7, 7] if side == "none" else [7, 3]
     batch, _ = pair_of_batches(lengths=lengths, side=side, n_asked=2, n_tokens=9, seed=0)
     real = batch.attention_mask.bool()
     seq = real.shape[1]
     cpu = torch.device("cpu")
-    mask = windowed(attention_mask(batch.attention_mask, True, padded=side != "none"), window, seq, cpu)
+    attention = Attention(scale=1.0, window=window, ahead=ahead)
+    mask = windowed(attention_mask(batch.attention_mask, not ahead, padded=side != "none"), attention, seq, cpu)
     places = Positions(batch.predict_index.numpy(), (len(real), seq), batch.input_ids.device)
-    asked = asked_grid(places, real.numpy(), causal=True, rotaries=())
+    asked = asked_grid(places, real.numpy(), causal=not ahead, rotaries=())
     at = torch.from_numpy(asked.at)
-    of_asked = windowed(asked.mask, window, seq, cpu, at=at)
+    of_asked = windowed(asked.mask, attention, seq, cpu, at=at)
     assert of_asked is not None
     for prompt in range(len(real)):
         for query in range(seq):
-            expected = [
-                key == query or (bool(real[prompt, key]) and key <= query and (window is None or query - key < window))
-                for key in range(seq)
-            ]
-            # Without a mask `attend` is causal, and there is no padding.
-            row = torch.arange(seq) <= query if mask is None else mask[0].expand(len(real), -1, -1)[prompt, query]
+            near = [(ahead or key <= query) and (window is None or abs(query - key) < window) for key in range(seq)]
+            expected = [key == query or (bool(real[prompt, key]) and near[key]) for key in range(seq)]
+            # Without a mask `attend` is causal or sees all, and there is no padding.
+            row = (torch.arange(seq) <= query) | ahead if mask is None else mask[0].expand(len(real), -1, -1)[prompt, query]
             assert row.tolist() == expected
             for place in (at[prompt] == query).nonzero()[:, 0].tolist():
                 assert of_asked[0, prompt, place].tolist() == expected
@@ -83,7 +84,7 @@ def test_the_mask_position_by_position(window: int | None, side: str) -> None:
 def test_nothing_of_ones_own_is_hidden() -> None:
     """A window of 1: each position gathers its own value."""
     query, key, value = torch.randn(3, 2, 1, 5, 4, generator=torch.Generator().manual_seed(0))
-    mask = windowed(None, 1, 5, torch.device("cpu"))
+    mask = windowed(None, Attention(scale=0.5, window=1), 5, torch.device("cpu"))
     torch.testing.assert_close(attend(query, key, value, mask, causal=True, attention=Attention(scale=0.5)), value)
 
 

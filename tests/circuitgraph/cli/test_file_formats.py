@@ -84,7 +84,7 @@ LINES = {
     "the least": ({"clean": "a b<predict> c</predict>", "corrupted": "a d"}, True),
     "no corrupted side": ({"clean": LINE["clean"]}, False),
     "no mark": (LINE | {"clean": "a b c"}, False),
-    "text after the mark": (LINE | {"clean": "a<predict> c</predict> d"}, False),
+    "text after the mark": (LINE | {"clean": "a<predict> c</predict> d"}, True),
     "an unknown field": (LINE | {"wrong": " e"}, False),
     "an unknown split": (LINE | {"split": "dev"}, False),
     "no wrong answer in the list": (LINE | {"wrong_answer": []}, False),

@@ -22,7 +22,9 @@ from pruning.methods.acdc import ACDC, acdc
 from pruning.methods.writer_orders import ORDERS, writer_orders
 from pruning.prompts.encoding import EncodedPairs
 from pruning.tasks import load_task
+from tests.circuitgraph.architectures.battery.case import exact
 from tests.oracles.cases import CASES, ModelMakers
+from tests.oracles.uncast import uncast
 from tests.pruning.prompts.small_prompts import GlobalRandomState, random_prompts
 
 PROMPTS = random_prompts(lengths=[5, 4, 5], n_asked=(1, 2), wrong=True)
@@ -102,6 +104,18 @@ def test_the_circuit_of_the_plain_loop(
     np.testing.assert_array_equal(found.kept, kept)
     assert found.edges.tolist() == list(rises)
     # The logit difference is taken in float32, whatever the model's format.
+    np.testing.assert_allclose(found.rises[found.edges], list(rises.values()), atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ablation", [pytest.param("counterfactual", marks=pytest.mark.full), "zero"])
+def test_a_model_that_looks_both_ways_through_windows(ablation: str) -> None:
+    compiled = exact("modernbert").compiled
+    with uncast():
+        kept, rises = naive_acdc(compiled.universe, by_masked_runs(compiled, PROMPTS, "kl", ablation), 0.3)
+        found = acdc(Probe(compiled=compiled, pairs=PROMPTS, objective="kl", ablation=ablation), ACDC(threshold=0.3))
+    assert 3 < kept.sum() < 0.9 * len(kept)
+    np.testing.assert_array_equal(found.kept, kept)
     np.testing.assert_allclose(found.rises[found.edges], list(rises.values()), atol=2e-6)
 
 

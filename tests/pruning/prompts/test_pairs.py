@@ -90,7 +90,6 @@ BAD = {
         "line 2: expected one <predict>…</predict> in 'clean', got <predict> </predict> <predict> </predict>",
     ),
     "open span": ({**GOOD, "clean": "a<predict>b"}, "line 2: expected one .* got <predict>; mark one answer"),
-    "after": ({**GOOD, "clean": "a<predict>b</predict> c"}, "line 2: text after </predict> in 'clean': ' c'"),
     "empty answer": ({**GOOD, "clean": "a<predict> </predict>"}, "line 2: the answer is empty"),
     "empty side": ({**GOOD, "corrupted": ""}, "line 2: the corrupted side has no text"),
     "space": (

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 
 def word_tokenizer(
-    texts: Iterable[str], *, pattern: str = r" ?[^\W\d]+| ?\d+| ?[^\w\s]|\s", bos: bool = False
+    texts: Iterable[str], *, pattern: str = r" ?[^\W\d]+| ?\d+| ?[^\w\s]|\s", bos: bool = False, masks: bool = False
 ) -> PreTrainedTokenizerFast:
     """Build a tokenizer whose vocabulary is every piece that `pattern` finds in `texts`.
 
@@ -18,18 +19,26 @@ def word_tokenizer(
         texts: What it must know; all else is `<unk>`.
         pattern: What one token is; a word's token holds the space before it.
         bos: Whether the tokenizer puts `<s>` before a text by itself.
+        masks: Whether it is an encoder's: `[CLS]` before a text, `[SEP]` behind it, and `[MASK]`.
 
     Returns:
         The tokenizer, with BOS and padding tokens.
     """
     split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     pieces = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
-    vocabulary = {piece: number for number, piece in enumerate(("<unk>", "<s>", "<pad>", *sorted(pieces)))}
+    own = ("<unk>", "<s>", "<pad>") + ("[CLS]", "[SEP]", "[MASK]") * masks
+    vocabulary = {piece: number for number, piece in enumerate((*own, *sorted(pieces)))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = split
     if bos:
         tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", pad_token="<pad>")
+    special: dict[str, Any] = {"unk_token": "<unk>", "bos_token": "<s>", "pad_token": "<pad>"}
+    if masks:
+        mask = AddedToken("[MASK]", lstrip=True, special=True)  # the space before it is its own, as ModernBERT's
+        special |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": mask}
+        around = [("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+        tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=around)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def piece_tokenizer(texts: Iterable[str], *, vocabulary: int = 1500) -> PreTrainedTokenizerFast:

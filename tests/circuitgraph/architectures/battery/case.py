@@ -56,6 +56,7 @@ class Case:
         family: What the family is called in `circuitgraph`.
         kind: What sets this model apart from the family's first; empty for the first.
         config: The class of its config.
+        loads: What makes its model of one.
         settings: Fields of the config, over `SIZES`.
         sizes: What stands instead of `SIZES`.
         names: Where its modules are.
@@ -74,6 +75,7 @@ class Case:
     family: str
     kind: str = ""
     config: type[PretrainedConfig]
+    loads: Any = AutoModelForCausalLM
     settings: Mapping[str, object] = field(default_factory=dict)
     sizes: Mapping[str, object] = field(default_factory=lambda: SIZES)
     names: Names
@@ -117,7 +119,7 @@ class Case:
         if dtype == torch.float64 and "num_experts_per_tok" in self.settings:
             given["experts_implementation"] = "eager"  # the grouped products of torch are not for float64
         with torch.random.fork_rng(devices=[]):
-            model = AutoModelForCausalLM.from_config(self.make_config(), **given)
+            model = self.loads.from_config(self.make_config(), **given)
         model = model.to(dtype).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():

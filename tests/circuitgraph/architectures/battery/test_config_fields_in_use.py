@@ -20,10 +20,14 @@ ELSEWHERE = frozenset(
     """_name_or_path architectures bos_token_id chunk_size_feed_forward dtype eos_token_id id2label initializer_range
     is_decoder is_encoder_decoder label2id model_type output_attentions output_hidden_states pad_token_id problem_type
     return_dict tie_word_embeddings transformers_version use_cache init_std output_router_logits router_aux_loss_coef
-    router_jitter_noise summary_type summary_use_proj summary_activation summary_proj_to_labels""".split()
+    router_jitter_noise summary_type summary_use_proj summary_activation summary_proj_to_labels classifier_pooling
+    cls_token_id sep_token_id""".split()
 )
-# What older files have instead of `rope_parameters`.
-OLDER = frozenset({"rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base"})
+# What older files have instead of `rope_parameters` and of `layer_types`.
+OLDER = frozenset(
+    """rope_theta rope_scaling rotary_pct rotary_emb_base global_rope_theta local_rope_theta
+    global_attn_every_n_layers""".split()
+)
 # Made of other fields: of `attention_types` and of `num_experts`.
 DERIVED = frozenset({"attention_layers", "num_local_experts"})
 TOGGLES = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from circuitgraph.errors import UnsupportedModelError
 from circuitgraph.forward.lens import Lens, said_at_asked
 from circuitgraph.forward.patterns import attention_patterns
 from tests.circuitgraph.architectures.battery.case import Made, compiled_case, exact, prompts
@@ -17,7 +18,17 @@ def capped(own: Made, logits: torch.Tensor) -> torch.Tensor:
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-@pytest.mark.parametrize("case", LONG_ONES)
+BEHIND_AN_ACTIVATION = ("modernbert",)
+
+
+@pytest.mark.parametrize("case", BEHIND_AN_ACTIVATION)
+def test_an_output_head_behind_an_activation_is_refused(case: str) -> None:
+    bound = exact(case).compiled.runnable.bound
+    with pytest.raises(UnsupportedModelError, match="a map with an activation"):
+        Lens.of(bound, torch.zeros(1, 24, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("case", [case for case in LONG_ONES if case.id not in BEHIND_AN_ACTIVATION])
 @pytest.mark.parametrize("side", ["left", "none"])
 def test_all_writers_and_the_biases_add_up_to_the_logits(case: str, side: str) -> None:
     own, (batch, _) = exact(case), prompts(side=side)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
 from transformers.activations import ACT2FN
 
 from circuitgraph.architectures import family_of, supported_model_types
@@ -18,7 +17,7 @@ from tests.circuitgraph.architectures.battery.test_config_fields_in_use import b
 
 def made_of(case: Case) -> nn.Module:
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(case.make_config())
+        return case.loads.from_config(case.make_config())
 
 
 def counted(case: Case) -> int | None:
