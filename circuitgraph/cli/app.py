@@ -32,6 +32,7 @@ from circuitgraph.cli.report import report
 from circuitgraph.cli.run import run
 from circuitgraph.cli.select import select
 from circuitgraph.cli.sparsity import sparsity
+from circuitgraph.cli.steer import steer, suppress
 from circuitgraph.cli.study import study
 from circuitgraph.cli.trace import trace
 from circuitgraph.cli.transfer import transfer
@@ -98,8 +99,12 @@ def flowing(text: str) -> str:
 
 
 for command in (
-    discover, check, rank, select, leaderboard, report, evaluate, run, draw, sparsity, compare, paths, find, trace,
-    heads, combine, convert, export, extract, graph, study, transfer, bench, cache, models, tasks, recipes,
+    discover, check, rank, select, leaderboard, report, evaluate,
+    run, steer, suppress,
+    draw, sparsity, compare, paths, find, trace, heads,
+    combine, convert, export, extract, graph,
+    study, transfer, bench,
+    cache, models, tasks, recipes,
 ):  # fmt: skip
     told = flowing(inspect.cleandoc(command.__doc__ or ""))
     app.command(cls=OnTaskCommand if command is compare else None, help=told)(command)

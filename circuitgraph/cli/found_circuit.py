@@ -158,6 +158,30 @@ def load_found_circuit(
     from circuitgraph.circuits.circuit import Circuit
 
     circuit = Circuit.load(path)
+    return found_circuit(circuit, path, model=model, device=device, dtype=dtype, verify=verify, exact=exact)
+
+
+def found_circuit(
+    circuit: Circuit,
+    path: Path,
+    *,
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    verify: bool,
+    exact: bool = False,
+) -> FoundCircuit:
+    """The same of a circuit that was loaded already.
+
+    Args:
+        circuit: The circuit.
+        path: The file that it came from, for messages.
+        model: As of `load_found_circuit`, like what follows.
+        device: Where the model runs.
+        dtype: Its number format.
+        verify: Whether to check that the compiled graph reproduces it.
+        exact: Whether a model of other weights is refused.
+    """
     provenance = circuit.provenance
     own = provenance.get("model")
     name = model or (own if isinstance(own, str) else None)

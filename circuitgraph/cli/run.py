@@ -1,7 +1,8 @@
-"""`circuitgraph run`: what a circuit says to a prompt, next to what the full model says."""
+"""`circuitgraph run`: what a circuit, or a model with an intervention, says to a prompt, next to the full model."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,11 +10,10 @@ import typer
 from circuitgraph.cli import options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from torch import Tensor
 
+    from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.found_circuit import FoundCircuit
     from pruning.prompts.encoding import EncodedPairs
 
@@ -21,8 +21,15 @@ Output = list[dict[str, Any]]
 
 
 def run(
-    circuit: options.CircuitFile,
     prompt: Annotated[str, typer.Option(help="The prompt.", show_default=False)],
+    circuit: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[CIRCUIT]",
+            help="A circuit file, such as DIR/circuit.json; with --with it may be left out, for the whole model.",
+            show_default=False,
+        ),
+    ] = None,
     corrupted: Annotated[
         str | None,
         typer.Option(
@@ -31,6 +38,19 @@ def run(
             show_default=False,
         ),
     ] = None,
+    with_: Annotated[
+        Path | None,
+        typer.Option(
+            "--with",
+            metavar="FILE",
+            help="An intervention, as `circuitgraph steer` and `circuitgraph suppress` write it: parts are turned up "
+            "or down.",
+            show_default=False,
+        ),
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(help="How much of the intervention; negative goes the other way.", show_default="1")
+    ] = 1.0,
     top: Annotated[int, typer.Option(min=1, help="Tokens to show.")] = 10,
     model: options.ModelOfCircuit = None,
     device: options.Device = "cpu",
@@ -41,20 +61,26 @@ def run(
     """Show the top next tokens of a circuit beside the full model's.
 
     Cut edges carry what they carried when the circuit was found. A Tracr program's prompt is its tokens with
-    spaces between, and every position's output is shown.
+    spaces between, and every position's output is shown. With an intervention and no circuit it is the whole model
+    that is changed.
     """
-    from circuitgraph.cli.found_circuit import load_found_circuit
+    from circuitgraph.cli.found_circuit import found_circuit
     from circuitgraph.cli.output import only_json, print_json
 
     with only_json(as_json):
-        found = load_found_circuit(circuit, model=model, device=device, dtype=dtype, verify=not no_verify)
+        kept, gates = _what_runs(circuit, with_, strength)
+        file = circuit or with_
+        assert file is not None
+        found = found_circuit(kept, file, model=model, device=device, dtype=dtype, verify=not no_verify)
         pairs = _pair(found, prompt, corrupted)
-        positions = _positions(found, circuit, pairs, top)
+        positions = _positions(found, file, gates, pairs, top)
     if as_json:
         print_json(
             {
                 **found.compiled.identity,
                 "ablation": found.circuit.ablation,
+                "intervention": None if with_ is None else str(with_),
+                "strength": None if with_ is None else strength,
                 "prompt": prompt,
                 "corrupted": corrupted,
                 "n_tokens": int(pairs.lengths[0]),
@@ -63,7 +89,38 @@ def run(
         )
         return
     for row in positions:
-        _print(row, only_one=len(positions) == 1)
+        _print(row, what="circuit" if circuit is not None else "changed model", only_one=len(positions) == 1)
+
+
+def _what_runs(circuit: Path | None, intervention: Path | None, strength: float) -> tuple[Circuit, np.ndarray]:
+    """The edges that are there, and one gate per edge of the universe.
+
+    Raises:
+        ConfigurationError: Neither a circuit nor an intervention, or two that do not go together.
+        GraphMismatchError: They are of different universes.
+    """
+    import numpy as np
+
+    from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.errors import ConfigurationError
+    from circuitgraph.interventions.intervention import Intervention
+
+    if intervention is None:
+        if circuit is None:
+            raise ConfigurationError("nothing to run: give a circuit file, or an intervention with --with FILE")
+        if strength != 1:
+            raise ConfigurationError("--strength is that of an intervention; give one with --with FILE")
+        kept = Circuit.load(circuit)
+        return kept, kept.mask.astype(float)
+    change = Intervention.load(intervention)
+    if circuit is not None:
+        kept = Circuit.load(circuit)
+        return kept, change.on_circuit(kept, strength)
+    everything = np.ones(change.universe.n_edges, dtype=bool)
+    whole = Circuit.from_edges(
+        change.universe, everything, ablation=change.ablation, provenance=change.provenance
+    )  # fmt: skip
+    return whole, change.gates(strength)
 
 
 def _pair(found: FoundCircuit, prompt: str, corrupted: str | None) -> EncodedPairs:
@@ -162,7 +219,9 @@ def _pieces(found: FoundCircuit, ids: np.ndarray) -> str:
     return "|".join(one(int(token)) for token in ids)
 
 
-def _positions(found: FoundCircuit, file: Path, pairs: EncodedPairs, top: int) -> list[dict[str, Any]]:
+def _positions(
+    found: FoundCircuit, file: Path, gates_of_edges: np.ndarray, pairs: EncodedPairs, top: int
+) -> list[dict[str, Any]]:
     """Run both and list their outputs at each asked position."""
     import numpy as np
     import torch
@@ -177,7 +236,7 @@ def _positions(found: FoundCircuit, file: Path, pairs: EncodedPairs, top: int) -
         data = stored_constants(compiled, found.circuit, file)
     runs = FrozenRuns(compiled, pairs, ablation=ablation, budget_bytes=0, ablation_data=data)
     frozen = runs.batch(np.array([0]))
-    gates = torch.from_numpy(found.circuit.mask).float()
+    gates = torch.from_numpy(gates_of_edges).float()
     with torch.no_grad():
         ours = compiled.masked(gates, frozen.pairs.clean, frozen.values).logits
         kl: list[float | None] = [None] * len(ours)
@@ -214,18 +273,18 @@ def _outputs(found: FoundCircuit, logits: Tensor, top: int) -> Output:
     ]
 
 
-def _print(row: dict[str, Any], *, only_one: bool) -> None:
+def _print(row: dict[str, Any], *, what: str, only_one: bool) -> None:
     """Print one position."""
     from circuitgraph.cli.output import figure, print_table
 
     full, ours = row["full"], row["circuit"]
     if "value" in full[0]:
-        print(f"position {row['position']}: full model {figure(full[0]['value'])}, circuit {figure(ours[0]['value'])}")
+        print(f"position {row['position']}: full model {figure(full[0]['value'])}, {what} {figure(ours[0]['value'])}")
         return
     place = "" if only_one else f"position {row['position']}: "
-    print(f"{place}KL(full, circuit) {figure(row['kl'])} nats")
+    print(f"{place}KL(full, {what}) {figure(row['kl'])} nats")
     cells = [
         [rank, repr(a["token"]), figure(a["probability"]), repr(b["token"]), figure(b["probability"])]
         for rank, (a, b) in enumerate(zip(full, ours, strict=True), start=1)
     ]
-    print_table([">", "full model", ">p", "circuit", ">p "], cells)
+    print_table([">", "full model", ">p", what, ">p "], cells)

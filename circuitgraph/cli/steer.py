@@ -1,0 +1,273 @@
+"""`circuitgraph steer` and `circuitgraph suppress`: interventions that are learnt on a task's prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuitgraph.cli import options
+from circuitgraph.cli.option_groups import GraphOptions, grouped
+from circuitgraph.cli.rank import WhereOptions
+from circuitgraph.cli.settings import parse_named, plan_model, settle_sizes, task_options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
+    from circuitgraph.compiled.model import CompiledModel
+    from circuitgraph.interventions.intervention import Intervention
+    from pruning.tasks import TaskData
+
+InterventionOut = Annotated[
+    Path, typer.Option("--out", "-o", show_default=False, help="The file to write, such as steer.json.")
+]
+_MEASURES = {
+    "strength": ">strength", "right_wins": ">right wins", "logit_difference": ">logit difference",
+    "kl_others": ">KL, others", "kl": ">KL", "same_top": ">same top token",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeredPrompts:
+    """The prompts that an intervention is learnt on, and judged on."""
+
+    train_size: options.TrainSize = None
+    validation_size: options.ValidationSize = None
+    test_size: options.TestSize = None
+    chat_template: options.ChatTemplate = False
+    bos: options.Bos = "auto"
+    task_option: options.TaskOption = None
+    seed: options.Seed = 0
+
+    def load(self, task: str, tokenizer: Any) -> TaskData:
+        """Make them.
+
+        Args:
+            task: The task.
+            tokenizer: The model's.
+        """
+        from circuitgraph.cli.output import say
+        from pruning.tasks import load_task
+
+        named = task_options(task, dict(parse_named("--task-option", self.task_option or [])))
+        sizes = settle_sizes(train=self.train_size, validation=self.validation_size, test=self.test_size)
+        data = load_task(
+            task, tokenizer, sizes=sizes, seed=self.seed, options=named, chat_template=self.chat_template, bos=self.bos
+        )
+        for text in data.notes:
+            say(f"note: {text}")
+        return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteerOptions:
+    """How scalings are learnt."""
+
+    unit: Annotated[
+        str,
+        typer.Option(
+            help="writers: one number per head, MLP or embedding; edges: one per edge.",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = "writers"
+    steps: Annotated[int, typer.Option(help="Optimiser steps.", rich_help_panel=options.SETTINGS)] = 150
+    batch_size: Annotated[int, typer.Option(help="Prompts per step.", rich_help_panel=options.SETTINGS)] = 8
+    learning_rate: Annotated[float, typer.Option(help="Adam's step size.", rich_help_panel=options.SETTINGS)] = 0.02
+    faithfulness: Annotated[
+        float,
+        typer.Option(help="What a nat of KL over all other tokens costs.", rich_help_panel=options.SETTINGS),
+    ] = 1.0
+    sparsity: Annotated[
+        float,
+        typer.Option(
+            help="What turning a part up or down by its own size costs; more leaves fewer parts changed.",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = 0.02
+    strengths: Annotated[
+        str,
+        typer.Option(
+            metavar="S[,S…]",
+            help="At which strengths it is judged on test prompts; 0 is the model as it is.",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = "-1,-0.5,0,0.5,1"
+
+
+@grouped
+def steer(
+    model: options.Model,
+    task: options.Task,
+    out: InterventionOut,
+    how: SteerOptions,
+    graph: GraphOptions,
+    prompts: SteeredPrompts,
+    where: WhereOptions,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Learn by how much to turn parts of a model up or down, so that right answers win, or wrong ones.
+
+    Writes an intervention: at strength 1 the right answers gain on the wrong ones, at -1 they lose. It is judged on
+    test prompts, and applied to other prompts by `circuitgraph run --with FILE`.
+    """
+    from circuitgraph.cli.output import print_json, say
+    from pruning.runs.shown_progress import counting
+    from pruning.steering.judged import judge_intervention
+    from pruning.steering.scaling import ScalingSettings, learn_scalings
+
+    settings = ScalingSettings(
+        unit=how.unit, steps=how.steps, batch_size=how.batch_size, learning_rate=how.learning_rate,
+        faithfulness=how.faithfulness, sparsity=how.sparsity,
+    )  # fmt: skip
+    strengths = _numbers(how.strengths)
+    with _prepared(out, model, task, graph, prompts, where, overwrite=overwrite, as_json=as_json) as (compiled, data):
+        train = data.split("train")
+        say(f"learning one number per {how.unit.removesuffix('s')}, on {len(train):,} training prompts")
+        with counting("steps") as tick:
+            found = learn_scalings(compiled, train, settings, seed=prompts.seed, tick=tick, say=say)
+        judged = judge_intervention(compiled, found, data.split("test"), strengths=strengths)
+        made = {"method": "scaling", "settings": vars(settings)}
+        saved = _saved(found, out, compiled, data, {**made, "seed": prompts.seed, "judged": judged.to_dict("records")})
+    if as_json:
+        print_json({"out": str(out), "n_edges": len(saved), "writers": saved.writers, **saved.provenance})
+        return
+    _show(saved, judged, title=f"On {len(data.split('test')):,} test prompts")
+    print(f"Written to {out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuppressOptions:
+    """How heads are searched."""
+
+    steps: Annotated[int, typer.Option(help="Optimiser steps.", rich_help_panel=options.SETTINGS)] = 100
+    batch_size: Annotated[int, typer.Option(help="Prompts per step.", rich_help_panel=options.SETTINGS)] = 8
+    learning_rate: Annotated[float, typer.Option(help="AdamW's step size.", rich_help_panel=options.SETTINGS)] = 0.3
+    keep: Annotated[
+        float,
+        typer.Option(
+            help="What keeping all heads is worth, in nats of right against wrong; more cuts fewer heads.",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = 1.0
+
+
+@grouped
+def suppress(
+    model: options.Model,
+    task: options.Task,
+    out: InterventionOut,
+    how: SuppressOptions,
+    graph: GraphOptions,
+    prompts: SteeredPrompts,
+    where: WhereOptions,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Find the fewest heads without which a model's wrong answers lose.
+
+    Writes an intervention that cuts them at strength 1. The task has prompts on which a wrong answer tempts the model.
+    """
+    from circuitgraph.cli.output import print_json, say
+    from pruning.runs.shown_progress import counting
+    from pruning.steering.judged import judge_intervention
+    from pruning.steering.suppression import SuppressionSettings, find_suppression
+
+    settings = SuppressionSettings(
+        steps=how.steps, batch_size=how.batch_size, learning_rate=how.learning_rate, keep=how.keep
+    )
+    with _prepared(out, model, task, graph, prompts, where, overwrite=overwrite, as_json=as_json) as (compiled, data):
+        train = data.split("train")
+        say(f"searching heads to cut, on {len(train):,} training prompts")
+        with counting("steps") as tick:
+            found = find_suppression(
+                compiled, train, data.split("validation"), settings, seed=prompts.seed, tick=tick
+            )  # fmt: skip
+        judged = judge_intervention(compiled, found.intervention, data.split("test"), strengths=(0.0, 1.0))
+        about = {"method": "suppression", "settings": vars(settings), "seed": prompts.seed, "heads": found.heads}
+        saved = _saved(found.intervention, out, compiled, data, {**about, "judged": judged.to_dict("records")})
+    if as_json:
+        print_json({"out": str(out), "n_edges": len(saved), **saved.provenance})
+        return
+    print(f"{len(found.heads)} heads to cut: {', '.join(found.heads) or 'none'}")
+    _show(saved, judged, title=f"On {len(data.split('test')):,} test prompts")
+    print(f"Written to {out}")
+
+
+# -------------------------------------------------------------------- both
+
+
+def _prepared(
+    out: Path,
+    model: str,
+    task: str,
+    graph: GraphOptions,
+    prompts: SteeredPrompts,
+    where: WhereOptions,
+    *,
+    overwrite: bool,
+    as_json: bool,
+) -> Any:
+    """The model and the prompts, the place reserved."""
+    import contextlib
+    import os
+    from collections.abc import Iterator
+
+    from circuitgraph.cli.output import only_json, say
+    from circuitgraph.errors import OutputError
+    from circuitgraph.files.reservation import reserved
+    from pruning.steering.two_answers import require_two_answers
+
+    @contextlib.contextmanager
+    def held() -> Iterator[tuple[CompiledModel, TaskData]]:
+        place = Path(os.path.realpath(out.expanduser()))
+        with only_json(as_json), reserved(place) as note:
+            if place.is_dir() or (place.exists() and not overwrite):
+                raise OutputError(f"{out} exists; choose another file, or add --overwrite to replace it")
+            if note:
+                say(f"note: {note}")
+            plan = plan_model(model, embeddings=graph.embeddings, kv_heads=graph.kv_heads, qkv=graph.qkv)
+            say(f"loading {model}")
+            loaded = plan.load(dtype=where.dtype, device=where.device)
+            data = prompts.load(task, loaded.tokenizer)
+            require_two_answers(data.split("train"))
+            yield plan.compile(loaded, verify=not where.no_verify), data
+
+    return held()
+
+
+def _saved(
+    found: Intervention, out: Path, compiled: CompiledModel, data: TaskData, about: Mapping[str, object]
+) -> Intervention:
+    """The intervention with where it came from, written."""
+    from dataclasses import replace
+
+    from circuitgraph.circuits.provenance import provenance_text
+    from pruning.runs.provenance import model_provenance
+
+    told = {**model_provenance(compiled), "task": data.name, "data_hash": data.data_hash, **about}
+    whole = replace(found, provenance_json=provenance_text(told))
+    whole.save(out.expanduser())
+    return whole
+
+
+def _show(found: Intervention, judged: pd.DataFrame, *, title: str) -> None:
+    from circuitgraph.cli.output import figure, print_table
+
+    rows: Sequence[Sequence[object]] = [[figure(value) for value in row] for row in judged[[*_MEASURES]].to_numpy()]
+    print_table(list(_MEASURES.values()), rows, title=title)
+    print(found)
+
+
+def _numbers(text: str) -> list[float]:
+    """Numbers separated by commas."""
+    from circuitgraph.errors import ConfigurationError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigurationError(f"--strengths: expected numbers separated by commas, got {text!r}") from None

@@ -1,0 +1,1 @@
+"""Interventions that are learnt: scalings that move an answer, and the fewest heads whose removal turns a measure."""

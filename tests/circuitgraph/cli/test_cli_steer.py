@@ -1,0 +1,98 @@
+"""`steer`, `suppress` and `run --with`: what they write, that it is applied, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from circuitgraph.interventions.intervention import Intervention
+from tests.circuitgraph.cli.conftest import call
+
+MODEL = ("--model", "induction-neox", "--no-verify")
+TASK = ("--task", "induction", "--train-size", 16, "--validation-size", 8, "--test-size", 8)
+
+
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory):
+    out = tmp_path_factory.mktemp("steer") / "steer.json"
+    ended = call(
+        "steer", *MODEL, *TASK, "--steps", 40, "--learning-rate", 0.05, "--strengths=-1,0,1", "--out", out, "--json"
+    )
+    assert ended.code == 0, ended.err
+    return out, ended.json
+
+
+def test_it_writes_an_intervention_that_turns_the_answer(steered):
+    """The model is sure of its answers, so that only the way towards wrong ones is open to it."""
+    out, told = steered
+    rows = {row["strength"]: row for row in told["judged"]}
+    assert rows[-1]["logit_difference"] < 0.5 * rows[0]["logit_difference"]
+    assert rows[-1]["right_wins"] < rows[0]["right_wins"] == 1
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)
+    read = Intervention.load(out)
+    assert read.provenance["task"] == "induction" and len(read) == told["n_edges"] > 0
+    assert json.loads(out.read_text())["provenance"]["settings"]["unit"] == "writers"
+
+
+def test_it_is_applied_to_a_prompt(steered):
+    out, _ = steered
+    prompt = "a b c d a b c"
+    as_it_is = call("run", "--with", out, "--strength", 0, "--prompt", prompt, "--no-verify", "--json")
+    assert as_it_is.code == 0, as_it_is.err
+    assert as_it_is.json["positions"][0]["kl"] == pytest.approx(0, abs=1e-5)
+    changed = call("run", "--with", out, "--strength=-2", "--prompt", prompt, "--no-verify", "--json").json
+    assert changed["positions"][0]["kl"] > 0.01
+    assert changed["strength"] == -2 and changed["intervention"] == str(out)
+    table = call("run", "--with", out, "--prompt", prompt, "--no-verify")
+    assert table.code == 0 and "changed model" in table.out
+
+
+def test_heads_to_cut_are_named(tmp_path):
+    out = tmp_path / "cut.json"
+    ended = call("suppress", *MODEL, *TASK, "--steps", 4, "--keep", 50, "--out", out, "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["heads"] == [] and ended.json["method"] == "suppression"
+    assert len(Intervention.load(out)) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("run", "--prompt", "a b"), "nothing to run: give a circuit file, or an intervention with --with FILE"),
+        (("run", "missing.json", "--prompt", "a b"), "missing.json"),
+        (("run", "--with", "missing.json", "--prompt", "a b"), "missing.json: cannot be read"),
+        (("steer", *MODEL, *TASK, "--unit", "heads", "--out", "x.json"), "unit must be one of"),
+        (("steer", *MODEL, *TASK, "--strengths", "much", "--out", "x.json"), "expected numbers separated by commas"),
+        (("suppress", *MODEL, *TASK, "--steps", 0, "--out", "x.json"), "steps must be at least 1"),
+        (
+            ("steer", "--model", "tracr:reverse", "--task", "tracr-reverse", "--no-verify", "--out", "x.json"),
+            "needs wrong answers",
+        ),
+    ],
+)
+def test_refusals_name_what_is_wrong(given, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = call(*given)
+    assert ended.code == 2 and told in ended.err, ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_not_replaced_unasked(steered):
+    out, _ = steered
+    before = out.read_text()
+    ended = call("steer", *MODEL, *TASK, "--out", out)
+    assert ended.code == 2 and "--overwrite" in ended.err and out.read_text() == before
+
+
+def test_a_circuit_of_another_ablation_is_refused(steered, tmp_path):
+    from circuitgraph import Circuit
+
+    out, _ = steered
+    change = Intervention.load(out)
+    circuit = Circuit.from_edges(change.universe, ["input->logits"], provenance=change.provenance)
+    file = circuit.save(tmp_path / "circuit.json")
+    ended = call("run", file, "--with", out, "--prompt", "a b", "--corrupted", "a c", "--no-verify")
+    assert ended.code == 2 and "found under counterfactual ablation" in ended.err
+    alone = call("run", file, "--strength", 2, "--prompt", "a b", "--corrupted", "a c", "--no-verify")
+    assert alone.code == 2 and "--strength is that of an intervention" in alone.err
