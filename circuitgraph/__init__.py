@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from circuitgraph.extract.extraction import extract_circuit
     from circuitgraph.graph.build import build_graph
     from circuitgraph.graph.universe import Universe
+    from circuitgraph.interventions.applied import intervene
+    from circuitgraph.interventions.intervention import Intervention
     from circuitgraph.memory.estimate import MemoryEstimate
     from circuitgraph.memory.plan import MemoryPlan
     from circuitgraph.memory.sizes import ModelSizes, model_sizes
@@ -38,6 +40,7 @@ __all__ = [
     "Conversion",
     "EdgeScores",
     "FileChoices",
+    "Intervention",
     "LoadedModel",
     "MemoryEstimate",
     "MemoryPlan",
@@ -51,6 +54,7 @@ __all__ = [
     "compile_model",
     "convert_file",
     "extract_circuit",
+    "intervene",
     "load_model",
     "model_sizes",
     "save_as",
@@ -64,6 +68,7 @@ _HOME = {
     "Conversion": "circuitgraph.circuits.conversion",
     "EdgeScores": "circuitgraph.circuits.edge_scores",
     "FileChoices": "circuitgraph.circuits.formats.file_format",
+    "Intervention": "circuitgraph.interventions.intervention",
     "LoadedModel": "circuitgraph.models",
     "MemoryEstimate": "circuitgraph.memory.estimate",
     "MemoryPlan": "circuitgraph.memory.plan",
@@ -76,6 +81,7 @@ _HOME = {
     "compile_model": "circuitgraph.compiled.compile",
     "convert_file": "circuitgraph.circuits.conversion",
     "extract_circuit": "circuitgraph.extract.extraction",
+    "intervene": "circuitgraph.interventions.applied",
     "load_model": "circuitgraph.models",
     "model_sizes": "circuitgraph.memory.sizes",
     "save_as": "circuitgraph.circuits.conversion",

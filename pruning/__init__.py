@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from pruning.runs.resume import resume
     from pruning.runs.sweep import Sweep, discover_seeds
     from pruning.selection.top import top_edges
+    from pruning.steering.judged import judge_intervention
+    from pruning.steering.scaling import ScalingSettings, learn_scalings
+    from pruning.steering.suppression import Suppression, SuppressionSettings, find_suppression
     from pruning.tasks import TaskData, load_task, register_task, task_from_pairs
     from pruning.transfer.found import circuits_of_tasks
     from pruning.transfer.measure import measure_transfer
@@ -49,6 +52,9 @@ __all__ = [
     "PromptPair",
     "PromptPairs",
     "Recipe",
+    "ScalingSettings",
+    "Suppression",
+    "SuppressionSettings",
     "Sweep",
     "TaskData",
     "Trace",
@@ -61,8 +67,11 @@ __all__ = [
     "evaluate",
     "evaluate_masks",
     "evaluate_regimes",
+    "find_suppression",
     "head_roles",
+    "judge_intervention",
     "learn_constants",
+    "learn_scalings",
     "load_task",
     "measure_effects",
     "measure_ranking",
@@ -91,6 +100,9 @@ _HOME = {
     "PromptPair": "pruning.prompts.pairs",
     "PromptPairs": "pruning.prompts.pairs",
     "Recipe": "pruning.methods.edge_pruning.recipes",
+    "ScalingSettings": "pruning.steering.scaling",
+    "Suppression": "pruning.steering.suppression",
+    "SuppressionSettings": "pruning.steering.suppression",
     "Sweep": "pruning.runs.sweep",
     "TaskData": "pruning.tasks",
     "Trace": "pruning.evaluation.trace",
@@ -103,8 +115,11 @@ _HOME = {
     "evaluate": "pruning.evaluation.evaluate",
     "evaluate_masks": "pruning.evaluation.evaluate",
     "evaluate_regimes": "pruning.regimes.faithfulness",
+    "find_suppression": "pruning.steering.suppression",
     "head_roles": "pruning.heads.roles",
+    "judge_intervention": "pruning.steering.judged",
     "learn_constants": "pruning.execution.learning",
+    "learn_scalings": "pruning.steering.scaling",
     "load_task": "pruning.tasks",
     "measure_effects": "pruning.evaluation.effects",
     "measure_ranking": "pruning.evaluation.rankings",

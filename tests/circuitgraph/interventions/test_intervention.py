@@ -129,3 +129,13 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path, text: str) -> None:
         Intervention.load(path)
     with pytest.raises(CircuitFormatError, match="cannot be read"):
         Intervention.load(tmp_path / "missing.json")
+
+
+def test_the_file_fits_its_schema(tmp_path: Path) -> None:
+    import jsonschema
+
+    schema = json.loads((Path(__file__).parents[3] / "docs/reference/schemas/intervention.schema.json").read_text())
+    saved = Intervention.from_writers(UNIVERSE, {"m0": 1.0}, provenance={"task": "ioi"}).save(tmp_path / "steer.json")
+    jsonschema.validate(json.loads(saved.read_text()), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**json.loads(saved.read_text()), "edges": {"m0->m1": "much"}}, schema)
