@@ -21,17 +21,10 @@ from pruning.tasks.context import TaskContext
 ENTRY_POINT_GROUP = "circuitgraph.tasks"
 DEFAULT_SIZES: Mapping[str, int] = MappingProxyType({"train": 200, "validation": 200, "test": 200})
 _BUILT_IN = (
-    "agreement",
-    "antonyms",
-    "boolean",
-    "capitals",
-    "gendered_pronoun",
-    "greater_than",
-    "induction",
-    "ioi",
-    "jsonl",
-    "tracr",
-)
+    "agreement", "antonyms", "boolean", "capitals", "docstring", "entrainment", "facts",
+    "gendered_pronoun", "greater_than", "hypernymy", "induction", "ioi", "jsonl", "negative_polarity", "nonce_plurals",
+    "reflexive_agreement", "tracr",
+)  # fmt: skip
 
 TaskFunction = Callable[[TaskContext], Iterable[PromptPair] | Mapping[str, EncodedPairs]]
 

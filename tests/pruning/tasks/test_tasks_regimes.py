@@ -24,7 +24,7 @@ def tokenizer():
     return piece_tokenizer(f" {word}" for word in words * 3)
 
 
-@pytest.mark.parametrize("task", ["antonyms", "capitals", "boolean-expressions"])
+@pytest.mark.parametrize("task", ["antonyms", "capitals", "boolean-expressions", "languages"])
 def test_both_regimes_ask_the_same_items_in_the_same_order(tokenizer, task):
     plain, instruction, in_context = (
         load_task(task + suffix, tokenizer, sizes=SIZES, seed=5) for suffix in ("", ":instruction", ":in-context")
