@@ -55,6 +55,13 @@ def evaluate(
             min=1, metavar="K", help="Measure as well how often a right answer is among the K likeliest tokens (Hit@K)."
         ),
     ] = None,
+    head_scale: Annotated[
+        str,
+        typer.Option(
+            help="Whose scale heads behind a norm have (Gemma 2 and 3, OLMo 2 and 3): shared by those of a layer in "
+            "this run, or anew for each reader, as in EAP-IG's evaluation, which is slow."
+        ),
+    ] = "shared",
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 16,
     device: options.Device = "cpu",
     dtype: options.DtypeOfCircuit = None,
@@ -117,6 +124,7 @@ def evaluate(
                 batch_size=batch_size,
                 ablation=cut,
                 hit_at=hit_at,
+                head_scale=head_scale,
                 direction=BOTH if asked == BOTH else "noising",  # the prompts are turned already
                 tick=tick,
             )
@@ -144,6 +152,7 @@ def evaluate(
                 "data_hash": data.data_hash,
                 "ablation": cut,
                 "direction": asked,
+                "head_scale": evaluation.head_scale,
                 "found_with_ablation": found.circuit.ablation,
                 "sparsity": found.circuit.sparsity,
                 "metrics": evaluation.metrics,
@@ -158,6 +167,8 @@ def evaluate(
     print(f"{len(found.circuit):,} of {counts['n_universe']:,} edges ({100 * counts['effective']:.2f} % cut)")
     if cut != found.circuit.ablation:
         print(f"measured under {cut} ablation; found, and its dangling edges dropped, under {found.circuit.ablation}")
+    if head_scale == "anew":
+        print("each reader normed the heads that it keeps anew: not the numbers of the universe's shared scale")
     told = "" if asked == "noising" else f", {begins_with(asked)}"
     print_metrics(f"{data.name} {split}{told}", evaluation.metrics)
     if other is not None:

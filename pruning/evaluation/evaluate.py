@@ -26,6 +26,7 @@ import pandas as pd
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
+from circuitgraph.forward.normed_anew import ANEW, SHARED
 from circuitgraph.graph.liveness import effective_edges
 from circuitgraph.torch_state import with_gradients
 from pruning.evaluation.card import evaluation_card, metrics_line
@@ -50,11 +51,13 @@ class Evaluation:
         examples: A row per prompt, for the circuit and the full model; a cell is missing where a prompt has no such
             value, as without a wrong answer it has no `logit_diff`.
         denoising: The same on the swapped pairs, where both directions were asked for; else None.
+        head_scale: Whose scale heads had: their `own`, one `shared` behind a norm, or one `anew` for each reader.
     """
 
     metrics: dict[str, dict[str, Any]]
     examples: pd.DataFrame
     denoising: Evaluation | None = None
+    head_scale: str = "own"
 
     @property
     def table(self) -> pd.DataFrame:
@@ -83,6 +86,7 @@ def evaluate(
     raw_edges: np.ndarray | None = None,
     hit_at: int | None = None,
     direction: str = NOISING,
+    head_scale: str = SHARED,
     tick: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a circuit on prompts, next to the full model, nothing, its complement and random circuits.
@@ -103,6 +107,8 @@ def evaluate(
         direction: `noising`: the clean prompts run, cut edges carry the corrupted ones; `denoising`: the pairs are
             swapped, and all figures are about the full model on the corrupted prompts; `both`: noising, and denoising
             beside it as `denoising`.
+        head_scale: Whose scale heads behind a norm have (Gemma 2, OLMo 2): `shared` in this run, or `anew` for each
+            reader as in EAP-IG's evaluation, which is slow; see `circuitgraph.forward.normed_anew`.
         tick: Called with the number of runs done and of all, after every batch: one per prompt and set of edges.
 
     Returns:
@@ -141,7 +147,7 @@ def evaluate(
         one_way = partial(
             evaluate, compiled, circuit, ablation_data=ablation_data, n_random=n_random,
             n_random_prompts=n_random_prompts, seed=seed, batch_size=batch_size, ablation=ablation,
-            raw_edges=raw_edges, hit_at=hit_at, tick=tick,
+            raw_edges=raw_edges, hit_at=hit_at, head_scale=head_scale, tick=tick,
         )  # fmt: skip
         turned = one_way(pairs.swapped())
         return turned if direction == DENOISING else replace(one_way(pairs), denoising=turned)
@@ -163,6 +169,7 @@ def evaluate(
         batch_size=batch_size,
         only_on=dict.fromkeys(named, sample),
         hit_at=hit_at,
+        head_scale=head_scale,
         tick=tick,
     )
     columns = {role: measured.columns[role] for role in ("full", *masks)}
@@ -183,7 +190,10 @@ def evaluate(
             "difference": difference_to(measured.at("circuit", "random 0"), together),
         }
     warn_of_undefined(metrics, measured.undefined(), pairs.texts)
-    return Evaluation(metrics=metrics, examples=_examples(measured, pairs, compiled))
+    return Evaluation(
+        metrics=metrics, examples=_examples(measured, pairs, compiled),
+        head_scale=head_scale if head_scale == ANEW else compiled.universe.head_scale,
+    )  # fmt: skip
 
 
 def _masks(compiled: CompiledModel, circuit: Circuit, raw_edges: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -224,6 +234,7 @@ def evaluate_masks(
     ablation_data: AblationData | None = None,
     batch_size: int = 16,
     only_on: Mapping[str, np.ndarray] | None = None,
+    head_scale: str = SHARED,
     tick: Callable[[int, int], None] | None = None,
     intervals: bool = True,
 ) -> dict[str, dict[str, Any]]:
@@ -240,6 +251,7 @@ def evaluate_masks(
         batch_size: Prompts per batch; halved when memory runs out.
         only_on: By name of a set that is not to run on all prompts, the places of those that it runs on, rising; `n`
             of its metrics is then their number.
+        head_scale: As of `evaluate`.
         tick: Called with the number of runs done and of all, after every batch: one per prompt and set.
         intervals: Whether to bootstrap.
 
@@ -265,7 +277,7 @@ def evaluate_masks(
     """
     measured = scores_of(
         compiled, masks, pairs, ablation=ablation, ablation_data=ablation_data, batch_size=batch_size,
-        only_on=only_on, tick=tick,
+        only_on=only_on, head_scale=head_scale, tick=tick,
     )  # fmt: skip
     return metrics_of_columns(compiled, measured, pairs, intervals=intervals)
 
@@ -280,6 +292,7 @@ def scores_of(
     ablation_data: AblationData | None = None,
     batch_size: int = 16,
     only_on: Mapping[str, np.ndarray] | None = None,
+    head_scale: str = SHARED,
     tick: Callable[[int, int], None] | None = None,
 ) -> Measured:
     """Measure many circuits, or sets of kept edges, prompt by prompt; `evaluate_masks` without its means.
@@ -292,6 +305,7 @@ def scores_of(
         ablation_data: The prompts that means are taken over, `pairs` by default; or constants (`learn_constants`).
         batch_size: Prompts run at once; halved when memory runs out.
         only_on: As of `evaluate_masks`.
+        head_scale: As of `evaluate`.
         tick: As of `evaluate_masks`.
 
     Returns:
@@ -311,6 +325,7 @@ def scores_of(
         ablation_data=ablation_data,
         batch_size=batch_size,
         only_on=only_on,
+        head_scale=head_scale,
         tick=tick,
     )
 

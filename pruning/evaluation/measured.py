@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from circuitgraph.compiled.model import CompiledModel
-from circuitgraph.errors import ConfigurationError
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.forward.normed_anew import (
+    ANEW,
+    HEAD_SCALES,
+    SHARED,
+    require_norms,
+    run_normed_anew,
+    said_before_norms,
+)
 from circuitgraph.memory.portions import Portions
 from pruning.evaluation.scores import score_prompts
 from pruning.execution.objectives import first_asked
@@ -59,6 +67,16 @@ class Measured:
         return np.flatnonzero(missing)
 
 
+def _runner(compiled: CompiledModel, frozen: FrozenBatch, ablation: str, head_scale: str) -> Callable[[Tensor], Tensor]:
+    """What runs gates on a batch: the masked pass, or norms behind heads taken anew by each reader."""
+    clean = frozen.pairs.clean
+    if head_scale == SHARED:
+        return lambda gates: compiled.masked(gates, clean, frozen.values).logits
+    model = compiled.runnable
+    ablated = None if ablation == "zero" else said_before_norms(model, frozen.pairs.corrupted)
+    return lambda gates: run_normed_anew(model, gates, clean, ablated)
+
+
 def measure_prompts(
     compiled: CompiledModel,
     masks: Mapping[str, np.ndarray],
@@ -69,6 +87,7 @@ def measure_prompts(
     batch_size: int = 16,
     only_on: Mapping[str, np.ndarray] | None = None,
     hit_at: int | None = None,
+    head_scale: str = SHARED,
     tick: Callable[[int, int], None] | None = None,
 ) -> Measured:
     """Run sets of kept edges, and the full model, on prompts; what never changes is run once for all.
@@ -83,13 +102,17 @@ def measure_prompts(
         batch_size: Prompts run at once; halved when memory runs out.
         only_on: By set that is not to run on all prompts, the places of those that it runs on, rising `[its prompt]`.
         hit_at: The k of Hit@k; None leaves it out.
+        head_scale: Whose scale heads behind a norm have: `shared` by those of a layer in this run, as the universe has
+            it, or `anew` for each reader (`circuitgraph.forward.normed_anew`), which is slow.
         tick: Called with the number of runs done and of all, after every batch: one per prompt and set.
 
     Returns:
         For each set and measure of `pruning.evaluation.scores` one value per prompt that it ran on.
 
     Raises:
-        ConfigurationError: A batch of no prompts, or Hit@k of prompts without right tokens.
+        ConfigurationError: A batch of no prompts, Hit@k of prompts without right tokens, or norms taken anew where
+            none stands behind heads.
+        UnknownNameError: No such `head_scale`.
         PromptFormatError: Counterfactual ablation, and no prompt differs from its counterfactual in any token.
     """
     batch_size = whole_number("batch_size", batch_size, least=1)
@@ -100,6 +123,10 @@ def measure_prompts(
                 f"hit_at={hit_at} asks whether a right token is among the likeliest, and these prompts have no right "
                 "tokens; leave it out"
             )
+    if head_scale not in HEAD_SCALES:
+        raise UnknownNameError.of("head_scale", head_scale, HEAD_SCALES)
+    if head_scale == ANEW:
+        require_norms(compiled.runnable, ablation)
     if ablation == "counterfactual":
         refuse_equal_sides(pairs)
     runs = FrozenRuns(
@@ -116,9 +143,9 @@ def measure_prompts(
     def measured(prompts: np.ndarray, names: Sequence[str]) -> dict[str, _Scored]:
         frozen = runs.batch(prompts)
         found = {"full": _Scored.of(frozen.teacher_logits, frozen, hit_at)}
+        run = _runner(compiled, frozen, ablation, head_scale)
         for name in names:
-            ran = compiled.masked(gates[name], frozen.pairs.clean, frozen.values)
-            found[name] = _Scored.of(ran.logits, frozen, hit_at)
+            found[name] = _Scored.of(run(gates[name]), frozen, hit_at)
         return found
 
     with torch.no_grad():

@@ -27,6 +27,7 @@ def measure_ranking(
     orders: Sequence[str] = ("strength",),
     ablation_data: AblationData | None = None,
     batch_size: int = 16,
+    head_scale: str = "shared",
     tick: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """Measure the circuits that rankings give at some sizes.
@@ -40,6 +41,7 @@ def measure_ranking(
         orders: By what edges are ranked, see `EdgeScores.order`; each is a ranking of its own.
         ablation_data: The prompts that means are taken over, `pairs` by default; or constants (`learn_constants`).
         batch_size: Prompts run at once; halved when memory runs out.
+        head_scale: As of `evaluate`: `anew` compares with areas of EAP-IG and MIB for Gemma 2.
         tick: Called with the number of runs done and of all.
 
     Returns:
@@ -89,8 +91,8 @@ def measure_ranking(
                 masks[key] = kept
                 rows.append({"method": name, "order": order, "size": size, "key": key})
     found = evaluate_masks(
-        compiled, masks, pairs, ablation=ablation, ablation_data=ablation_data, batch_size=batch_size, tick=tick,
-        intervals=False,
+        compiled, masks, pairs, ablation=ablation, ablation_data=ablation_data, batch_size=batch_size,
+        head_scale=head_scale, tick=tick, intervals=False,
     )  # fmt: skip
     counts = {key: _parts(compiled, mask, ablation) for key, mask in masks.items()}
     return pd.DataFrame([{**row, **counts[row["key"]], **_plain(found[row["key"]])} for row in rows]).drop(

@@ -54,7 +54,9 @@ def test_shapes_say_what_the_config_says() -> None:
 def test_supported_types_can_all_be_looked_up() -> None:
     assert supported_model_types() == sorted(supported_model_types())
     assert {family_of(name).name for name in supported_model_types()} >= {"gpt2", "llama", "mistral", "tracr"}
-    with pytest.raises(UnsupportedModelError, match="'mamba' is not supported .*queries and keys.*; supported: .*gpt2.*llama"):
+    with pytest.raises(
+        UnsupportedModelError, match="'mamba' is not supported .*queries and keys.*; supported: .*gpt2.*llama"
+    ):
         family_of("mamba")
 
 

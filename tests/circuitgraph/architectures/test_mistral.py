@@ -75,7 +75,11 @@ def test_the_mask_position_by_position(window: int | None, side: str, ahead: boo
             near = [(ahead or key <= query) and (window is None or abs(query - key) < window) for key in range(seq)]
             expected = [key == query or (bool(real[prompt, key]) and near[key]) for key in range(seq)]
             # Without a mask `attend` is causal or sees all, and there is no padding.
-            row = (torch.arange(seq) <= query) | ahead if mask is None else mask[0].expand(len(real), -1, -1)[prompt, query]
+            row = (
+                (torch.arange(seq) <= query) | ahead
+                if mask is None
+                else mask[0].expand(len(real), -1, -1)[prompt, query]
+            )
             assert row.tolist() == expected
             for place in (at[prompt] == query).nonzero()[:, 0].tolist():
                 assert of_asked[0, prompt, place].tolist() == expected

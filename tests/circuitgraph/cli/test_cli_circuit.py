@@ -30,6 +30,7 @@ class TestEvaluate:
             assert flat_row(ours, intervals=True) == pytest.approx(flat_row(theirs, intervals=True), nan_ok=True)
             assert ours.get("difference", {}).keys() == theirs.get("difference", {}).keys()
         assert ended.json["sparsity"].items() <= recorded["sparsity"].items()
+        assert ended.json["head_scale"] == "own"
         assert "Warning" not in ended.err
 
     def test_another_split_as_a_table(self, text_result):
@@ -66,6 +67,8 @@ class TestEvaluate:
             (("--model", "tracr:xproportion"), "n_layers: 4 against 2"),
             (("--dtype", "float33"), "float32"),
             (("--ablation", "zeros"), "did you mean 'zero'?"),
+            (("--head-scale", "anew"), "norms behind heads, and tracr models have none"),
+            (("--head-scale", "new"), "did you mean 'anew'?"),
         ],
     )
     def test_refusals(self, tracr_result, arguments, said):
