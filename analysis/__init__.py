@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from analysis.figures.style import save_figure
     from analysis.figures.training import training_figure
     from analysis.figures.transfer import transfer_figure
+    from analysis.gates import LogicGates, logic_gates
     from analysis.granularity import coarsen, common_universe
     from analysis.graph_files import write_graph
     from analysis.overlap.families import adjust_p_values
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from analysis.transfer.writing import Transfer, write_transfer
 
 __all__ = [
+    "LogicGates",
     "Transfer",
     "adjust_p_values",
     "area_under_curves",
@@ -96,6 +98,7 @@ __all__ = [
     "intersection",
     "label_roles",
     "layer_counts_figure",
+    "logic_gates",
     "mib_auroc",
     "minimum_edge_cut",
     "minimum_node_cut",
@@ -134,6 +137,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "LogicGates": "analysis.gates",
     "Transfer": "analysis.transfer.writing",
     "adjust_p_values": "analysis.overlap.families",
     "area_under_curves": "analysis.faithfulness",
@@ -171,6 +175,7 @@ _HOME = {
     "intersection": "analysis.algebra",
     "label_roles": "analysis.roles",
     "layer_counts_figure": "analysis.figures.layers",
+    "logic_gates": "analysis.gates",
     "mib_auroc": "analysis.rankings.mib",
     "minimum_edge_cut": "analysis.structure.cuts",
     "minimum_node_cut": "analysis.structure.cuts",

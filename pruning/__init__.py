@@ -13,6 +13,7 @@ from circuitgraph.lazy import load_on_use
 if TYPE_CHECKING:
     from pruning.evaluation.effects import Effects, measure_effects
     from pruning.evaluation.evaluate import evaluate, evaluate_masks
+    from pruning.evaluation.minimality import measure_minimality
     from pruning.evaluation.paired import FaithfulnessComparison, compare_faithfulness
     from pruning.evaluation.random_circuits import random_circuit
     from pruning.evaluation.rankings import measure_ranking
@@ -74,6 +75,7 @@ __all__ = [
     "learn_scalings",
     "load_task",
     "measure_effects",
+    "measure_minimality",
     "measure_ranking",
     "measure_transfer",
     "metrics_table",
@@ -122,6 +124,7 @@ _HOME = {
     "learn_scalings": "pruning.steering.scaling",
     "load_task": "pruning.tasks",
     "measure_effects": "pruning.evaluation.effects",
+    "measure_minimality": "pruning.evaluation.minimality",
     "measure_ranking": "pruning.evaluation.rankings",
     "measure_transfer": "pruning.transfer.measure",
     "metrics_table": "pruning.evaluation.tables",

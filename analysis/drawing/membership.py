@@ -122,10 +122,41 @@ def _drawing(
     circuits = list(named.values())
     strengths = shared_strengths(whole, circuits)
     chosen = strongest_edges(whole, most, strengths=strengths, classes=kept_by(whole, circuits))
-    classes = [one for one in _classes(whole, named, chosen) if one.n_edges]
+    key = "the wider, the larger the score as a share of its circuit's largest"
+    return drawing_of_classes(
+        whole, chosen, _classes(whole, named, chosen), strengths, key=key, side_by_side=side_by_side, title=title,
+        width=width,
+    )  # fmt: skip
+
+
+def drawing_of_classes(
+    whole: Circuit,
+    chosen: list[int],
+    classes: list[EdgeClass],
+    strengths: np.ndarray,
+    *,
+    key: str,
+    side_by_side: bool = False,
+    title: str = "",
+    width: float | None = None,
+) -> Drawing:
+    """A circuit whose edges are of classes, each with a colour and a line of its own.
+
+    Args:
+        whole: The circuit.
+        chosen: Which of its edges are drawn.
+        classes: The classes; those without edges are left out.
+        strengths: How wide each edge is `[kept]`.
+        key: What the widths say.
+        side_by_side: A panel for each class instead of one picture.
+        title: Above the drawing.
+        width: At most so many inches wide.
+    """
+    classes = [one for one in classes if one.n_edges]
     thick = dict(zip(chosen, line_widths(strengths[chosen]).tolist(), strict=True))
     lines = ["digraph circuits {", *page_settings(len(chosen), width), "  newrank=true; compound=true;"]
-    lines.append(_legend(title, whole, classes, strengths[chosen], width))
+    shown = key if len(set(strengths[chosen].tolist())) > 1 else ""
+    lines.append(_legend(title, whole, classes, shown, width))
     if side_by_side:
         lines += _panels(whole, [one for one in classes if one.places], thick)
     else:
@@ -279,13 +310,12 @@ def _edges_text(one: EdgeClass) -> str:
     return f"{drawn}{one.n_edges:,} edge{'s' * (one.n_edges != 1)}"
 
 
-def _legend(title: str, whole: Circuit, classes: list[EdgeClass], shown: np.ndarray, width: float | None) -> str:
+def _legend(title: str, whole: Circuit, classes: list[EdgeClass], key: str, width: float | None) -> str:
     """The graph's label: title, what is drawn, and a sample of each class's line."""
+    n_drawn = sum(len(one.places) for one in classes)
     rows = [f'<B><FONT POINT-SIZE="{TITLE_SIZE}">{row}</FONT></B>' for row in wrapped([title] if title else [], width)]
-    if len(shown) < len(whole):
-        told = (
-            f"{len(shown):,} of {len(whole):,} edges drawn (the strongest of each colour, joined to input and logits)"
-        )
+    if n_drawn < len(whole):
+        told = f"{n_drawn:,} of {len(whole):,} edges drawn (the strongest of each colour, joined to input and logits)"
         rows += wrapped([told], width)
     samples = {
         f"{one.title}: {_edges_text(one)}": f'<TD SIDES="B" BORDER="1" STYLE="{one.line}" COLOR="{one.color}">'
@@ -298,8 +328,7 @@ def _legend(title: str, whole: Circuit, classes: list[EdgeClass], shown: np.ndar
         f"{EDGE_STYLES[kind].glyph} {EDGE_STYLES[kind].label}" for kind in ("q", "k", "v") if kind in whole.kinds
     )
     keys = [f"arrows: {arrows}"] if arrows else []
-    if len(set(shown.tolist())) > 1:
-        keys.append("the wider, the larger the score as a share of its circuit's largest")
+    keys += [key] if key else []
     nodes = {end.partition("<")[0] for one in classes for place in one.places for end in whole.edges[place]}
     rows += shape_rows(whole.universe, nodes, keys, width)
     return page_label(rows)
