@@ -65,4 +65,5 @@ def docstring(context: TaskContext) -> Iterator[PromptPair]:
             corrupted=_TEXT.format(first, second, fourth, third, **named),
             answer=f" {third}",
             wrong_answer=f" {fourth}",
+            corrupted_answer=f" {fourth}",
         )

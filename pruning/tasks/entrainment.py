@@ -63,5 +63,6 @@ def entrainment(context: TaskContext) -> Iterator[PromptPair]:
             corrupted=said.format(about[1], CAPITALS[third]) + question,
             answer=f" {CAPITALS[country]}",
             wrong_answer=f" {CAPITALS[distractor]}",
+            corrupted_answer=f" {CAPITALS[country]}",
             group=country,
         )

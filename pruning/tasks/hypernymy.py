@@ -81,6 +81,7 @@ def hypernymy(context: TaskContext) -> Iterator[PromptPair]:
             answer=f" {right[0]}",
             correct_answers=tuple(f" {name}" for name in right),
             wrong_answers=tuple(f" {name}" for name in words[drawn[0]]),
+            corrupted_answer=f" {words[drawn[0]][0]}",
             group=right[0],
         )
 

@@ -43,5 +43,6 @@ def negative_polarity(context: TaskContext) -> Iterator[PromptPair]:
             corrupted=sides[1 - place],
             answer=answers[place],
             wrong_answer=answers[1 - place],
+            corrupted_answer=answers[1 - place],
             group=("no", "another determiner")[place],
         )

@@ -67,5 +67,6 @@ def _pair(sentences: tuple[str, str], word: str, number: int) -> PromptPair:
         answer=right[0],
         correct_answers=right,
         wrong_answers=wrong,
+        corrupted_answer=wrong[0],
         group=("one", "several")[number],
     )

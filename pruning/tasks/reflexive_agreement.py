@@ -62,6 +62,7 @@ def reflexive_agreement(context: TaskContext) -> Iterator[PromptPair]:
             corrupted=sides[1 - number],
             answer=reflexives[number],
             wrong_answer=reflexives[1 - number],
+            corrupted_answer=reflexives[1 - number],
             group="attractor agrees" if number == near_number else "attractor differs",
         )
 
