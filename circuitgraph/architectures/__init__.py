@@ -27,6 +27,11 @@ _TWO_STREAMS = "its decoder reads an encoder's stream beside its own"
 _WHY_NOT = {
     **dict.fromkeys("albert bert camembert deberta-v2 distilbert electra roberta xlm-roberta".split(), _ON_THE_STREAM),
     **dict.fromkeys("falcon_mamba jamba lfm2 mamba mamba2 qwen3_next rwkv".split(), _WITHOUT_QUERIES),
+    "paligemma": "it reads prompts both ways, up to the answer",
+    **dict.fromkeys(
+        "gemma3 idefics3 internvl llava llava_next mistral3 qwen2_5_vl qwen2_vl smolvlm".split(),
+        "it is of images and text; load_model loads its text part alone",
+    ),
     **dict.fromkeys("bart marian mbart mt5 pegasus t5 whisper".split(), _TWO_STREAMS),
 }
 """Why some that are asked for are not understood."""

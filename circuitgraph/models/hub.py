@@ -13,6 +13,7 @@ import difflib
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,12 @@ from circuitgraph.errors import (
     CircuitGraphError,
     ConfigurationError,
     ModelNotFoundError,
+    ModelWarning,
     UnsupportedModelError,
     out_of_memory,
 )
 from circuitgraph.models.file_weights import check_adapters, check_unexpected
+from circuitgraph.models.text_part import AUTO_CLASS, has_text_part, text_config, text_model, text_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,19 +71,24 @@ def load_hub_config(name: str, *, packaged: Iterable[str], trust_remote_code: bo
         trust_remote_code: Whether code that comes with the model may run.
 
     Returns:
-        The configuration.
+        The configuration; of a checkpoint of images and text that of its text part.
 
     Raises:
         ModelNotFoundError: There is no such folder, and the hub does not have it or is out of reach.
         UnsupportedModelError: Names all fields of its config.json that make no model.
         ConfigurationError: The model brings code that was not trusted.
     """
+    return text_config(_whole_config(name, packaged=packaged, trust_remote_code=trust_remote_code))
+
+
+def _whole_config(name: str, *, packaged: Iterable[str], trust_remote_code: bool) -> PretrainedConfig:
+    """A folder's or hub model's configuration as it is."""
     _check_folder(name)
     with _explain(name, packaged):
         values, _ = PretrainedConfig.get_config_dict(_where(name), local_files_only=_offline(name))
         if not isinstance(values, dict):
             raise TypeError(f"config.json holds a {type(values).__name__}, not an object")
-    _check_values(name, values)
+    _check_values(name, dict(text_values(values)))
     with _explain(name, packaged):
         return AutoConfig.from_pretrained(
             _where(name), trust_remote_code=trust_remote_code, local_files_only=_offline(name)
@@ -109,7 +117,15 @@ def load_hub_model(
     """
     from transformers import AutoTokenizer
 
-    config = load_hub_config(name, packaged=packaged, trust_remote_code=trust_remote_code)
+    config = _whole_config(name, packaged=packaged, trust_remote_code=trust_remote_code)
+    text = text_config(config)
+    if text is not config:
+        warnings.warn(
+            f"model {name!r} is of images and text ({config.model_type}): its text part ({text.model_type}) is loaded "
+            "alone, and reads text alone",
+            ModelWarning,
+            stacklevel=4,
+        )
     _check_weights(name)
     with _explain(name, packaged):
         tokenizer = AutoTokenizer.from_pretrained(
@@ -130,7 +146,7 @@ def load_hub_model(
             f"model {name!r} lacks {len(missing)} of the weights its config.json asks for, for example "
             f"{', '.join(missing[:3])}; expected the folder as save_pretrained left it"
         )
-    check_unexpected(name, report.unexpected, n_layers=getattr(config, "num_hidden_layers", None))
+    check_unexpected(name, report.unexpected, n_layers=getattr(text, "num_hidden_layers", None))
     return model, tokenizer, getattr(config, "_commit_hash", None)
 
 
@@ -143,20 +159,23 @@ def load_weights(
 
     Args:
         where: A folder or a hub name.
-        config: The model's configuration.
+        config: The model's configuration, of a checkpoint of images and text that of the whole.
         dtype: Name of a torch dtype.
         trust_remote_code: Whether code that comes with the model may run.
         local_files_only: Whether to stay off the network.
 
     Returns:
-        The model in evaluation mode on the CPU, and which weights did not find each other.
+        The model in evaluation mode on the CPU, of images and text the text part, and which weights did not find each
+        other.
     """
     import transformers
 
     from circuitgraph.architectures.intact import float64_fails_in_experts
 
     with quiet_progress(), _quiet_report(), torch.random.fork_rng(devices=[]):
-        loaded: Any = getattr(transformers, family_of(config.model_type).auto_class).from_pretrained(
+        whole = has_text_part(config.model_type)
+        auto_class = AUTO_CLASS if whole else family_of(config.model_type).auto_class
+        loaded: Any = getattr(transformers, auto_class).from_pretrained(
             where,
             config=config,
             dtype=getattr(torch, dtype),
@@ -166,6 +185,7 @@ def load_weights(
             output_loading_info=True,
         )
     model, report = loaded  # with output_loading_info, a pair
+    model = text_model(model)
     if float64_fails_in_experts(model):
         model.set_experts_implementation("eager")
     return model.eval(), LoadReport(
