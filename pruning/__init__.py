@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from circuitgraph.lazy import load_on_use
 
 if TYPE_CHECKING:
+    from pruning.components.lens import constant_lens
+    from pruning.components.table import Components, component_summary, component_table
     from pruning.evaluation.effects import Effects, measure_effects
     from pruning.evaluation.evaluate import evaluate, evaluate_masks
     from pruning.evaluation.minimality import measure_minimality
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Capture",
+    "Components",
     "DiskCache",
     "Effects",
     "EncodedPairs",
@@ -63,6 +66,9 @@ __all__ = [
     "capture",
     "circuits_of_tasks",
     "compare_faithfulness",
+    "component_summary",
+    "component_table",
+    "constant_lens",
     "discover",
     "discover_seeds",
     "evaluate",
@@ -94,6 +100,7 @@ __all__ = [
 
 _HOME = {
     "Capture": "pruning.heads.capture",
+    "Components": "pruning.components.table",
     "DiskCache": "pruning.frozen.disk",
     "Effects": "pruning.evaluation.effects",
     "EncodedPairs": "pruning.prompts.encoding",
@@ -112,6 +119,9 @@ _HOME = {
     "capture": "pruning.heads.capture",
     "circuits_of_tasks": "pruning.transfer.found",
     "compare_faithfulness": "pruning.evaluation.paired",
+    "component_summary": "pruning.components.table",
+    "component_table": "pruning.components.table",
+    "constant_lens": "pruning.components.lens",
     "discover": "pruning.runs.discover",
     "discover_seeds": "pruning.runs.sweep",
     "evaluate": "pruning.evaluation.evaluate",

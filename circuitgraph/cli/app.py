@@ -13,6 +13,7 @@ from circuitgraph.cli.cache import cache, told_as_notes
 from circuitgraph.cli.check import check
 from circuitgraph.cli.combine import combine
 from circuitgraph.cli.compare import compare
+from circuitgraph.cli.components import components
 from circuitgraph.cli.convert import convert
 from circuitgraph.cli.discover import discover
 from circuitgraph.cli.draw import draw
@@ -101,7 +102,7 @@ def flowing(text: str) -> str:
 for command in (
     discover, check, rank, select, leaderboard, report, evaluate,
     run, steer, suppress,
-    draw, sparsity, compare, paths, find, trace, heads,
+    draw, sparsity, compare, paths, find, trace, heads, components,
     combine, convert, export, extract, graph,
     study, transfer, bench,
     cache, models, tasks, recipes,

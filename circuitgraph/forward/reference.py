@@ -61,6 +61,22 @@ def _attention(
     return block.settled(attend(query, key, value, mask, causal=shape.causal, attention=attention)), read
 
 
+def attention_output(
+    block: BoundBlock, shape: ModelShape, residual: Float[Tensor, "batch seq d_model"], mask: Tensor | None,
+    rotaries: Rotaries,
+) -> Float[Tensor, "batch seq d_model"]:  # fmt: skip
+    """What a layer's attention adds to the residual stream, with autograd where the residual stream has a gradient.
+
+    Args:
+        block: The layer.
+        shape: The model's sizes.
+        residual: What it reads.
+        mask: Which positions a query may see, of `attention_mask`.
+        rotaries: Cosines and sines of the model's rotary embeddings.
+    """
+    return _heads_output(block, _attention(block, shape, residual, mask, rotaries)[0])
+
+
 def embed(bound: BoundModel, batch: TokenBatch) -> tuple[Tensor, ...]:
     """The output of each embedding of the model, `[batch seq d_model]` each."""
     return bound.embed(batch.input_ids, batch.position_ids)

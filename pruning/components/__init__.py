@@ -1,0 +1,1 @@
+"""What single writers are worth: each alone out of the full model, under every ablation; constants for each."""
