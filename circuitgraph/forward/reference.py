@@ -7,7 +7,7 @@ prompts) and the means; zero ablation needs none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -43,22 +43,39 @@ def _heads_read(block: BoundBlock, residual: Tensor) -> tuple[Tensor, Tensor, Te
     return project(x, block.query), project(x, block.key), project(x, block.value)
 
 
-def _heads_output(block: BoundBlock, mixed: Float[Tensor, "head batch seq d_head"]) -> Tensor:
+def heads_output(block: BoundBlock, mixed: Float[Tensor, "head batch seq d_head"]) -> Tensor:
     """What the heads gathered, settled, through the output projection, with its bias."""
     output = mixed.permute(1, 2, 0, 3).flatten(-2) @ block.output
     return output if block.output_bias is None else output + block.output_bias
 
 
-def _attention(
-    block: BoundBlock, shape: ModelShape, x: Tensor, mask: Tensor | None, rotaries: Rotaries
+def attended(
+    block: BoundBlock,
+    shape: ModelShape,
+    x: Tensor,
+    mask: Tensor | None,
+    rotaries: Rotaries,
+    patterns: Mapping[int, Tensor] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """What the heads gather, and their queries, keys and values as they were projected."""
+    """What the heads gather, and their queries, keys and values as they were projected.
+
+    Args:
+        block: The layer.
+        shape: The model's sizes.
+        x: What the heads read, before the norm.
+        mask: Which positions each query may see.
+        rotaries: Of these positions.
+        patterns: For heads, by number: the shares `[batch seq seq]` that they gather values by instead of their own.
+    """
     read, attention = _heads_read(block, x), block.attention
     rotary = rotary_for(attention, rotaries)
     query, key, value = (prepared(attention, kind, part, rotary) for kind, part in enumerate(read))
     key, value = to_query_heads(key, shape.n_heads), to_query_heads(value, shape.n_heads)
     mask = windowed(mask, attention, x.shape[1], x.device)
-    return block.settled(attend(query, key, value, mask, causal=shape.causal, attention=attention)), read
+    mixed = attend(query, key, value, mask, causal=shape.causal, attention=attention)
+    if patterns:
+        mixed = torch.stack([patterns[h] @ value[h] if h in patterns else mixed[h] for h in range(shape.n_heads)])
+    return block.settled(mixed), read
 
 
 def attention_output(
@@ -103,8 +120,8 @@ def reference_run(
     rotaries = rotaries_of(bound.rotaries, residual, batch)
     heads, attention, mlps, reads = [], [], [], []
     for block in bound.blocks:
-        mixed, read = _attention(block, shape, residual, mask, rotaries)
-        output = _heads_output(block, mixed)
+        mixed, read = attended(block, shape, residual, mask, rotaries)
+        output = heads_output(block, mixed)
         after = residual + output
         mlp = block.mlp(block.mlp_norm(after if shape.block_order == "sequential" else residual))
         residual = after + mlp
@@ -144,7 +161,7 @@ def read_again(bound: BoundModel, values: AblationValues) -> AblationValues:
     for block, mixed, mlp in zip(bound.blocks, values.heads, values.mlps, strict=True):
         if values.per_prompt:
             reads.append([part.contiguous() for part in _heads_read(block, residual)])
-        attention.append(_heads_output(block, mixed))
+        attention.append(heads_output(block, mixed))
         residual = residual + attention[-1] + mlp
     query, key, value = zip(*reads, strict=True) if reads else ((), (), ())
     return replace(values, attention=tuple(attention), query=query, key=key, value=value)

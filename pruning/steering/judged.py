@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitgraph.batch import TokenBatch
 from circuitgraph.compiled.model import CompiledModel
-from circuitgraph.interventions.applied import Intervened, intervene
+from circuitgraph.forward.ablation_values import AblationValues
+from circuitgraph.interventions.applied import intervene
 from circuitgraph.interventions.intervention import Intervention
 from circuitgraph.memory.portions import Portions
 from circuitgraph.torch_state import in_settled_state
@@ -20,6 +22,7 @@ from pruning.frozen.runs import FrozenRuns
 from pruning.prompts.encoding import EncodedPairs
 from pruning.steering.two_answers import kl_of_others, other_tokens, require_two_answers
 
+Run = Callable[[TokenBatch, AblationValues], Tensor]
 STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 _MEASURES = ("right_wins", "logit_difference", "kl_others", "kl", "same_top")
 
@@ -52,23 +55,45 @@ def judge_intervention(
         ConfigurationError: Prompts without wrong answers, or an intervention of another ablation.
         GraphMismatchError: Another universe.
     """
+    changed = [intervene(compiled, intervention, strength=strength).logits for strength in strengths]
+    return judge_runs(compiled, changed, pairs, strengths, batch_size=batch_size)
+
+
+@in_settled_state
+@torch.no_grad()
+def judge_runs(
+    compiled: CompiledModel,
+    runs: Sequence[Run],
+    pairs: EncodedPairs,
+    strengths: Sequence[float],
+    *,
+    batch_size: int = 16,
+) -> pd.DataFrame:
+    """The table of `judge_intervention` for any ways to run the model.
+
+    Args:
+        compiled: The model.
+        runs: One per strength: given a batch and the values of zero ablation, the logits at the asked positions.
+        pairs: Prompts with right and wrong answers.
+        strengths: What the rows are called.
+        batch_size: Prompts run at once; halved when memory runs out.
+
+    Raises:
+        ConfigurationError: Prompts without wrong answers.
+    """
     require_two_answers(pairs)
-    changed = [intervene(compiled, intervention, strength=strength) for strength in strengths]
     frozen = FrozenRuns(compiled, pairs, ablation="zero", budget_bytes=0, batch_size=batch_size)
     portions = Portions(compiled, batch_size)
     found: list[Tensor] = []
     for members in frozen.by_length.values():
-        found += portions.run(lambda some: _measured(frozen, changed, some), members)
-    means = torch.cat(found).mean(0).tolist()
-    rows = [
-        {"strength": strength, **dict(zip(_MEASURES, row, strict=True))}
-        for strength, row in zip(strengths, means, strict=True)
-    ]
-    return pd.DataFrame(rows)
+        found += portions.run(lambda some: _measured(frozen, runs, some), members)
+    frame = pd.DataFrame(torch.cat(found).mean(0).tolist(), columns=_MEASURES)
+    frame.insert(0, "strength", list(strengths))
+    return frame
 
 
 def _measured(
-    frozen: FrozenRuns, changed: Sequence[Intervened], prompts: np.ndarray
+    frozen: FrozenRuns, changed: Sequence[Run], prompts: np.ndarray
 ) -> Float[Tensor, "prompt strength measure"]:
     """Every measure of some prompts, of one length, on the host."""
     batch = frozen.batch(prompts)
@@ -77,7 +102,7 @@ def _measured(
     others = other_tokens(batch.pairs, own.shape[-1])
     found = []
     for one in changed:
-        logits = one.logits(batch.pairs.clean, batch.values)
+        logits = one(batch.pairs.clean, batch.values)
         difference = logit_difference(logits, batch.pairs)
         steered = logits[rows].float()
         same = (steered.argmax(-1) == own.argmax(-1)).float()
