@@ -13,8 +13,8 @@ _SHARED = {
     "cohere2": "cohere:COHERE2", "olmoe": "mixtral:OLMOE", "qwen3_moe": "mixtral:QWEN3_MOE",
 }  # fmt: skip
 """Families that share a file with others, and their names there; all others are the `FAMILY` of a file of their own."""
-_ALONE = """bloom cohere falcon gemma gpt2 gpt_neo gpt_neox gpt_oss gptj granite llama mistral mixtral modernbert olmo
-opt phi phi3 qwen2 qwen3 smollm3 stablelm starcoder2 tracr""".split()
+_ALONE = """bloom codegen cohere exaone4 falcon gemma gpt2 gpt_neo gpt_neox gpt_oss gptj granite llama mistral mixtral
+modernbert mpt olmo opt phi phi3 qwen2 qwen3 smollm3 stablelm starcoder2 tracr""".split()
 PLACES = {name: f"{name}:FAMILY" for name in _ALONE} | _SHARED
 """Where each family is declared: a file here, and a name in it."""
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,11 +57,17 @@ def _block(block: Any) -> BoundBlock:
     return block_with(norms, separate(own), own.out_proj, attention, with_short_gelu(block.mlp))
 
 
-def _bind(model: Any) -> BoundModel:
+def bind_with(model: Any, block: Callable[[Any], BoundBlock]) -> BoundModel:
+    """Bind a model whose modules have these names.
+
+    Args:
+        model: The model.
+        block: From a block of the model to the bound block.
+    """
     body = model.transformer
     return BoundModel(
         embed=lambda ids, positions: (body.wte(ids),),
-        blocks=tuple(_block(block) for block in body.h),
+        blocks=tuple(block(own) for own in body.h),
         final_norm=Norm.layer(body.ln_f),
         unembed=model.lm_head,
         rotaries=(GPTJRotary(model.config.rotary_dim or model.config.n_embd, body.wte.weight.device),),
@@ -77,7 +84,7 @@ FAMILY = Family(
     name="gptj",
     model_classes=frozenset({"GPTJForCausalLM"}),
     shape=_shape,
-    bind=_bind,
+    bind=lambda model: bind_with(model, _block),
     understood=frozenset(_FIELDS),
     fields=_FIELDS,
     contradictions=lambda values: not_a_multiple(values, "n_embd", "n_head"),

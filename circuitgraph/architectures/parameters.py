@@ -163,7 +163,11 @@ _TELLS: dict[str, Callable[[Any, ModelShape], Told]] = {
         "norm": 2, "norms": 1 if config.use_parallel_residual else 2, "qkv": config.use_qkv_bias,
         **_together(shape, config.qk_layernorm),
     },
-    "gptj": lambda config, shape: {"norm": 2, "norms": 1, "mlp": True, "besides": shape.d_vocab},
+    **dict.fromkeys(
+        ("gptj", "codegen"), lambda config, shape: {"norm": 2, "norms": 1, "mlp": True, "besides": shape.d_vocab}
+    ),
+    "mpt": lambda config, shape: {},
+    "exaone4": lambda config, shape: _alike(shape),
     "gpt_neo": lambda config, shape: {"norm": 2, "output": True, "mlp": True},
     "opt": _opt,
     "bloom": lambda config, shape: _LAYER_NORMS | {"besides": 2 * shape.d_model},

@@ -85,7 +85,8 @@ class Names:
         queries, keys, values: The projections; or all three of the same name.
         fused: Where they are one: `rows` if all queries come first, then all keys, then all values; `heads` if each
             head's query, key and value stand side by side; `groups` if the queries of a key-value head stand together,
-            followed by its key and its value.
+            followed by its key and its value; `quarters` if a quarter of the heads stand together: their queries,
+            values, and keys.
         output: The projection from the heads.
         transposed: Whether its weights are `[heads·d_head d_model]`, as of `Conv1D`.
         factor: See `Landmarks`.
@@ -104,7 +105,7 @@ class Names:
     queries: str = "self_attn.q_proj"
     keys: str = "self_attn.k_proj"
     values: str = "self_attn.v_proj"
-    fused: Literal["rows", "heads", "groups"] | None = None
+    fused: Literal["rows", "heads", "groups", "quarters"] | None = None
     output: str = "self_attn.o_proj"
     transposed: bool = False
     factor: float = 1.0
@@ -133,6 +134,9 @@ class Names:
                 return head
             if self.fused == "rows":
                 return {"q": 0, "k": n_heads, "v": n_heads + n_kv_heads}[port] + head
+            if self.fused == "quarters":
+                size = n_heads // 4
+                return (head // size) * 3 * size + "qvk".index(port) * size + head % size
             if self.fused == "heads":
                 return 3 * head + "qkv".index(port)
             size = n_heads // n_kv_heads

@@ -29,6 +29,8 @@ SIZES = {
     "vocab_size": VOCAB, "hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS,
     "num_attention_heads": HEADS, "num_key_value_heads": GROUPS, "max_position_embeddings": 64,
 }  # fmt: skip
+OF_HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads")
+"""What families call the number of heads."""
 WINDOW = 3
 """Shorter than the prompts, which would not see a window otherwise."""
 
@@ -62,6 +64,7 @@ class Case:
         names: Where its modules are.
         groups: The field with the number of key-value heads; None where a family has no groups.
         one_group: Whether it always has one key-value head.
+        n_heads: How many query heads a layer has.
         parallel: Whether an MLP reads what its own layer's attention reads.
         shared_scale: Whether the heads of a layer share a scale.
         gain: The mean of the weights of norms: 0 where a model keeps them as differences from 1.
@@ -81,6 +84,7 @@ class Case:
     names: Names
     groups: str | None = "num_key_value_heads"
     one_group: bool = False
+    n_heads: int = HEADS
     parallel: bool = False
     shared_scale: bool = False
     gain: float = 1.0
@@ -133,8 +137,8 @@ class Case:
         """Where its modules are."""
         config: Any = model.config
         settings = {**self.sizes, **self.settings}
-        n_heads = next(settings[name] for name in ("num_attention_heads", "num_heads", "n_head") if name in settings)
-        width = settings.get("hidden_size") or settings["n_embd"]
+        n_heads = next(settings[name] for name in OF_HEADS if name in settings)
+        width = settings.get("hidden_size") or settings.get("n_embd") or settings["d_model"]
         groups = n_heads if self.groups is None else getattr(config, self.groups)
         groups = 1 if self.one_group else groups
         d_head = settings.get("head_dim") or width // n_heads  # type: ignore[operator]

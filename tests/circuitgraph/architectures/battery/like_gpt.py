@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from transformers import (
     BloomConfig,
+    CodeGenConfig,
     FalconConfig,
     GPT2Config,
     GPTJConfig,
     GPTNeoConfig,
     GPTNeoXConfig,
+    MptConfig,
     OPTConfig,
 )  # fmt: skip
 
@@ -87,6 +89,43 @@ LIKE_GPT = (
             "activation_function": "relu", "layer_norm_epsilon": 0.3,
         },
         harmless=frozenset({"n_positions"}),
+    ),
+    Case(
+        family="codegen",
+        config=CodeGenConfig,
+        settings={"rotary_dim": 2, "n_inner": INNER},
+        sizes={"vocab_size": VOCAB, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": 8, "n_positions": 64},
+        n_heads=8,
+        names=Names(
+            body="transformer", layers="h", embedding="wte", last="ln_f", norm="ln_1", mlp_norm="ln_1",
+            **dict.fromkeys(("queries", "keys", "values"), "attn.qkv_proj"), fused="quarters", output="attn.out_proj",
+        ),
+        groups=None,
+        parallel=True,
+        exact=1e-5,  # its table of sines and cosines is made in float32
+        toggles={
+            "vocab_size": 41, "n_embd": 48, "n_layer": 2, "n_head": 4, "rotary_dim": Toggle(4, {"n_head": 4}),
+            "n_inner": 24, "activation_function": "relu", "layer_norm_epsilon": 0.3,
+        },
+        harmless=frozenset({"n_positions", "n_ctx"}),
+    ),
+    Case(
+        family="mpt",
+        config=MptConfig,
+        settings={"attn_config": {"clip_qkv": 0.5, "softmax_scale": 0.3}},
+        sizes={"vocab_size": VOCAB, "d_model": WIDTH, "n_layers": LAYERS, "n_heads": HEADS, "max_seq_len": 64},
+        names=Names(
+            body="transformer", layers="blocks", embedding="wte", last="norm_f", norm="norm_1", mlp_norm="norm_2",
+            mlp="ffn", mlp_output="ffn.down_proj", output="attn.out_proj",
+            **dict.fromkeys(("queries", "keys", "values"), "attn.Wqkv"), fused="rows",
+        ),
+        groups=None,
+        toggles={
+            "vocab_size": 41, "d_model": 36, "n_layers": 2, "n_heads": 4, "layer_norm_epsilon": 0.3,
+            "attn_config": {"clip_qkv": None, "softmax_scale": None},
+        },
+        harmless=frozenset({"max_seq_len", "learned_pos_emb", "init_device", "embedding_fraction", "norm_type"}),
+        refused={"expansion_ratio": 2, "no_bias": False, "logit_scale": 2.0},
     ),
     Case(
         family="gpt2",

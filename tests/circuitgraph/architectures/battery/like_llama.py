@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers import (
     Cohere2Config,
     CohereConfig,
+    Exaone4Config,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
@@ -196,6 +197,18 @@ LIKE_LLAMA = (
         },
         harmless=frozenset({"max_position_embeddings"}),
         refused={"attention_bias": True},
+    ),
+    Case(
+        family="exaone4",
+        config=Exaone4Config,
+        settings={"head_dim": 8, "sliding_window": WINDOW, "layer_types": WINDOWS},
+        names=Names(norm=None, mlp_norm=None, **NORMED_AFTER),
+        shared_scale=True,
+        toggles={
+            **OF_LLAMA, **FEWER, "head_dim": 6, "layer_types": FULL,
+            "sliding_window": Toggle(None, after={"layer_types": FULL}),
+            "sliding_window_pattern": Toggle(2, {"layer_types": None}),
+        },
     ),
     Case(
         family="cohere",

@@ -132,6 +132,16 @@ def test_all_fields_that_are_unknown_are_in_one_message(case: str) -> None:
     assert all(f"{name}=3" in str(caught.value) for name in ("use_rotors", "n_loops", "scale"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("alibi", False), ("qk_ln", True), ("alibi_bias_max", 16), ("clip_qkv", "no"), ("strange", 3)]
+)
+def test_settings_of_mpts_attention_that_are_not_gone_by(name: str, value: object) -> None:
+    config = CASES["mpt"].make_config()
+    object.__setattr__(config, "attn_config", {"clip_qkv": None, name: value})
+    with pytest.raises(UnsupportedModelError, match=rf"attn_config.*{name}"):
+        family_of("mpt").check_config(config)
+
+
 def test_windows_of_smollm3_go_by_the_types_of_layers() -> None:
     """As its masks do, whatever `use_sliding_window` says. The parity gate does not see windows of 64 or more."""
     own = compiled_case(CASES["smollm3"].changed(use_sliding_window=False))

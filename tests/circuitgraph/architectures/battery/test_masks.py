@@ -69,6 +69,7 @@ def test_other_groups_and_attention_functions(case: str, attention: str, groups:
         pytest.skip("transformers has no sdpa for this family")
     if family.groups is None and groups != (1 if family.one_group else HEADS):
         pytest.skip("this family has no groups")
+    groups = family.n_heads if groups == HEADS else groups
     own = compiled_case(family.with_groups(groups), attention=attention)
     assert own.compiled.universe.n_kv_heads == groups
     assert max(parity_differences(own.compiled).values()) < ROUNDING
@@ -95,8 +96,8 @@ def test_edges_are_as_many_as_the_formula_says(case: str) -> None:
     """Σ over layers of the readers' writers, and those of the logits."""
     own, universe = CASES[case], made(case).compiled.universe
     layers, heads, groups = universe.n_layers, universe.n_heads, universe.n_kv_heads
-    of_case = GROUPS if own.groups else 1 if own.one_group else HEADS
-    assert (layers, heads, groups) == (LAYERS, HEADS, of_case)
+    of_case = GROUPS if own.groups else 1 if own.one_group else own.n_heads
+    assert (layers, heads, groups) == (LAYERS, own.n_heads, of_case)
     before = [1 + layer * (heads + 1) for layer in range(layers)]
     of_own_layer = 0 if own.parallel else heads
     of_layers = sum((heads + 2 * groups) * n + n + of_own_layer for n in before)
