@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pruning.runs.discover import discover
     from pruning.runs.rank import rank_edges
     from pruning.runs.resume import resume
+    from pruning.runs.shrink import Shrunk, shrink
     from pruning.runs.sweep import Sweep, discover_seeds
     from pruning.selection.top import top_edges
     from pruning.steering.judged import judge_intervention
@@ -57,6 +58,7 @@ __all__ = [
     "PromptPairs",
     "Recipe",
     "ScalingSettings",
+    "Shrunk",
     "Suppression",
     "SuppressionSettings",
     "Sweep",
@@ -92,6 +94,7 @@ __all__ = [
     "register_task",
     "resume",
     "run_regimes",
+    "shrink",
     "smallest_circuit",
     "task_from_pairs",
     "top_edges",
@@ -110,6 +113,7 @@ _HOME = {
     "PromptPairs": "pruning.prompts.pairs",
     "Recipe": "pruning.methods.edge_pruning.recipes",
     "ScalingSettings": "pruning.steering.scaling",
+    "Shrunk": "pruning.runs.shrink",
     "Suppression": "pruning.steering.suppression",
     "SuppressionSettings": "pruning.steering.suppression",
     "Sweep": "pruning.runs.sweep",
@@ -145,6 +149,7 @@ _HOME = {
     "register_task": "pruning.tasks",
     "resume": "pruning.runs.resume",
     "run_regimes": "pruning.regimes.study",
+    "shrink": "pruning.runs.shrink",
     "smallest_circuit": "pruning.transfer.smallest",
     "task_from_pairs": "pruning.tasks",
     "top_edges": "pruning.selection.top",

@@ -32,6 +32,7 @@ from circuitgraph.cli.rank import rank
 from circuitgraph.cli.report import report
 from circuitgraph.cli.run import run
 from circuitgraph.cli.select import select
+from circuitgraph.cli.shrink import shrink
 from circuitgraph.cli.sparsity import sparsity
 from circuitgraph.cli.steer import steer, suppress
 from circuitgraph.cli.study import study
@@ -103,7 +104,7 @@ for command in (
     discover, check, rank, select, leaderboard, report, evaluate,
     run, steer, suppress,
     draw, sparsity, compare, paths, find, trace, heads, components,
-    combine, convert, export, extract, graph,
+    combine, convert, export, extract, shrink, graph,
     study, transfer, bench,
     cache, models, tasks, recipes,
 ):  # fmt: skip

@@ -25,8 +25,9 @@ Rule = Annotated[
         "--rule",
         metavar="NAME",
         help="How the scores of a --method become a circuit, as in `circuitgraph select`: top, greedy or connected at "
-        "the target sparsity; threshold (--set selection.threshold=X); own: the circuit that acdc itself found.",
-        show_default="top; acdc: own",
+        "the target sparsity; threshold (--set selection.threshold=X); own: the circuit that acdc or greedy-nodes "
+        "itself found.",
+        show_default="top; acdc, greedy-nodes: own",
         rich_help_panel=SETTINGS,
     ),
 ]

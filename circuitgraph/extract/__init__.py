@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from circuitgraph.extract.extraction import extract_circuit
     from circuitgraph.extract.module import ExtractedCircuit
     from circuitgraph.extract.saving import load_extracted, save_extracted
+    from circuitgraph.extract.size import parameters_without_embeddings
     from circuitgraph.extract.speed import SpeedUp, measure_speed_up
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "extract_circuit",
     "load_extracted",
     "measure_speed_up",
+    "parameters_without_embeddings",
     "save_extracted",
 ]
 
@@ -32,6 +34,7 @@ _HOME = {
     "extract_circuit": ".extraction",
     "load_extracted": ".saving",
     "measure_speed_up": ".speed",
+    "parameters_without_embeddings": ".size",
     "save_extracted": ".saving",
 }
 

@@ -91,7 +91,7 @@ def attention_output(
         mask: Which positions a query may see, of `attention_mask`.
         rotaries: Cosines and sines of the model's rotary embeddings.
     """
-    return _heads_output(block, _attention(block, shape, residual, mask, rotaries)[0])
+    return heads_output(block, attended(block, shape, residual, mask, rotaries)[0])
 
 
 def embed(bound: BoundModel, batch: TokenBatch) -> tuple[Tensor, ...]:
