@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.models import DTYPES
-from pruning.methods.edge_pruning.recipes import CONTROLS
+from pruning.methods.edge_pruning.recipe import CONTROLS
 
 GPT2_RANDOM = "gpt2-random"
 SMOLLM2 = "smollm2-135m"

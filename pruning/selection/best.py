@@ -1,7 +1,8 @@
 """From trained gates to edges, by a named rule that looks at the gates alone.
 
 `paper` keeps as many edges as the deterministic soft mask sums to, which is what the published evaluation
-does by a search over thresholds; `target` keeps as many as the target sparsity asks. Either way the edges
+does by a search over thresholds; `target` keeps as many as the target sparsity asks; `open` keeps those whose α is
+above 0, for gates that are deterministic. In any way the edges
 with the highest scores stay; tied edges stay or go together; frozen edges stay and removed ones go. Rules that run
 the model are in `pruning.selection.faithful`.
 """
@@ -23,7 +24,7 @@ def edges_to_keep(gates: Gates, *, rule: str, target_sparsity: float) -> int:
 
     Args:
         gates: Trained gates.
-        rule: `paper` or `target`.
+        rule: `paper`, `target` or `open`.
         target_sparsity: What `target` goes by; 1 and above keep nothing.
 
     Raises:
@@ -33,7 +34,9 @@ def edges_to_keep(gates: Gates, *, rule: str, target_sparsity: float) -> int:
         return round(float(gates.soft_edges().sum()))
     if rule == "target":
         return edges_left(gates.gate_map.universe, target_sparsity)
-    raise UnknownNameError.of("keep rule", rule, ("paper", "target"))
+    if rule == "open":
+        return int((gates.scores() > 0).sum())
+    raise UnknownNameError.of("keep rule", rule, ("paper", "target", "open"))
 
 
 @torch.no_grad()

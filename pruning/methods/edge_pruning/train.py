@@ -8,7 +8,8 @@ A step, in order:
 4. the gates' α descend along the objective plus `λ₁(s − t) + λ₂(s − t)²`, and the multipliers λ ascend
    (control `lagrangian`, Bhaskar et al. 2024), or the α move along the surface of the budget (control
    `budget`, see `pruning.methods.edge_pruning.budget`), or of several (control `nested`, see
-   `pruning.methods.edge_pruning.nested`: gates follow from α and the budget, and nothing is drawn but that);
+   `pruning.methods.edge_pruning.nested`: gates follow from α and the budget, and nothing is drawn but that), or along
+   the objective plus a price (control `continuous`, see `pruning.methods.edge_pruning.continuous`);
 5. under optimal ablation the constants that cut edges carry descend along the objective, in the same step;
 6. the step is recorded, and checked for NaN.
 
@@ -39,8 +40,8 @@ from pruning.execution.step_settings import StepSettings
 from pruning.execution.threads import threads
 from pruning.frozen.runs import FrozenRuns, RunCounts
 from pruning.methods.edge_pruning.budget import ExpectedGate, project_gradient, shift_for_budget
-from pruning.methods.edge_pruning.gates import TEMPERATURE, Gates, GateSample
-from pruning.methods.edge_pruning.nested import drawn_budgets, keeping
+from pruning.methods.edge_pruning.drawn import gates_of_step
+from pruning.methods.edge_pruning.gates import Gates, GateSample
 from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.methods.edge_pruning.schedule import rate_at, target_at
 from pruning.methods.edge_pruning.state import StepRecord, TrainingState, optimiser_tensors, put_optimiser_tensors
@@ -239,7 +240,8 @@ class Trainer:
         if recipe.control == "budget":
             self._sharpen(index)
             self._hold_budget(target)
-        samples, ran = self._run(self.order.next(), self._drawn(index))
+        drawn = gates_of_step(self.gates, recipe, index, self._weights, self.generator)
+        samples, ran = self._run(self.order.next(), drawn)
         penalty = self._penalties(index, samples, target) if self._presses(index) else None
         gradients, objective = _brought(ran)
         self._backward(samples, gradients, penalty)
@@ -267,18 +269,6 @@ class Trainer:
             undecided=told.undecided,
         )
 
-    def _drawn(self, index: int) -> list[GateSample]:
-        """Gates for each share of a batch."""
-        recipe = self.recipe
-        if recipe.control != "nested":
-            return [self.gates.sample(self.generator) for _ in range(recipe.draws)]
-        budgets = drawn_budgets(
-            recipe.draws, sparsest=recipe.end_sparsity, densest=recipe.start_sparsity,
-            n_edges=self.compiled.universe.n_edges, generator=self.generator,
-        )  # fmt: skip
-        temperature = TEMPERATURE / recipe.sharpen ** (index / recipe.steps)
-        return [keeping(self.gates, kept, self._weights, temperature) for kept in budgets]
-
     def _set_rates(self, index: int) -> None:
         """Give both optimisers the learning rates of a step."""
         recipe = self.recipe
@@ -288,13 +278,15 @@ class Trainer:
                 group["lr"] = base * rate
 
     def _presses(self, index: int) -> bool:
-        """Whether multipliers press for sparsity at a step."""
+        """Whether multipliers, or a price, press for sparsity at a step."""
         recipe = self.recipe
-        return recipe.control == "lagrangian" and index < recipe.steps - recipe.settle_steps
+        return recipe.control in ("lagrangian", "continuous") and index < recipe.steps - recipe.settle_steps
 
     def _penalties(self, index: int, samples: Sequence[GateSample], target: float) -> Tensor:
-        """What the multipliers ask for being off the targets."""
+        """What the multipliers ask for being off the targets, or the price of what is open."""
         recipe = self.recipe
+        if recipe.control == "continuous":
+            return recipe.price * self.compiled.universe.n_edges * (1 - _mean([one.sparsity for one in samples]))
         penalty = self._penalty(_mean([sample.sparsity for sample in samples]), target, self.multipliers[:2])
         writers = [sample.writer_sparsity for sample in samples if sample.writer_sparsity is not None]
         if writers:

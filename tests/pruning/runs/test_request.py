@@ -130,7 +130,8 @@ def test_set_reaches_every_setting(name):
                 name.removeprefix("recipe."), "split"
             )
         )  # fmt: skip
-    base = {"recipe": "paper-gpt2", **NAMED} if name != "recipe.sharpen" else {"recipe": "quick", **NAMED}
+    recipes = {"recipe.sharpen": "quick", "recipe.price": "continuous"}
+    base = {"recipe": recipes.get(name, "paper-gpt2"), **NAMED}
     if name == "recipe.control":
         base |= {"recipe.target_sparsity": 0.9}
     if name == "survivors_by":

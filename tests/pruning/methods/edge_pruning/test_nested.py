@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.graph.build import build_graph
+from pruning.methods.edge_pruning.drawn import gates_of_step
 from pruning.methods.edge_pruning.gates import TEMPERATURE, Gates
 from pruning.methods.edge_pruning.loop import train
 from pruning.methods.edge_pruning.nested import TOWARDS_SMALL, drawn_budgets, keeping, top_k_gates
@@ -112,7 +113,7 @@ def test_gates_become_decided_from_step_to_step(tiny_gpt2) -> None:
     drawn = []
     for index in (0, 9):
         trainer.generator.manual_seed(0)
-        drawn.append(trainer._drawn(index)[0])
+        drawn.append(gates_of_step(trainer.gates, trainer.recipe, index, trainer._weights, trainer.generator)[0])
     assert drawn[0].undecided > drawn[1].undecided
     assert float(drawn[0].sparsity.detach()) == pytest.approx(float(drawn[1].sparsity.detach()), abs=1e-4)
 
