@@ -160,15 +160,21 @@ class RefusesModels(Protocol):
 
 
 def require_one_direction(method: Method, direction: str) -> None:
-    """Refuse a direction of the run where the method's own settings turn it round as well.
+    """Refuse a direction of the run that does not go with the method.
 
     Args:
         method: The method.
         direction: The run's: `noising`, `denoising` or `both`.
 
     Raises:
-        ConfigurationError: Both are given.
+        ConfigurationError: The method's own settings turn it round as well, or it searches for a circuit in one
+            direction, and two circuits cannot be added up.
     """
+    if direction == "both" and isinstance(method, Searcher) and not isinstance(method, OnePassBothWays):
+        raise ConfigurationError(
+            f"method {method.name!r} searches for a circuit, and those of two directions cannot be added up; search by "
+            "'noising' and by 'denoising', and take the union of the two (analysis.union), or take another method"
+        )
     if direction != "noising" and method.direction == "denoising":
         raise ConfigurationError(
             f"direction {direction!r} swaps the prompts, and method {method.name!r} is set to denoising itself, which "

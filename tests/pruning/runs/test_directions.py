@@ -149,6 +149,8 @@ def test_what_does_not_go_together_is_refused(compiled: CompiledModel, task: Tas
         rank_edges(compiled, task, EAP(direction="denoising"), direction="both")
     with pytest.raises(UnknownNameError, match="'denoising'"):
         rank_edges(compiled, task, "eap", direction="denoise")
+    with pytest.raises(ConfigurationError, match="'greedy-nodes' searches for a circuit"):
+        rank_edges(compiled, task, "greedy-nodes", direction="both")
     unanswered = replace(task.split("train"), corrupted_answers=None)
     for way in ("denoising", "both"):
         with pytest.raises(ConfigurationError, match="needs right answers.*counterfactuals have no answers"):
