@@ -66,6 +66,11 @@ def require_recipe(request: RunRequest) -> None:
             "the circuits of a study are measured together, and under optimal ablation each has constants of its own; "
             "choose another ablation"
         )
+    if request.direction != "noising":
+        raise ConfigurationError(
+            f"a study looks at its regimes by noising; got direction {request.direction!r}. Find circuits by it with "
+            "`circuitgraph discover`, and give them to the study (circuits=, --circuit)"
+        )
     if request.method is not None:
         raise ConfigurationError(
             f"a study trains gates by a recipe, and method {request.method.name!r} trains by none; give circuits that "

@@ -65,6 +65,11 @@ class PlannedSweep:
                 "survivors are others for every seed, so their gates cannot be averaged: leave out survivors, or train "
                 "one seed after the other (--seed)"
             )
+        if self.run.request.direction == "both":
+            raise ConfigurationError(
+                "direction 'both' trains twice for every seed, so there are no gates of one training to average: take "
+                "'noising' or 'denoising', or train one seed after the other (--seed)"
+            )
         object.__setattr__(self, "seeds", checked_seeds(self.seeds))
         if self.run.request.ablation == "optimal":
             raise ConfigurationError(

@@ -221,6 +221,10 @@ class TestGoingOn:
         with pytest.raises(ConfigurationError, match="each has constants of its own"):
             run_regimes(compiled, files, seeds=(0,), recipe=RECIPE, ablation="optimal")
 
+    def test_another_direction_is_refused(self, compiled, files):
+        with pytest.raises(ConfigurationError, match="a study looks at its regimes by noising; got direction 'both'"):
+            run_regimes(compiled, files, seeds=(0,), recipe=RECIPE, direction="both", ablation="counterfactual")
+
     def test_other_weights_are_refused_where_they_are_known(self, compiled):
         of_before = Circuit.from_edges(compiled.universe, ["input->logits"])
         circuit = of_before.with_provenance({"weights": "1"})

@@ -22,6 +22,7 @@ from pruning.methods.eap import EAP
 from pruning.runs.discover import discover
 from pruning.runs.rank import rank_edges
 from pruning.runs.request import RunRequest
+from pruning.runs.sweep import discover_seeds
 from pruning.tasks import TaskData, load_task
 from tests.oracles.hooks import cut_edge, said_by
 from tests.pruning.methods.test_acdc import by_masked_runs, naive_acdc
@@ -151,6 +152,8 @@ def test_what_does_not_go_together_is_refused(compiled: CompiledModel, task: Tas
         rank_edges(compiled, task, "eap", direction="denoise")
     with pytest.raises(ConfigurationError, match="'greedy-nodes' searches for a circuit"):
         rank_edges(compiled, task, "greedy-nodes", direction="both")
+    with pytest.raises(ConfigurationError, match="direction 'both' trains twice for every seed"):
+        discover_seeds(compiled, task, seeds=(0, 1), direction="both")
     unanswered = replace(task.split("train"), corrupted_answers=None)
     for way in ("denoising", "both"):
         with pytest.raises(ConfigurationError, match="needs right answers.*counterfactuals have no answers"):
