@@ -99,7 +99,8 @@ def model() -> None:
         "prompts": {split: len(part) for split, part in task.splits.items()}, "data_hash": task.data_hash,
         "n_edges": compiled.universe.n_edges, "settings": one.provenance["settings"],
         "shared_of_1000": {way: len(set(kept["noising"]) & set(kept[way])) for way in kept},
-        "kl_of_no_edge": measured["none"]["kl"], "cpu_seconds_ranking": round(ranking), "cpu_seconds": round(time.process_time() - began),
+        "kl_of_no_edge": measured["none"]["kl"], "cpu_seconds_ranking": round(ranking),
+        "cpu_seconds": round(time.process_time() - began),
     }  # fmt: skip
     (HERE / "ioi.json").write_text(json.dumps(about, indent=2) + "\n")
 
