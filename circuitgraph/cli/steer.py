@@ -84,10 +84,10 @@ class SteerOptions:
     sparsity: Annotated[
         float,
         typer.Option(
-            help="What turning a part up or down by its own size costs; more leaves fewer parts changed.",
+            help="How strongly changes are drawn to 0, from 0 to 1; more leaves fewer parts changed.",
             rich_help_panel=options.SETTINGS,
         ),
-    ] = 0.02
+    ] = 0.5
     strengths: Annotated[
         str,
         typer.Option(

@@ -3,10 +3,10 @@
 Every edge's gate is `1 + βα` under zero ablation: β = 1 is to make the right answer beat the wrong one, β = −1 the
 other way round, both with the same α. What is minimised is, over both directions,
 
-    softplus(∓(ℓ(right) − ℓ(wrong))) + faithfulness · KL(model ‖ steered) over all other tokens + sparsity · Σ|α|.
+    softplus(∓(ℓ(right) − ℓ(wrong))) + faithfulness · KL(model ‖ steered) over all other tokens.
 
-The last term is taken by proximal steps, α ← sign(α)·max(|α| − rate·sparsity, 0), after each of Adam's, so that most α
-are exactly 0. After Stoehr et al. 2024, "Activation scaling for steering and interpreting language models" (EMNLP
+After each of Adam's steps, α ← sign(α)·max(|α| − rate·sparsity, 0): what has no steady reason to move stays exactly 0.
+That is the proximal step of a price on |α|, in units of Adam's own steps, which all have about the length of the rate. After Stoehr et al. 2024, "Activation scaling for steering and interpreting language models" (EMNLP
 Findings), whose scalars are one per site, layer and token position and whose exact loss is not in the public text; ours
 are per writer (all its edges share one) or per edge, the same at all positions, so prompts need not be aligned.
 """
@@ -45,7 +45,8 @@ class ScalingSettings:
         batch_size: Prompts per step.
         learning_rate: Adam's, falling linearly to 0.
         faithfulness: What a nat of KL over all other tokens costs.
-        sparsity: What a unit of |α| costs.
+        sparsity: How strongly α are drawn to 0, as a share of the longest step that Adam takes: from 0 to 1, where
+            nothing would ever leave 0.
         strength: β in training; both signs are run.
 
     Raises:
@@ -57,7 +58,7 @@ class ScalingSettings:
     batch_size: int = 8
     learning_rate: float = 0.02
     faithfulness: float = 1.0
-    sparsity: float = 0.02
+    sparsity: float = 0.5
     strength: float = 1.0
 
     def __post_init__(self) -> None:

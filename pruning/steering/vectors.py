@@ -44,7 +44,7 @@ def learn_vectors(
     Args:
         compiled: The model.
         pairs: Prompts with right and wrong answers.
-        settings: As those of scalings; `unit` is not looked at, and `sparsity` is what a unit of length costs.
+        settings: As those of scalings; `unit` is not looked at, and `sparsity` draws vectors to 0 by their length.
         writers: Which writers have one; by default all.
         seed: Of the order of prompts.
         tick: Called with steps done and in all.
