@@ -64,6 +64,8 @@ class Recipe:
             matters on the way from 0 to 1 (`pruning.methods.gate_gradients`), as `init_mean + init_std · z`, z being
             the standardised logarithm; or from the strength of any scores in the same way: the name of a method that
             ranks edges, or the place of saved scores (a path with a `/` in it, or a JSON file).
+        warm_start_batches: Warm start `gate-importance` only: batches of prompts at each of its five levels. More of
+            them make the start, and with it the circuit, depend less on the seed.
         init_mean: Mean of the α to start from.
         init_std: Their standard deviation.
         batch_size: Prompts a step.
@@ -76,6 +78,8 @@ class Recipe:
             prompts up to which fewer edges are still enough.
         writer_gates: Whether writers have gates too.
         writer_target: Their target sparsity.
+        node_price: What a head or MLP costs beside its edges, in units of the objective (nats of KL); 0 counts edges
+            alone (see `pruning.methods.edge_pruning.node_pressure`).
         ablation: `counterfactual`, `zero`, `mean`, `mean-positional` or `optimal`; None is counterfactual.
         constants_rate: Ablation `optimal` only: step size of the constants (Adam), in standard deviations of what each
             writer says; it rises and falls as that of the gates does.
@@ -113,6 +117,7 @@ class Recipe:
     start_sparsity: float = 0.0
     end_sparsity: float = 0.0
     warm_start: str = "none"
+    warm_start_batches: int = 6
     init_mean: float = 10.0
     init_std: float = 0.01
     batch_size: int
@@ -122,6 +127,7 @@ class Recipe:
     tolerance: float = 1e-4
     writer_gates: bool = False
     writer_target: float = 0.0
+    node_price: float = 0.0
     ablation: str | None = None
     constants_rate: float = 0.05
     refine_steps: int = 200
@@ -132,7 +138,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check every setting."""
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "warm_start_batches"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1; got {getattr(self, name)}")
         for name in ("ramp_steps", "warmup_steps", "settle_steps", "refine_steps"):
@@ -147,7 +153,7 @@ class Recipe:
         if not 0 < self.target_sparsity <= 2:
             percent = f"; did you mean {self.target_sparsity / 100:g}?" if 2 < self.target_sparsity <= 100 else ""
             raise ConfigurationError(f"target sparsity must be in (0, 2]; got {self.target_sparsity:g}{percent}")
-        for name in ("weight_decay", "multiplier_rate", "init_std", "price"):
+        for name in ("weight_decay", "multiplier_rate", "init_std", "node_price", "price"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must be at least 0; got {getattr(self, name)}")
         for name in (

@@ -42,6 +42,7 @@ from pruning.frozen.runs import FrozenRuns, RunCounts
 from pruning.methods.edge_pruning.budget import ExpectedGate, project_gradient, shift_for_budget
 from pruning.methods.edge_pruning.drawn import gates_of_step
 from pruning.methods.edge_pruning.gates import Gates, GateSample
+from pruning.methods.edge_pruning.node_pressure import NodePressure
 from pruning.methods.edge_pruning.recipes import Recipe
 from pruning.methods.edge_pruning.schedule import rate_at, target_at
 from pruning.methods.edge_pruning.state import StepRecord, TrainingState, optimiser_tensors, put_optimiser_tensors
@@ -50,8 +51,6 @@ from pruning.prompts.batch_order import BatchOrder
 
 _FEW_GATES = 1 << 18
 """Fewer gates than these are no work for several threads; beside a GPU, waking them takes longer than all of it."""
-_WARM_START_BATCHES = 6
-"""Batches of prompts at each level of the path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +138,7 @@ class Trainer:
         self._threads = 1 if few else None
         self._weights = torch.tensor(gate_map.edges_per_parameter, dtype=torch.float32)
         self._expected = ExpectedGate()
+        self._nodes = NodePressure(compiled.universe) if recipe.node_price else None
         self.records: list[StepRecord] = []
         if state is not None:
             self.restore(state)
@@ -148,7 +148,7 @@ class Trainer:
         self.began = time.perf_counter()
 
     def _warm_start(self, seed: int) -> None:
-        path = GatePath(batches=_WARM_START_BATCHES, batch_size=self.recipe.batch_size)
+        path = GatePath(batches=self.recipe.warm_start_batches, batch_size=self.recipe.batch_size)
         importance = gate_importance(self.runner, path, seed=seed)
         require_numbers(importance, self.runner.frozen, "gate importances")
         self.start_from(importance)
@@ -242,7 +242,7 @@ class Trainer:
             self._hold_budget(target)
         drawn = gates_of_step(self.gates, recipe, index, self._weights, self.generator)
         samples, ran = self._run(self.order.next(), drawn)
-        penalty = self._penalties(index, samples, target) if self._presses(index) else None
+        penalty = self._penalties(index, samples, target)
         gradients, objective = _brought(ran)
         self._backward(samples, gradients, penalty)
         told = self._tell(samples, objective, penalty, ran.constants)
@@ -277,12 +277,16 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = base * rate
 
-    def _presses(self, index: int) -> bool:
-        """Whether multipliers, or a price, press for sparsity at a step."""
-        recipe = self.recipe
-        return recipe.control in ("lagrangian", "continuous") and index < recipe.steps - recipe.settle_steps
+    def _penalties(self, index: int, samples: Sequence[GateSample], target: float) -> Tensor | None:
+        """What is added to the objective: for being off the targets or open, and for nodes; None if nothing is."""
+        recipe, terms = self.recipe, []
+        if recipe.control in ("lagrangian", "continuous") and index < recipe.steps - recipe.settle_steps:
+            terms.append(self._off_targets(index, samples, target))
+        if self._nodes is not None:
+            terms.append(recipe.node_price * _mean([self._nodes.nodes(sample.edges) for sample in samples]))
+        return sum(terms[1:], terms[0]) if terms else None
 
-    def _penalties(self, index: int, samples: Sequence[GateSample], target: float) -> Tensor:
+    def _off_targets(self, index: int, samples: Sequence[GateSample], target: float) -> Tensor:
         """What the multipliers ask for being off the targets, or the price of what is open."""
         recipe = self.recipe
         if recipe.control == "continuous":

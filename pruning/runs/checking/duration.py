@@ -65,7 +65,7 @@ BATCH = 16
 """Prompts that evaluation runs at once."""
 UNDECIDED = 0.8
 """The share of kept gates whose gradient is wanted."""
-WARM_START_LEVELS, WARM_START_BATCHES = 5, 6
+WARM_START_LEVELS = 5
 _PROMPTS = 16
 _BETWEEN = (0.5,)
 _CACHE_BYTES = 1 << 30
@@ -199,7 +199,7 @@ def estimate_duration(
     """
     levels, seconds = zip(*timed.steps, strict=True)
     schedule = [_scheduled(recipe, index) for index in range(recipe.steps)]
-    warm = WARM_START_LEVELS * WARM_START_BATCHES if recipe.warm_start == "gate-importance" else 0
+    warm = WARM_START_LEVELS * recipe.warm_start_batches if recipe.warm_start == "gate-importance" else 0
     evaluation = 0.0
     for lengths in evaluated:
         some = lengths[sampled_prompts(len(lengths), n_random_prompts, seed=0)]

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import pruning.execution.replay
-import pruning.methods.edge_pruning.train
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from pruning.execution.step_settings import StepSettings
@@ -44,17 +43,12 @@ def compiled(tiny_gpt2) -> CompiledModel:
     return compile_model(tiny_gpt2(), verify=False)
 
 
-@pytest.fixture(autouse=True)
-def short_warm_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning.methods.edge_pruning.train, "_WARM_START_BATCHES", 1)
-
-
 def trainer_of(
     compiled: CompiledModel, recipe: Recipe, *, ablation: str = "counterfactual", state: TrainingState | None = None,
     say=lambda line: None, **how,
 ) -> Trainer:  # fmt: skip
     frozen = FrozenRuns(compiled, PROMPTS, ablation=ablation, ablation_data=begun_at(compiled, ablation, PROMPTS))
-    recipe, settings = replace(recipe, steps=STEPS), StepSettings(**how)
+    recipe, settings = replace(recipe, steps=STEPS, warm_start_batches=1), StepSettings(**how)
     return Trainer(compiled, frozen, recipe, objective="kl", seed=3, how=settings, say=say, state=state)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-import pruning.methods.edge_pruning.train
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.models import load_model
@@ -28,11 +27,6 @@ from tests.pruning.prompts.small_prompts import random_prompts
 LENGTHS = [4, 5, 4, 5, 4, 4]
 
 
-@pytest.fixture(autouse=True)
-def short_warm_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning.methods.edge_pruning.train, "_WARM_START_BATCHES", 1)
-
-
 def trainer_of(
     compiled: CompiledModel,
     recipe: Recipe,
@@ -45,6 +39,7 @@ def trainer_of(
 ) -> Trainer:
     prompts = random_prompts(lengths=lengths, n_asked=(1, 2), wrong=True)
     runs = FrozenRuns(compiled, prompts, ablation=ablation, **(frozen or {}))
+    recipe = replace(recipe, warm_start_batches=1)
     return Trainer(compiled, runs, recipe, objective=objective, seed=0, how=StepSettings(**how))
 
 
