@@ -37,7 +37,8 @@ class RankingOptions:
         str,
         typer.Option(
             help="eap, eap-ig, eap-ig-activations, clean-corrupted, conductance, exact, gate-gradients, "
-            "gate-importance, acdc, greedy-nodes, ugs, subnetwork-probing, nested, edge-pruning, information-flow, "
+            "gate-importance, head-importance, acdc, greedy-nodes, ugs, subnetwork-probing, nested, edge-pruning, "
+            "information-flow, "
             "activation-magnitude, weight-magnitude or random.",
             rich_help_panel=options.SETTINGS,
         ),

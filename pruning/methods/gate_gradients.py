@@ -61,7 +61,7 @@ def gate_gradients(runner: BatchRunner, path: GatePath = GATE_PATH, *, seed: int
     Returns:
         Gradients; negative where keeping the edge brings the circuit closer to the full model.
     """
-    return torch.stack([gradients.mean(0) for gradients in _along(runner, path, seed)]).mean(0)
+    return torch.stack([gradients.mean(0) for gradients in along_path(runner, path, seed)]).mean(0)
 
 
 @with_gradients
@@ -79,14 +79,20 @@ def gate_importance(runner: BatchRunner, path: GatePath = GATE_PATH, *, seed: in
         Importances, not negative, with mean 1 (0 where no gate has a gradient).
     """
     total = torch.zeros(runner.compiled.universe.n_edges, device=runner.compiled.device)
-    for gradients in _along(runner, path, seed):
+    for gradients in along_path(runner, path, seed):
         size = gradients.abs().mean(0)
         total += size / size.mean().clamp(min=torch.finfo(size.dtype).tiny)
     return total / len(path.levels)
 
 
-def _along(runner: BatchRunner, path: GatePath, seed: int) -> Iterator[Float[Tensor, "batch edge"]]:
-    """The gradients of every batch, level by level."""
+def along_path(runner: BatchRunner, path: GatePath, seed: int) -> Iterator[Float[Tensor, "batch edge"]]:
+    """The gradients of every batch, level by level.
+
+    Args:
+        runner: Takes batches of the training data forward and backward.
+        path: Where gradients are taken.
+        seed: Of the order of batches.
+    """
     frozen = runner.frozen
     generator = torch.Generator().manual_seed(seed)
     order = BatchOrder(frozen.by_length, path.batch_size, np.random.default_rng(seed))
@@ -103,8 +109,8 @@ def _along(runner: BatchRunner, path: GatePath, seed: int) -> Iterator[Float[Ten
 
 
 @dataclass(frozen=True, kw_only=True)
-class _AlongThePath(ComparesAsTask, GatePath):
-    """What both methods have in common: the path, and that any objective will do."""
+class AlongThePath(ComparesAsTask, GatePath):
+    """What methods on the path have in common: the path, and that any objective will do."""
 
     direction = "between"
     ablations = RANKING_ABLATIONS
@@ -113,7 +119,7 @@ class _AlongThePath(ComparesAsTask, GatePath):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateGradients(_AlongThePath):
+class GateGradients(AlongThePath):
     """Mean gradient of the gates along the path, with its sign; the fields are those of `GatePath`."""
 
     name: ClassVar[str] = "gate-gradients"
@@ -134,7 +140,7 @@ class GateGradients(_AlongThePath):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateImportance(_AlongThePath):
+class GateImportance(AlongThePath):
     """Mean size of the gates' gradients along the path; the fields are those of `GatePath`."""
 
     name: ClassVar[str] = "gate-importance"

@@ -13,6 +13,7 @@ from pruning.methods.edge_pruning.ranked import EdgePruning, Nested
 from pruning.methods.exact import Exact
 from pruning.methods.gate_gradients import GateGradients, GateImportance
 from pruning.methods.greedy_nodes import GreedyNodes
+from pruning.methods.head_importance import HeadImportance
 from pruning.methods.information_flow import ActivationMagnitude, InformationFlow
 from pruning.methods.method import Method
 from pruning.methods.random_scores import RandomScores
@@ -21,8 +22,9 @@ from pruning.methods.ugs import UGS
 from pruning.methods.weight_magnitude import WeightMagnitude
 
 _ALL: tuple[Callable[..., Method], ...] = (
-    EAP, EAPIG, EAPIGActivations, CleanCorrupted, Conductance, Exact, GateGradients, GateImportance, InformationFlow,
-    ActivationMagnitude, WeightMagnitude, RandomScores, Nested, EdgePruning, ACDC, UGS, SubnetworkProbing, GreedyNodes,
+    EAP, EAPIG, EAPIGActivations, CleanCorrupted, Conductance, Exact, GateGradients, GateImportance, HeadImportance,
+    InformationFlow, ActivationMagnitude, WeightMagnitude, RandomScores, Nested, EdgePruning, ACDC, UGS,
+    SubnetworkProbing, GreedyNodes,
 )  # fmt: skip
 METHODS: dict[str, Callable[..., Method]] = {made().name: made for made in _ALL}
 
