@@ -6,9 +6,10 @@ other way round, both with the same α. What is minimised is, over both directio
     softplus(∓(ℓ(right) − ℓ(wrong))) + faithfulness · KL(model ‖ steered) over all other tokens.
 
 After each of Adam's steps, α ← sign(α)·max(|α| − rate·sparsity, 0): what has no steady reason to move stays exactly 0.
-That is the proximal step of a price on |α|, in units of Adam's own steps, which all have about the length of the rate. After Stoehr et al. 2024, "Activation scaling for steering and interpreting language models" (EMNLP
-Findings), whose scalars are one per site, layer and token position and whose exact loss is not in the public text; ours
-are per writer (all its edges share one) or per edge, the same at all positions, so prompts need not be aligned.
+That is the proximal step of a price on |α|, in units of Adam's own steps, which all have about the length of the rate.
+After Stoehr et al. 2024, "Activation scaling for steering and interpreting language models" (EMNLP Findings), whose
+scalars are one per site, layer and token position and whose exact loss is not in the public text; ours are per writer
+(all its edges share one) or per edge, the same at all positions, so prompts need not be aligned.
 """
 
 from __future__ import annotations
