@@ -31,7 +31,7 @@ AUTO_CLASS = "AutoModelForImageTextToText"
 """The class of `transformers` that loads such checkpoints whole."""
 
 
-def has_text_part(model_type: str | None) -> bool:
+def has_text_part(model_type: object) -> bool:
     """Whether models of a type hold a decoder that stands alone.
 
     Args:
@@ -41,7 +41,7 @@ def has_text_part(model_type: str | None) -> bool:
         >>> has_text_part("llava"), has_text_part("llama")
         (True, False)
     """
-    return model_type in _DECODERS
+    return isinstance(model_type, str) and model_type in _DECODERS
 
 
 def text_values(values: Mapping[str, Any]) -> Mapping[str, Any]:

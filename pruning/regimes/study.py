@@ -180,7 +180,8 @@ def run_regimes(
         Traceback (most recent call last):
             ...
         circuitgraph.errors.UnknownNameError: unknown task with regimes 'tracr-reverse'; valid: antonyms,
-        boolean-expressions, capitals Tasks with both: antonyms, boolean-expressions, capitals. Others: give each
+        boolean-expressions, capital-country, capitals, languages Tasks with both: antonyms, boolean-expressions,
+        capital-country, capitals, languages. Others: give each
         regime by itself.
     """
     given: dict[str, Any] = dict(choices)

@@ -42,6 +42,8 @@ class Recipe:
         ramp: `linear` or `logarithmic`.
         learning_rate: Of the gates' α (AdamW).
         multiplier_rate: Learning rate of the Lagrange multipliers (gradient ascent).
+        damping: AdamW's ε: α whose gradients are smaller than this move by less than the learning rate, in proportion.
+            At torch's default nearly all α move by the learning rate, those of edges that hardly matter by chance.
         weight_decay: Of AdamW, on α and multipliers. The released code leaves it at the library's default of
             0.01; that is what moves gates away from α = 10, where they have no gradient.
         target_sparsity: Where the ramp ends; above 1 is allowed and pushes harder.
@@ -108,6 +110,7 @@ class Recipe:
     ramp: str = "linear"
     learning_rate: float
     multiplier_rate: float = 0.0
+    damping: float = 1e-8
     weight_decay: float = 0.0
     target_sparsity: float
     control: str = "lagrangian"
@@ -169,7 +172,7 @@ class Recipe:
                 raise ConfigurationError(f"{name} must be at most {_LARGEST:g}; got {getattr(self, name):g}")
         if self.tolerance <= 0:
             raise ConfigurationError(f"tolerance must be positive; got {self.tolerance}")
-        for name in ("learning_rate", "constants_rate"):
+        for name in ("learning_rate", "constants_rate", "damping"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name} must be positive; got {getattr(self, name)}")
         if self.sharpen < 1:

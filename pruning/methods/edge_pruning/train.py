@@ -127,7 +127,7 @@ class Trainer:
             frozen.by_length, recipe.batch_size, np.random.default_rng(seed), balance=recipe.balance_lengths
         )
         self.optimiser = torch.optim.AdamW(
-            self.gates.parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+            self.gates.parameters, lr=recipe.learning_rate, eps=recipe.damping, weight_decay=recipe.weight_decay
         )
         self.multipliers = torch.zeros(4 if recipe.writer_gates else 2, requires_grad=True)
         self.ascent = torch.optim.AdamW(

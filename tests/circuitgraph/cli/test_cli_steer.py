@@ -17,7 +17,19 @@ TASK = ("--task", "induction", "--train-size", 16, "--validation-size", 8, "--te
 def steered(tmp_path_factory):
     out = tmp_path_factory.mktemp("steer") / "steer.json"
     ended = call(
-        "steer", *MODEL, *TASK, "--steps", 40, "--learning-rate", 0.05, "--strengths=-1,0,1", "--out", out, "--json"
+        "steer",
+        *MODEL,
+        *TASK,
+        "--steps",
+        40,
+        "--learning-rate",
+        0.05,
+        "--sparsity",
+        0,
+        "--strengths=-1,0,1",
+        "--out",
+        out,
+        "--json",
     )
     assert ended.code == 0, ended.err
     return out, ended.json
