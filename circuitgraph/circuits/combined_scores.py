@@ -121,7 +121,8 @@ def both_directions(noising: EdgeScores, denoising: EdgeScores) -> EdgeScores:
     named = {"noising": noising, "denoising": denoising}
     of = {direction: {"scores": scores.digest, **scores.about} for direction, scores in named.items()}
     seconds = [scores.provenance.get("seconds") for scores in named.values()]
-    taken = {"seconds": sum(seconds)} if all(isinstance(one, float) for one in seconds) else {}
+    known = [one for one in seconds if isinstance(one, float)]
+    taken = {"seconds": sum(known)} if len(known) == len(seconds) else {}
     return EdgeScores.of(
         noising.universe, values, method=noising.method, direction="both", estimates=estimates,
         ablation=noising.ablation, provenance={**_common([noising, denoising]), **taken, "directions": of},

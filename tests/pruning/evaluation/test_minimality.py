@@ -17,7 +17,7 @@ def test_an_edge_of_an_or_is_idle_alone_and_needed_where_the_other_is_gone() -> 
     compiled, pairs = compile_model(toy, embeddings="joint", verify=False), gate_prompts(toy, 4)
     heads = [edge for head in range(4) for edge in (f"input->a0.h{head}<v>", f"a0.h{head}->m0")]
     circuit = Circuit.from_edges(compiled.universe, [*heads, "m0->logits", "input->logits"])
-    found = measure_minimality(compiled, circuit, pairs, n_subsets=8, share=0.2).set_index("edge")
+    found = measure_minimality(compiled, circuit, pairs, n_subsets=40, share=0.2).set_index("edge")
     assert len(found) == 10
     # By hand: the output is 2, an AND takes 1 off it and an OR nothing; nothing of `input` is read by the output.
     alone = {"a0.h0->m0": 1.0, "a0.h1->m0": 1.0, "a0.h2->m0": 0.0, "a0.h3->m0": 0.0, "m0->logits": 4.0}
