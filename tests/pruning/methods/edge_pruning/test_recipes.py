@@ -92,6 +92,8 @@ LAGRANGIAN = Recipe(name="a", steps=100, ramp_steps=80, warmup_steps=10, learnin
         ({"draws": 0}, "draws"),
         ({"draws": 5}, "draws"),
         ({"writer_gates": True, "writer_target": -0.1}, "writer_target"),
+        ({"damping": 0}, "damping must be positive"),
+        ({"warm_start_batches": 0}, "warm_start_batches must be at least 1"),
         ({"start_sparsity": -0.1}, "start_sparsity"),
         ({"control": "budget", "target_sparsity": 1.0}, "below 1"),
         ({"control": "budget", "writer_gates": True}, "writer"),

@@ -366,3 +366,20 @@ def test_the_last_steps_follow_the_objective_alone(compiled: CompiledModel) -> N
         off = float((trainer.gates.log_alpha.grad - objective).norm()) / float(objective.norm())
         assert (off > 1) == presses and (abs(record.loss - record.objective) > 1) == presses
         assert presses or off < 1e-4
+
+
+def test_damping_leaves_gates_alone_that_hardly_matter(compiled: CompiledModel) -> None:
+    """A first step of Adam is `rate · g / (|g| + damping)`; as a share of the rate, written out."""
+    plain, damped = (trainer_of(compiled, replace(BUDGET, damping=damping)) for damping in (1e-8, 1e-3))
+    moved = []
+    for trainer in (plain, damped):
+        before = trainer.gates.log_alpha.detach().clone()
+        trainer.recipe = replace(trainer.recipe, control="lagrangian", ramp_steps=1, steps=2, settle_steps=2)
+        trainer.step(0)
+        assert trainer.gates.log_alpha.grad is not None
+        rate = trainer.optimiser.param_groups[0]["lr"]
+        moved.append((trainer.gates.log_alpha.detach() - before) / rate)
+    gradient = plain.gates.log_alpha.grad
+    assert gradient is not None and 0 < float(gradient.abs()[gradient != 0].min()) < 1e-3
+    torch.testing.assert_close(moved[0], -gradient / (gradient.abs() + 1e-8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(moved[1], -gradient / (gradient.abs() + 1e-3), atol=1e-3, rtol=0)
