@@ -52,6 +52,7 @@ def patched_run(model: Runnable, batch: TokenBatch, patch: Patch) -> Float[Tenso
         ConfigurationError: A pattern or a vector of another size.
 
     Examples:
+        >>> import torch
         >>> from circuitgraph import compile_model, load_model
         >>> compiled = compile_model(load_model("tracr:reverse"), embeddings="split")
         >>> ids = torch.tensor([[0, 1, 2, 3]])

@@ -41,7 +41,7 @@ def edges_up_to(universe: Universe, layer: int) -> Bool[np.ndarray, " edge"]:
 
     Examples:
         >>> universe = Universe(family="gpt2", n_layers=2, n_heads=1, n_kv_heads=1)
-        >>> [universe.edge_name(edge) for edge in np.flatnonzero(~edges_up_to(universe, 0))]
+        >>> [universe.edge_name(edge) for edge in np.flatnonzero(~edges_up_to(universe, 0)).tolist()]
         ['a1.h0->m1', 'a1.h0->logits']
     """
     writers, _ = universe.endpoints(np.arange(universe.n_edges))

@@ -63,7 +63,8 @@ def edges_by_heads(universe: Universe, importance: Float[np.ndarray, " writer"])
     Examples:
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)
         >>> scores = edges_by_heads(universe, np.array([9.0, 3.0, 1.0, 9.0]))
-        >>> [scores[universe.edge_index(*e)] for e in (("a0.h0", "m0"), ("input", "a0.h1<q>"), ("input", "m0"))]
+        >>> edges = ("a0.h0", "m0"), ("input", "a0.h1<q>"), ("input", "m0")
+        >>> [float(scores[universe.edge_index(*edge)]) for edge in edges]
         [3.0, 1.0, 3.0]
     """
     is_head = universe.writer_kinds == "head"
