@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
-from analysis.figures.colors import density_colors, ink_on
-from analysis.figures.labels import plain_labels
+from analysis.figures.colors import color_bar, density_colors, ink_on
+from analysis.figures.labels import plain_labels, spread_labels
 from analysis.figures.style import PALE, SMALL_FONT_SIZE, lay_out, style_axes
 
 
@@ -29,6 +29,22 @@ def draw_cells(axes: Axes, table: pd.DataFrame, limits: tuple[float, float]) -> 
     axes.tick_params(length=0)
     for axis, names in ((axes.xaxis, table.columns), (axes.yaxis, table.index)):
         axis.set_ticks(range(len(names)), plain_labels([str(name) for name in names], 22))
+
+
+def finish_cells(axes: Axes, numbers: np.ndarray, *, label: str, values: bool | None) -> None:
+    """What stands round and in the cells: the bar of colours, labels that do not overlap, the numbers.
+
+    Args:
+        axes: Axes of `draw_cells`.
+        numbers: The values `[row column]`.
+        label: What they are.
+        values: Whether the numbers are written; None where they fit.
+    """
+    color_bar(axes, label)
+    spread_labels(axes.xaxis)
+    spread_labels(axes.yaxis)
+    if values is not False:
+        write_values(axes, numbers, everywhere=values is True)
 
 
 def write_values(axes: Axes, numbers: np.ndarray, *, everywhere: bool) -> None:

@@ -9,9 +9,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram
 
-from analysis.figures.cells import draw_cells, write_values
-from analysis.figures.colors import color_bar
-from analysis.figures.labels import spread_labels
+from analysis.figures.cells import draw_cells, finish_cells
 from analysis.figures.own_look import own_look
 from analysis.figures.panels import panel_axes, trim_height
 from analysis.figures.style import DOUBLE_COLUMN, GREY, SINGLE_COLUMN
@@ -66,11 +64,7 @@ def overlap_figure(
     draw_cells(panel, table, limits or _limits(numbers))
     if tree and isinstance(matrix, Clusters) and n > 1:
         _draw_tree(panel, matrix.linkage)
-    color_bar(panel, label)
-    spread_labels(panel.xaxis)
-    spread_labels(panel.yaxis)
-    if values is not False:
-        write_values(panel, numbers, everywhere=values is True)
+    finish_cells(panel, numbers, label=label, values=values)
     if axes is None:
         trim_height(figure)
     return figure

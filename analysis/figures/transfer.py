@@ -7,9 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.cells import draw_cells, write_values
-from analysis.figures.colors import color_bar
-from analysis.figures.labels import spread_labels
+from analysis.figures.cells import draw_cells, finish_cells
 from analysis.figures.own_look import own_look
 from analysis.figures.panels import panel_axes, trim_height
 from analysis.figures.style import DOUBLE_COLUMN, SINGLE_COLUMN
@@ -59,11 +57,7 @@ def transfer_figure(
     draw_cells(panel, matrix, limits)
     panel.set_ylabel("task")
     panel.set_xlabel("circuit")
-    color_bar(panel, label)
-    spread_labels(panel.xaxis)
-    spread_labels(panel.yaxis)
-    if values is not False:
-        write_values(panel, numbers, everywhere=values is True)
+    finish_cells(panel, numbers, label=label, values=values)
     if axes is None:
         trim_height(figure)
     return figure

@@ -84,7 +84,7 @@ def auroc(scores: EdgeScores, truth: Circuit, *, by: str = "strength", nodes: bo
         raise GraphMismatchError("the scores are of another universe than the known circuit; bring both to one first")
     worth = _worth(scores, by)
     if nodes:
-        writers, _ = scores.universe.endpoints(np.arange(len(scores)))
+        writers = scores.universe.writer_of_edge
         best = np.full(scores.universe.n_writers, -np.inf)
         np.maximum.at(best, writers, worth)
         worth = best

@@ -306,6 +306,11 @@ class Universe:
         readers = np.searchsorted(self.reader_offsets, edges, side="right") - 1
         return np.asarray(edges) - self.reader_offsets[readers], readers
 
+    @property
+    def writer_of_edge(self) -> np.ndarray:
+        """Index of the writer of every edge `[edge]`, int64."""
+        return self.endpoints(np.arange(self.n_edges))[0]
+
     def edge_name(self, edge: int) -> str:
         """The field's exchange name of an edge, `writer->reader`."""
         writer, reader = self.endpoints(np.array([edge]))

@@ -156,10 +156,9 @@ class Intervention:
         provenance: Mapping[str, object] | None = None,
     ) -> Intervention:  # fmt: skip
         """The same with a number for every writer, in their order."""
-        writers, _ = universe.endpoints(np.arange(universe.n_edges))
         return cls(
-            universe=universe, changes=np.asarray(changes, dtype=np.float64)[writers], ablation=ablation,
-            provenance_json=provenance_text(provenance or {}),
+            universe=universe, changes=np.asarray(changes, dtype=np.float64)[universe.writer_of_edge],
+            ablation=ablation, provenance_json=provenance_text(provenance or {}),
         )  # fmt: skip
 
     # ---------------------------------------------------------------- what it does
@@ -222,7 +221,7 @@ class Intervention:
     @property
     def writers(self) -> dict[str, float | None]:
         """Writers of changed edges, with the change that all their edges share; None where they do not."""
-        ends, _ = self.universe.endpoints(np.arange(self.universe.n_edges))
+        ends = self.universe.writer_of_edge
         found: dict[str, float | None] = {}
         for writer in np.unique(ends[self.edge_ids]).tolist():
             changes = np.unique(self.changes[ends == writer])

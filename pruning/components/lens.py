@@ -44,7 +44,7 @@ def edges_up_to(universe: Universe, layer: int) -> Bool[np.ndarray, " edge"]:
         >>> [universe.edge_name(edge) for edge in np.flatnonzero(~edges_up_to(universe, 0)).tolist()]
         ['a1.h0->m1', 'a1.h0->logits']
     """
-    writers, _ = universe.endpoints(np.arange(universe.n_edges))
+    writers = universe.writer_of_edge
     return ~((universe.writer_kinds == "head") & (universe.writer_layers > layer))[writers]
 
 

@@ -99,7 +99,7 @@ class GreedyNodes(ComparesWithModel):
         universe, found = probe.compiled.universe, greedy_nodes(probe, self)
         n_kept, n_tried = int((found.rises >= self.threshold).sum()), int(np.isfinite(found.rises).sum())
         probe.say(f"greedy nodes kept {n_kept:,} of {n_tried:,} heads and MLPs at threshold {self.threshold:.4g}")
-        rises = found.rises[universe.endpoints(np.arange(universe.n_edges))[0]]
+        rises = found.rises[universe.writer_of_edge]
         most = max(self.threshold, float(np.nanmax(found.rises, initial=-np.inf)))
         scores = np.nan_to_num(rises, nan=most)
         about = {"threshold": self.threshold, "mlps": self.mlps, "n_tried": n_tried, "n_kept": n_kept}

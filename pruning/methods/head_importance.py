@@ -41,7 +41,7 @@ def writer_importance(runner: BatchRunner, path: GatePath, *, seed: int = 0) -> 
         The size of the gradient in all gates of a writer together, averaged over batches, each level counting alike.
     """
     universe = runner.compiled.universe
-    writers = torch.from_numpy(np.asarray(universe.endpoints(np.arange(universe.n_edges))[0], dtype=np.int64))
+    writers = torch.from_numpy(universe.writer_of_edge)
     total = torch.zeros(universe.n_writers, dtype=torch.float64)
     for gradients in along_path(runner, path, seed):
         together = torch.zeros(len(gradients), universe.n_writers, dtype=torch.float64)
@@ -68,17 +68,14 @@ def edges_by_heads(universe: Universe, importance: Float[np.ndarray, " writer"])
         [3.0, 1.0, 3.0]
     """
     is_head = universe.writer_kinds == "head"
-    of_writer = np.where(is_head, importance, importance[is_head].max())
-    per_head = importance[is_head].reshape(universe.n_layers, universe.n_heads)
-    of_reader = np.full(universe.n_readers, importance[is_head].max())
-    per_layer = universe.n_attention_readers + 1
-    n_readers = {"qkv": universe.n_heads, "q": universe.n_heads}
-    for layer in range(universe.n_layers):
-        place = layer * per_layer
-        for kind in ("qkv",) if universe.qkv == "joint" else ("q", "k", "v"):
-            n = n_readers.get(kind, universe.n_kv_readers)
-            of_reader[place : place + n] = per_head[layer].reshape(n, -1).max(1)
-            place += n
+    most = importance[is_head].max()
+    of_writer = np.where(is_head, importance, most)
+    of_reader = np.full(universe.n_readers, most)
+    for block in universe.blocks:
+        if block.kind == "attention":
+            served = np.full(block.n_readers, -np.inf)
+            np.maximum.at(served, block.readers_of, importance[block.written][:, None])
+            of_reader[block.readers] = served
     writers, readers = universe.endpoints(np.arange(universe.n_edges))
     return np.minimum(of_writer[writers], of_reader[readers])
 

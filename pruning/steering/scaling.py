@@ -139,8 +139,8 @@ def learn_scalings(
 
 def _units(compiled: CompiledModel, unit: str) -> Tensor:
     """Which number each edge has."""
-    edges = np.arange(compiled.universe.n_edges)
-    return torch.from_numpy(np.asarray(compiled.universe.endpoints(edges)[0] if unit == "writers" else edges).copy())
+    universe = compiled.universe
+    return torch.from_numpy(universe.writer_of_edge if unit == "writers" else np.arange(universe.n_edges))
 
 
 def _gradient(

@@ -144,8 +144,7 @@ class _Search:
         self.settings, self.names = settings, tuple(universe.writers[index] for index in heads)
         place = np.full(universe.n_writers, len(heads))
         place[heads] = np.arange(len(heads))
-        writers, _ = universe.endpoints(np.arange(universe.n_edges))
-        self.head_of_edge = torch.from_numpy(place[writers])
+        self.head_of_edge = torch.from_numpy(place[universe.writer_of_edge])
         """The head that an edge comes from; the number of heads for other writers."""
         self.generator = torch.Generator().manual_seed(seed)
         self.numbers = torch.full((len(heads),), settings.start)

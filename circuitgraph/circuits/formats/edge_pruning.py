@@ -50,7 +50,7 @@ def _read(path: Path, universe: Universe, choices: FileChoices) -> Content:
         if kept[edge]:
             refuse(path, f"[{place}]", f"the edge {row[0]} -> {row[1]} comes twice")
         kept[edge] = True
-    writers, _ = universe.endpoints(np.arange(universe.n_edges))
+    writers = universe.writer_of_edge
     from_embeddings = writers < universe.n_embeddings
     if not (kept & from_embeddings).any():
         if choices.embedding_edges is None and kept.any():

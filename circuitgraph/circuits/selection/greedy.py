@@ -67,7 +67,7 @@ def taken_from_the_logits(universe: Universe, values: np.ndarray, n: int) -> np.
         Flat edge indices `[n]`.
     """
     readers_of = readers_of_writers(universe)
-    offsets, of_edge = universe.reader_offsets.tolist(), universe.endpoints(np.arange(universe.n_edges))[0].tolist()
+    offsets, of_edge = universe.reader_offsets.tolist(), universe.writer_of_edge.tolist()
     worth = values.tolist()
     heap: list[tuple[float, int]] = []
     is_open = [False] * universe.n_readers

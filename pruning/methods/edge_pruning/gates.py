@@ -124,8 +124,7 @@ class Gates:
         # Removed (-1) and frozen (-2) edges look up a 0 and a 1 put behind the parameters.
         lookup = np.where(codes >= 0, codes, np.where(codes == -1, gate_map.n_parameters, gate_map.n_parameters + 1))
         self._lookup = torch.from_numpy(lookup)
-        writers_of_edges, _ = gate_map.universe.endpoints(np.arange(len(codes))) if writers else (None, None)
-        self._writer_of_edge = None if writers_of_edges is None else torch.from_numpy(writers_of_edges)
+        self._writer_of_edge = torch.from_numpy(gate_map.universe.writer_of_edge) if writers else None
 
     @property
     def parameters(self) -> list[Tensor]:

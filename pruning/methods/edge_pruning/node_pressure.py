@@ -37,8 +37,7 @@ class NodePressure:
     """
 
     def __init__(self, universe: Universe) -> None:
-        writers, _ = universe.endpoints(np.arange(universe.n_edges))
-        self._writers = torch.from_numpy(np.asarray(writers, dtype=np.int64))
+        self._writers = torch.from_numpy(universe.writer_of_edge)
         self._n_writers = universe.n_writers
         self._counted = torch.from_numpy(np.asarray(universe.writer_kinds != "embedding"))
 
