@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from circuitgraph.cli.rank import WhereOptions
 from circuitgraph.cli.settings import parse_named, plan_model, settle_sizes, task_options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
 
@@ -120,11 +121,9 @@ def steer(
     from pruning.steering.judged import judge_intervention
     from pruning.steering.scaling import ScalingSettings, learn_scalings
 
-    settings = ScalingSettings(
-        unit=how.unit, steps=how.steps, batch_size=how.batch_size, learning_rate=how.learning_rate,
-        faithfulness=how.faithfulness, sparsity=how.sparsity,
-    )  # fmt: skip
-    strengths = _numbers(how.strengths)
+    asked = dict(vars(how))
+    strengths = _numbers(asked.pop("strengths"))
+    settings = ScalingSettings(**asked)
     with _prepared(out, model, task, graph, prompts, where, overwrite=overwrite, as_json=as_json) as (compiled, data):
         train = data.split("train")
         say(f"learning one number per {how.unit.removesuffix('s')}, on {len(train):,} training prompts")
@@ -177,9 +176,7 @@ def suppress(
     from pruning.steering.judged import judge_intervention
     from pruning.steering.suppression import SuppressionSettings, find_suppression
 
-    settings = SuppressionSettings(
-        steps=how.steps, batch_size=how.batch_size, learning_rate=how.learning_rate, keep=how.keep
-    )
+    settings = SuppressionSettings(**vars(how))
     with _prepared(out, model, task, graph, prompts, where, overwrite=overwrite, as_json=as_json) as (compiled, data):
         train = data.split("train")
         say(f"searching heads to cut, on {len(train):,} training prompts")
@@ -201,6 +198,7 @@ def suppress(
 # -------------------------------------------------------------------- both
 
 
+@contextlib.contextmanager
 def _prepared(
     out: Path,
     model: str,
@@ -211,33 +209,27 @@ def _prepared(
     *,
     overwrite: bool,
     as_json: bool,
-) -> Any:
+) -> Iterator[tuple[CompiledModel, TaskData]]:
     """The model and the prompts, the place reserved."""
-    import contextlib
     import os
-    from collections.abc import Iterator
 
     from circuitgraph.cli.output import only_json, say
     from circuitgraph.errors import OutputError
     from circuitgraph.files.reservation import reserved
     from pruning.steering.two_answers import require_two_answers
 
-    @contextlib.contextmanager
-    def held() -> Iterator[tuple[CompiledModel, TaskData]]:
-        place = Path(os.path.realpath(out.expanduser()))
-        with only_json(as_json), reserved(place) as note:
-            if place.is_dir() or (place.exists() and not overwrite):
-                raise OutputError(f"{out} exists; choose another file, or add --overwrite to replace it")
-            if note:
-                say(f"note: {note}")
-            plan = plan_model(model, embeddings=graph.embeddings, kv_heads=graph.kv_heads, qkv=graph.qkv)
-            say(f"loading {model}")
-            loaded = plan.load(dtype=where.dtype, device=where.device)
-            data = prompts.load(task, loaded.tokenizer)
-            require_two_answers(data.split("train"))
-            yield plan.compile(loaded, verify=not where.no_verify), data
-
-    return held()
+    place = Path(os.path.realpath(out.expanduser()))
+    with only_json(as_json), reserved(place) as note:
+        if place.is_dir() or (place.exists() and not overwrite):
+            raise OutputError(f"{out} exists; choose another file, or add --overwrite to replace it")
+        if note:
+            say(f"note: {note}")
+        plan = plan_model(model, embeddings=graph.embeddings, kv_heads=graph.kv_heads, qkv=graph.qkv)
+        say(f"loading {model}")
+        loaded = plan.load(dtype=where.dtype, device=where.device)
+        data = prompts.load(task, loaded.tokenizer)
+        require_two_answers(data.split("train"))
+        yield plan.compile(loaded, verify=not where.no_verify), data
 
 
 def _saved(

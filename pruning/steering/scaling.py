@@ -108,7 +108,7 @@ def learn_scalings(
         TrainingError: Numbers are not finite.
     """
     require_two_answers(pairs)
-    frozen = FrozenRuns(compiled, pairs, ablation="zero", budget_bytes=0, batch_size=settings.batch_size)
+    frozen = FrozenRuns(compiled, pairs, ablation="zero", batch_size=settings.batch_size)
     runners = [
         BatchRunner(
             compiled,

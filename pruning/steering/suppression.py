@@ -27,6 +27,7 @@ from torch.nn.functional import softplus
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.interventions.intervention import Intervention
+from circuitgraph.memory.portions import Portions
 from circuitgraph.torch_state import with_gradients
 from pruning.execution.batch_run import BatchRunner, Share
 from pruning.execution.objectives import logit_difference
@@ -149,7 +150,7 @@ class _Search:
         self.generator = torch.Generator().manual_seed(seed)
         self.numbers = torch.full((len(heads),), settings.start)
         self.optimiser = torch.optim.AdamW([self.numbers], lr=settings.learning_rate, weight_decay=0.0)
-        frozen = FrozenRuns(compiled, pairs, ablation="zero", budget_bytes=0, batch_size=settings.batch_size)
+        frozen = FrozenRuns(compiled, pairs, ablation="zero", batch_size=settings.batch_size)
         self.order = BatchOrder(frozen.by_length, settings.batch_size, np.random.default_rng(seed))
         objective = answer_against_wrong(1.0, faithfulness=0.0)
         self.runner = BatchRunner(compiled, frozen, objective, micro_batch=settings.batch_size)
@@ -179,16 +180,20 @@ class _Judge:
 
     def __init__(self, compiled: CompiledModel, pairs: EncodedPairs, settings: SuppressionSettings) -> None:
         self.compiled, self.settings = compiled, settings
-        self.frozen = FrozenRuns(compiled, pairs, ablation="zero", budget_bytes=0, batch_size=settings.batch_size)
+        self.portions = Portions(compiled, settings.batch_size)
+        self.frozen = FrozenRuns(compiled, pairs, ablation="zero", batch_size=settings.batch_size)
 
     @torch.no_grad()
     def judged(self, numbers: Tensor, gates: Float[Tensor, " edge"]) -> tuple[float, np.ndarray]:
         """The loss without noise, and the numbers."""
         total = 0.0
         for members in self.frozen.by_length.values():
-            for start in range(0, len(members), self.settings.batch_size):
-                batch = self.frozen.batch(members[start : start + self.settings.batch_size])
-                logits = self.compiled.masked(gates, batch.pairs.clean, batch.values).logits
-                total += float(softplus(-logit_difference(logits, batch.pairs)).sum())
+            total += sum(self.portions.run(lambda some: self._loss(some, gates), members))
         kept = float((numbers >= 0).float().mean())
         return total / len(self.frozen.pairs) - self.settings.keep * kept, numbers.clone().numpy()
+
+    def _loss(self, prompts: np.ndarray, gates: Float[Tensor, " edge"]) -> float:
+        """The two-way cross-entropy of some prompts, of one length, added up."""
+        batch = self.frozen.batch(prompts)
+        logits = self.compiled.masked(gates, batch.pairs.clean, batch.values).logits
+        return float(softplus(-logit_difference(logits, batch.pairs)).sum())

@@ -62,7 +62,7 @@ def learn_vectors(
     for name in names:
         if name not in compiled.universe.writers:
             raise UnknownNameError.of("writer", name, compiled.universe.writers)
-    frozen = FrozenRuns(compiled, pairs, ablation="zero", budget_bytes=0, batch_size=settings.batch_size)
+    frozen = FrozenRuns(compiled, pairs, ablation="zero", batch_size=settings.batch_size)
     objectives = {sign: answer_against_wrong(sign, faithfulness=settings.faithfulness) for sign in (1.0, -1.0)}
     like = next(compiled.model.parameters())
     vectors = torch.zeros(len(names), compiled.shape.d_model, dtype=like.dtype, device=like.device, requires_grad=True)
