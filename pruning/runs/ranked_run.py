@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from circuitgraph.circuits.circuit import Circuit
-from circuitgraph.circuits.edge_scores import ABOUT, NUMBERS, EdgeScores
+from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.circuits.selection.chosen import Chosen
 from circuitgraph.circuits.selection.rules import choose_edges
 from circuitgraph.circuits.sizes import edges_left
@@ -20,6 +20,7 @@ from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.stopping import Stop
 from pruning.runs.diagnose import diagnose_selected
 from pruning.runs.given_scores import ranked_as_run
+from pruning.runs.left_scores import LeftScores
 from pruning.runs.progress import Progress
 from pruning.runs.rank import Ranked
 from pruning.runs.request import DEFAULT_SPARSITY, OWN, SelectionRequest
@@ -32,7 +33,7 @@ NEAR_ENOUGH = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankedRun:
+class RankedRun(LeftScores):
     """What a method leaves.
 
     Attributes:
@@ -40,24 +41,8 @@ class RankedRun:
         seconds: What it took.
     """
 
-    part: ClassVar[str] = "scores"
-
     ranked: Ranked
     seconds: float
-
-    @property
-    def training(self) -> None:
-        """None: nothing was trained step by step."""
-
-    @property
-    def is_worthless(self) -> bool:
-        """Never: a ranking that is ended gives nothing at all."""
-        return False
-
-    @property
-    def ended_early(self) -> bool:
-        """Never."""
-        return False
 
     @property
     def constants(self) -> AblationValues | None:
@@ -75,9 +60,7 @@ class RankedRun:
 
     def keep(self, folder: ResultFolder) -> None:
         """Write the scores."""
-        files = self.ranked.scores.files()
-        for name in (NUMBERS, ABOUT):
-            folder.write(name, files[name])
+        self.keep_scores(folder, self.ranked.scores)
 
     def kept(self, run: Run, progress: Progress, stop: Stop) -> Kept:
         """Choose the edges of the circuit, and those of further ones, by the rule asked for.

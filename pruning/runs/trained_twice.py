@@ -12,19 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.combined_scores import both_directions
-from circuitgraph.circuits.edge_scores import ABOUT, NUMBERS, EdgeScores
+from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.circuits.sizes import edges_left
 from circuitgraph.errors import TrainingError
 from circuitgraph.stopping import Stop, Stopped
 from pruning.frozen.runs import FrozenRuns
 from pruning.prompts.swapped import BOTH, DENOISING, NOISING
 from pruning.runs.diagnose import diagnose_selected
+from pruning.runs.left_scores import LeftScores
 from pruning.runs.progress import Progress
 from pruning.runs.result_folder import ResultFolder
 from pruning.runs.run import Run
@@ -36,7 +37,7 @@ RULE = "mean mask"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedTwice:
+class TrainedTwice(LeftScores):
     """What two trainings leave.
 
     Attributes:
@@ -45,25 +46,9 @@ class TrainedTwice:
         scores: The mean of the two masks, for every edge.
     """
 
-    part: ClassVar[str] = "scores"
-
     noising: Trained
     denoising: Trained
     scores: EdgeScores
-
-    @property
-    def training(self) -> None:
-        """None: there are two."""
-
-    @property
-    def is_worthless(self) -> bool:
-        """Never: a training that is ended leaves nothing at all."""
-        return False
-
-    @property
-    def ended_early(self) -> bool:
-        """Never."""
-        return False
 
     @property
     def constants(self) -> None:
@@ -81,9 +66,7 @@ class TrainedTwice:
 
     def keep(self, folder: ResultFolder) -> None:
         """Write the scores."""
-        files = self.scores.files()
-        for name in (NUMBERS, ABOUT):
-            folder.write(name, files[name])
+        self.keep_scores(folder, self.scores)
 
     def kept(self, run: Run, progress: Progress, stop: Stop) -> Kept:
         """The edges with the largest mean, at the target sparsity and at those of further circuits."""
