@@ -24,6 +24,8 @@ class TokenBatch:
         attention_mask: 1 at real tokens, 0 at padding.
         predict_index: Asked positions as flat indices `prompt * seq + position`.
         predict_prompt: The prompt each asked position belongs to.
+        span_ids: The number of the span that each token is in, where prompts are divided into spans; anything at
+            padding.
         on_host: The same batch on the host, where it was moved from there, so that nothing of it has to be read
             from a device; None where it lies there itself, or where it was made by other means.
 
@@ -42,6 +44,7 @@ class TokenBatch:
     attention_mask: Int[Tensor, "batch seq"]
     predict_index: Int[Tensor, " asked"]
     predict_prompt: Int[Tensor, " asked"]
+    span_ids: Int[Tensor, "batch seq"] | None = None
     # Not for __init__, so that `replace` drops it: it would be of other tokens.
     on_host: TokenBatch | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -63,7 +66,8 @@ class TokenBatch:
     def to(self, device: torch.device | str) -> TokenBatch:
         """Move every tensor to `device`, without waiting for what runs there."""
         names = [field.name for field in fields(self) if field.init]
-        moved = replace(self, **{name: to_device(getattr(self, name), device) for name in names})
+        tensors = {name: getattr(self, name) for name in names}
+        moved = replace(self, **{name: to_device(x, device) for name, x in tensors.items() if x is not None})
         if moved.input_ids.device.type != "cpu":
             moved.look_at(self if self.input_ids.device.type == "cpu" else self.on_host)
         return moved

@@ -6,6 +6,7 @@ or mode, no copied weights.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -17,6 +18,7 @@ from circuitgraph.compiled.binding import Binding
 from circuitgraph.compiled.identity import config_hash
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import UnsupportedModelError
+from circuitgraph.forward.vectors import Vector
 from circuitgraph.graph.gate_map import GateMap
 from circuitgraph.models import LoadedModel
 from circuitgraph.torch_state import in_settled_state
@@ -30,6 +32,7 @@ def compile_model(
     kv_heads: str = "native",
     qkv: str = "split",
     verify: bool = True,
+    vectors: Sequence[Vector] = (),
 ) -> CompiledModel:
     """Compile a model into a computation graph whose edges map to gates.
 
@@ -41,6 +44,7 @@ def compile_model(
         qkv: `split`: readers for query, key and value apart; `joint`: one per head.
         verify: Check that all gates 1 give the untouched model, and all gates 0 its run on other prompts, and that its
             weights are finite. That the model is the one that its config describes is always checked.
+        vectors: What is added to the model, each a writer with edges of its own; as of `CompiledModel.with_vectors`.
 
     Returns:
         The compiled model. The given one is left as it was.
@@ -89,4 +93,4 @@ def compile_model(
 
         check_finite(network, name=compiled.name)
         check_parity(compiled)
-    return compiled
+    return compiled.with_vectors(vectors) if vectors else compiled

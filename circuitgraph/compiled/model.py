@@ -7,7 +7,7 @@ weights.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,13 +23,18 @@ from circuitgraph.compiled.binding import Binding
 from circuitgraph.compiled.identity import weights_checksum
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.ablation_values import AblationValues
+from circuitgraph.forward.coordinates import CoordinateGates
 from circuitgraph.forward.engine.choose import engine_for
-from circuitgraph.forward.masked import MaskedPass, Runnable, plan_fixed_pass, plan_pass, run_pass
+from circuitgraph.forward.masked import ALL_COORDINATES, MaskedPass, run_pass
+from circuitgraph.forward.pass_plan import Runnable, plan_fixed_pass, plan_pass
 from circuitgraph.forward.plan.fixed import FixedPlan
+from circuitgraph.forward.plan.spans import check_causal
 from circuitgraph.forward.reference import mean_values, read_again, reference_run, zero_values
 from circuitgraph.forward.stream.workspace import Workspace
+from circuitgraph.forward.vectors import Vector
 from circuitgraph.graph.build import build_graph
 from circuitgraph.graph.gate_map import GateMap
+from circuitgraph.graph.spans import with_spans
 from circuitgraph.graph.universe import Universe
 from circuitgraph.torch_state import in_settled_state
 
@@ -48,6 +53,7 @@ class CompiledModel:
         shape: Its sizes.
         universe: What fixes which edges exist.
         gate_map: Which gate each edge has; changed by `with_graph`.
+        vectors: What is added to the model, each a writer of the universe; set by `with_vectors`.
 
     Examples:
         >>> import torch
@@ -75,6 +81,7 @@ class CompiledModel:
     universe: Universe
     gate_map: GateMap
     _binding: Binding = field(repr=False)
+    vectors: tuple[Vector, ...] = ()
     _workspace: Workspace = field(default_factory=Workspace, repr=False)
 
     def __repr__(self) -> str:
@@ -109,7 +116,13 @@ class CompiledModel:
             "revision": self.revision,
             "config_hash": self.config_hash,
             "weights": weights_checksum(self.model),
+            **self.told_vectors,
         }
+
+    @property
+    def told_vectors(self) -> dict[str, dict[str, str]]:
+        """Under `vectors` a hash of each vector that is added to the model; empty where there are none."""
+        return {"vectors": {vector.name: vector.digest for vector in self.vectors}} if self.vectors else {}
 
     def with_graph(self, graph: nx.DiGraph) -> CompiledModel:
         """Take an edited copy of `graph` back: removed, frozen and tied edges.
@@ -124,6 +137,64 @@ class CompiledModel:
             GraphEditError: The graph has something that the universe lacks.
         """
         return replace(self, gate_map=GateMap.from_graph(self.universe, graph))
+
+    def with_vectors(self, vectors: Sequence[Vector]) -> CompiledModel:
+        """The model with vectors added to it, each of them a writer with an edge to all that read later.
+
+        The full model is then the one with the vectors. An edge that is cut leaves its vector out for that reader.
+
+        Args:
+            vectors: Instead of those that it has; none gives the model without any.
+
+        Returns:
+            The same model with another universe.
+
+        Raises:
+            ConfigurationError: A vector of another width, of a layer that there is not, or two of one name; or edges
+                of the graph were edited, which has to come after.
+        """
+        if self.gate_map.n_removed or self.gate_map.n_frozen or self.gate_map.edits["tied"]:
+            raise ConfigurationError("the graph was edited: add vectors first, and edit the graph that they make then")
+        for vector in vectors:
+            if len(vector.value) != self.shape.d_model:
+                raise ConfigurationError(
+                    f"{vector.name} has {len(vector.value)} numbers; the residual stream of {self.name} has "
+                    f"{self.shape.d_model}"
+                )
+        universe = replace(self.universe, virtual=tuple(vector.name for vector in vectors))
+        by_name = {vector.name: vector for vector in vectors}
+        return replace(
+            self, universe=universe, gate_map=GateMap.identity(universe),
+            vectors=tuple(by_name[name] for name in universe.virtual), _workspace=Workspace(),
+        )  # fmt: skip
+
+    def with_spans(self, spans: Sequence[str], *, asked: Sequence[str]) -> CompiledModel:
+        """The same model with a gate of its own for every edge at each span of token positions.
+
+        Prompts then have to say which token is in which span (`TokenBatch.span_ids`).
+
+        Args:
+            spans: Names of the spans, in the order in which they follow each other in every prompt.
+            asked: Those at which logits are asked.
+
+        Raises:
+            ConfigurationError: The names are none, there are spans already, edges were edited, or the model sees tokens
+                on both sides.
+
+        Examples:
+            >>> from circuitgraph import compile_model, load_model
+            >>> compiled = compile_model(load_model("induction-neox"))
+            >>> compiled.with_spans(["first", "second"], asked=["second"]).universe.description
+            'gpt_neox: 2 layers of 4 heads; block_order=parallel; 2 spans (first, second); 193 edges'
+        """
+        if any(self.gate_map.edits[how] for how in ("removed", "frozen", "tied")):
+            raise ConfigurationError(
+                "edges of this graph were removed, frozen or tied, and with spans there would be other edges; take "
+                "spans first, then edit the graph of the result"
+            )
+        check_causal(self.universe, self.shape.causal)
+        universe = with_spans(self.universe, spans, asked=asked)
+        return replace(self, universe=universe, gate_map=GateMap.identity(universe))
 
     def with_own_buffers(self) -> CompiledModel:
         """The same model, its weights bound once for both, with buffers of its own for masked passes."""
@@ -145,7 +216,9 @@ class CompiledModel:
         Raises:
             UnsupportedModelError: The model is no longer what its config describes, or its config is another than it
                 was compiled with.
+            ConfigurationError: Vectors are added to the model, which who asks for its weights alone does not know.
         """
+        self.require_no_vectors()
         return self._binding.bound()
 
     @property
@@ -170,13 +243,21 @@ class CompiledModel:
 
     @in_settled_state
     def logits(self, batch: TokenBatch) -> Float[Tensor, "asked d_vocab"]:
-        """The full model's logits at the asked positions."""
-        return reference_run(self.bound, self.shape, batch, keep=False)[0]
+        """The full model's logits at the asked positions; with its vectors, if some are added to it."""
+        return reference_run(self._binding.bound(), self.shape, batch, keep=False, vectors=self.vectors)[0]
 
     @in_settled_state
-    def run_with_values(self, batch: TokenBatch) -> tuple[Float[Tensor, "asked d_vocab"], AblationValues]:
-        """The full model's logits, and what every writer says."""
-        logits, values = reference_run(self.bound, self.shape, batch)
+    def run_with_values(
+        self, batch: TokenBatch, *, vectors: bool = True
+    ) -> tuple[Float[Tensor, "asked d_vocab"], AblationValues]:
+        """The full model's logits, and what every writer says.
+
+        Args:
+            batch: Prompts.
+            vectors: Whether the vectors that are added to the model are there; not in a run that cut edges carry.
+        """
+        added = self.vectors if vectors else ()
+        logits, values = reference_run(self._binding.bound(), self.shape, batch, vectors=added)
         assert values is not None
         return logits, values
 
@@ -187,11 +268,11 @@ class CompiledModel:
         Args:
             values: Of a run, whole or not, or constants.
         """
-        return values if values.attention else read_again(self.bound, values)
+        return values if values.attention else read_again(self._binding.bound(), values, vectors=self.vectors)
 
     @in_settled_state
     def ablation_values(self, ablation: str, batches: Iterable[TokenBatch] = ()) -> AblationValues:
-        """Ablation values that do not depend on the prompt.
+        """Ablation values that do not depend on the prompt; of the model without vectors that are added to it.
 
         Args:
             ablation: `zero`, `mean` or `mean-positional`.
@@ -202,9 +283,9 @@ class CompiledModel:
             ConfigurationError: No data to average over, or unequal lengths for means per position.
         """
         if ablation == "zero":
-            return zero_values(self.bound, self.shape, next(self.model.parameters()))
+            return zero_values(self._binding.bound(), self.shape, next(self.model.parameters()))
         if ablation in ("mean", "mean-positional"):
-            return mean_values(self.bound, self.shape, batches, per_position=ablation == "mean-positional")
+            return mean_values(self._binding.bound(), self.shape, batches, per_position=ablation == "mean-positional")
         raise UnknownNameError.of("constant ablation", ablation, ("zero", "mean", "mean-positional"))
 
     @in_settled_state
@@ -216,6 +297,7 @@ class CompiledModel:
         *,
         wanted: Bool[Tensor, " edge"] | None = None,
         recompute: bool = False,
+        coordinates: CoordinateGates = ALL_COORDINATES,
     ) -> MaskedPass:
         """Run the model with every edge gated.
 
@@ -227,6 +309,7 @@ class CompiledModel:
             wanted: Gates whose gradient is wanted; by default those strictly between 0 and 1.
             recompute: Run MLPs once more in the backward pass instead of keeping what is inside them: less
                 memory, more time, the same numbers.
+            coordinates: Gates of coordinates of heads and MLPs; they may take a gradient.
 
         Returns:
             Logits at the asked positions, and how much of the model ran.
@@ -239,9 +322,11 @@ class CompiledModel:
                 f"gates must have one entry for each of the universe's {self.universe.n_edges:,} edges; "
                 f"got shape {tuple(gates.shape)}"
             )
-        model = self.runnable
-        plan = plan_pass(model, gates, batch, values, wanted=wanted)
-        return run_pass(model, plan, gates, batch, values, workspace=self._workspace, recompute=recompute)
+        model = self.runnable_with_vectors
+        plan = plan_pass(model, gates, batch, values, wanted=wanted, everywhere_back=coordinates.learn)
+        return run_pass(
+            model, plan, gates, batch, values, workspace=self._workspace, recompute=recompute, coordinates=coordinates
+        )
 
     @in_settled_state
     def masked_by_plan(
@@ -255,14 +340,31 @@ class CompiledModel:
         recompute: bool = False,
     ) -> MaskedPass:
         """Run the model, every edge gated, by a plan made beforehand; see `circuitgraph.forward.masked`."""
-        model = self.runnable
+        model = self.runnable_with_vectors
         plan = plan_fixed_pass(model, batch, values, fixed, first_differing=first_differing)
         return run_pass(model, plan, gates, batch, values, recompute=recompute)
 
     @property
     def runnable(self) -> Runnable:
-        """The model as a pass takes it: weights, sizes, universe."""
+        """The model as a pass takes it: weights, sizes, universe; refused where vectors are added to it."""
         return Runnable(bound=self.bound, shape=self.shape, universe=self.universe)
+
+    @property
+    def runnable_with_vectors(self) -> Runnable:
+        """The same with the vectors that are added to it, for passes that know of them."""
+        return Runnable(bound=self._binding.bound(), shape=self.shape, universe=self.universe, vectors=self.vectors)
+
+    def require_no_vectors(self) -> None:
+        """Refuse a model that vectors are added to, for what would leave them out.
+
+        Raises:
+            ConfigurationError: Vectors are added to it.
+        """
+        if self.vectors:
+            raise ConfigurationError(
+                f"vectors are added to {self.name} ({', '.join(self.universe.virtual)}), and this works on models "
+                "without any: it would leave them out. Use compiled.with_vectors([])"
+            )
 
     def free_buffers(self) -> None:
         """Give back the memory that masked passes keep from one to the next, and what torch keeps free on a GPU."""

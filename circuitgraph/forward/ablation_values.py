@@ -19,6 +19,7 @@ from circuitgraph.graph.ablations import ABLATIONS
 
 _BATCH_AXIS = (
     ("embeddings", 0), ("heads", 1), ("attention", 0), ("mlps", 0), ("query", 1), ("key", 1), ("value", 1),
+    ("vectors", 0),
 )  # fmt: skip
 _OF_PROMPTS = ("input_ids", "attention_mask")
 
@@ -43,6 +44,8 @@ class AblationValues:
         value: Its values, `[kv_head batch seq d_head]`.
         input_ids: The tokens of the ablated run `[batch seq]`, or None.
         attention_mask: Where the ablated run has tokens and no padding `[batch seq]`, or None.
+        vectors: What each vector that is added to the model said in that run, `[batch seq d_model]`; empty where none
+            was added, as in constants.
 
     Raises:
         UnknownNameError: No such ablation.
@@ -59,6 +62,7 @@ class AblationValues:
     value: Sequence[Tensor] = ()
     input_ids: Tensor | None = None
     attention_mask: Tensor | None = None
+    vectors: Sequence[Tensor] = ()
 
     def __post_init__(self) -> None:
         if self.ablation not in ABLATIONS:
@@ -86,7 +90,9 @@ class AblationValues:
         Args:
             ablation: The constants' kind.
         """
-        return replace(self, ablation=ablation, query=(), key=(), value=(), input_ids=None, attention_mask=None)
+        return replace(
+            self, ablation=ablation, query=(), key=(), value=(), input_ids=None, attention_mask=None, vectors=()
+        )
 
     def changed(self, change: Callable[[Tensor, int], Tensor]) -> AblationValues:
         """Values of the same kind with every tensor changed.

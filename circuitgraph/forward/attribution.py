@@ -35,10 +35,12 @@ from circuitgraph.architectures.norm import Norm
 from circuitgraph.batch import TokenBatch
 from circuitgraph.forward.backward_rules import statistics
 from circuitgraph.forward.full_run import FullRun, Read
-from circuitgraph.forward.masked import Runnable
+from circuitgraph.forward.pass_plan import Runnable
 from circuitgraph.forward.plan.positions import Positions, PositionSets, position_sets
+from circuitgraph.forward.plan.spans import checked_span_ids, stream_name
+from circuitgraph.forward.vectors import vector_places, where_any
 from circuitgraph.graph.block import Block
-from circuitgraph.transfer import to_host
+from circuitgraph.transfer import to_device, to_host
 
 ROWS = 64
 """Readers whose edges are one product: more make fewer, larger products, and more that is computed and not used."""
@@ -63,6 +65,11 @@ class Said(Protocol):
         """A tensor a layer, `[batch seq d_model]`."""
         ...
 
+    @property
+    def vectors(self) -> Sequence[Tensor]:
+        """A tensor a vector that is added to the model, `[batch seq d_model]`; empty where none was added."""
+        ...
+
 
 def positions_that_matter(model: Runnable, batch: TokenBatch, other: TokenBatch | None) -> PositionSets:
     """The positions at which a writer can differ from its ablation value and still change an asked output.
@@ -73,15 +80,20 @@ def positions_that_matter(model: Runnable, batch: TokenBatch, other: TokenBatch 
         other: The counterfactuals, position by position; None where ablation values are constants.
     """
     prompts, others = batch.to_look_at, None if other is None else other.to_look_at
-    real, asked, ids, other_ids = to_host(
-        prompts.attention_mask, prompts.predict_index, prompts.input_ids, None if others is None else others.input_ids
-    )
+    real, asked, ids, other_ids, span_ids = to_host(
+        prompts.attention_mask, prompts.predict_index, prompts.input_ids,
+        None if others is None else others.input_ids, prompts.span_ids,
+    )  # fmt: skip
     assert real is not None and asked is not None
-    differs = None if other_ids is None else ids != other_ids
+    differs = None if other_ids is None else where_any(ids != other_ids, vector_places(model.vectors, batch))
     real = real.astype(bool)
-    return position_sets(
+    found = position_sets(
         batch, causal=model.shape.causal, real=real, asked=asked, differs=differs, separate_local=False
     )
+    if not model.universe.spans:
+        return found
+    names = [stream_name(span) for span in model.universe.spans]
+    return found.divided(checked_span_ids(model.universe, span_ids, real, asked), names)
 
 
 @torch.no_grad()
@@ -100,7 +112,7 @@ def writer_changes(
     Returns:
         `ablated − said`, in float32 at least.
     """
-    universe, width = model.universe, model.shape.d_model
+    universe, width = model.universe.without_spans, model.shape.d_model
     output = model.bound.blocks[0].raw_output
     dtype = _wide(output.dtype)
     size = (universe.n_writers, len(positions), width)
@@ -113,6 +125,9 @@ def writer_changes(
         embeddings = [sum(embeddings[1:], embeddings[0])]
     for writer, change in enumerate(embeddings):
         changes[writer] = change
+    for vector, writer in enumerate(universe.vector_writers.tolist()):
+        ours, theirs = (positions.of(one.vectors[vector]) if one.vectors else 0.0 for one in (said, ablated))
+        changes[writer] = theirs - ours
     for block in universe.blocks:
         own, written = changes[block.written], block.layer
         if block.kind == "attention":
@@ -131,7 +146,7 @@ def edge_products(
     changes: Float[Tensor, "writer position d_model"],
     positions: PositionSets,
 ) -> Float[Tensor, " edge"]:
-    """The product of every edge's change and its reader's gradient, summed over positions.
+    """The product of every edge's change and its reader's gradient, summed over positions, with spans over its span's.
 
     Args:
         model: The model.
@@ -149,10 +164,14 @@ def edge_products(
     known = zip(taps, found, strict=True)
     gradients = iter([torch.zeros_like(tap) if gradient is None else gradient for tap, gradient in known])
     with torch.no_grad():
-        products = list(
-            _Products(model, run, changes, positions).of([[next(gradients) for _ in r.taps] for r in run.reads])
-        )
-        return torch.cat(products).double().cpu()
+        products = _Products(model, run, changes, positions)
+        by_part = [list(part) for part in zip(
+            *products.of([[next(gradients) for _ in r.taps] for r in run.reads]), strict=True,
+        )]  # fmt: skip
+        kept = [
+            own[: len(part.blocks)] for own, part in zip(by_part, model.universe.parts, strict=True)
+        ]  # no logits are read where nothing is asked
+        return torch.cat([one for own in kept for one in own]).double().cpu()
 
 
 class _Products:
@@ -162,14 +181,17 @@ class _Products:
         self.model, self.run, self.changes, self.positions = model, run, changes, positions
         self.frozen = run.rule.frozen_norms
         self.rows = changes.new_empty(0)
+        spans = positions.spans.values()
+        self.at = [_among(positions.reached, span) for span in spans] or [slice(None)]
+        self.asked_at = [_among(positions.asked, span) for span in spans] or [slice(None)]
 
-    def of(self, gradients: Sequence[Sequence[Tensor]]) -> Iterator[Tensor]:
-        """The products of all edges into some blocks after those into others, in the order of the flat gate vector.
+    def of(self, gradients: Sequence[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
+        """The products of all edges into a block, for one block after the other: of each span, or in all.
 
         Args:
             gradients: At the taps, block by block.
         """
-        blocks = self.model.universe.blocks
+        blocks = self.model.universe.without_spans.blocks
         for group in _groups(blocks[:-1]):
             n_rows, n_writers = sum(block.n_readers for block in group), max(block.n_writers for block in group)
             rows = self._room(n_rows)
@@ -178,12 +200,14 @@ class _Products:
                 index = 2 * block.layer + (block.kind == "mlp")
                 own = rows[block.first_reader - first :][: block.n_readers]
                 self._fill(block, self.run.reads[index], gradients[index], own)
-            products = rows.flatten(1) @ self.changes[:n_writers].flatten(1).T
+            changes = self.changes[:n_writers]
+            products = [rows[:, at].flatten(1) @ changes[:, at].flatten(1).T for at in self.at]
             for block in group:
-                yield products[block.first_reader - first :][: block.n_readers, : block.n_writers].flatten()
+                mine = slice(block.first_reader - first, block.first_reader - first + block.n_readers)
+                yield [own[mine, : block.n_writers].flatten() for own in products]
         asked = self.positions.reached.move(self.changes, self.positions.asked)
         own = self._back_through(self.model.bound.final_norm, self.run.reads[-1].residual, gradients[-1][0])
-        yield asked.flatten(1) @ own.flatten()
+        yield [asked[:, at].flatten(1) @ own[at].flatten() for at in self.asked_at]
 
     def _room(self, n_rows: int) -> Tensor:
         """Room for the gradients of so many readers `[reader position d_model]`."""
@@ -235,6 +259,12 @@ class _Products:
         if not self.frozen:
             gradient = gradient - normed * (normed * gradient).mean(-1, keepdim=True)
         return gradient * scale
+
+
+def _among(positions: Positions, span: Positions) -> Tensor:
+    """Places of the positions that are at a span."""
+    places = np.flatnonzero(np.isin(positions.host, span.host))
+    return to_device(places, positions.device)
 
 
 def _groups(blocks: Sequence[Block]) -> Iterator[list[Block]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.masked import Runnable
+from circuitgraph.forward.pass_plan import Runnable
 
 
 def constant_widths(model: Runnable) -> dict[str, int]:
@@ -29,7 +29,7 @@ def constant_widths(model: Runnable) -> dict[str, int]:
     Args:
         model: The model.
     """
-    universe, shape = model.universe, model.shape
+    universe, shape = model.universe.without_spans, model.shape  # a constant is the same at all positions
     kinds = zip(universe.writers, universe.writer_kinds.tolist(), strict=True)
     return {name: shape.d_head if kind == "head" else shape.d_model for name, kind in kinds}
 
@@ -44,7 +44,7 @@ def values_of_constants(model: Runnable, numbers: Float[Tensor, " number"]) -> A
     Raises:
         ConfigurationError: Not as many numbers as the model's writers have.
     """
-    bound, shape, universe = model.bound, model.shape, model.universe
+    bound, shape, universe = model.bound, model.shape, model.universe.without_spans
     width, n_embeddings = shape.d_model, universe.n_embeddings
     layer = [shape.n_heads * shape.d_head, width]
     expected = n_embeddings * width + shape.n_layers * sum(layer)

@@ -25,8 +25,9 @@ from circuitgraph.architectures.rotary import rotaries_of
 from circuitgraph.batch import TokenBatch
 from circuitgraph.forward.attention import attention_mask, prepared, rotary_for, windowed
 from circuitgraph.forward.backward_rules import STANDARD, BackwardRule, attend_by_rule, mlp_by_rule, norm_by_rule
-from circuitgraph.forward.masked import Runnable
+from circuitgraph.forward.pass_plan import Runnable
 from circuitgraph.forward.reference import embed, project, to_query_heads
+from circuitgraph.forward.vectors import said_by_vectors, sums_by_layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,11 @@ class Instead:
         embeddings: What each embedding says, `[batch seq d_model]` each; None for the model's own.
         heads: What a layer's heads gather, before the output projection `[head batch seq d_head]`, by layer.
         mlps: What a layer's MLP says `[batch seq d_model]`, by layer.
+        vectors: What each vector that is added to the model says, `[batch seq d_model]`; None for its own.
     """
 
     embeddings: tuple[Tensor, ...] | None = None
+    vectors: tuple[Tensor, ...] | None = None
     heads: Mapping[int, Tensor] = field(default_factory=dict)
     mlps: Mapping[int, Tensor] = field(default_factory=dict)
 
@@ -73,6 +76,7 @@ class FullRun:
         embeddings: What each embedding said, `[batch seq d_model]` each; without gradient, as those below.
         heads: What a layer's heads gathered `[head batch seq d_head]`, before the output projection, by layer.
         mlps: What each MLP said `[batch seq d_model]`.
+        vectors: What each vector that is added to the model said, `[batch seq d_model]` each.
         rule: How gradients went back.
     """
 
@@ -81,6 +85,7 @@ class FullRun:
     embeddings: tuple[Tensor, ...]
     heads: tuple[Tensor, ...]
     mlps: tuple[Tensor, ...]
+    vectors: tuple[Tensor, ...]
     rule: BackwardRule
 
 
@@ -124,7 +129,7 @@ class _Run:
     def __init__(self, model: Runnable, batch: TokenBatch, instead: Instead, rule: BackwardRule) -> None:
         self.bound: BoundModel = model.bound
         self.shape, self.universe = model.shape, model.universe
-        self.batch, self.instead, self.rule = batch, instead, rule
+        self.batch, self.instead, self.rule, self.vectors = batch, instead, rule, model.vectors
         self.mask = attention_mask(batch.attention_mask, self.shape.causal, padded=batch.padded)
         self.reads: list[Read] = []
 
@@ -133,9 +138,13 @@ class _Run:
             said = embed(self.bound, self.batch) if self.instead.embeddings is None else self.instead.embeddings
             residual = sum(said[1:], said[0]).detach().clone()
         residual.requires_grad_()
+        added = self.instead.vectors
+        added = said_by_vectors(self.vectors, self.batch, residual) if added is None else added
+        by_layer = sums_by_layer(self.vectors, added)
         self.rotaries = rotaries_of(self.bound.rotaries, residual, self.batch)
         heads, mlps = [], []
         for layer, block in enumerate(self.bound.blocks):
+            residual = residual + by_layer[layer] if layer in by_layer else residual
             mixed = self._heads(layer, block, residual)
             after = residual + self._through_output(block, mixed)
             mlp = self._mlp(layer, block, after if self.shape.block_order == "sequential" else residual)
@@ -147,7 +156,7 @@ class _Run:
         self.reads.append(Read(residual=asked.detach(), taps=(normed,)))
         return FullRun(
             logits=self.bound.unembed(normed), reads=tuple(self.reads), embeddings=tuple(one.detach() for one in said),
-            heads=tuple(heads), mlps=tuple(mlps), rule=self.rule,
+            heads=tuple(heads), mlps=tuple(mlps), vectors=added, rule=self.rule,
         )  # fmt: skip
 
     def _heads(self, layer: int, block: BoundBlock, residual: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ here from those positions and, elsewhere, from the ablated run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -241,26 +241,57 @@ class LayerHeads:
         Returns:
             At the reached positions, or at the asked ones.
         """
-        key, value = self._keys_and_values(all_heads, rotaries)
-        attention = self.block.attention
-        group = self.universe.n_heads // self._n_kv_readers
-        readers = self._kv[0]  # type: ignore[index]
-        served = np.searchsorted(readers, heads // group)
-        key, value = pick(key, served), pick(value, served)
-        seq = key.shape[2]
-        target = self.positions.grid if asked is None else self.positions.asked
-        query = assemble(heads, target, self._parts[0], self._base(0, heads, target), key)
         if asked is None:
-            query = self._prepared(0, query.unflatten(1, target.shape), rotaries, heads)
-            mask = windowed(mask, attention, seq, query.device)
-            mixed = attend(query, key, value, mask, causal=self.shape.causal, attention=attention, heads=heads)
+            mixed = self._attended(heads, all_heads, mask, rotaries)
             return self.block.settled(self.positions.grid.move(mixed.flatten(1, 2), self.positions.reached))
+        key, value = self._served(heads, all_heads, rotaries)
+        attention, seq = self.block.attention, key.shape[2]
+        query = assemble(heads, self.positions.asked, self._parts[0], self._base(0, heads, self.positions.asked), key)
         query = self._prepared(0, query[:, asked.rows], asked.rotaries, heads)
         mask = asked.mask
         if attention.window is not None and seq > attention.window:
             mask = windowed(mask, attention, seq, query.device, at=to_device(asked.at, query.device))
         mixed = attend(query, key, value, mask, causal=False, attention=attention, heads=heads)
         return self.block.settled(mixed.flatten(1, 2).index_select(1, asked.places))
+
+    def _served(self, heads: np.ndarray, all_heads: np.ndarray, rotaries: Rotaries) -> tuple[Tensor, Tensor]:
+        """Keys and values of some heads, at all positions."""
+        key, value = self._keys_and_values(all_heads, rotaries)
+        served = np.searchsorted(self._kv[0], heads // (self.universe.n_heads // self._n_kv_readers))  # type: ignore[index]
+        return pick(key, served), pick(value, served)
+
+    def _attended(
+        self, heads: np.ndarray, all_heads: np.ndarray, mask: Tensor | None, rotaries: Rotaries
+    ) -> Float[Tensor, "head batch seq d_head"]:
+        """What some heads gather at all positions."""
+        key, value = self._served(heads, all_heads, rotaries)
+        grid, attention = self.positions.grid, self.block.attention
+        query = assemble(heads, grid, self._parts[0], self._base(0, heads, grid), key)
+        query = self._prepared(0, query.unflatten(1, grid.shape), rotaries, heads)
+        mask = windowed(mask, attention, key.shape[2], query.device)
+        return attend(query, key, value, mask, causal=self.shape.causal, attention=attention, heads=heads)
+
+    def gather_at_spans(
+        self, heads: Mapping[str, np.ndarray], all_heads: np.ndarray, mask: Tensor | None, rotaries: Rotaries
+    ) -> dict[str, Float[Tensor, "head position d_head"]]:
+        """What heads gather at several spans, before the output projection.
+
+        Args:
+            heads: Which heads run, sorted, by the stream of each span.
+            all_heads: All that run anywhere, sorted; they attend once for all spans.
+            mask: From `attention_mask`, for all positions.
+            rotaries: Cosines and sines at all positions.
+
+        Returns:
+            At the positions of each stream.
+        """
+        grid = self.positions.grid
+        mixed = self._attended(all_heads, all_heads, mask, rotaries).flatten(1, 2)
+        found = {}
+        for name, running in heads.items():
+            rows = pick(mixed, among(all_heads, running))
+            found[name] = self.block.settled(grid.move(rows, self.positions[name]))
+        return found
 
     def _keys_and_values(self, all_heads: np.ndarray, rotaries: Rotaries) -> tuple[Tensor, Tensor]:
         """Keys and values of every reader that serves a running head, prepared, at all positions."""

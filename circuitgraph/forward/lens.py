@@ -31,7 +31,7 @@ from circuitgraph.architectures.norm import Norm
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import UnsupportedModelError
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.masked import Runnable
+from circuitgraph.forward.pass_plan import Runnable
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from circuitgraph.architectures.family import BoundBlock, BoundModel, ModelShape, Rotaries
+from circuitgraph.architectures.family import BoundBlock, Rotaries
 from circuitgraph.architectures.norm import Norm
 from circuitgraph.architectures.rotary import rotaries_of
 from circuitgraph.batch import TokenBatch
-from circuitgraph.errors import ConfigurationError
-from circuitgraph.forward.ablation_values import AblationValues, check_fits, check_layer, check_same_prompts
+from circuitgraph.forward.ablation_values import AblationValues, check_fits, check_layer
 from circuitgraph.forward.attention import attention_mask
+from circuitgraph.forward.coordinates import CoordinateGates
 from circuitgraph.forward.engine.choose import engine_for
 from circuitgraph.forward.engine.rows import pick
 from circuitgraph.forward.heads import AskedGrid, LayerHeads, among, asked_grid
-from circuitgraph.forward.plan.fixed import FixedPlan
-from circuitgraph.forward.plan.plan import StepPlan, plan_step
-from circuitgraph.forward.plan.positions import Positions, PositionSets, position_sets
+from circuitgraph.forward.pass_plan import PassPlan, Runnable
+from circuitgraph.forward.plan.positions import Positions
 from circuitgraph.forward.reference import embed
 from circuitgraph.forward.stream.base import Base
 from circuitgraph.forward.stream.passing import begin, read, read_projected, write_embedding, write_heads, write_mlp
@@ -31,8 +31,10 @@ from circuitgraph.forward.stream.prefix_sums import PrefixSums
 from circuitgraph.forward.stream.stream import Stream
 from circuitgraph.forward.stream.tape import Tape
 from circuitgraph.forward.stream.workspace import Workspace
-from circuitgraph.graph.universe import Universe
-from circuitgraph.transfer import to_device, to_host
+from circuitgraph.forward.vectors import said_by_vectors, sums_by_layer
+from circuitgraph.transfer import to_device
+
+ALL_COORDINATES = CoordinateGates()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,129 +55,6 @@ class MaskedPass:
     gates: Float[Tensor, " edge"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Runnable:
-    """A model as a pass takes it.
-
-    Attributes:
-        bound: Its weights.
-        shape: Its sizes.
-        universe: What gates belong to.
-    """
-
-    bound: BoundModel
-    shape: ModelShape
-    universe: Universe
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PassPlan:
-    """What one pass runs, decided on the host.
-
-    Attributes:
-        step: The nodes that run, and at which positions.
-        positions: The positions.
-        real: Booleans `[batch seq]`: no padding.
-        gates: All gates on the host; 1 where they may be other than 0, in a plan that was made beforehand.
-        wanted: Booleans `[edge]`: gates whose gradient is required.
-        goes_back: Whether a backward pass may follow.
-        fixed: Whether the plan was made beforehand, so that no gate's value is read on the host.
-    """
-
-    step: StepPlan
-    positions: PositionSets
-    real: np.ndarray
-    gates: np.ndarray
-    wanted: np.ndarray
-    goes_back: bool = True
-    fixed: bool = False
-
-
-def plan_pass(
-    model: Runnable,
-    gates: Float[Tensor, " edge"],
-    batch: TokenBatch,
-    values: AblationValues,
-    *,
-    wanted: Bool[Tensor, " edge"] | None = None,
-) -> PassPlan:
-    """Decide what runs with some gates.
-
-    Args:
-        model: The model.
-        gates: 1 keeps an edge, 0 ablates it. Where they lie on the host, as `wanted` then should, and the batch came
-            from there, no value is read from a device.
-        batch: Prompts.
-        values: Outputs of ablated writers; where they are those of a run, a node without live inputs is skipped. Where
-            they take a gradient, every reader is on the way back.
-        wanted: Gates whose gradient is required; by default those strictly between 0 and 1, if `gates`
-            requires a gradient.
-
-    Raises:
-        ConfigurationError: The values are of other prompts.
-    """
-    gates_learn = torch.is_grad_enabled() and gates.requires_grad
-    base_learns = torch.is_grad_enabled() and values.learnt
-    prompts = batch.to_look_at
-    gates_host, wanted_given, real, asked, ids, other_ids, other_real = to_host(
-        gates, wanted if gates_learn else None, prompts.attention_mask, prompts.predict_index, prompts.input_ids,
-        values.input_ids, values.attention_mask,
-    )  # fmt: skip
-    assert gates_host is not None and real is not None and asked is not None
-    gates_host, real = gates_host.astype(np.float64), real.astype(bool)
-    check_same_prompts(values, real.shape, other_real, real)
-    differs = None if other_ids is None else ids != other_ids
-    if not gates_learn:
-        wanted_host = np.zeros(gates_host.shape, dtype=bool)
-    elif wanted_given is None:
-        wanted_host = (gates_host > 0) & (gates_host < 1)
-    else:
-        wanted_host = wanted_given
-    positions = position_sets(batch, causal=model.shape.causal, real=real, asked=asked, differs=differs)
-    step = plan_step(
-        model.universe, (gates_host != 0) | wanted_host, wanted_host,
-        constant_when_dead=not values.per_prompt,
-        run_dead_readers=not values.query,
-        local=positions.local is not None,
-        learnt_base=base_learns,
-    )  # fmt: skip
-    return PassPlan(
-        step=step, positions=positions, real=real, gates=gates_host, wanted=wanted_host,
-        goes_back=gates_learn or base_learns,
-    )  # fmt: skip
-
-
-def plan_fixed_pass(
-    model: Runnable, batch: TokenBatch, values: AblationValues, fixed: FixedPlan, *, first_differing: int = 0
-) -> PassPlan:
-    """What runs by a plan that was made beforehand; nothing is read from the gates.
-
-    Args:
-        model: The model.
-        batch: Prompts of one length, without padding, which knows what it was on the host.
-        values: Outputs of ablated writers.
-        fixed: The plan, for values of this kind; see `FixedPlan.missed` for which gates it is right.
-        first_differing: No prompt differs from its counterfactual before this position.
-
-    Raises:
-        ConfigurationError: The plan is for another ablation than the values are of, or they are of other prompts.
-    """
-    if fixed.ablation != values.ablation:
-        raise ConfigurationError(
-            f"the plan is for {fixed.ablation} ablation, the values are of kind {values.ablation!r}; make another plan"
-        )
-    prompts = batch.to_look_at
-    real, asked = prompts.attention_mask.numpy().astype(bool), prompts.predict_index.numpy()
-    check_same_prompts(values, real.shape)
-    differs = np.zeros_like(real)
-    differs[:, first_differing] = True
-    positions = position_sets(
-        batch, causal=model.shape.causal, real=real, asked=asked, differs=differs, separate_local=False
-    )
-    flags = fixed.open_edges
-    return PassPlan(step=fixed.plan, positions=positions, real=real, gates=flags, wanted=flags, fixed=True)
-
-
 def run_pass(
     model: Runnable,
     plan: PassPlan,
@@ -185,6 +64,7 @@ def run_pass(
     *,
     workspace: Workspace | None = None,
     recompute: bool = False,
+    coordinates: CoordinateGates = ALL_COORDINATES,
 ) -> MaskedPass:
     """Run the model with every edge gated.
 
@@ -196,6 +76,7 @@ def run_pass(
         values: Outputs of ablated writers; constants may take a gradient.
         workspace: Keeps large buffers from one step to the next.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
+        coordinates: Gates of coordinates of heads and MLPs.
 
     Returns:
         The logits, and how much of the model ran.
@@ -208,7 +89,8 @@ def run_pass(
     tape = Tape(
         gates, plan.gates, plan.wanted, workspace or Workspace(), goes_back=plan.goes_back, fixed=plan.fixed, base=base
     )
-    logits = _Pass(model, plan, batch, values, tape, recompute).logits()
+    coordinates.check(model.bound, model.shape, values)
+    logits = _Pass(model, plan, batch, values, tape, recompute, coordinates).logits()
     step = plan.step
     return MaskedPass(logits=logits, live_heads=step.live_heads, live_mlps=step.live_mlps, gates=gates)
 
@@ -217,10 +99,18 @@ class _Pass:
     """The state of one pass: its streams, and the token that orders the backward pass."""
 
     def __init__(
-        self, model: Runnable, plan: PassPlan, batch: TokenBatch, values: AblationValues, tape: Tape, recompute: bool
+        self,
+        model: Runnable,
+        plan: PassPlan,
+        batch: TokenBatch,
+        values: AblationValues,
+        tape: Tape,
+        recompute: bool,
+        coordinates: CoordinateGates,
     ) -> None:
-        self.recompute = recompute
+        self.recompute, self.coordinates = recompute, coordinates
         self.bound, self.shape, self.universe, self.batch = model.bound, model.shape, model.universe, batch
+        self.vectors = model.vectors
         self.values, self.plan, self.positions, self.tape, self.real = (
             values,
             plan.step,
@@ -246,19 +136,30 @@ class _Pass:
         self.token = begin(self.tape)
         start = self._embeddings(embedded)
         fixed = self.values if self.tape.base is None else self.values.changed(lambda value, _: value.detach())
-        self.ablated = PrefixSums(start, partial(_with_block, fixed))
+        ablated_vectors = sums_by_layer(self.vectors, fixed.vectors)
+        start = start + ablated_vectors[0] if 0 in ablated_vectors else start
+        self.ablated = PrefixSums(start, partial(_with_block, fixed, ablated_vectors))
+        said = said_by_vectors(self.vectors, self.batch, embedded[0])
         for layer, block in enumerate(self.bound.blocks):
-            delta = None
+            self._write_vectors(layer, said)
+            deltas = {}
             # A parallel MLP reads before its layer's heads write, so that the running sum has no heads of its own.
             if self.shape.block_order == "parallel":
-                delta = self._mlp(layer, block, 2 * layer)
+                deltas = self._mlp(layer, block, 2 * layer)
             self._heads(layer, block)
             if self.shape.block_order == "sequential":
-                delta = self._mlp(layer, block, 2 * layer + 1)
-            if delta is not None:
-                self._write_mlp(layer, delta)
-        last = len(self.universe.blocks) - 1
-        return self.bound.unembed(self._read("asked", last, last, self.bound.final_norm)[0])
+                deltas = self._mlp(layer, block, 2 * layer + 1)
+            self._write_mlp(layer, deltas)
+        return self.bound.unembed(self._asked_residual())
+
+    def _asked_residual(self) -> Tensor:
+        """What the logits read at the asked positions, normed."""
+        last, norm, asked = 2 * self.shape.n_layers, self.bound.final_norm, self.positions.asked
+        if not self.positions.spans:
+            return self._read("asked", last, last, norm)[0]
+        names = [name for name, stream in self.streams.items() if len(stream.plan.blocks) > last]
+        found = [self._read(name, last, last, norm)[0] for name in names]
+        return self.positions.joined(names).move(torch.cat(found), asked)
 
     def _embeddings(self, embedded: tuple[Tensor, ...]) -> Tensor:
         """Store the embeddings' deltas; returns the ablated residual stream."""
@@ -272,6 +173,14 @@ class _Pass:
                 self.token = write_embedding(self.token, self.positions[name].of(deltas[index]), stream, slot)
         return sum(ablated[1:], ablated[0]).detach()
 
+    def _write_vectors(self, layer: int, said: tuple[Tensor, ...]) -> None:
+        """Store what a layer's vectors say beyond their ablation values."""
+        for name, stream in self.streams.items():
+            for vector, slot in stream.plan.vectors[layer]:
+                ablated = self.values.vectors[vector] if self.values.vectors else 0.0
+                delta = self.positions[name].of(said[vector] - ablated)
+                self.token = write_embedding(self.token, delta, stream, slot)
+
     def _read(self, name: str, index: int, n_before: int, norm: Norm) -> Tensor:
         """What the readers of a block see in a stream, with so many blocks before them, normed."""
         stream = self.streams[name]
@@ -279,27 +188,38 @@ class _Pass:
         normed, self.token = read(self.token, stream, stream.plan.blocks[index], at, norm, n_before)
         return normed
 
-    def _mlp(self, layer: int, block: BoundBlock, n_before: int) -> Tensor | None:
-        """The MLP's output beyond its ablation value, at the positions of the stream it reads, after so many blocks."""
-        own = self.plan.mlps[layer]
-        if own is None:
-            return None
-        normed = self._read(own, 2 * layer + 1, n_before, block.mlp_norm)
-        if self.recompute and normed.requires_grad:
+    def _mlp(self, layer: int, block: BoundBlock, n_before: int) -> dict[str, Tensor]:
+        """The MLP's output beyond its ablation value, by the streams that it reads, after so many blocks."""
+        names = self.plan.mlps[layer]
+        if not names:
+            return {}
+        seen = [self._read(name, 2 * layer + 1, n_before, block.mlp_norm) for name in names]
+        normed = seen[0] if len(seen) == 1 else torch.cat(seen, 1)
+        if layer in self.coordinates.mlps:
+            output = self._gated_mlp(layer, block, normed, names, n_before)
+        elif self.recompute and normed.requires_grad:
             output = checkpoint(block.mlp, normed, use_reentrant=False, preserve_rng_state=False)[0]
         else:
             output = block.mlp(normed)[0]
         ablated = self.values.mlps[layer]
         check_layer(ablated, (self.shape.d_model,), layer, "MLP")
-        return output - self.positions[own].of(ablated)
+        parts = [output] if len(names) == 1 else output.split([len(self.positions[name]) for name in names])
+        return {name: part - self.positions[name].of(ablated) for name, part in zip(names, parts, strict=True)}
 
-    def _write_mlp(self, layer: int, delta: Tensor) -> None:
-        own = self.plan.mlps[layer]
-        assert own is not None
+    def _gated_mlp(self, layer: int, block: BoundBlock, normed: Tensor, names: Sequence[str], n_before: int) -> Tensor:
+        """What an MLP says whose neurons have gates."""
+        ablated = None
+        if self.values.per_prompt:
+            seen = [_ablated_at(self.positions[name], self.ablated, n_before) for name in names]
+            ablated = block.mlp_norm(torch.cat(seen))
+        return self.coordinates.mlp_output(layer, block.mlp, normed[0], ablated)
+
+    def _write_mlp(self, layer: int, deltas: dict[str, Tensor]) -> None:
         for name, stream in self.streams.items():
             plan = stream.plan.blocks[2 * layer + 1]
             if len(plan.writers):
-                moved = self.positions[own].move(delta, self.positions[name])
+                own = name if name in deltas else self.plan.mlps[layer][0]
+                moved = self.positions[own].move(deltas[own], self.positions[name])
                 self.token = write_mlp(self.token, moved, stream, plan)
 
     def _heads(self, layer: int, block: BoundBlock) -> None:
@@ -317,16 +237,21 @@ class _Pass:
                     self.token, stream, plan, at, block.attention_norm, groups, 2 * layer
                 )
                 layer_heads.take(groups, projected, self.positions[name])
-        running = np.sort(np.concatenate(list(by_stream.values())))
+        running = np.unique(np.concatenate(list(by_stream.values())))
         gathered, ablated = {}, self.values.heads[layer]
         check_layer(ablated, (self.shape.n_heads, self.shape.d_head), layer, "heads")
+        mixed_at_spans = {}
+        if self.positions.spans:
+            mixed_at_spans = layer_heads.gather_at_spans(by_stream, running, self.mask, self.rotaries)
         for name, heads in by_stream.items():
-            mixed = layer_heads.gather(
+            mixed = mixed_at_spans[name] if mixed_at_spans else layer_heads.gather(
                 heads, all_heads=running, mask=self.mask, rotaries=self.rotaries,
                 asked=self.asked if name == "asked" else None,
             )  # fmt: skip
-            theirs = self.positions[name].of(pick(ablated, heads))
-            gathered[name] = (heads, mixed - theirs)
+            moved = mixed - self.positions[name].of(pick(ablated, heads))
+            if layer in self.coordinates.heads:
+                moved = moved * pick(self.coordinates.heads[layer].to(moved), heads)[:, None]
+            gathered[name] = (heads, moved)
         output = block.output.unflatten(0, (self.shape.n_heads, -1))
         for name, stream in self.streams.items():
             plan = stream.plan.blocks[2 * layer]
@@ -336,6 +261,9 @@ class _Pass:
 
     def _moved(self, gathered: dict[str, tuple[np.ndarray, Tensor]], writers: np.ndarray, name: str) -> Tensor:
         """What some heads gathered beyond their ablation value, at the positions of a stream."""
+        if name in gathered and self.positions.spans:
+            heads, moved = gathered[name]
+            return pick(moved, among(heads, writers))
         order, parts = [], []
         for own, (heads, moved) in gathered.items():
             rows = among(heads, writers)
@@ -354,11 +282,16 @@ def _base_of(values: AblationValues) -> Base:
     return Base([sum(embeddings[1:], embeddings[0]), *blocks])
 
 
-def _with_block(values: AblationValues, residual: Tensor | None, n_before: int) -> Tensor:
-    """The ablated residual stream after one block more."""
+def _with_block(
+    values: AblationValues, vectors: Mapping[int, Tensor], residual: Tensor | None, n_before: int
+) -> Tensor:
+    """The ablated residual stream after one block more, and after the vectors that are added before the next layer."""
     assert residual is not None
     layer, is_mlp = divmod(n_before, 2)
-    return residual + (values.mlps if is_mlp else values.attention)[layer]
+    if not is_mlp:
+        return residual + values.attention[layer]
+    after = residual + values.mlps[layer]
+    return after + vectors[layer + 1] if layer + 1 in vectors else after
 
 
 def _ablated_at(positions: Positions, ablated: PrefixSums, n_before: int) -> Tensor:

@@ -29,7 +29,7 @@ from circuitgraph.architectures.rotary import rotaries_of
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.attention import attend, attention_mask, prepared, rotary_for, windowed
-from circuitgraph.forward.masked import Runnable
+from circuitgraph.forward.pass_plan import Runnable
 from circuitgraph.forward.reference import embed, to_query_heads
 from circuitgraph.graph.block import Block
 

@@ -18,7 +18,7 @@ from circuitgraph.architectures.rotary import rotaries_of
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.masked import Runnable
+from circuitgraph.forward.pass_plan import Runnable
 from circuitgraph.forward.reference import attention_output, reference_run
 
 EMBEDDINGS = -1

@@ -11,7 +11,7 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.attention import attention_mask, prepared, rotary_for, scores_of, shares_of, windowed
-from circuitgraph.forward.masked import Runnable
+from circuitgraph.forward.pass_plan import Runnable
 from circuitgraph.forward.reference import to_query_heads
 
 

@@ -7,7 +7,7 @@ prompts) and the means; zero ablation needs none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,6 +20,7 @@ from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.attention import attend, attention_mask, prepared, rotary_for, windowed
+from circuitgraph.forward.vectors import Vector, said_by_vectors, sums_by_layer
 
 
 def project(x: Float[Tensor, "batch seq d_model"], projection: Projection) -> Float[Tensor, "head batch seq d_head"]:
@@ -101,7 +102,7 @@ def embed(bound: BoundModel, batch: TokenBatch) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def reference_run(
-    bound: BoundModel, shape: ModelShape, batch: TokenBatch, *, keep: bool = True
+    bound: BoundModel, shape: ModelShape, batch: TokenBatch, *, keep: bool = True, vectors: Sequence[Vector] = ()
 ) -> tuple[Float[Tensor, "asked d_vocab"], AblationValues | None]:
     """Run the plain model.
 
@@ -110,6 +111,7 @@ def reference_run(
         shape: The model's sizes.
         batch: Prompts.
         keep: Whether to keep every writer's output.
+        vectors: What is added to the model.
 
     Returns:
         The logits at the asked positions, and every writer's output (None unless `keep`).
@@ -119,7 +121,10 @@ def reference_run(
     residual = sum(embeddings[1:], embeddings[0])
     rotaries = rotaries_of(bound.rotaries, residual, batch)
     heads, attention, mlps, reads = [], [], [], []
-    for block in bound.blocks:
+    added = said_by_vectors(vectors, batch, residual)
+    by_layer = sums_by_layer(vectors, added)
+    for layer, block in enumerate(bound.blocks):
+        residual = residual + by_layer[layer] if layer in by_layer else residual
         mixed, read = attended(block, shape, residual, mask, rotaries)
         output = heads_output(block, mixed)
         after = residual + output
@@ -138,18 +143,37 @@ def reference_run(
     values = AblationValues(
         ablation="counterfactual", embeddings=embeddings, heads=tuple(heads), attention=tuple(attention),
         mlps=tuple(mlps), query=query, key=key, value=value,
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask,
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, vectors=added,
     )  # fmt: skip
     return logits, values
 
 
+def residual_before(
+    values: AblationValues, layer: int, vectors: Sequence[Vector] = ()
+) -> Float[Tensor, "batch seq d_model"]:
+    """The residual stream of a run before a layer, vectors that are added there not yet in it.
+
+    Args:
+        values: What every writer said.
+        layer: Before which layer; the number of layers for what the final norm reads.
+        vectors: What was added to the model.
+    """
+    residual = sum(values.embeddings[1:], values.embeddings[0])
+    for earlier in range(layer):
+        residual = residual + values.attention[earlier] + values.mlps[earlier]
+    for vector, value in zip(vectors, values.vectors, strict=True):
+        residual = residual + value if vector.layer < layer else residual
+    return residual
+
+
 @torch.no_grad()
-def read_again(bound: BoundModel, values: AblationValues) -> AblationValues:
+def read_again(bound: BoundModel, values: AblationValues, *, vectors: Sequence[Vector] = ()) -> AblationValues:
     """Fill in what `AblationValues.only_said` left out, without attention and without MLPs.
 
     Args:
         bound: The model's weights.
         values: One run's, or constants.
+        vectors: What is added to the model; `values` say whether it was.
 
     Returns:
         The values of the whole run; what was filled in can differ from it in the last bits. Constants get no queries,
@@ -158,7 +182,9 @@ def read_again(bound: BoundModel, values: AblationValues) -> AblationValues:
     values = replace(values, heads=tuple(values.heads), mlps=tuple(values.mlps), embeddings=tuple(values.embeddings))
     residual = sum(values.embeddings[1:], values.embeddings[0])
     attention, reads = [], []
-    for block, mixed, mlp in zip(bound.blocks, values.heads, values.mlps, strict=True):
+    by_layer = sums_by_layer(vectors, values.vectors)
+    for layer, (block, mixed, mlp) in enumerate(zip(bound.blocks, values.heads, values.mlps, strict=True)):
+        residual = residual + by_layer[layer] if layer in by_layer else residual
         if values.per_prompt:
             reads.append([part.contiguous() for part in _heads_read(block, residual)])
         attention.append(heads_output(block, mixed))

@@ -26,6 +26,7 @@ from circuitgraph.forward.attention import attend, prepared, rotary_for, windowe
 from circuitgraph.forward.engine.choose import engine_for
 from circuitgraph.forward.engine.coefficients import Coefficients
 from circuitgraph.forward.reference import embed, project, to_query_heads
+from circuitgraph.forward.vectors import Vector, said_by_vectors
 from circuitgraph.graph.block import Block
 from circuitgraph.graph.liveness import backward_reach, the_logits
 from circuitgraph.graph.universe import Universe
@@ -75,6 +76,7 @@ class UncutRun:
         batch: Prompts of one length, without padding.
         values: Outputs of ablated writers.
         kept: Booleans `[edge]`: the circuit; None for the full model.
+        vectors: What is added to the model, in the order of the universe.
 
     Attributes:
         logits: Without a cut `[asked d_vocab]`.
@@ -92,10 +94,12 @@ class UncutRun:
         values: AblationValues,
         *,
         kept: np.ndarray | None,
+        vectors: tuple[Vector, ...] = (),
     ) -> None:
         if batch.padded:
             raise ConfigurationError("cuts are run on prompts of one length; these are padded")
         self.bound, self.shape, self.universe, self.values = bound, shape, universe, values
+        self.vectors, self._added = vectors, said_by_vectors(vectors, batch, bound.blocks[0].raw_output)
         self.kept = kept
         self.used = None if kept is None else _used(universe, kept)
         self.n_prompts, self.n_seq = batch.input_ids.shape
@@ -114,7 +118,10 @@ class UncutRun:
         ids = self.values.input_ids
         if ids is None or not self.shape.causal:
             return 0
-        differs = (batch.input_ids != ids.to(batch.input_ids.device)).any(0).nonzero()
+        differs = (batch.input_ids != ids.to(batch.input_ids.device)).any(0)
+        for said in self._added:
+            differs = differs | said.any(-1).any(0)
+        differs = differs.nonzero()
         asked = int((batch.predict_index % self.n_seq).min()) if len(batch.predict_index) else 0
         return min(int(differs[0]) if len(differs) else asked, asked)
 
@@ -138,6 +145,7 @@ class UncutRun:
         after = residual
         for index, block in enumerate(universe.blocks):
             if block.kind == "attention":
+                residual = self._with_vectors(block.layer, residual, deltas)
                 after = residual + self._run_heads(
                     index, block, residual, deltas, heads_ablated[block.layer], attention
                 )
@@ -152,6 +160,20 @@ class UncutRun:
         self.deltas = {writer: delta[:, self.first :] for writer, delta in deltas.items()}
         assert logits is not None
         return logits
+
+    def _with_vectors(self, layer: int, residual: Tensor, deltas: dict[int, Tensor]) -> Tensor:
+        """The residual stream with what a layer's vectors say, ablated or not as that stream is; notes their deltas."""
+        for place, (writer, own) in enumerate(
+            zip(self.universe.vector_writers.tolist(), self.universe.vector_layers, strict=True)
+        ):
+            if own != layer:
+                continue
+            said = self._added[place]
+            ablated = self._whole(self.values.vectors[place]) if self.values.vectors else torch.zeros_like(said)
+            if self._is_used(writer):
+                deltas[writer] = said - ablated
+            residual = residual + (said if self.kept is None else ablated)
+        return residual
 
     def _whole(self, value: Tensor) -> Tensor:
         """A value at every position of every prompt."""

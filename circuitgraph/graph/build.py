@@ -23,28 +23,36 @@ def node_attributes(universe: Universe) -> Iterator[tuple[str, dict[str, object]
     """Every node of a universe with its `kind` and `layer`, in the order of the computation.
 
     Yields:
-        Name and attributes; `layer` is -1 for embeddings and `n_layers` for the logits.
+        Name and attributes; `layer` is -1 for embeddings and `n_layers` for the logits. With spans of positions the
+            order is that of the spans, and each node has its `span` too.
     """
-    names = list(universe.writers[: universe.n_embeddings])
-    for layer in range(universe.n_layers):
-        names += universe.attention_readers(layer)
-        names += [f"a{layer}.h{head}" for head in range(universe.n_heads)]
+    plain = universe.without_spans
+    names = list(plain.writers[: plain.n_embeddings])
+    for layer in range(plain.n_layers):
+        names += [name for name in plain.virtual if node_layer(name) == layer]
+        names += plain.attention_readers(layer)
+        names += [f"a{layer}.h{head}" for head in range(plain.n_heads)]
         names.append(f"m{layer}")
-    for name in [*names, "logits"]:
-        kind, layer = node_kind(name), node_layer(name)
-        if layer is None:
-            layer = universe.n_layers if kind == "logits" else -1
-        yield name, {"kind": kind, "layer": layer}
+    for part in universe.parts:
+        asked = ["logits"] if part.blocks[-1].kind == "logits" else []
+        for name in [*names, *asked]:
+            kind, layer = node_kind(name), node_layer(name)
+            if layer is None:
+                layer = universe.n_layers if kind == "logits" else -1
+            if part.span:
+                yield f"{name}@{part.span}", {"kind": kind, "layer": layer, "span": part.span}
+            else:
+                yield name, {"kind": kind, "layer": layer}
 
 
 def _maskable_edges(universe: Universe) -> Iterator[tuple[str, str, dict[str, object]]]:
-    writers = universe.writers
-    kinds = universe.reader_kinds.tolist()
-    offsets = universe.reader_offsets.tolist()
-    for index, reader in enumerate(universe.readers):
-        first, kind = offsets[index], kinds[index]
-        for position in range(offsets[index + 1] - first):
-            yield writers[position], reader, {"mask": first + position, "kind": kind}
+    kinds, offsets = universe.reader_kinds.tolist(), universe.reader_offsets.tolist()
+    for part in universe.parts:
+        writers = universe.writers[part.writers]
+        for index in range(part.readers.start, part.readers.stop):
+            reader, first, kind = universe.readers[index], offsets[index], kinds[index]
+            for position in range(offsets[index + 1] - first):
+                yield writers[position], reader, {"mask": first + position, "kind": kind}
 
 
 def build_graph(universe: Universe, attributes: Mapping[str, object] | None = None) -> nx.DiGraph:

@@ -345,23 +345,22 @@ def _read_masks(universe: Universe, graph: nx.DiGraph) -> tuple[np.ndarray, np.n
     """Mask of every edge, -1 where it was removed, and whether it is frozen `[edge]`."""
     masks = np.full(universe.n_edges, -1, dtype=np.int64)
     frozen = np.zeros(universe.n_edges, dtype=bool)
-    position_of = {name: index for index, name in enumerate(universe.writers)}
     offsets = universe.reader_offsets.tolist()
-    for index, reader in enumerate(universe.readers):
-        if reader not in graph:
-            continue
-        n_writers = offsets[index + 1] - offsets[index]
-        for source, _, data in graph.in_edges(reader, data=True):
-            position = position_of.get(source, n_writers)
-            if position >= n_writers:
-                raise _added_edge(universe, source, reader)
-            edge = offsets[index] + position
-            mask = data.get("mask")
-            if type(mask) is not int or not 0 <= mask < universe.n_edges:
-                mask = _checked_mask(universe, source, reader, mask)
-            masks[edge] = mask
-            if "frozen" in data:
-                frozen[edge] = _checked_frozen(source, reader, data["frozen"])
+    for part in universe.parts:
+        position_of = {name: index for index, name in enumerate(universe.writers[part.writers])}
+        for index, reader in enumerate(universe.readers[part.readers], start=part.readers.start):
+            n_writers = offsets[index + 1] - offsets[index]
+            for source, _, data in graph.in_edges(reader, data=True) if reader in graph else ():
+                position = position_of.get(source, n_writers)
+                if position >= n_writers:
+                    raise _added_edge(universe, source, reader)
+                edge = offsets[index] + position
+                mask = data.get("mask")
+                if type(mask) is not int or not 0 <= mask < universe.n_edges:
+                    mask = _checked_mask(universe, source, reader, mask)
+                masks[edge] = mask
+                if "frozen" in data:
+                    frozen[edge] = _checked_frozen(source, reader, data["frozen"])
     return masks, frozen
 
 

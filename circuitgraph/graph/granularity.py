@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from circuitgraph.errors import GraphMismatchError
+from circuitgraph.graph.spans import refuse_spans
 from circuitgraph.graph.universe import Universe
 
 GRANULARITIES = {"embeddings": ("split", "joint"), "kv_heads": ("per_query", "native"), "qkv": ("split", "joint")}
@@ -25,6 +26,8 @@ def require_one_architecture(one: Universe, other: Universe) -> None:
     Raises:
         GraphMismatchError: They differ in more than granularity; the message names the first difference.
     """
+    for universe in (one, other):
+        refuse_spans(universe, "a mapping from one granularity to another")
     for field in fields(Universe):
         mine, theirs = getattr(one, field.name), getattr(other, field.name)
         if field.name not in GRANULARITIES and mine != theirs:

@@ -1,5 +1,8 @@
 """Which edges matter: two sweeps over the blocks, and dangling edges, on the flat gate vector.
 
+With spans of positions, the spans' blocks are swept side by side: a head moves with its own span's query, and with the
+keys and values of its own span and those before.
+
 Under counterfactual ablation an edge counts only on a path from an input to the logits. Under zero, mean
 and optimal ablation a writer without inputs still says a constant, so only edges that do not reach the
 logits are dropped. `Circuit.from_edges` drops them once, for everybody.
@@ -40,10 +43,16 @@ def forward_reach(
     """
     said = writers.copy()
     reached = np.zeros(universe.n_readers, dtype=bool) if readers is None else readers.copy()
-    for block in universe.blocks:
-        own = reached[block.readers]
-        own |= (block.matrix(edges) & said[: block.n_writers]).any(1)
-        said[block.written] |= block.fed(own)
+    for index in range(len(universe.without_spans.blocks)):
+        before: np.ndarray | bool = False  # keys and values that are reached at spans before
+        for part in universe.parts:
+            if index == len(part.blocks):
+                continue  # logits that nobody asks for
+            block, mine = part.blocks[index], said[part.writers]
+            own = reached[part.readers][block.readers]
+            own |= (block.matrix(edges[part.edges]) & mine[: block.n_writers]).any(1)
+            mine[block.written] |= block.fed(own | before)
+            before = before | (own & block.elsewhere)
     return reached, said
 
 
@@ -67,13 +76,20 @@ def backward_reach(
     """
     reached = readers.copy()
     wanted = np.zeros(universe.n_writers, dtype=bool)
-    for block in reversed(universe.blocks):
-        if block.shares_scale:
-            wanted[block.written] = wanted[block.written].any()
-        own = reached[block.readers]
-        own |= block.serving(wanted[block.written])
-        leading = own if within is None else own & within[block.readers]
-        wanted[: block.n_writers] |= block.matrix(edges)[leading].any(0)
+    for index in reversed(range(len(universe.without_spans.blocks))):
+        behind: np.ndarray | bool = False  # keys and values that are wanted from spans behind
+        for part in reversed(universe.parts):
+            if index == len(part.blocks):
+                continue
+            block, mine = part.blocks[index], wanted[part.writers]
+            if block.shares_scale:
+                mine[block.written] = mine[block.written].any()
+            serving = block.serving(mine[block.written])
+            own = reached[part.readers][block.readers]
+            own |= serving | behind
+            behind = behind | (serving & block.elsewhere)
+            leading = own if within is None else own & within[part.readers][block.readers]
+            mine[: block.n_writers] |= block.matrix(edges[part.edges])[leading].any(0)
     return reached, wanted
 
 
@@ -86,13 +102,13 @@ def the_logits(universe: Universe) -> Bool[np.ndarray, " reader"]:
     return universe.reader_kinds == "logits"
 
 
-def the_embeddings(universe: Universe) -> Bool[np.ndarray, " writer"]:
-    """The ways in, as booleans over all writers.
+def the_sources(universe: Universe) -> Bool[np.ndarray, " writer"]:
+    """The ways in, embeddings and vectors, as booleans over all writers.
 
     Args:
         universe: The universe.
     """
-    return universe.writer_kinds == "embedding"
+    return universe.reads_nothing
 
 
 def effective_edges(universe: Universe, kept: np.ndarray, ablation: str) -> np.ndarray:
@@ -109,9 +125,11 @@ def effective_edges(universe: Universe, kept: np.ndarray, ablation: str) -> np.n
     reaching, _ = backward_reach(universe, kept, readers=the_logits(universe))
     said = np.ones(universe.n_writers, dtype=bool)
     if ablation == "counterfactual":
-        said = forward_reach(universe, kept, writers=the_embeddings(universe))[1]
+        said = forward_reach(universe, kept, writers=the_sources(universe))[1]
     effective = np.zeros_like(kept)
-    for block in universe.blocks:
-        rows = block.matrix(kept) & reaching[block.readers, None] & said[: block.n_writers]
-        effective[block.edges] = rows.ravel()
+    for part in universe.parts:
+        mine, read, heard = kept[part.edges], reaching[part.readers], said[part.writers]
+        for block in part.blocks:
+            rows = block.matrix(mine) & read[block.readers, None] & heard[: block.n_writers]
+            effective[part.edges][block.edges] = rows.ravel()
     return effective

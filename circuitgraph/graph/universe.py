@@ -11,31 +11,26 @@ contiguous run of the flat gate vector, and those into a layer's readers are a d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.graph.block import Block
+from circuitgraph.graph.part import Part
 from circuitgraph.graph.reader_names import unknown_reader
+from circuitgraph.graph.structural import structural_edges
+from circuitgraph.graph.universe_rules import CHOICES, check_universe
+from circuitgraph.graph.virtual import vector_layer
 
 EDGE_KINDS = ("q", "k", "v", "qkv", "mlp", "logits")
-WRITER_KINDS = ("embedding", "head", "mlp")
-
-MOST_EDGES = 500_000_000
-"""Three times those of Llama 3.1 405B; one gate each takes 2 GB."""
-MOST_NODES = 2_000_000
-"""Writers and readers, which all have names."""
-
-CHOICES = {
-    "block_order": ("sequential", "parallel"),
-    "embeddings": ("joint", "split"),
-    "kv_heads": ("native", "per_query"),
-    "qkv": ("split", "joint"),
-    "head_scale": ("own", "shared"),
-}
+WRITER_KINDS = ("embedding", "vector", "head", "mlp")
+SOURCES = ("embedding", "vector")
+"""Kinds of writers that read nothing."""
+_LEFT_OUT = (("head_scale", "own"), ("virtual", []))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +49,7 @@ class Universe:
         head_scale: `shared` where a norm stands between a layer's heads and the residual stream (or over its queries or
             keys together): the heads then have one scale in common, computed in the same run, so that each of them
             moves when any reader of the layer does.
+        virtual: Names of vectors that are added to the model, each a writer, such as `v@12` before layer 12's heads.
 
     Raises:
         ConfigurationError: A field has a value that makes no universe.
@@ -75,32 +71,12 @@ class Universe:
     kv_heads: str = "native"
     qkv: str = "split"
     head_scale: str = "own"
+    virtual: tuple[str, ...] = ()
+
+    spans: ClassVar[tuple[str, ...]] = ()  # of token positions, see `circuitgraph.graph.spans`
 
     def __post_init__(self) -> None:
-        for name, valid in CHOICES.items():
-            if getattr(self, name) not in valid:
-                raise ConfigurationError(
-                    f"universe: {name} must be one of {', '.join(valid)}; got {getattr(self, name)!r}"
-                )
-        for name in ("n_layers", "n_heads", "n_kv_heads"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigurationError(f"universe: {name} must be a whole number of at least 1; got {value!r}")
-        if self.n_edges > MOST_EDGES or self.n_writers + self.n_readers > MOST_NODES:
-            raise ConfigurationError(
-                f"universe: n_layers ({self.n_layers:,}) and n_heads ({self.n_heads:,}) make {self.n_edges:,} edges "
-                f"between {self.n_writers + self.n_readers:,} places; expected at most {MOST_EDGES:,} and "
-                f"{MOST_NODES:,}, some times those of the largest models. Are these the sizes that were meant?"
-            )
-        if self.n_heads % self.n_kv_heads:
-            raise ConfigurationError(
-                f"universe: n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})"
-            )
-        if self.qkv == "joint" and self.grouped:
-            raise ConfigurationError(
-                "qkv='joint' has one reader per query head, but keys and values are shared by groups of "
-                f"{self.group_size} query heads; add kv_heads='per_query'"
-            )
+        check_universe(self)
 
     # ---------------------------------------------------------------- sizes
 
@@ -126,6 +102,26 @@ class Universe:
         """Embedding writers: 1, or 2 where token and position embeddings are apart."""
         return 2 if self.embeddings == "split" else 1
 
+    @cached_property
+    def vector_layers(self) -> tuple[int, ...]:
+        """The layer of every vector, rising `[vector]`."""
+        return tuple(vector_layer(name) or 0 for name in self.virtual)
+
+    @cached_property
+    def reads_nothing(self) -> np.ndarray:
+        """Which writers read nothing: embeddings and vectors, as booleans `[writer]`."""
+        return np.isin(self.writer_kinds, SOURCES)
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the writers that read nothing."""
+        return [self.writers[index] for index in np.flatnonzero(self.reads_nothing)]
+
+    @cached_property
+    def vector_writers(self) -> np.ndarray:
+        """Which writers the vectors are `[vector]`."""
+        return np.flatnonzero(self.writer_kinds == "vector")
+
     @property
     def n_attention_readers(self) -> int:
         """Readers of one attention layer."""
@@ -134,7 +130,7 @@ class Universe:
     @property
     def n_writers(self) -> int:
         """Writers in all."""
-        return self.n_embeddings + self.n_layers * (self.n_heads + 1)
+        return self.n_embeddings + self.n_layers * (self.n_heads + 1) + len(self.virtual)
 
     @property
     def n_readers(self) -> int:
@@ -148,6 +144,7 @@ class Universe:
         # A layer's attention sees the embeddings and (heads + MLP) of every layer before; so does its MLP, which sees
         # its own layer's heads too where blocks are sequential; the logits see every writer.
         seen = layers * self.n_embeddings + (self.n_heads + 1) * layers * (layers - 1) // 2
+        seen += sum(layers - layer for layer in self.vector_layers)
         own = layers * self.n_heads if self.block_order == "sequential" else 0
         return (self.n_attention_readers + 1) * seen + own + self.n_writers
 
@@ -156,9 +153,10 @@ class Universe:
         """Blocks in the order in which they read: attention and MLP of each layer, then logits."""
         heads, found, reader, edge = self._readers_of_heads, [], 0, 0
         keys_and_values = np.arange(self.n_attention_readers) >= (self.n_heads if self.n_kv_readers else 0)
-        no = np.zeros(1, dtype=bool)
+        no, n_vectors = np.zeros(1, dtype=bool), 0
         for layer in range(self.n_layers + 1):
-            before = self.n_embeddings + layer * (self.n_heads + 1)
+            n_vectors += self.vector_layers.count(layer)
+            before = self.n_embeddings + layer * (self.n_heads + 1) + n_vectors
             after = before + self.n_heads
             if layer == self.n_layers:
                 parts = [("logits", before, before, heads[:0, :1], no)]
@@ -189,6 +187,17 @@ class Universe:
         return tuple(found)
 
     @property
+    def without_spans(self) -> Universe:
+        """The universe with one edge for all positions: this one, where there are no spans."""
+        return self
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """What is at each span of positions; without spans one part, which has everything."""
+        everything = {"writers": self.n_writers, "readers": self.n_readers, "edges": self.n_edges}
+        return (Part(span="", blocks=self.blocks, **{name: slice(0, n) for name, n in everything.items()}),)
+
+    @property
     def _readers_of_heads(self) -> np.ndarray:
         """The readers of every head of a layer, as indices within the layer `[head role]`."""
         heads, n_kv = np.arange(self.n_heads), self.n_kv_readers
@@ -204,9 +213,14 @@ class Universe:
         """Writer names by index."""
         names = ["tok", "pos"] if self.embeddings == "split" else ["input"]
         for layer in range(self.n_layers):
+            names += self._of_vectors(layer, self.virtual)
             names += [f"a{layer}.h{head}" for head in range(self.n_heads)]
             names.append(f"m{layer}")
         return tuple(names)
+
+    def _of_vectors(self, layer: int, values: Sequence[str]) -> list[str]:
+        """What a layer's vectors have, of one value per vector."""
+        return [value for value, own in zip(values, self.vector_layers, strict=True) if own == layer]
 
     def attention_readers(self, layer: int) -> list[str]:
         """Names of one attention layer's readers: queries, then keys, then values."""
@@ -244,13 +258,16 @@ class Universe:
     @cached_property
     def writer_kinds(self) -> np.ndarray:
         """Kind of every writer, one of `WRITER_KINDS`, as strings `[writer]`."""
-        return np.array(["embedding"] * self.n_embeddings + (["head"] * self.n_heads + ["mlp"]) * self.n_layers)
+        kinds = ["embedding"] * self.n_embeddings
+        for layer in range(self.n_layers):
+            kinds += ["vector"] * self.vector_layers.count(layer) + ["head"] * self.n_heads + ["mlp"]
+        return np.array(kinds)
 
     @cached_property
     def writer_layers(self) -> np.ndarray:
         """Layer of every writer `[writer]`; -1 for embeddings."""
-        layers = np.repeat(np.arange(self.n_layers), self.n_heads + 1)
-        return np.concatenate([np.full(self.n_embeddings, -1), layers])
+        sizes = [self.n_heads + 1 + self.vector_layers.count(layer) for layer in range(self.n_layers)]
+        return np.concatenate([np.full(self.n_embeddings, -1), np.repeat(np.arange(self.n_layers), sizes)])
 
     # ---------------------------------------------------------------- edges
 
@@ -317,36 +334,15 @@ class Universe:
         return f"{self.writers[writer[0]]}->{self.readers[reader[0]]}"
 
     def structural_edges(self) -> list[tuple[str, str]]:
-        """Edges from a head's readers to the head, never masked and never counted.
-
-        Where heads share a scale, every reader of a layer leads to every head of it.
-        """
-        pairs: list[tuple[str, str]] = []
-        if self.head_scale == "shared":
-            for layer in range(self.n_layers):
-                readers = self.attention_readers(layer)
-                pairs += [(reader, f"a{layer}.h{head}") for head in range(self.n_heads) for reader in readers]
-            return pairs
-        kv = "kv" if self.grouped else "h"
-        for layer in range(self.n_layers):
-            for head in range(self.n_heads):
-                name = f"a{layer}.h{head}"
-                if self.qkv == "joint":
-                    pairs.append((f"{name}<qkv>", name))
-                    continue
-                shared = head // self.group_size if self.grouped else head
-                pairs.append((f"{name}<q>", name))
-                pairs += [(f"a{layer}.{kv}{shared}<{letter}>", name) for letter in "kv"]
-        return pairs
+        """Edges from a head's readers to the head, never masked and never counted."""
+        return structural_edges(self)
 
     # ---------------------------------------------------------------- files and comparison
 
-    def to_dict(self) -> dict[str, str | int]:
-        """The fields as JSON values; `head_scale` only where it is shared, so that other files stay as they were."""
-        values = asdict(self)
-        if self.head_scale == "own":
-            del values["head_scale"]
-        return values
+    def to_dict(self) -> dict[str, str | int | list[str]]:
+        """The fields as JSON values; the last two only where they say something, so that older files are the same."""
+        values = {**asdict(self), "virtual": list(self.virtual)}
+        return {name: value for name, value in values.items() if (name, value) not in _LEFT_OUT}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Universe:
@@ -356,6 +352,10 @@ class Universe:
             UnknownNameError: A field that a universe does not have.
             ConfigurationError: A field is missing or has a bad value.
         """
+        if cls is Universe and "spans" in values:
+            from circuitgraph.graph.spans import SpannedUniverse
+
+            return SpannedUniverse.from_dict(values)
         names = [field.name for field in fields(cls)]
         for name in values:
             if name not in names:
@@ -363,6 +363,8 @@ class Universe:
         missing = [name for name in names[:4] if name not in values]
         if missing:
             raise ConfigurationError(f"universe: missing {', '.join(missing)}")
+        listed = values.get("virtual")
+        values = {**values, "virtual": tuple(listed)} if isinstance(listed, list) else values
         return cls(**values)  # type: ignore[arg-type]
 
     def _repr_html_(self) -> str:
@@ -380,19 +382,18 @@ class Universe:
             >>> Universe(family="gpt2", n_layers=12, n_heads=12, n_kv_heads=12, embeddings="split").description
             'gpt2: 12 layers of 12 heads; embeddings=split; 32,936 edges'
         """
-        defaults = {
-            "block_order": "sequential", "embeddings": "joint", "kv_heads": "native", "qkv": "split",
-            "head_scale": "own",
-        }  # fmt: skip
-        choices = [f"{name}={getattr(self, name)}" for name, usual in defaults.items() if getattr(self, name) != usual]
+        chosen = {field.name: getattr(self, field.name) for field in fields(Universe) if field.name in CHOICES}
+        choices = [f"{name}={value}" for name, value in chosen.items() if value != getattr(Universe, name)]
+        choices += [f"with {', '.join(self.virtual)}"] if self.virtual else []
         groups = f" and {self.n_kv_heads} key-value heads" if self.n_kv_heads < self.n_heads else ""
         sizes = f"{self.family}: {self.n_layers} layers of {self.n_heads} heads{groups}"
         return "; ".join([sizes, *choices, f"{self.n_edges:,} edges"])
 
     def first_difference(self, other: Universe) -> str | None:
         """The first field in which two universes differ, as text, or None."""
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+        names = dict.fromkeys(field.name for universe in (self, other) for field in fields(universe))
+        for name in names:
+            mine, theirs = getattr(self, name, ()), getattr(other, name, ())
             if mine != theirs:
-                return f"{field.name}: {mine!r} against {theirs!r}"
+                return f"{name}: {mine!r} against {theirs!r}"
         return None

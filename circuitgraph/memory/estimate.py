@@ -154,7 +154,8 @@ def estimate_memory(
     if kind not in DEVICES:
         raise UnknownNameError.of("device", kind, DEVICES)
     step = StepMemory(
-        shape=shape, universe=universe, batch_size=batch_size, seq=seq, dtype=dtype, device=kind, n_asked=n_asked,
+        shape=shape, universe=universe.without_spans, divided=bool(universe.spans), batch_size=batch_size,
+        seq=seq, dtype=dtype, device=kind, n_asked=n_asked,
         share_reached=share_reached, recompute=recompute,
         counterfactual=ablation == "counterfactual",
         cpu_kernels=kind == "cpu" and dtype in ("float32", "float64")

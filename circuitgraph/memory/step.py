@@ -40,7 +40,10 @@ class StreamSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class StepMemory:
-    """One step's sizes, and what it holds, in bytes; the fields are arguments of `estimate_memory`."""
+    """One step's sizes, and what it holds, in bytes; the fields are arguments of `estimate_memory`.
+
+    `divided` says whether the universe had spans of positions; it is then the one without them.
+    """
 
     shape: ModelShape
     universe: Universe
@@ -53,6 +56,7 @@ class StepMemory:
     recompute: bool
     counterfactual: bool
     cpu_kernels: bool
+    divided: bool = False
 
     @property
     def b(self) -> int:
@@ -85,9 +89,15 @@ class StepMemory:
         return self.positions * self.shape.d_model * self.b
 
     @cached_property
-    def streams(self) -> tuple[StreamSizes, StreamSizes]:
-        """Readers at the reached tokens, and at the asked positions alone: no key and no value depends on these."""
+    def streams(self) -> tuple[StreamSizes, ...]:
+        """Readers at the reached tokens, and at the asked positions alone: no key and no value depends on these.
+
+        Divided by spans, each span has all readers at its own tokens: together as much as one stream at all of them.
+        """
         universe = self.universe
+        if self.divided:
+            every = [block.n_readers for block in universe.blocks]
+            return (StreamSizes(readers=every, n_slots=universe.n_writers, n_positions=self.positions),)
         last = universe.n_layers - 1
         wide = [block.n_readers if block.layer < last else int(block.elsewhere.sum()) for block in universe.blocks]
         narrow = [block.n_readers - reached for block, reached in zip(universe.blocks, wide, strict=True)]
@@ -124,7 +134,9 @@ class StepMemory:
         """Residual streams before each block, those that are kept; constant values are the same at every token."""
         n_blocks = 2 * self.shape.n_layers
         ablated = (1 + _sums_of(n_blocks)) * self.tokens * self.b if self.counterfactual else 0
-        running = _sums_of(n_blocks + self.universe.n_embeddings) * self.positions * self.wide
+        running = (
+            _sums_of(n_blocks + self.universe.n_embeddings + len(self.universe.virtual)) * self.positions * self.wide
+        )
         return (ablated + running) * self.shape.d_model
 
     @cached_property

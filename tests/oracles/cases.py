@@ -164,7 +164,7 @@ class SmallModel:
 @st.composite
 def small_models(draw: st.DrawFn, family: str) -> SmallModel:
     """Any layers, heads, groups of heads and choices that one of `FAMILIES` has."""
-    universe = replace(draw(universes()), family=family, head_scale="own")
+    universe = replace(draw(universes()), family=family, head_scale="own", virtual=())
     if family in ("llama", "mistral"):
         universe = replace(universe, embeddings="joint")
         family = draw(st.sampled_from(["llama", "llama-biases"])) if family == "llama" else family

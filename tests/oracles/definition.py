@@ -12,8 +12,9 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -55,7 +56,14 @@ class PlainModel:
 # ---------------------------------------------------------------- the definition
 
 
-def run(plain: PlainModel, universe: Universe, gates: Tensor, ids: Tensor, ablated: Said | None) -> tuple[Tensor, Said]:
+def run(
+    plain: PlainModel,
+    universe: Universe,
+    gates: Tensor,
+    ids: Tensor,
+    ablated: Said | None,
+    vectors: Mapping[str, Tensor] = MappingProxyType({}),
+) -> tuple[Tensor, Said]:
     """Run one unpadded prompt.
 
     Args:
@@ -64,6 +72,7 @@ def run(plain: PlainModel, universe: Universe, gates: Tensor, ids: Tensor, ablat
         gates: One gate per edge, in the weights' dtype.
         ids: Token ids `[seq]`.
         ablated: What each writer says when it is ablated `[seq d_model]`; None where all gates are 1.
+        vectors: What each vector of the universe says `[seq d_model]`.
 
     Returns:
         Logits `[seq vocab]`, and what each writer said.
@@ -83,6 +92,7 @@ def run(plain: PlainModel, universe: Universe, gates: Tensor, ids: Tensor, ablat
         return torch.cat([mixed, *(bias.expand_as(y[:1]) for bias in biases)]).sum(0)
 
     for number, layer in enumerate(plain.layers):
+        said.update({name: vectors[name] for name in universe.virtual if name.endswith(f"@{number}")})
         heads = {
             f"a{number}.h{head}": _head(plain, universe, layer, number, head, sees) for head in range(universe.n_heads)
         }

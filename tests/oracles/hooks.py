@@ -232,7 +232,7 @@ def run_gated(
     Args:
         model: The model.
         universe: Names its writers and readers, and says which reader sees which writers.
-        gates: One for each edge; with autograd if it asks for it.
+        gates: One for each edge, or for each edge at each position `[batch seq edge]`; with autograd if it asks for it.
         batch: Prompts.
         ablated: What each writer says when it is ablated, broadcastable to `[batch seq d_model]`.
         marks: The model's landmarks; None for those of `landmarks`.
@@ -244,10 +244,12 @@ def run_gated(
 
     def sees(first: int, n_writers: int) -> Sees:
         def seen(x: Tensor) -> Tensor:
-            cut = (1 - gates[first : first + n_writers]).to(x.dtype)
+            cut = (1 - gates[..., first : first + n_writers]).to(x.dtype)
             writers = universe.writers[:n_writers]
             whole = said[universe.writers[0]].shape[:-1] if x.ndim == 2 else x.shape[:-1]
             changes = torch.stack([(said[name] - ablated[name]).expand(*whole, x.shape[-1]) for name in writers])
+            if cut.ndim == 3:
+                return x - torch.einsum("bsw,wbsd->bsd", cut, changes)
             return x - torch.tensordot(cut, changes, 1).reshape(x.shape)
 
         return seen

@@ -8,6 +8,8 @@ it; everything else is skipped, exactly. What runs, runs at one of three sets of
 - else `local` if no attention feeds it;
 - else `reached`.
 
+With spans of positions each span has a stream instead (see `circuitgraph.forward.plan.spans`).
+
 A stream is the readers that run at its positions, and the writers that they read, each stored in a *slot*. All of
 it is decided on the host, on flat arrays.
 """
@@ -18,7 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitgraph.graph.liveness import backward_reach, forward_reach, the_embeddings, the_logits
+from circuitgraph.graph.liveness import backward_reach, forward_reach, the_logits, the_sources
+from circuitgraph.graph.part import Part
 from circuitgraph.graph.universe import Universe
 
 STREAMS = ("local", "reached", "asked")
@@ -54,6 +57,7 @@ class StreamPlan:
     Attributes:
         blocks: A plan for every reader block of the universe.
         embeddings: Embedding writers that are stored, in slots `0 … len(embeddings) - 1`.
+        vectors: The vectors that are stored, by layer: which of the universe's, and its slot.
         edges: Flat edge index of every running reader and stored writer `[row, slot]`, `n_edges` where the
             reader does not see the writer.
         n_slots: Stored writers.
@@ -61,6 +65,7 @@ class StreamPlan:
 
     blocks: tuple[BlockPlan, ...]
     embeddings: np.ndarray
+    vectors: tuple[tuple[tuple[int, int], ...], ...]
     edges: np.ndarray
     n_slots: int
 
@@ -72,14 +77,14 @@ class StepPlan:
     Attributes:
         streams: The streams that have readers, by name.
         heads: For each layer, the heads that run (indices within the layer), by the stream at whose positions.
-        mlps: For each layer, the stream that its MLP reads, or None where it does not run.
-        live_heads: Heads that run.
-        live_mlps: MLPs that run.
+        mlps: For each layer, the streams that its MLP reads, none where it does not run; several only with spans.
+        live_heads: Heads that run, at each span anew.
+        live_mlps: MLPs that run, at each span anew.
     """
 
     streams: dict[str, StreamPlan]
     heads: tuple[dict[str, np.ndarray], ...]
-    mlps: tuple[str | None, ...]
+    mlps: tuple[tuple[str, ...], ...]
     live_heads: int
     live_mlps: int
 
@@ -99,7 +104,7 @@ def stored_writers(universe: Universe, active: np.ndarray, *, constant_when_dead
     matters = backward_reach(universe, active, readers=the_logits(universe))[1]
     if constant_when_dead:
         return matters
-    return matters & forward_reach(universe, active, writers=the_embeddings(universe))[1]
+    return matters & forward_reach(universe, active, writers=the_sources(universe))[1]
 
 
 def plan_step(
@@ -129,17 +134,17 @@ def plan_step(
         The plan.
     """
     stored = stored_writers(universe, active, constant_when_dead=constant_when_dead)
-    live = _seen_of(universe, active, stored)
-    running = _running_readers(universe, live, stored, run_dead_readers)
+    live = seen_of(universe, active, stored)
+    running = running_readers(universe, live, stored, run_dead_readers)
     wide, everywhere = _needed_everywhere(universe, live, running)
-    stream_of = np.where(wide, np.where(_fed_locally(universe, live, local), _LOCAL, _REACHED), _ASKED)
-    stream_of[~running] = _NOWHERE
-    gradient = running if learnt_base else _passed_by_gradients(universe, live, needs_grad)
+    level = np.where(wide, np.where(_fed_locally(universe, live, local), _LOCAL, _REACHED), _ASKED)
+    level[~running] = _NOWHERE
+    gradient = running if learnt_base else passed_by_gradients(universe, live, needs_grad)
     streams = {}
     for index, name in enumerate(STREAMS):
-        rows = stream_of == index
+        rows = level == index
         if rows.any():
-            streams[name] = _stream(universe, live, rows, gradient)
+            streams[name] = stream_of(universe, universe.parts[0], live, rows, gradient)
     heads, mlps = [], []
     for block in universe.blocks:
         if block.kind == "attention":
@@ -147,14 +152,14 @@ def plan_step(
             by_level = {"reached": np.flatnonzero(runs & far), "asked": np.flatnonzero(runs & ~far)}
             heads.append({name: found for name, found in by_level.items() if len(found)})
         elif block.kind == "mlp":
-            reader = stream_of[block.first_reader]
-            mlps.append(None if reader == _NOWHERE else STREAMS[reader])
+            reader = level[block.first_reader]
+            mlps.append(() if reader == _NOWHERE else (STREAMS[reader],))
     return StepPlan(
         streams=streams,
         heads=tuple(heads),
         mlps=tuple(mlps),
         live_heads=sum(len(found) for by_level in heads for found in by_level.values()),
-        live_mlps=sum(name is not None for name in mlps),
+        live_mlps=sum(map(len, mlps)),
     )
 
 
@@ -176,8 +181,8 @@ def covering_edges(
         Booleans `[edge]`, which contain `live`.
     """
     stored = stored_writers(universe, live, constant_when_dead=constant_when_dead)
-    seen = _seen_of(universe, live, stored)
-    running = _running_readers(universe, seen, stored, run_dead_readers)
+    seen = seen_of(universe, live, stored)
+    running = running_readers(universe, seen, stored, run_dead_readers)
     wide, everywhere = _needed_everywhere(universe, seen, running)
     found = np.zeros_like(seen)
     for block in universe.blocks:
@@ -187,22 +192,34 @@ def covering_edges(
     return found
 
 
-def _seen_of(universe: Universe, active: np.ndarray, stored: np.ndarray) -> np.ndarray:
+def seen_of(universe: Universe, active: np.ndarray, stored: np.ndarray) -> np.ndarray:
     """Active edges from stored writers `[edge]`."""
     live = active.copy()
-    for block in universe.blocks:
-        block.matrix(live)[:, ~stored[: block.n_writers]] = False
+    for part in universe.parts:
+        mine, written = live[part.edges], stored[part.writers]
+        for block in part.blocks:
+            block.matrix(mine)[:, ~written[: block.n_writers]] = False
     return live
 
 
-def _running_readers(universe: Universe, live: np.ndarray, stored: np.ndarray, run_dead_readers: bool) -> np.ndarray:
-    """The logits, and readers of stored writers `[reader]`; of heads all, or those with live edges."""
+def running_readers(universe: Universe, live: np.ndarray, stored: np.ndarray, run_dead_readers: bool) -> np.ndarray:
+    """The logits, and readers of stored writers `[reader]`; of heads all, or those with live edges.
+
+    With spans, keys and values of a head run at its own span and at those before.
+    """
     running = the_logits(universe)
-    for block in universe.blocks:
-        used = block.serving(stored[block.written])
-        if block.kind == "attention" and not run_dead_readers:
-            used &= block.matrix(live).any(1)
-        running[block.readers] |= used
+    for index in range(len(universe.without_spans.blocks)):
+        behind: np.ndarray | bool = False
+        for part in reversed(universe.parts):
+            if index == len(part.blocks):
+                continue
+            block = part.blocks[index]
+            serving = block.serving(stored[part.writers][block.written])
+            used = serving | behind
+            behind = behind | (serving & block.elsewhere)
+            if block.kind == "attention" and not run_dead_readers:
+                used &= block.matrix(live[part.edges]).any(1)
+            running[part.readers][block.readers] |= used
     return running
 
 
@@ -219,27 +236,40 @@ def _fed_locally(universe: Universe, live: np.ndarray, local: bool) -> np.ndarra
     return ~forward_reach(universe, live, writers=universe.writer_kinds == "head")[0]
 
 
-def _passed_by_gradients(universe: Universe, live: np.ndarray, needs_grad: np.ndarray) -> np.ndarray:
+def passed_by_gradients(universe: Universe, live: np.ndarray, needs_grad: np.ndarray) -> np.ndarray:
     """Readers with a gate that requires a gradient at them or before them `[reader]`."""
-    own = np.concatenate([block.matrix(needs_grad).any(1) for block in universe.blocks])
+    own = np.concatenate(
+        [block.matrix(needs_grad[part.edges]).any(1) for part in universe.parts for block in part.blocks]
+    )
     return forward_reach(universe, live, writers=np.zeros(universe.n_writers, dtype=bool), readers=own)[0]
 
 
-def _stream(universe: Universe, live: np.ndarray, in_stream: np.ndarray, gradient: np.ndarray) -> StreamPlan:
-    """Lay out the stream of some readers."""
-    read = np.zeros(universe.n_writers, dtype=bool)
-    for block in universe.blocks:
+def stream_of(
+    universe: Universe, part: Part, live: np.ndarray, in_stream: np.ndarray, gradient: np.ndarray
+) -> StreamPlan:
+    """Lay out the stream of some readers.
+
+    Args:
+        universe: The universe.
+        part: What of it the readers are of.
+        live: Booleans over the part's edges: the gate matters.
+        in_stream: Booleans over the part's readers: they are in the stream.
+        gradient: Booleans over the part's readers: they pass a gradient on.
+    """
+    read = np.zeros(part.writers.stop - part.writers.start, dtype=bool)
+    for block in part.blocks:
         read[: block.n_writers] |= block.matrix(live)[in_stream[block.readers]].any(0)
     before = np.concatenate([[0], np.cumsum(read)])
     writer_of_slot = np.flatnonzero(read)
     blocks: list[BlockPlan] = []
     edges: list[np.ndarray] = []
     row = 0
-    for block in universe.blocks:
+    for block in part.blocks:
         readers = np.flatnonzero(in_stream[block.readers])
         visible = int(before[block.n_writers])
         index = np.full((len(readers), len(writer_of_slot)), universe.n_edges, dtype=np.int64)
-        index[:, :visible] = block.first_edge + readers[:, None] * block.n_writers + writer_of_slot[None, :visible]
+        first = part.edges.start + block.first_edge
+        index[:, :visible] = first + readers[:, None] * block.n_writers + writer_of_slot[None, :visible]
         edges.append(index)
         # The logits always pass a gradient on, so that a loss can be taken backward at all.
         moves = block.kind == "logits" or bool(gradient[block.readers][readers].any())
@@ -257,6 +287,18 @@ def _stream(universe: Universe, live: np.ndarray, in_stream: np.ndarray, gradien
     return StreamPlan(
         blocks=tuple(blocks),
         embeddings=np.flatnonzero(read[: universe.n_embeddings]),
+        vectors=_stored_vectors(universe, read, before),
         edges=np.concatenate(edges),
         n_slots=len(writer_of_slot),
     )
+
+
+def _stored_vectors(
+    universe: Universe, read: np.ndarray, slot_of: np.ndarray
+) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """The vectors that are read, by layer, with their slots."""
+    by_layer: list[list[tuple[int, int]]] = [[] for _ in range(universe.n_layers)]
+    for vector, (writer, layer) in enumerate(zip(universe.vector_writers, universe.vector_layers, strict=True)):
+        if read[writer]:
+            by_layer[layer].append((vector, int(slot_of[writer])))
+    return tuple(map(tuple, by_layer))

@@ -13,7 +13,8 @@ Padding is in none of them, so it is not computed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -112,15 +113,35 @@ class PositionSets:
         reached: See the module.
         local: See the module; None where it would save little.
         asked: The asked positions, in the order asked.
+        spans: The reached and asked positions of each span, by the name of its stream; none without spans.
     """
 
     grid: Positions
     reached: Positions
     local: Positions | None
     asked: Positions
+    spans: Mapping[str, Positions] = field(default_factory=dict)
 
     def __getitem__(self, stream: str) -> Positions:
-        return getattr(self, stream)
+        return self.spans[stream] if stream in self.spans else getattr(self, stream)
+
+    def joined(self, names: Sequence[str]) -> Positions:
+        """The positions of several spans, one span after the other."""
+        hosts = [self.spans[name].host for name in names]
+        return Positions(np.concatenate(hosts), self.grid.shape, self.grid.device)
+
+    def divided(self, span_ids: np.ndarray, names: Sequence[str]) -> PositionSets:
+        """The same with the positions of each span.
+
+        Args:
+            span_ids: The span of every position `[batch seq]`, -1 at padding.
+            names: The spans' streams, in their order.
+        """
+        needed = np.union1d(self.reached.host, self.asked.host)
+        at = span_ids.ravel()[needed]
+        shape, device = self.grid.shape, self.grid.device
+        spans = {name: Positions(needed[at == place], shape, device) for place, name in enumerate(names)}
+        return replace(self, spans=spans)
 
 
 def position_sets(

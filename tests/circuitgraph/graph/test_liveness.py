@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitgraph.graph.build import build_graph
-from circuitgraph.graph.liveness import backward_reach, effective_edges, forward_reach, the_embeddings, the_logits
+from circuitgraph.graph.liveness import backward_reach, effective_edges, forward_reach, the_logits, the_sources
 from circuitgraph.graph.universe import Universe
 from tests.circuitgraph.graph.universes import STEADY, Kept, kept_edges
 
@@ -27,7 +27,7 @@ def kept_graph(universe: Universe, kept: np.ndarray) -> nx.DiGraph:
 def test_effective_edges_lie_on_paths(case: Kept) -> None:
     universe, kept = case.universe, case.mask
     graph = kept_graph(universe, kept)
-    inputs = universe.writers[: universe.n_embeddings]
+    inputs = ways_in(universe)
     after_input = set(inputs).union(*(nx.descendants(graph, name) for name in inputs))
     before_logits = nx.ancestors(graph, "logits") | {"logits"}
     masks = [(u, v, mask) for u, v, mask in graph.edges(data="mask") if mask is not None]
@@ -47,12 +47,17 @@ def test_effective_edges_lie_on_paths(case: Kept) -> None:
     read = {name for name in universe.writers if any(kept_edge(graph, name, reader) for reader in reaching)}
     read |= {name for name in universe.writers if read.intersection(siblings(universe, name))}
     assert read == {name for name, live in zip(universe.writers, wanted, strict=True) if live}
-    fed, said = forward_reach(universe, kept, writers=the_embeddings(universe))
+    fed, said = forward_reach(universe, kept, writers=the_sources(universe))
     reached = {name for name, live in zip(universe.writers, said, strict=True) if live}
     assert reached == {name for name in universe.writers if name in after_input and _writes(universe, graph, name)}
     assert {name for name, live in zip(universe.readers, fed, strict=True) if live} == {
         name for name in universe.readers if any(kept_edge(graph, writer, name) for writer in reached)
     }
+
+
+def ways_in(universe: Universe) -> list[str]:
+    """Embeddings and vectors, by what their names look like."""
+    return [name for name in universe.writers if name in ("input", "tok", "pos") or "@" in name]
 
 
 def siblings(universe: Universe, name: str) -> set[str]:
@@ -68,8 +73,8 @@ def kept_edge(graph: nx.DiGraph, writer: str, reader: str) -> bool:
 
 
 def _writes(universe: Universe, graph: nx.DiGraph, name: str) -> bool:
-    """Whether a writer is an embedding or has something before it; an MLP is its own reader."""
-    return name in universe.writers[: universe.n_embeddings] or bool(graph.pred[name])
+    """Whether a writer is a way in or has something before it; an MLP is its own reader."""
+    return name in ways_in(universe) or bool(graph.pred[name])
 
 
 @STEADY

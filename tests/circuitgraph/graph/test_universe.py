@@ -40,6 +40,7 @@ def slow_edges(universe: Universe) -> list[tuple[str, str]]:
     past = ["tok", "pos"] if universe.embeddings == "split" else ["input"]
     edges: list[tuple[str, str]] = []
     for layer in range(universe.n_layers):
+        past = past + [name for name in universe.virtual if name.endswith(f"@{layer}")]
         query = [f"a{layer}.h{head}" for head in range(universe.n_heads)]
         if universe.qkv == "joint":
             readers = [f"{head}<qkv>" for head in query]

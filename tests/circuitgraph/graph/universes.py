@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +15,26 @@ from circuitgraph.graph.universe import Universe
 STEADY = settings(deadline=None, derandomize=True, database=None)
 
 
+def virtual_writers(n_layers: int) -> st.SearchStrategy[tuple[str, ...]]:
+    """Up to two vectors, in half of all cases none."""
+    names = [f"{name}@{layer}" for name in ("v", "task_2") for layer in range(n_layers)]
+    some = [(one,) for one in names] + [(one, two) for one in names for two in names if one != two]
+    return st.sampled_from([()] * len(some) + some)
+
+
 @st.composite
 def universes(draw: st.DrawFn, max_layers: int = 3) -> Universe:
     n_kv_heads = draw(st.integers(1, 3))
     n_heads = n_kv_heads * draw(st.integers(1, 3))
     kv_heads = draw(st.sampled_from(["native", "per_query"]))
+    n_layers = draw(st.integers(1, max_layers))
+    virtual = draw(virtual_writers(n_layers))
     can_join = kv_heads == "per_query" or n_kv_heads == n_heads
-    return Universe(
+    # Type checks look at one item of a tuple at random, which hypothesis does not allow in a strategy.
+    state = random.getstate()
+    made = Universe(
         family="test",
-        n_layers=draw(st.integers(1, max_layers)),
+        n_layers=n_layers,
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         block_order=draw(st.sampled_from(["sequential", "parallel"])),
@@ -30,7 +42,10 @@ def universes(draw: st.DrawFn, max_layers: int = 3) -> Universe:
         kv_heads=kv_heads,
         qkv=draw(st.sampled_from(["split", "joint"])) if can_join else "split",
         head_scale=draw(st.sampled_from(["own", "shared"])),
+        virtual=virtual,
     )
+    random.setstate(state)
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ def read_by(heads: list[int], weights: Tensor, gates: Tensor, ablated: Tensor, d
     block = BlockPlan(
         readers=np.arange(n), rows=slice(0, n), n_slots=1, writers=np.arange(0), slots=slice(1, 1), differentiable=True
     )
-    plan = StreamPlan(blocks=(block,), embeddings=np.arange(1), edges=np.arange(n)[:, None], n_slots=1)
+    plan = StreamPlan(blocks=(block,), embeddings=np.arange(1), vectors=((),), edges=np.arange(n)[:, None], n_slots=1)
     tape = Tape(gates, gates.detach().numpy(), np.ones(n, dtype=bool), Workspace())
     stream = Stream("only", plan, tape, len(delta), delta, engine_for(delta.device, delta.dtype))
     stream.deltas[0] = delta

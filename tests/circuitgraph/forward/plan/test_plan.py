@@ -39,7 +39,7 @@ def test_levels_are_paths_in_the_graph(case: Kept) -> None:
     universe, kept = case.universe, case.mask
     graph = kept_graph(universe, kept)
     plan = plan_step(universe, kept, np.zeros_like(kept), constant_when_dead=False, run_dead_readers=False, local=True)
-    inputs = set(universe.writers[: universe.n_embeddings])
+    inputs = {*universe.writers[: universe.n_embeddings], *universe.virtual}
     live = inputs.union(*(nx.descendants(graph, name) for name in inputs)) & (
         nx.ancestors(graph, "logits") | {"logits"}
     )
@@ -130,7 +130,7 @@ def test_levels_by_hand() -> None:
         "m1": "asked",
         "logits": "asked",
     }
-    assert plan.mlps == ("local", "asked")
+    assert plan.mlps == (("local",), ("asked",))
     assert [{name: heads.tolist() for name, heads in layer.items()} for layer in plan.heads] == [{}, {"asked": [0]}]
     assert (plan.live_heads, plan.live_mlps) == (1, 2)
 
