@@ -13,6 +13,8 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
+from circuitgraph.forward.patched_run import patched_run
+from circuitgraph.interventions.changed_writers import ChangedWriters
 from circuitgraph.interventions.intervention import Intervention
 
 
@@ -22,15 +24,17 @@ class Intervened:
 
     Attributes:
         compiled: The model.
-        gates: One gate per edge, on the host.
+        gates: One gate per edge, on the host; None where writers are changed at some positions.
         ablation: What an edge whose gate is 0 carries.
         values: Those values; None where they are zero, which needs no prompts.
+        writers: What is done to writers, where some of them are changed at some positions.
     """
 
     compiled: CompiledModel
-    gates: Float[Tensor, " edge"]
+    gates: Float[Tensor, " edge"] | None
     ablation: str
     values: AblationValues | None
+    writers: ChangedWriters | None = None
 
     @torch.no_grad()
     def logits(self, batch: TokenBatch, values: AblationValues | None = None) -> Float[Tensor, "asked d_vocab"]:
@@ -42,8 +46,12 @@ class Intervened:
                 with.
 
         Raises:
-            ConfigurationError: None are there, or they are of another ablation.
+            ConfigurationError: None are there, or they are of another ablation; or a prompt lacks a position that is
+                changed.
         """
+        if self.writers is not None:
+            return patched_run(self.compiled.runnable, batch, self.writers.patch(batch))
+        assert self.gates is not None
         values = values or self.values
         if values is None:
             raise ConfigurationError(
@@ -78,7 +86,8 @@ def intervene(
     Raises:
         GraphMismatchError: Model, intervention and circuit are of different universes.
         ConfigurationError: A circuit that was found under another ablation than zero with gates that mean nothing
-            there.
+            there. With changes at positions: a circuit, single edges that are changed besides, or a vector of another
+            length than the model's.
 
     Examples:
         >>> from circuitgraph import compile_model, load_model
@@ -93,6 +102,14 @@ def intervene(
         True
     """
     intervention.require_universe(compiled.universe)
+    if intervention.at_positions:
+        if circuit is not None:
+            raise ConfigurationError(
+                "changes at positions are run on the whole model: the edges of a circuit are cut at all positions. "
+                "Leave the circuit out"
+            )
+        writers = ChangedWriters.of(intervention, strength, compiled.shape.d_model)
+        return Intervened(compiled=compiled, gates=None, ablation="zero", values=None, writers=writers)
     gates = intervention.gates(strength) if circuit is None else intervention.on_circuit(circuit, strength)
     if values is None and intervention.ablation == "zero":
         values = compiled.ablation_values("zero")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +31,16 @@ from circuitgraph.errors import (
     UnknownNameError,
 )
 from circuitgraph.files.atomic_file import write_atomically
-from circuitgraph.files.strict_json import parse_strictly
 from circuitgraph.graph.ablations import ABLATIONS
 from circuitgraph.graph.edge_input import Edges, read_edges
 from circuitgraph.graph.universe import Universe
+from circuitgraph.graph.virtual import require_no_vectors
+from circuitgraph.interventions.file import FORMAT, FORMAT_VERSION, parsed
+from circuitgraph.interventions.positions import PositionChange
 
 if TYPE_CHECKING:
     from circuitgraph.circuits.circuit import Circuit
 
-FORMAT = "circuitgraph intervention"
-FORMAT_VERSION = 1
-_FIELDS = ("format", "format_version", "universe", "ablation", "edges", "provenance")
 _ROUNDING = 1e-9
 
 
@@ -54,6 +53,7 @@ class Intervention:
         changes: The change α of each edge `[edge]`, float64, read-only; 0 for those left alone.
         ablation: What an edge whose gate is 0 carries.
         provenance_json: Where it came from, as JSON text.
+        at_positions: Changes of writers at some token positions alone, on top of those of edges.
 
     Examples:
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
@@ -70,6 +70,7 @@ class Intervention:
     changes: Float[np.ndarray, " edge"]
     ablation: str = "zero"
     provenance_json: str = "{}"
+    at_positions: tuple[PositionChange, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the numbers, and make them read-only."""
@@ -87,6 +88,24 @@ class Intervention:
             raise ConfigurationError(f"ablation must be one of {', '.join(ABLATIONS)}; got {self.ablation!r}")
         changes.setflags(write=False)
         object.__setattr__(self, "changes", changes)
+        object.__setattr__(self, "at_positions", tuple(self.at_positions))
+        if self.at_positions:
+            self._check_positions()
+
+    def _check_positions(self) -> None:
+        if self.ablation != "zero":
+            raise ConfigurationError(
+                f"changes at positions multiply what a writer says, which needs ablation 'zero'; got {self.ablation!r}"
+            )
+        require_no_vectors(self.universe.virtual, "changes at positions")
+        if self.universe.spans:
+            raise ConfigurationError(
+                f"the universe has spans of positions ({', '.join(self.universe.spans)}): change the edges of a span, "
+                "such as m0@" + self.universe.spans[0] + "->…, or give positions in the universe without spans"
+            )
+        for one in self.at_positions:
+            if one.writer not in self.universe.writers:
+                raise UnknownNameError.of("writer", one.writer, self.universe.writers)
 
     @classmethod
     def from_edges(
@@ -161,6 +180,31 @@ class Intervention:
             ablation=ablation, provenance_json=provenance_text(provenance or {}),
         )  # fmt: skip
 
+    @classmethod
+    def from_positions(
+        cls, universe: Universe, changes: Iterable[PositionChange], *, provenance: Mapping[str, object] | None = None
+    ) -> Intervention:
+        """Change what writers say at some token positions alone.
+
+        Args:
+            universe: What fixes the writers.
+            changes: One for each writer and set of positions; several at one position add up.
+            provenance: Where it came from, as JSON values.
+
+        Raises:
+            UnknownNameError: No such writer.
+            ConfigurationError: A universe with spans, or with vectors.
+
+        Examples:
+            >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+            >>> Intervention.from_positions(universe, [PositionChange(writer="m0", positions="last", change=-1)])
+            Intervention on 0 of 8 edges, of 0 writers, and on 1 writer at some positions (zero ablation)
+        """
+        return cls(
+            universe=universe, changes=np.zeros(universe.n_edges), provenance_json=provenance_text(provenance or {}),
+            at_positions=tuple(changes),
+        )  # fmt: skip
+
     # ---------------------------------------------------------------- what it does
 
     def gates(self, strength: float = 1.0) -> Float[np.ndarray, " edge"]:
@@ -170,9 +214,15 @@ class Intervention:
             strength: How much of it; 0 is the model as it is, negative numbers go the other way.
 
         Raises:
-            ConfigurationError: Gates outside of [0, 1] under another ablation than `zero`, or a strength that is not
-                finite.
+            ConfigurationError: Gates outside of [0, 1] under another ablation than `zero`, a strength that is not
+                finite, or changes at positions, which no gate of an edge can say.
         """
+        if self.at_positions:
+            raise ConfigurationError(
+                f"the intervention changes {self.at_positions[0].writer} at some positions alone, and the gate of an "
+                "edge holds at all of them: it can be run on the whole model alone, with intervene(…) or "
+                "`circuitgraph run --with`"
+            )
         if not np.isfinite(strength):
             raise ConfigurationError(f"strength must be a finite number; got {strength}")
         gates = 1 + strength * self.changes
@@ -246,27 +296,29 @@ class Intervention:
         if not isinstance(other, Intervention):
             return NotImplemented
         same = self.universe == other.universe and self.ablation == other.ablation
-        return same and bool((self.changes == other.changes).all())
+        return same and self.at_positions == other.at_positions and bool((self.changes == other.changes).all())
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        n_writers = len(self.writers)
-        return (
-            f"Intervention on {len(self):,} of {self.universe.n_edges:,} edges, of {n_writers:,} "
-            f"writer{'' if n_writers == 1 else 's'} ({self.ablation} ablation)"
-        )
+        edges = f"{len(self):,} of {self.universe.n_edges:,} edges, of {_writers(len(self.writers))}"
+        n_there = len({one.writer for one in self.at_positions})
+        there = f", and on {_writers(n_there)} at some positions" if n_there else ""
+        return f"Intervention on {edges}{there} ({self.ablation} ablation)"
 
     def without_small(self, below: float) -> Intervention:
         """The same without changes that are no larger than a threshold.
 
         Args:
             below: Changes of at most this size become 0.
+
+        Raises:
+            ConfigurationError: It is no number from 0.
         """
+        if not 0 <= below < float("inf"):
+            raise ConfigurationError(f"changes are small below a number from 0 on; got {below}")
         changes = np.where(np.abs(self.changes) > below, self.changes, 0.0)
-        return Intervention(
-            universe=self.universe, changes=changes, ablation=self.ablation, provenance_json=self.provenance_json
-        )
+        return replace(self, changes=changes)
 
     def require_universe(self, universe: Universe, what: str = "the model") -> None:
         """Refuse another universe.
@@ -300,6 +352,8 @@ class Intervention:
             "format": FORMAT, "format_version": FORMAT_VERSION, "universe": self.universe.to_dict(),
             "ablation": self.ablation, "edges": edges, "provenance": self.provenance,
         }  # fmt: skip
+        if self.at_positions:
+            whole["at_positions"] = [one.to_dict() for one in self.at_positions]
         return write_atomically(Path(path), json.dumps(whole, indent=1, allow_nan=False) + "\n")
 
     @classmethod
@@ -314,38 +368,20 @@ class Intervention:
                 says where.
         """
         path = Path(path)
-        values = _parsed(path)
+        values = parsed(path)
         try:
             universe = Universe.from_dict(values["universe"])
             edges = values["edges"]
             if not isinstance(edges, dict) or not all(type(value) in (int, float) for value in edges.values()):
                 raise ConfigurationError("'edges' has to be an object of edge names and numbers")
-            return cls.from_edges(
-                universe, edges, ablation=values["ablation"], provenance=values["provenance"]
-            )  # fmt: skip
+            found = cls.from_edges(universe, edges, ablation=values["ablation"], provenance=values["provenance"])
+            at_positions = values.get("at_positions", [])
+            if not isinstance(at_positions, list):
+                raise ConfigurationError("'at_positions' has to be a list of changes at positions")
+            return replace(found, at_positions=tuple(map(PositionChange.from_dict, at_positions)))
         except (CircuitGraphError, TypeError, AttributeError) as error:
             raise CircuitFormatError(f"{path}: {error}") from None
 
 
-def _parsed(path: Path) -> dict[str, Any]:
-    """The JSON values of an intervention's file."""
-    try:
-        values = parse_strictly(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CircuitFormatError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError among them
-        raise CircuitFormatError(f"{path}: no intervention file: {error}") from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise CircuitFormatError(
-            f'{path}: no intervention file: expected an object with "format": {FORMAT!r}, as Intervention.save '
-            "writes it. A circuit is run with `circuitgraph run CIRCUIT`"
-        )
-    version = values.get("format_version")
-    if version != FORMAT_VERSION:
-        raise CircuitFormatError(
-            f"{path}: format_version is {version!r}, and this version of circuitgraph reads {FORMAT_VERSION}"
-        )
-    missing = [name for name in _FIELDS if name not in values]
-    if missing:
-        raise CircuitFormatError(f"{path}: the field {missing[0]!r} is missing; expected {', '.join(_FIELDS)}")
-    return values
+def _writers(n: int) -> str:
+    return f"{n:,} writer{'' if n == 1 else 's'}"

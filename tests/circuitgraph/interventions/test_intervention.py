@@ -79,6 +79,9 @@ def test_another_universe_is_refused_with_what_differs() -> None:
 
 def test_small_changes_can_be_taken_out() -> None:
     whole = Intervention.from_edges(UNIVERSE, {"a0.h1->m0": 0.02, "m0->logits": -0.5, "input->m0": 0.021})
+    for below in (float("nan"), -1.0):
+        with pytest.raises(ConfigurationError, match="small below a number from 0"):
+            whole.without_small(below)
     assert dict(whole.without_small(0.02)) == {"m0->logits": -0.5, "input->m0": 0.021}
 
 
