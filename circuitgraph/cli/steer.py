@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ import typer
 from circuitgraph.cli import options
 from circuitgraph.cli.option_groups import GraphOptions, grouped
 from circuitgraph.cli.rank import WhereOptions
-from circuitgraph.cli.settings import parse_named, plan_model, settle_sizes, task_options
+from circuitgraph.cli.settings import named_values, plan_model, settle_sizes, task_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +55,7 @@ class SteeredPrompts:
         from circuitgraph.cli.output import say
         from pruning.tasks import load_task
 
-        named = task_options(task, dict(parse_named("--task-option", self.task_option or [])))
+        named = task_options(task, named_values("--task-option", self.task_option or []))
         sizes = settle_sizes(train=self.train_size, validation=self.validation_size, test=self.test_size)
         data = load_task(
             task, tokenizer, sizes=sizes, seed=self.seed, options=named, chat_template=self.chat_template, bos=self.bos
@@ -124,7 +125,9 @@ def steer(
     asked = dict(vars(how))
     strengths = _numbers(asked.pop("strengths"))
     settings = ScalingSettings(**asked)
-    with _prepared(out, model, task, graph, prompts, where, overwrite=overwrite, as_json=as_json) as (compiled, data):
+    splits = ("train", "test")
+    with _prepared(out, model, task, splits, graph, prompts, where, overwrite=overwrite, as_json=as_json) as given:
+        compiled, data = given
         train = data.split("train")
         say(f"learning one number per {how.unit.removesuffix('s')}, on {len(train):,} training prompts")
         with counting("steps") as tick:
@@ -153,6 +156,13 @@ class SuppressOptions:
             rich_help_panel=options.SETTINGS,
         ),
     ] = 1.0
+    n_random: Annotated[
+        int,
+        typer.Option(
+            help="As many heads drawn at random are cut so many times, for comparison; 0 for none.",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = 5
 
 
 @grouped
@@ -172,26 +182,42 @@ def suppress(
     Writes an intervention that cuts them at strength 1. The task has prompts on which a wrong answer tempts the model.
     """
     from circuitgraph.cli.output import print_json, say
+    from circuitgraph.errors import ConfigurationError
     from pruning.runs.shown_progress import counting
     from pruning.steering.judged import judge_intervention
+    from pruning.steering.random_heads import judge_random_heads
     from pruning.steering.suppression import SuppressionSettings, find_suppression
 
-    settings = SuppressionSettings(**vars(how))
-    with _prepared(out, model, task, graph, prompts, where, overwrite=overwrite, as_json=as_json) as (compiled, data):
+    asked = dict(vars(how))
+    n_random = asked.pop("n_random")
+    settings = SuppressionSettings(**asked)
+    if n_random < 0:
+        raise ConfigurationError(f"--n-random must be at least 0; got {n_random}")
+    splits = ("train", "validation", "test")
+    with _prepared(out, model, task, splits, graph, prompts, where, overwrite=overwrite, as_json=as_json) as given:
+        compiled, data = given
         train = data.split("train")
         say(f"searching heads to cut, on {len(train):,} training prompts")
         with counting("steps") as tick:
             found = find_suppression(
                 compiled, train, data.split("validation"), settings, seed=prompts.seed, tick=tick
             )  # fmt: skip
-        judged = judge_intervention(compiled, found.intervention, data.split("test"), strengths=(0.0, 1.0))
-        about = {"method": "suppression", "settings": vars(settings), "seed": prompts.seed, "heads": found.heads}
-        saved = _saved(found.intervention, out, compiled, data, {**about, "judged": judged.to_dict("records")})
+        test = data.split("test")
+        judged = judge_intervention(compiled, found.intervention, test, strengths=(0.0, 1.0))
+        random = judge_random_heads(
+            compiled, len(found.heads), test, n_draws=n_random if found.heads else 0, seed=prompts.seed
+        )
+        about = {
+            "method": "suppression", "settings": vars(settings), "seed": prompts.seed, "heads": found.heads,
+            "judged": judged.to_dict("records"), "random_heads": random.to_dict("records"),
+        }  # fmt: skip
+        saved = _saved(found.intervention, out, compiled, data, about)
     if as_json:
         print_json({"out": str(out), "n_edges": len(saved), **saved.provenance})
         return
     print(f"{len(found.heads)} heads to cut: {', '.join(found.heads) or 'none'}")
-    _show(saved, judged, title=f"On {len(data.split('test')):,} test prompts")
+    _show(saved, judged, title=f"On {len(test):,} test prompts")
+    _show_random(random, len(found.heads))
     print(f"Written to {out}")
 
 
@@ -203,6 +229,7 @@ def _prepared(
     out: Path,
     model: str,
     task: str,
+    splits: Sequence[str],
     graph: GraphOptions,
     prompts: SteeredPrompts,
     where: WhereOptions,
@@ -210,25 +237,30 @@ def _prepared(
     overwrite: bool,
     as_json: bool,
 ) -> Iterator[tuple[CompiledModel, TaskData]]:
-    """The model and the prompts, the place reserved."""
+    """The model and the prompts, of which some splits have to be there, and the place reserved."""
     import os
 
     from circuitgraph.cli.output import only_json, say
     from circuitgraph.errors import OutputError
     from circuitgraph.files.reservation import reserved
     from pruning.steering.two_answers import require_two_answers
+    from pruning.tasks import get_task
 
     place = Path(os.path.realpath(out.expanduser()))
     with only_json(as_json), reserved(place) as note:
         if place.is_dir() or (place.exists() and not overwrite):
             raise OutputError(f"{out} exists; choose another file, or add --overwrite to replace it")
+        get_task(task)
         if note:
             say(f"note: {note}")
-        plan = plan_model(model, embeddings=graph.embeddings, kv_heads=graph.kv_heads, qkv=graph.qkv)
+        plan = plan_model(
+            model, embeddings=graph.embeddings, kv_heads=graph.kv_heads, qkv=graph.qkv, vectors=graph.vectors
+        )
         say(f"loading {model}")
         loaded = plan.load(dtype=where.dtype, device=where.device)
         data = prompts.load(task, loaded.tokenizer)
-        require_two_answers(data.split("train"))
+        for split in splits:
+            require_two_answers(data.split(split), split)
         yield plan.compile(loaded, verify=not where.no_verify), data
 
 
@@ -255,11 +287,28 @@ def _show(found: Intervention, judged: pd.DataFrame, *, title: str) -> None:
     print(found)
 
 
+def _show_random(random: pd.DataFrame, n_heads: int) -> None:
+    """The draws in a table, none where there was nothing to compare."""
+    from circuitgraph.cli.output import figure, print_table
+
+    if not len(random):
+        return
+    measures = list(_MEASURES)[1:]
+    found = random[measures]
+    rows = [[name, *(figure(value) for value in row)] for name, row in
+            (("mean", found.mean()), ("lowest", found.min()), ("highest", found.max()))]  # fmt: skip
+    title = f"{n_heads} heads drawn at random, {len(random)} times"
+    print_table(["over draws", *(_MEASURES[name] for name in measures)], rows, title=title)
+
+
 def _numbers(text: str) -> list[float]:
     """Numbers separated by commas."""
     from circuitgraph.errors import ConfigurationError
 
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        raise ConfigurationError(f"--strengths: expected numbers separated by commas, got {text!r}") from None
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ConfigurationError(f"--strengths: expected numbers separated by commas, got {text!r}")
+    return numbers

@@ -24,7 +24,7 @@ from pruning.steering.two_answers import kl_of_others, other_tokens, require_two
 
 Run = Callable[[TokenBatch, AblationValues], Tensor]
 STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0)
-_MEASURES = ("right_wins", "logit_difference", "kl_others", "kl", "same_top")
+MEASURES = ("right_wins", "logit_difference", "kl_others", "kl", "same_top")
 
 
 @in_settled_state
@@ -50,6 +50,7 @@ def judge_intervention(
         A row per strength, means over prompts: `right_wins`, the share whose right answers have the larger mean logit;
         `logit_difference`, right minus wrong; `kl_others`, KL(model ‖ steered) over all tokens but the answers,
         renormalised, and `kl`, over all tokens, in nats; `same_top`, the share whose likeliest token is the model's.
+        All are NaN at a strength at which any prompt's logits are NaN or infinite.
 
     Raises:
         ConfigurationError: Prompts without wrong answers, or an intervention of another ablation.
@@ -87,7 +88,7 @@ def judge_runs(
     found: list[Tensor] = []
     for members in frozen.by_length.values():
         found += portions.run(lambda some: _measured(frozen, runs, some), members)
-    frame = pd.DataFrame(torch.cat(found).mean(0).tolist(), columns=_MEASURES)
+    frame = pd.DataFrame(torch.cat(found).mean(0).tolist(), columns=MEASURES)
     frame.insert(0, "strength", list(strengths))
     return frame
 
@@ -109,9 +110,10 @@ def _measured(
         columns = [
             (difference > 0).float(),
             difference,
-            kl_of_others(steered, own, others),
-            kl_divergence(steered, own),
+            kl_of_others(steered, own, others).clamp(min=0),  # below 0 is rounding alone
+            kl_divergence(steered, own).clamp(min=0),
             same,
         ]
-        found.append(torch.stack(columns, -1))
+        finite = (steered.isfinite() & own.isfinite()).all(-1, keepdim=True)
+        found.append(torch.stack(columns, -1).masked_fill(~finite, torch.nan))
     return torch.stack(found, 1).double().cpu()

@@ -118,8 +118,8 @@ def find_suppression(
     Raises:
         ConfigurationError: Prompts without wrong answers.
     """
-    for some in (pairs, held_out):
-        require_two_answers(some)
+    require_two_answers(pairs, "train")
+    require_two_answers(held_out, "validation")
     search = _Search(compiled, pairs, settings, seed)
     judge = _Judge(compiled, held_out, settings)
     best = judge.judged(search.numbers, search.gates(search.numbers >= 0))

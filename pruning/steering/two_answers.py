@@ -15,25 +15,38 @@ from pruning.execution.objectives import (
     first_asked,
     log_softmax,
     logit_difference,
-    require_wrong_answers,
     right_tokens,
 )
 from pruning.frozen.top_teacher import Teacher, whole_vocabulary
 from pruning.prompts.encoding import EncodedPairs
 
 
-def require_two_answers(pairs: EncodedPairs) -> None:
-    """Refuse prompts that have no right answer to weigh against a wrong one.
+def require_two_answers(pairs: EncodedPairs, what: str = "") -> None:
+    """Refuse prompts that have no right answer to weigh against a wrong one, and none at all.
 
     Args:
         pairs: The prompts.
+        what: What the message calls them, such as `test`.
 
     Raises:
-        ConfigurationError: Answers are numbers, or a prompt has no wrong answer.
+        ConfigurationError: There are none, answers are numbers, or a prompt has no wrong answer.
     """
+    called = f"the {what} prompts" if what else "the prompts"
+    if not len(pairs):
+        raise ConfigurationError(
+            f"there are no {f'{what} prompts' if what else 'prompts to steer by'}; ask for some "
+            f"(--{what or 'train'}-size), or choose a task that has some"
+        )
     if pairs.answer_values is not None:
         raise ConfigurationError("steering weighs a right answer token against a wrong one; these answers are numbers")
-    require_wrong_answers("negative-logit-diff", pairs, "the data to steer by")
+    sets = pairs.wrong_ids or [()] * len(pairs)
+    without = [index for index, ids in enumerate(sets) if not len(ids)]
+    if without:
+        raise ConfigurationError(
+            f"steering weighs a right answer against a wrong one, so it needs wrong answers, and {len(without)} of "
+            f"{len(pairs)} of {called} have none, the first of them {pairs.where(without[0])}; give each line a "
+            "'wrong_answer', or choose a task whose prompts have some"
+        )
 
 
 def other_tokens(batch: PairBatch, d_vocab: int) -> Bool[Tensor, "batch d_vocab"]:
@@ -63,8 +76,9 @@ def kl_of_others(
         teacher: The model's own.
         others: What is compared.
     """
+    wide = [one if one.dtype == torch.float64 else one.float() for one in (logits, teacher)]
     lowest = torch.finfo(torch.float32).min
-    ours, theirs = (log_softmax(one.masked_fill(~others, lowest)) for one in (logits, teacher))
+    ours, theirs = (log_softmax(one.masked_fill(~others, lowest)) for one in wide)
     terms = (theirs.exp() * (theirs - ours)).masked_fill(~others, 0.0)
     return terms.sum(-1)
 

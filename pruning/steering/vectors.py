@@ -17,6 +17,7 @@ from torch import Tensor
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import TrainingError, UnknownNameError
 from circuitgraph.forward.patched_run import Patch, patched_run
+from circuitgraph.graph.spans import refuse_spans
 from circuitgraph.torch_state import with_gradients
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.schedule import rate_at
@@ -44,7 +45,8 @@ def learn_vectors(
     Args:
         compiled: The model.
         pairs: Prompts with right and wrong answers.
-        settings: As those of scalings; `unit` is not looked at, and `sparsity` draws vectors to 0 by their length.
+        settings: As those of scalings; `unit` is not looked at, and `sparsity` draws vectors to 0 by their length: it
+            is a share of the longest step of a whole vector, that of one number times the root of `d_model`.
         writers: Which writers have one; by default all.
         seed: Of the order of prompts.
         tick: Called with steps done and in all.
@@ -58,6 +60,7 @@ def learn_vectors(
         TrainingError: Numbers are not finite.
     """
     require_two_answers(pairs)
+    refuse_spans(compiled.universe, "learning vectors")
     names = tuple(compiled.universe.writers if writers is None else writers)
     for name in names:
         if name not in compiled.universe.writers:
@@ -68,6 +71,7 @@ def learn_vectors(
     vectors = torch.zeros(len(names), compiled.shape.d_model, dtype=like.dtype, device=like.device, requires_grad=True)
     optimiser = torch.optim.Adam([vectors], lr=settings.learning_rate)
     order = BatchOrder(frozen.by_length, settings.batch_size, np.random.default_rng(seed))
+    longest = compiled.shape.d_model**0.5  # How far a vector moves where each of its numbers moves by 1.
     for step in range(settings.steps):
         rate = settings.learning_rate * rate_at(step, steps=settings.steps, warmup_steps=0)
         optimiser.param_groups[0]["lr"] = rate
@@ -82,7 +86,7 @@ def learn_vectors(
         optimiser.step()
         with torch.no_grad():
             lengths = vectors.norm(dim=-1, keepdim=True)
-            vectors *= (1 - rate * settings.sparsity / lengths.clamp(min=1e-12)).clamp(min=0)
+            vectors *= (1 - rate * settings.sparsity * longest / lengths.clamp(min=1e-12)).clamp(min=0)
         tick(step + 1, settings.steps)
     return {name: row for name, row in zip(names, vectors.detach(), strict=True) if bool(row.any())}
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from circuitgraph.compiled.compile import compile_model
 from circuitgraph.interventions.intervention import Intervention
+from circuitgraph.interventions.positions import PositionChange
+from circuitgraph.models import load_model
 from tests.circuitgraph.cli.conftest import call
 
 MODEL = ("--model", "induction-neox", "--no-verify")
@@ -60,12 +64,51 @@ def test_it_is_applied_to_a_prompt(steered):
     assert table.code == 0 and "changed model" in table.out
 
 
+def test_a_change_at_one_position_is_applied_to_a_prompt(tmp_path):
+    """The last layer's heads, cut at the last token alone, are those that answer; cut at the first they are nothing."""
+    compiled = compile_model(load_model("induction-neox"), verify=False)
+    told = {}
+    for place in ("first", "last"):
+        cut = [PositionChange(writer=f"a1.h{head}", positions=place, change=-1) for head in range(4)]
+        about = {**compiled.identity, "task": "induction"}
+        file = Intervention.from_positions(compiled.universe, cut, provenance=about).save(tmp_path / f"{place}.json")
+        ended = call("run", "--with", file, "--prompt", "a b c d a b c", "--no-verify", "--json")
+        assert ended.code == 0, ended.err
+        told[place] = ended.json["positions"][0]
+    assert told["first"]["kl"] == pytest.approx(0, abs=1e-6) and told["last"]["kl"] > 1
+    assert told["last"]["circuit"][0]["token"] != told["last"]["full"][0]["token"] == "d"
+    fifth = Intervention.from_positions(
+        compiled.universe, [PositionChange(writer="m0", positions=50, change=-1)], provenance=about
+    ).save(tmp_path / "far.json")
+    refused = call("run", "--with", fifth, "--prompt", "a b c", "--no-verify")
+    assert refused.code == 2 and "m0 is changed at position 50, and prompt 0 of the batch has 4 tokens" in refused.err
+
+
 def test_heads_to_cut_are_named(tmp_path):
     out = tmp_path / "cut.json"
     ended = call("suppress", *MODEL, *TASK, "--steps", 4, "--keep", 50, "--out", out, "--json")
     assert ended.code == 0, ended.err
     assert ended.json["heads"] == [] and ended.json["method"] == "suppression"
+    assert ended.json["random_heads"] == []  # nothing to compare with
     assert len(Intervention.load(out)) == 0
+
+
+def test_as_many_heads_drawn_at_random_are_cut_beside(tmp_path, monkeypatch):
+    """The model is tempted by nothing, so the search is told what to find."""
+    from pruning.steering import suppression
+
+    def found(compiled, *_, **__):
+        heads = ("a0.h1", "a1.h2")
+        cut = Intervention.from_writers(compiled.universe, dict.fromkeys(heads, -1.0))
+        return suppression.Suppression(heads=heads, intervention=cut, loss=0.0, numbers=np.zeros(8))
+
+    monkeypatch.setattr(suppression, "find_suppression", found)
+    ended = call("suppress", *MODEL, *TASK, "--n-random", 3, "--out", tmp_path / "cut.json")
+    assert ended.code == 0, ended.err
+    draws = Intervention.load(tmp_path / "cut.json").provenance["random_heads"]
+    assert [row["draw"] for row in draws] == [0, 1, 2]
+    assert {len(row["heads"].split()) for row in draws} == {2}
+    assert "2 heads drawn at random, 3 times" in ended.out
 
 
 @pytest.mark.parametrize(
@@ -76,7 +119,11 @@ def test_heads_to_cut_are_named(tmp_path):
         (("run", "--with", "missing.json", "--prompt", "a b"), "missing.json: cannot be read"),
         (("steer", *MODEL, *TASK, "--unit", "heads", "--out", "x.json"), "unit must be one of"),
         (("steer", *MODEL, *TASK, "--strengths", "much", "--out", "x.json"), "expected numbers separated by commas"),
+        (("steer", *MODEL, *TASK, "--strengths", "0,nan", "--out", "x.json"), "expected numbers separated by commas"),
+        (("steer", *MODEL, *TASK, "--test-size", 0, "--out", "x.json"), "there are no test prompts"),
+        (("suppress", *MODEL, *TASK, "--validation-size", 0, "--out", "x.json"), "there are no validation prompts"),
         (("suppress", *MODEL, *TASK, "--steps", 0, "--out", "x.json"), "steps must be at least 1"),
+        (("suppress", *MODEL, *TASK, "--n-random", -1, "--out", "x.json"), "--n-random must be at least 0; got -1"),
         (
             ("steer", "--model", "tracr:reverse", "--task", "tracr-reverse", "--no-verify", "--out", "x.json"),
             "needs wrong answers",
@@ -86,8 +133,13 @@ def test_heads_to_cut_are_named(tmp_path):
 def test_refusals_name_what_is_wrong(given, told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ended = call(*given)
-    assert ended.code == 2 and told in ended.err, ended.err
+    assert ended.code == 2 and told in ended.err and "training prompts" not in ended.err, ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_without_a_likeliest_token_are_no_table(steered):
+    ended = call("run", "--with", steered[0], "--strength", "1e300", "--prompt", "a b c a", "--no-verify")
+    assert ended.code == 2 and "outputs are NaN or infinite" in ended.err and ended.out == ""
 
 
 def test_a_file_is_not_replaced_unasked(steered):

@@ -12,7 +12,7 @@ from circuitgraph.errors import ConfigurationError
 from circuitgraph.interventions.applied import intervene
 from circuitgraph.interventions.intervention import Intervention
 from pruning.prompts.encoding import EncodedPairs
-from pruning.steering.judged import judge_intervention
+from pruning.steering.judged import judge_intervention, judge_runs
 from pruning.steering.scaling import ScalingSettings, learn_scalings
 from pruning.steering.two_answers import answer_against_wrong, kl_of_others, other_tokens
 from tests.pruning.prompts.small_prompts import random_prompts
@@ -149,6 +149,30 @@ def test_prompts_without_wrong_answers_are_refused(compiled: CompiledModel) -> N
         learn_scalings(compiled, random_prompts(lengths=[5, 5]))
     with pytest.raises(ConfigurationError, match="needs wrong answers"):
         judge_intervention(compiled, Intervention.from_writers(compiled.universe, {}), random_prompts(lengths=[5, 5]))
+
+
+def test_no_prompts_are_refused(compiled: CompiledModel) -> None:
+    with pytest.raises(ConfigurationError, match="there are no prompts to steer by"):
+        learn_scalings(compiled, PROMPTS.subset([]))
+
+
+def test_outputs_that_are_not_finite_are_no_answers(compiled: CompiledModel) -> None:
+    def broken(batch, _values):
+        return compiled.logits(batch) * float("nan")
+
+    judged = judge_runs(compiled, [lambda batch, _: compiled.logits(batch), broken], PROMPTS, (0, 1))
+    assert judged.iloc[0].notna().all() and (judged.iloc[0][["kl", "kl_others"]] >= 0).all()
+    assert judged.iloc[1, 1:].isna().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    batch, generator = PROMPTS.batch(np.arange(3)), torch.Generator().manual_seed(0)
+    logits, teacher = (torch.randn(3, 29, generator=generator).to(dtype) for _ in range(2))
+    found = answer_against_wrong(1.0, faithfulness=1.0)(logits, teacher, batch)
+    assert float(found) == pytest.approx(
+        float(answer_against_wrong(1.0, faithfulness=1.0)(logits.float(), teacher.float(), batch)), rel=1e-6
+    )
 
 
 def test_the_objective_is_refused_a_cut_vocabulary() -> None:

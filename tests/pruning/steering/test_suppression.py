@@ -75,6 +75,8 @@ def test_heads_are_cut_in_the_intervention(compiled: CompiledModel) -> None:
 def test_bad_input_is_refused(compiled: CompiledModel) -> None:
     with pytest.raises(ConfigurationError, match="needs wrong answers"):
         find_suppression(compiled, PROMPTS, random_prompts(lengths=[5]))
+    with pytest.raises(ConfigurationError, match="there are no validation prompts"):
+        find_suppression(compiled, PROMPTS, PROMPTS.subset([]))
     for name in ("steps", "judged_every"):
         with pytest.raises(ConfigurationError, match=f"{name} must be at least 1; got 0"):
             SuppressionSettings(**{name: 0})

@@ -51,8 +51,13 @@ def test_they_steer_both_ways_and_short_ones_vanish(compiled: CompiledModel) -> 
     assert set(vectors) == set(compiled.universe.writers)
     differences = judge_vectors(compiled, vectors, PROMPTS, strengths=(-1, 0, 1))["logit_difference"]
     assert differences[0] < differences[1] < differences[2]
-    pressed = ScalingSettings(steps=40, batch_size=4, learning_rate=0.05, sparsity=5.0)
+    pressed = ScalingSettings(steps=40, batch_size=4, learning_rate=0.05, sparsity=0.97)
     assert len(learn_vectors(compiled, PROMPTS, pressed)) < len(vectors)
+
+
+def test_nothing_leaves_zero_against_a_pull_as_strong_as_a_step(compiled: CompiledModel) -> None:
+    settings = ScalingSettings(steps=3, batch_size=4, learning_rate=0.05, sparsity=1.0)
+    assert learn_vectors(compiled, PROMPTS, settings) == {}
 
 
 def test_bad_input_is_refused(compiled: CompiledModel) -> None:
