@@ -21,16 +21,22 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.lens import Lens, said_at_asked
 from circuitgraph.forward.patterns import attention_patterns
+from circuitgraph.graph.spans import refuse_spans
 from circuitgraph.graph.universe import Universe
 from circuitgraph.memory.portions import Portions
 from circuitgraph.torch_state import in_settled_state
 from pruning.execution.objectives import first_asked, right_tokens
+from pruning.heads.tokens import decoder, tokens_of
+from pruning.prompts.batches import batches_by_length
 from pruning.prompts.encoding import EncodedPairs
+from pruning.whole_numbers import whole_number
 
 BIASES = "bias"
 """What no writer says: biases of attention layers, of the final norm and of the output head."""
 _CELLS = 1 << 24
 """How many numbers of the lens are held at once."""
+_TOP = 5
+"""How many of the tokens that a node says most are kept."""
 _MEASURES = ("right", "wrong", "average", "type", "rank", "probability", "attended")
 
 
@@ -56,6 +62,10 @@ class Capture:
             place), and `probability` that of the right tokens if the node alone spoke. Of numbers there is `right`
             alone.
         logits: The model's own, before a cap, by the same names but `attended` `[asked]`.
+        top_ids: Of each node and asked position the tokens that it says most, the first ones first
+            `[node asked most]`; none where outputs are numbers.
+        top_direct: How much more than to the average token it adds to their logits `[node asked most]`.
+        said_tokens: Of these tokens, the text by id.
     """
 
     universe: Universe
@@ -69,6 +79,9 @@ class Capture:
     said: Float[np.ndarray, "node asked d_model"]
     direct: dict[str, np.ndarray]
     logits: dict[str, np.ndarray]
+    top_ids: Int[np.ndarray, "node asked most"]
+    top_direct: Float[np.ndarray, "node asked most"]
+    said_tokens: dict[int, str]
 
     def __repr__(self) -> str:
         return f"<Capture of {len(self.nodes)} nodes, {len(self.heads)} of them heads, on {len(self.ids)} prompts>"
@@ -104,6 +117,31 @@ class Capture:
         if node not in self.nodes:
             raise UnknownNameError.of("captured node", node, self.nodes)
         return self.nodes.index(node)
+
+    def top_tokens(self, node: str, prompt: int) -> list[list[tuple[str, float]]]:
+        """What a node says most, at each asked position of a prompt.
+
+        Args:
+            node: Its name.
+            prompt: Which prompt.
+
+        Returns:
+            For each asked position the tokens, each with how much more than to the average token is added to its
+            logit; the largest first.
+
+        Raises:
+            UnknownNameError: It was not captured.
+        """
+        place = self.index(node)
+        return [
+            [
+                (self.said_tokens[token], value)
+                for token, value in zip(
+                    self.top_ids[place, at].tolist(), self.top_direct[place, at].tolist(), strict=True
+                )
+            ]
+            for at in np.flatnonzero(self.asked[:, 0] == prompt).tolist()
+        ]
 
 
 def means_by_prompt(
@@ -171,7 +209,7 @@ def capture(
     """
     if not len(pairs):
         raise ConfigurationError("there is nothing to capture: the split has no prompts")
-    return _Capturing(compiled, pairs, nodes).run(batch_size, tick)
+    return _Capturing(compiled, pairs, nodes).run(whole_number("batch_size", batch_size, least=1), tick)
 
 
 class _Capturing:
@@ -180,6 +218,7 @@ class _Capturing:
     def __init__(self, compiled: CompiledModel, pairs: EncodedPairs, nodes: Sequence[str] | None) -> None:
         self.compiled, self.pairs = compiled, pairs
         universe = compiled.universe
+        refuse_spans(universe, "what heads do")
         names = (*universe.writers, BIASES)
         for name in nodes or ():
             if name not in names:
@@ -194,31 +233,31 @@ class _Capturing:
         self.type = None if self.numeric else self._all_right_tokens()
 
     def run(self, batch_size: int, tick: Callable[[int, int], None] | None) -> Capture:
-        lengths, done = self.pairs.lengths, 0
+        done = 0
         patterns: dict[int, np.ndarray] = {}
         parts: list[tuple[np.ndarray, dict[str, Tensor]]] = []
         portions = Portions(self.compiled, batch_size)
-        for length in sorted(set(lengths.tolist())):
-            members = np.flatnonzero(lengths == length)
-            for start in range(0, len(members), batch_size):
-                for prompts, pattern, found in portions.run(self._of_prompts, members[start : start + batch_size]):
-                    patterns |= dict(zip(prompts.tolist(), pattern, strict=True))
-                    asked = [(prompt, at) for prompt in prompts for at in self.pairs.predict_positions[prompt]]
-                    parts.append((np.array(asked), found))
-                    done += len(prompts)
-                    if tick is not None:
-                        tick(done, len(self.pairs))
+        for some in batches_by_length(self.pairs.by_length, batch_size):
+            for prompts, pattern, found in portions.run(self._of_prompts, some):
+                patterns |= dict(zip(prompts.tolist(), pattern, strict=True))
+                asked = [(prompt, at) for prompt in prompts for at in self.pairs.predict_positions[prompt]]
+                parts.append((np.array(asked), found))
+                done += len(prompts)
+                if tick is not None:
+                    tick(done, len(self.pairs))
         asked = np.concatenate([one for one, _ in parts])
         order = np.lexsort((asked[:, 1], asked[:, 0]))
         joined = {name: torch.cat([found[name] for _, found in parts], 1).numpy()[:, order] for name in parts[0][1]}
-        decode = self._decoder()
+        say = self._said_decoder()
         return Capture(
             universe=self.compiled.universe, nodes=self.nodes, heads=self.heads, ids=self.pairs.clean_ids,
-            tokens=tuple(tuple(decode(int(token)) for token in ids) for ids in self.pairs.clean_ids),
+            tokens=tokens_of(self.compiled, self.pairs),
             asked=asked[order], causal=self.compiled.shape.causal,
             patterns=tuple(patterns[prompt] for prompt in range(len(self.pairs))),
             said=joined["said"], direct={name: joined[name][:-1] for name in _MEASURES},
             logits={name: joined[name][-1] for name in _MEASURES if name != "attended"},
+            top_ids=joined["top_ids"][:-1], top_direct=joined["top_direct"][:-1],
+            said_tokens={token: say(token) for token in np.unique(joined["top_ids"][:-1]).tolist()},
         )  # fmt: skip
 
     @torch.no_grad()
@@ -258,7 +297,8 @@ class _Capturing:
         vocabulary = self.compiled.shape.d_vocab
         at_once = max(1, _CELLS // (n_asked * vocabulary))
         whole = said.sum(0, keepdim=True)
-        pieces: dict[str, list[Tensor]] = {name: [] for name in _MEASURES}
+        pieces: dict[str, list[Tensor]] = {name: [] for name in (*_MEASURES, "top_ids", "top_direct")}
+        most = 0 if self.numeric else min(_TOP, vocabulary)
         rows = self.rows
         for start in range(0, len(rows) + 1, at_once):
             places = range(start, min(start + at_once, len(rows) + 1))
@@ -269,6 +309,9 @@ class _Capturing:
                     logits[row] += lens.constant
             for name, values in _measured(logits, targets, self.type).items():
                 pieces[name].append(values)
+            top = (logits - logits.mean(-1, keepdim=True)).topk(most, -1)
+            pieces["top_ids"].append(top.indices)
+            pieces["top_direct"].append(top.values)
             tokens = torch.stack([looked_at.get(place, torch.full((n_asked,), -1)) for place in places])
             pieces["attended"].append(_at(logits, tokens[..., None]))
         return {name: torch.cat(values) for name, values in pieces.items()}
@@ -309,13 +352,12 @@ class _Capturing:
         found = [int(ids[0]) for column in columns if column is not None for ids in column if len(ids)]
         return torch.tensor(sorted(set(found))) if found else None
 
-    def _decoder(self) -> Callable[[int], str]:
-        tokenizer = self.compiled.tokenizer
-        if tokenizer is None:
-            return str
-        if self.compiled.universe.family == "tracr":
-            return tokenizer.decode_token
-        return lambda token: tokenizer.decode([token])
+    def _said_decoder(self) -> Callable[[int], str]:
+        """A program's outputs have columns of their own."""
+        if self.compiled.tokenizer is None or self.compiled.universe.family != "tracr":
+            return decoder(self.compiled)
+        symbols = self.compiled.tokenizer.output_symbols
+        return lambda token: str(symbols[token])
 
 
 def _measured(

@@ -19,7 +19,7 @@ share of the visible positions that it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,12 +76,7 @@ def landmarks(found: Capture, pairs: EncodedPairs, spans: Mapping[str, str] | No
     ):
         raise ConfigurationError("the capture is of other prompts than those given; capture these first")
     spans = dict(spans or {})
-    for name in spans:
-        if name in (*WITHIN, *ASKED) or not name.isidentifier():
-            raise ConfigurationError(
-                f"a span has a name of its own, of letters, digits and underscores; got {name!r}, and "
-                f"{', '.join((*WITHIN, *ASKED))} are taken"
-            )
+    require_spans(spans, found.tokens)
     kinds: dict[str, list[Landmark]] = {name: [] for name in (*WITHIN, *ASKED, *spans)}
     for prompt, ids in enumerate(found.ids):
         every, asked = np.arange(len(ids)), found.asked[found.asked[:, 0] == prompt, 1]
@@ -91,8 +86,30 @@ def landmarks(found: Capture, pairs: EncodedPairs, spans: Mapping[str, str] | No
             kinds[name].append(Landmark.of(np.tile(row, (len(ids), 1)) & (every[:, None] >= every), asked))
     for name, text in spans.items():
         if not any(len(one.rows) for one in kinds[name]):
-            raise ConfigurationError(f"span {name!r}: no prompt holds the text {text!r}")
+            raise ConfigurationError(f"span {name!r}: no prompt holds the text {text!r} where it can be looked at")
     return kinds
+
+
+def require_spans(spans: Mapping[str, str], tokens: Sequence[tuple[str, ...]]) -> None:
+    """Refuse spans that cannot be looked for, which can be seen before anything is run.
+
+    Args:
+        spans: Texts by a name of one's own.
+        tokens: The prompts, as of `pruning.heads.tokens.tokens_of`.
+
+    Raises:
+        ConfigurationError: A name that is taken; a text that is empty, or in no prompt.
+    """
+    for name, text in spans.items():
+        if name in (*WITHIN, *ASKED) or not name.isidentifier():
+            raise ConfigurationError(
+                f"a span has a name of its own, of letters, digits and underscores; got {name!r}, and "
+                f"{', '.join((*WITHIN, *ASKED))} are taken"
+            )
+        if not text or not any(text in "".join(one) for one in tokens):
+            raise ConfigurationError(
+                f"span {name!r}: no prompt holds the text {text!r}; the first is {''.join(tokens[0])!r}"
+            )
 
 
 def _within(ids: np.ndarray) -> dict[str, Bool[np.ndarray, "seq seq"]]:
@@ -132,5 +149,8 @@ def _spans(tokens: tuple[str, ...], spans: Mapping[str, str]) -> dict[str, Bool[
         while at >= 0:
             row |= (starts < at + len(text)) & (ends > at)
             at = whole.find(text, at + 1)
+        for place, token in enumerate(tokens):
+            if not token and place:  # a part of the letter that the token before it has
+                row[place] = row[place - 1]
         found[name] = row
     return found

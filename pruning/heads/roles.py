@@ -119,8 +119,7 @@ def head_roles(
     """
     if not found.heads:
         raise ConfigurationError("roles are heads', and the capture holds none; name heads among its nodes")
-    if not 0 < share <= 1:
-        raise ConfigurationError(f"share must be above 0 and at most 1; got {share:g}")
+    require_share(share)
     places = landmarks(found, pairs, spans)
     looked = {name: _looked(found.patterns, marks) for name, marks in places.items()}
     says, says_bounds = _says(found)
@@ -142,6 +141,19 @@ def head_roles(
             }
         )  # fmt: skip
     return HeadRoles(table=_table(found, passing, looked, says, says_bounds), rules=pd.DataFrame(rows), share=share)
+
+
+def require_share(share: float) -> None:
+    """Refuse a share of attention that is none.
+
+    Args:
+        share: How much of its attention a head has to give.
+
+    Raises:
+        ConfigurationError: It is not above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise ConfigurationError(f"share must be above 0 and at most 1; got {share:g}")
 
 
 def _subject(places: Mapping[str, list[Landmark]], spans: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from circuitgraph.errors import PromptFormatError
 from pruning.prompts.encoder import Ids, PromptEncoder
@@ -27,6 +28,7 @@ class EncodedRow:
         clean_after: What follows the answer on the clean side, of a model that fills in masks.
         corrupted_after: What follows it on the corrupted side.
         mask: What a model that fills in masks reads instead of each of the answer's tokens; None for others.
+        spans: Names of the spans with the position at which each begins.
         correct: First tokens of right answers.
         wrong: First tokens of wrong answers.
         corrupted_answer: The counterfactual's own answer, after its side; empty if not known.
@@ -50,6 +52,7 @@ class EncodedRow:
     clean_after: Ids = ()
     corrupted_after: Ids = ()
     mask: int | None = None
+    spans: tuple[tuple[str, int], ...] = ()
 
     @property
     def prompt(self) -> Ids:
@@ -128,6 +131,9 @@ class _Texts:
     whole: str
     """The clean prompt with its answer and what follows it."""
     corrupted_whole: str
+    before_spans: tuple[str, ...]
+    """The clean prompt up to each of its spans but the first."""
+    corrupted_before_spans: tuple[str, ...]
 
     @classmethod
     def of(cls, pair: PromptPair, encoder: PromptEncoder) -> _Texts:
@@ -147,6 +153,8 @@ class _Texts:
             respelled=None if meant is None else clean + meant,
             whole=clean + answer + pair.clean_after,
             corrupted_whole=corrupted + answer + pair.corrupted_after,
+            before_spans=_before(pair.spans),
+            corrupted_before_spans=_before(pair.corrupted_spans),
         )
 
     @property
@@ -154,7 +162,14 @@ class _Texts:
         """All of them."""
         meant = [text for text in (self.respelled, self.corrupted_own) if text is not None]
         prompts = [self.clean, self.corrupted, self.answered, self.corrupted_answered]
-        return [*prompts, *self.right, *self.wrong, *meant, self.whole, self.corrupted_whole]
+        spans = (*self.before_spans, *self.corrupted_before_spans)
+        return [*prompts, *self.right, *self.wrong, *meant, self.whole, self.corrupted_whole, *spans]
+
+
+def _before(spans: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """The text up to each span but the first; a space before a span is the span's, as in most tokens."""
+    texts = accumulate(piece for _, piece in spans)
+    return tuple(text.rstrip(" ") for text in texts)[:-1]
 
 
 def _row(pair: PromptPair, texts: _Texts, encoder: PromptEncoder, ids: dict[str, Ids]) -> EncodedRow:
@@ -206,7 +221,43 @@ def _row(pair: PromptPair, texts: _Texts, encoder: PromptEncoder, ids: dict[str,
         clean_after=after[0],
         corrupted_after=after[1],
         mask=encoder.mask_id if encoder.fills_masks else None,
+        spans=_span_starts(pair, texts, encoder, ids),
     )
+
+
+def _span_starts(
+    pair: PromptPair, texts: _Texts, encoder: PromptEncoder, ids: dict[str, Ids]
+) -> tuple[tuple[str, int], ...]:
+    """The position at which each span begins, the same on both sides."""
+    if not pair.spans or encoder.chat_template:
+        return ()  # a template puts text of its own around the message
+    names = [name for name, _ in pair.spans]
+    clean = _begin(pair, names, ids[texts.clean], [ids[text] for text in texts.before_spans])
+    if pair.corrupted_spans:
+        other = _begin(pair, names, ids[texts.corrupted], [ids[text] for text in texts.corrupted_before_spans])
+        for name, here, there in zip(names, clean, other, strict=True):
+            if here != there:
+                raise pair.error(
+                    f"span {name!r} begins at token {here} of the clean side and at token {there} of the corrupted "
+                    "one; spans of both sides must have the same numbers of tokens"
+                )
+    return tuple(zip(names, clean, strict=True))
+
+
+def _begin(pair: PromptPair, names: list[str], whole: Ids, before: list[Ids]) -> list[int]:
+    """Where spans begin in a side's tokens."""
+    starts = [0]
+    for name, ids in zip(names[1:], before, strict=True):
+        if whole[: len(ids)] != ids:
+            raise pair.error(
+                f"the tokenizer merges the beginning of span {name!r} with the text before it; let a span begin at a "
+                "word's beginning, with the space before it"
+            )
+        starts.append(len(ids))
+    for name, start, after in zip(names, starts, [*starts[1:], len(whole)], strict=True):
+        if start >= after:
+            raise pair.error(f"span {name!r} has no token of its own; leave it out, or give it more of the text")
+    return starts
 
 
 def _after(pair: PromptPair, texts: _Texts, encoder: PromptEncoder, ids: dict[str, Ids]) -> tuple[Ids, Ids]:

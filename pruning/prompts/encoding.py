@@ -37,9 +37,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from circuitgraph.batch import PairBatch, TokenBatch
+from circuitgraph.batch import PairBatch
 from circuitgraph.errors import ConfigurationError, PromptFormatError
-from circuitgraph.transfer import to_device
+from pruning.prompts.batches import pair_batch
 from pruning.prompts.encoded_rows import EncodedRow, encode_rows, remarks
 from pruning.prompts.encoder import PromptEncoder
 from pruning.prompts.pairs import PromptPair
@@ -75,6 +75,9 @@ class EncodedPairs:
             answers; empty if not counted.
         spacing: For each prompt, the answer as it was probably meant where its spaces look wrong, else None; empty
             if not looked for.
+        spans: For each prompt, the names of its spans with the position at which each begins; empty if there are none.
+        divided_by: Names of all spans, in order, where batches are to say which token is in which; see
+            `pruning.prompts.spans`.
 
     Raises:
         PromptFormatError: Arrays that do not fit together, or numbers that can be no token's.
@@ -103,6 +106,8 @@ class EncodedPairs:
     prompt_lengths: tuple[int, ...] = ()
     unknown: tuple[int, ...] = ()
     spacing: tuple[Respelling | None, ...] = ()
+    spans: tuple[tuple[tuple[str, int], ...], ...] = ()
+    divided_by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that all columns have the same number of prompts and each prompt's arrays fit."""
@@ -149,6 +154,12 @@ class EncodedPairs:
     def lengths(self) -> np.ndarray:
         """Each prompt's number of tokens, int64."""
         return np.array([len(ids) for ids in self.clean_ids], dtype=np.int64)
+
+    @cached_property
+    def by_length(self) -> dict[int, np.ndarray]:
+        """The prompts of each length, the shortest first, as rising indices."""
+        lengths = self.lengths
+        return {int(length): np.flatnonzero(lengths == length) for length in np.unique(lengths)}
 
     @property
     def longest(self) -> int:
@@ -216,9 +227,9 @@ class EncodedPairs:
         taken = {
             name: tuple(column[index] for index in chosen) if column else column
             for name, column in columns.items()
-            if name != "notes"
+            if name not in ("notes", "divided_by")
         }
-        return EncodedPairs(**taken, notes=self.notes)
+        return EncodedPairs(**taken, notes=self.notes, divided_by=self.divided_by)
 
     def swapped(self) -> EncodedPairs:
         """The prompts and their counterfactuals the other way round; see `pruning.prompts.swapped`."""
@@ -248,39 +259,7 @@ class EncodedPairs:
         Raises:
             ConfigurationError: An unknown side, or no prompt.
         """
-        if side not in ("right", "left"):
-            raise ConfigurationError(f"padding side must be 'right' or 'left', got {side!r}")
-        chosen = [int(index) for index in indices]
-        if not chosen:
-            raise ConfigurationError("a batch needs at least one prompt, got none")
-        width = max(len(self.clean_ids[index]) for index in chosen)
-        starts = [width - len(self.clean_ids[i]) if side == "left" else 0 for i in chosen]
-        asked = [self.predict_positions[i] for i in chosen]
-        flat = [row * width + start + at for row, (start, at) in enumerate(zip(starts, asked, strict=True))]
-        prompts = np.repeat(np.arange(len(chosen)), [len(at) for at in asked])
-
-        def tokens(column: tuple[np.ndarray, ...]) -> TokenBatch:
-            ids = np.full((len(chosen), width), pad_id, dtype=np.int64)
-            mask = np.zeros((len(chosen), width), dtype=np.int64)
-            for row, (index, start) in enumerate(zip(chosen, starts, strict=True)):
-                ids[row, start : start + len(column[index])] = column[index]
-                mask[row, start : start + len(column[index])] = 1
-            return TokenBatch(
-                input_ids=torch.from_numpy(ids),
-                attention_mask=torch.from_numpy(mask),
-                predict_index=torch.from_numpy(np.concatenate(flat)),
-                predict_prompt=torch.from_numpy(prompts),
-            ).to(device)
-
-        return PairBatch(
-            clean=tokens(self.clean_ids),
-            corrupted=tokens(self.corrupted_ids),
-            answer_ids=_joined(self.answer_ids, chosen, np.int64, device),
-            answer_values=_joined(self.answer_values, chosen, np.float32, device),
-            correct_ids=_padded(self.correct_ids, chosen, device),
-            wrong_ids=_padded(self.wrong_ids, chosen, device),
-            index=to_device(torch.tensor(chosen), device),
-        )
+        return pair_batch(self, indices, pad_id=pad_id, side=side, device=device)
 
 
 _COLUMNS = (
@@ -292,7 +271,7 @@ _COLUMNS = (
     "correct_ids",
     "wrong_ids",
 )
-_REMARKS = ("texts", "groups", "corrupted_texts", "sources", "prompt_lengths", "unknown", "spacing")
+_REMARKS = ("texts", "groups", "corrupted_texts", "sources", "prompt_lengths", "unknown", "spacing", "spans")
 
 
 def _check_numbers(name: str, column: tuple[np.ndarray, ...] | None) -> None:
@@ -316,27 +295,6 @@ def _highest(columns: list[tuple[np.ndarray, ...] | None], n_prompts: int) -> np
         [max((int(column[at].max(initial=-1)) for column in given), default=-1) for at in range(n_prompts)],
         dtype=np.int64,
     )
-
-
-def _joined(
-    column: tuple[np.ndarray, ...] | None, chosen: list[int], dtype: type, device: torch.device | str
-) -> torch.Tensor | None:
-    """Lay the answers of the chosen prompts end to end."""
-    if column is None:
-        return None
-    return to_device(np.concatenate([column[index] for index in chosen]).astype(dtype), device)
-
-
-def _padded(
-    column: tuple[np.ndarray, ...] | None, chosen: list[int], device: torch.device | str
-) -> torch.Tensor | None:
-    """Stack sets of tokens of different sizes, padded with -1."""
-    if column is None:
-        return None
-    rows = np.full((len(chosen), max(1, *(len(column[index]) for index in chosen))), -1, dtype=np.int64)
-    for row, index in enumerate(chosen):
-        rows[row, : len(column[index])] = column[index]
-    return to_device(rows, device)
 
 
 def encode_pairs(
@@ -405,4 +363,5 @@ def columns(rows: list[EncodedRow], notes: tuple[str, ...]) -> EncodedPairs:
         prompt_lengths=tuple(len(row.clean if row.mask is None else row.sides[0]) for row in rows),
         unknown=tuple(row.unknown for row in rows),
         spacing=tuple(row.spacing for row in rows),
+        spans=tuple(row.spans for row in rows) if any(row.spans for row in rows) else (),
     )

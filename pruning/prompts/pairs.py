@@ -23,9 +23,13 @@ from typing import overload
 from circuitgraph.errors import PromptFormatError, UnknownNameError
 from circuitgraph.files.atomic_file import write_atomically
 from circuitgraph.files.strict_json import parse_strictly
+from pruning.prompts.json_fields import expected, well_typed, written
 from pruning.prompts.text_rules import TAG, pair_problem, shown
 
-FIELDS = ("clean", "corrupted", "split", "wrong_answer", "correct_answers", "corrupted_answer", "group")
+FIELDS = (
+    "clean", "corrupted", "split", "wrong_answer", "correct_answers", "corrupted_answer", "group", "spans",
+    "corrupted_spans",
+)  # fmt: skip
 _SPAN = re.compile(r"<predict>(.*?)</predict>", re.DOTALL)
 
 
@@ -46,6 +50,9 @@ class PromptPair:
         group: A label that metrics may be grouped by, or that pairs up items of two data sets.
         clean_after: The prompt's text after the answer: read by models that fill in masked tokens, refused for others.
         corrupted_after: The counterfactual's text after the answer.
+        spans: Names of the spans that the clean prompt is made of, each with its piece of the text; together they are
+            `clean`. Empty where nothing is said of spans.
+        corrupted_spans: The same of the counterfactual; empty, its spans have as many tokens as those of the prompt.
         source: Where the pair came from, for messages; not compared.
 
     Raises:
@@ -71,6 +78,8 @@ class PromptPair:
     group: str | None = None
     clean_after: str = ""
     corrupted_after: str = ""
+    spans: tuple[tuple[str, str], ...] = ()
+    corrupted_spans: tuple[tuple[str, str], ...] = ()
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -115,7 +124,8 @@ class PromptPair:
         return replace(
             self, clean=self.corrupted, corrupted=self.clean, answer=self.corrupted_answer, wrong_answer=wrong,
             wrong_answers=(), correct_answers=(), corrupted_answer=self.answer, clean_after=self.corrupted_after,
-            corrupted_after=self.clean_after,
+            corrupted_after=self.clean_after, spans=self.corrupted_spans,
+            corrupted_spans=self.spans if self.corrupted_spans else (),
         )  # fmt: skip
 
     def error(self, message: str) -> PromptFormatError:
@@ -257,8 +267,15 @@ def _parse_line(text: str, source: str) -> PromptPair:
         corrupted_answer=other if isinstance(other, str) else None,
         split=split if isinstance(split, str) else None,
         group=group if isinstance(group, str) else None,
+        spans=_spans(record.get("spans")),
+        corrupted_spans=_spans(record.get("corrupted_spans")),
         source=source,
     )
+
+
+def _spans(value: object) -> tuple[tuple[str, str], ...]:
+    """Names and pieces of spans, whose form was checked."""
+    return tuple((name, piece) for name, piece in value) if isinstance(value, list) else ()
 
 
 def _parse_object(text: str, source: str) -> dict[str, object]:
@@ -286,25 +303,8 @@ def _check_fields(record: dict[str, object], source: str) -> None:
         if name not in record:
             raise PromptFormatError(f"{source}: the field {name!r} is missing; add it")
     for name, value in record.items():
-        if not _well_typed(name, value):
-            wanted = {"wrong_answer": "a string or a list of strings", "correct_answers": "a list of strings"}
-            raise PromptFormatError(f"{source}: {name!r} must be {wanted.get(name, 'a string')}, got {_json(value)}")
-
-
-def _json(value: object) -> str:
-    """Write a value as JSON has it, at most so much of it."""
-    written = json.dumps(value)
-    return written if len(written) <= 60 else f"{written[:60]}…"
-
-
-def _well_typed(name: str, value: object) -> bool:
-    """Say whether a field's value has the type that the field asks for; null means absent if optional."""
-    if value is None:
-        return name not in ("clean", "corrupted")
-    strings = isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
-    if name == "correct_answers":
-        return strings
-    return isinstance(value, str) or (name == "wrong_answer" and strings)
+        if not well_typed(name, value):
+            raise PromptFormatError(f"{source}: {name!r} must be {expected(name)}, got {written(value)}")
 
 
 def _split_answer(text: object, side: str, source: str) -> tuple[str, str, str]:
@@ -379,4 +379,7 @@ def _to_object(pair: PromptPair) -> dict[str, object]:
         record["corrupted_answer"] = pair.corrupted_answer
     if pair.group is not None:
         record["group"] = pair.group
+    for name in ("spans", "corrupted_spans"):
+        if pieces := getattr(pair, name):
+            record[name] = [list(piece) for piece in pieces]
     return record

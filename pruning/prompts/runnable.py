@@ -9,6 +9,7 @@ import numpy as np
 
 from circuitgraph.errors import ConfigurationError
 from pruning.findings import Finding
+from pruning.prompts.spans import require_same_spans
 
 if TYPE_CHECKING:
     from circuitgraph.compiled.model import CompiledModel
@@ -37,8 +38,9 @@ def require_runnable(compiled: CompiledModel, pairs: EncodedPairs) -> None:
     """Refuse prompts that a model cannot run.
 
     Raises:
-        ConfigurationError: There are some; the message names the first.
+        ConfigurationError: There are some; the message names the first. Or they are not divided into the model's spans.
     """
+    require_same_spans(compiled.universe, pairs)
     found = unrunnable(compiled, pairs)
     if found:
         raise ConfigurationError("\n".join(one.text for one in found))

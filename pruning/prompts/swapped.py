@@ -133,6 +133,7 @@ def both_ways(pairs: EncodedPairs) -> EncodedPairs:
     names = (
         "clean_ids", "corrupted_ids", "predict_positions", "answer_ids", "answer_values", "correct_ids", "wrong_ids",
         "corrupted_answers", "texts", "groups", "corrupted_texts", "sources", "prompt_lengths", "unknown",
+        "spans",
     )  # fmt: skip
     columns = {name: (getattr(pairs, name), getattr(other, name)) for name in names}
     joined = {

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
-from circuitgraph.errors import UnknownNameError
+from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.graph.spans import check_span_names
 
 SPLITS = ("train", "validation", "test")
 
@@ -46,6 +47,10 @@ class PairText(Protocol):
     def split(self) -> str | None: ...
     @property
     def group(self) -> str | None: ...
+    @property
+    def spans(self) -> tuple[tuple[str, str], ...]: ...
+    @property
+    def corrupted_spans(self) -> tuple[tuple[str, str], ...]: ...
 
 
 def pair_problem(pair: PairText) -> str | None:
@@ -57,7 +62,7 @@ def pair_problem(pair: PairText) -> str | None:
     Returns:
         What is wrong and how to mend it, or None.
     """
-    checks = (_wrong_type, _wrong_text, _wrong_split, _empty, _wrong_spaces, _wrong_sets)
+    checks = (_wrong_type, _wrong_text, _wrong_split, _empty, _wrong_spaces, _wrong_sets, _wrong_spans)
     return next((problem for check in checks if (problem := check(pair)) is not None), None)
 
 
@@ -147,6 +152,23 @@ def _wrong_sets(pair: PairText) -> str | None:
         if wrong == pair.answer or wrong in pair.correct_answers:
             which = "the answer itself" if wrong == pair.answer else "among the 'correct_answers' too"
             return f"the wrong answer {wrong!r} is {which}; give another, or none"
+    return None
+
+
+def _wrong_spans(pair: PairText) -> str | None:
+    for field, side in (("spans", "clean"), ("corrupted_spans", "corrupted")):
+        spans, text = getattr(pair, field), getattr(pair, side)
+        if not spans:
+            continue
+        try:
+            check_span_names([name for name, _ in spans], field)
+        except ConfigurationError as error:
+            return str(error)
+        joined = "".join(piece for _, piece in spans)
+        if joined.rstrip(" ") != text.rstrip(" "):
+            return f"the pieces of {field!r} together are {shown(joined)}, and the {side} side is {shown(text)}"
+    if pair.corrupted_spans and [name for name, _ in pair.spans] != [name for name, _ in pair.corrupted_spans]:
+        return "'spans' and 'corrupted_spans' must have the same names in the same order"
     return None
 
 

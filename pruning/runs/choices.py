@@ -203,7 +203,11 @@ def with_method(chosen: Mapping[str, Any], method: str) -> Chosen:
     """
     if chosen.get(METHOD, BY_RECIPE[0]) == method:
         return dict(chosen)
-    sparsity = chosen.get("selection.sparsity", chosen.get("recipe.target_sparsity"))
+    recipe = chosen.get(RECIPE)
+    if isinstance(recipe, str):
+        recipe = recipe_named(recipe)
+    of_recipe = None if recipe is None else recipe.target_sparsity
+    sparsity = chosen.get("selection.sparsity", chosen.get("recipe.target_sparsity", of_recipe))
     gone = {RECIPE, "objective"} | (set() if method in BY_RECIPE else {"teacher_top_k", "survivors", "survivors_by"})
     rest = {
         name: value

@@ -12,6 +12,7 @@ What was chosen wins, then what the recipe says, then what the task and the mode
                  without a recipe one that it can do with
     task.seed    chosen, else the run's seed
     survivors_by chosen, else `gate-importance` where there are to be survivors
+    n_effects    chosen, else 0 where prompts are divided into spans, else 150
     the rest     chosen, else the default of `RunRequest` and `RunSettings`
 """
 
@@ -67,6 +68,8 @@ def decide(chosen: Mapping[str, Any], *, family: str, objective: str) -> tuple[R
         family, {name: model.get(name) or getattr(recipe, name, None) for name in ("embeddings", "kv_heads", "qkv")}
     )
     task.setdefault("seed", asked.get("seed", 0))
+    if task.get("spans"):
+        asked.setdefault("n_effects", 0)  # single edges are not cut with spans yet
     if asked.get("survivors_by") or asked.get("survivors"):
         asked["survivors_by"] = settled(asked.get("survivors_by") or SURVIVORS_BY)
     if recipe is not None:
@@ -139,9 +142,12 @@ def run_text(request: RunRequest, settings: RunSettings, *, edited: bool = False
     Args:
         request: What is asked for.
         settings: How it is done.
-        edited: Whether the graph was edited, which TOML does not hold.
+        edited: Whether the graph was edited, or vectors were added in Python, which TOML does not hold.
     """
-    note = "# The graph was edited before this run: edges were removed, frozen or tied. This file does not hold that.\n"
+    note = (
+        "# The graph was edited before this run: edges were removed, frozen or tied, or vectors were added. "
+        "This file does not hold that.\n"
+    )
     asked = request.to_dict()
     if request.n_random_prompts is None:
         asked["n_random_prompts"] = "all"

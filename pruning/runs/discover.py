@@ -275,11 +275,14 @@ def _keep_learnt(folder: ResultFolder | None, asked: Run, learnt: Learnt) -> Non
 
 def _is_edited(run: Run) -> bool:
     edits = run.compiled.gate_map.edits
+    if run.compiled.vectors and run.request.model.vectors is None:
+        return True
     return any(edits.get(how) for how in ("removed", "frozen", "tied"))
 
 
 def _keep_circuit(measuring: Measuring) -> None:
     measuring.keep()
+    measuring.keep_vectors()
     measuring.keep_constants()
     if measuring.folder is not None:
         for sparsity, circuit in _described_front(measuring).items():

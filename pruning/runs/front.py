@@ -9,7 +9,7 @@ import pandas as pd
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
-from pruning.evaluation.evaluate import evaluate_masks
+from pruning.evaluation.masks import evaluate_masks
 from pruning.frozen.constants import AblationData
 from pruning.methods.edge_pruning.gates import Gates
 from pruning.prompts.encoding import EncodedPairs

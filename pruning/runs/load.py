@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,11 @@ from pruning.runs.decide import decide, task_options
 from pruning.runs.request import RunRequest
 from pruning.runs.settings import RunSettings
 from pruning.tasks import get_task, load_task
+from pruning.tasks.spans import with_spans_of
 
 if TYPE_CHECKING:
     from circuitgraph.compiled.model import CompiledModel
+    from circuitgraph.forward.vectors import Vector
     from pruning.runs.run import Run
 
 
@@ -47,6 +49,9 @@ class PlannedRun:
             chat_template=asked.chat_template, bos=asked.bos,
         )  # fmt: skip
         task = task.towards(begins_with(self.request.direction))
+        if asked.spans:
+            task = task.with_spans(asked.spans)
+            compiled = with_spans_of(compiled, task)
         return Run(compiled=compiled, task=task, request=with_objective(self.request, task), settings=self.settings)
 
     def load_model(self) -> CompiledModel:
@@ -58,6 +63,7 @@ class PlannedRun:
         loaded = load_model(model.name, dtype=settings.dtype, device=settings.device)
         return compile_model(
             loaded, embeddings=model.embeddings, kv_heads=model.kv_heads, qkv=model.qkv, verify=settings.verify,
+            vectors=_vectors(model.vectors),
         )  # fmt: skip
 
 
@@ -108,7 +114,14 @@ def plan_with(chosen: Mapping[str, Any], *, objective: str) -> PlannedRun:
     universe = universe_of(
         family, family.shape(config), embeddings=model.embeddings, kv_heads=model.kv_heads, qkv=model.qkv
     )
-    return PlannedRun(request=request, settings=settings, universe=universe)
+    names = tuple(vector.name for vector in _vectors(model.vectors))
+    return PlannedRun(request=request, settings=settings, universe=replace(universe, virtual=names))
+
+
+def _vectors(file: str | None) -> tuple[Vector, ...]:
+    from circuitgraph.compiled.vector_files import load_vectors
+
+    return () if file is None else load_vectors(file)
 
 
 def read_run(path: str | Path) -> PlannedRun:

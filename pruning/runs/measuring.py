@@ -15,6 +15,7 @@ import pandas as pd
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.constants import constants_bytes, constants_file
 from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.compiled.vector_files import vectors_bytes
 from circuitgraph.errors import why
 from circuitgraph.files.csv_text import csv_text
 from circuitgraph.forward.ablation_values import AblationValues
@@ -25,7 +26,7 @@ from pruning.runs.front import front_table, measured_front
 from pruning.runs.parts import Parts
 from pruning.runs.progress import Progress
 from pruning.runs.request import N_EFFECTS
-from pruning.runs.result_files import CIRCUIT, EXAMPLES, FRONT_TABLE, METRICS
+from pruning.runs.result_files import CIRCUIT, EXAMPLES, FRONT_TABLE, METRICS, VECTORS
 from pruning.runs.result_folder import ResultFolder
 from pruning.tasks import TaskData
 
@@ -147,6 +148,11 @@ class Measuring:
     def _data(self, constants: AblationValues | None) -> AblationData | None:
         """What constants of cut edges are taken from."""
         return self.task.splits.get("train") if constants is None else constants
+
+    def keep_vectors(self) -> None:
+        """Write the vectors that are added to the model to the folder, beside the circuits."""
+        if self.folder is not None and self.compiled.vectors:
+            self.folder.write(VECTORS, vectors_bytes(self.compiled.vectors))
 
     def keep_constants(self) -> None:
         """Write what cut edges carry to the folder, beside the circuits that it was learnt for."""

@@ -47,6 +47,7 @@ from pruning.runs.provenance import made_with, model_provenance
 from pruning.tasks import TaskData
 from pruning.whole_numbers import MOST_SEED, whole_number
 
+SWAPPED = "the training data with its sides swapped (where a side's answer is right for both, no other is wrong)"
 SPLIT = "train"
 """Edges are ranked by a task's training prompts, so that circuits can be measured on the others."""
 
@@ -59,11 +60,13 @@ class Ranked:
         scores: Of every edge.
         search: The circuit of a method that searches for one, or None.
         constants: What cut edges carried under optimal ablation; else None.
+        halves: Of both directions that were ranked one after the other: noising and denoising alone.
     """
 
     scores: EdgeScores
     search: Search | None
     constants: AblationValues | None = None
+    halves: tuple[EdgeScores, EdgeScores] | None = None
 
 
 @with_gradients
@@ -80,6 +83,7 @@ def rank_edges(
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
     constants: AblationValues | None = None,
+    each: Callable[[EdgeScores, EdgeScores], None] | None = None,
 ) -> EdgeScores:
     """Score every edge of a model's graph; `pruning.top_edges` makes circuits of the scores.
 
@@ -98,6 +102,8 @@ def rank_edges(
         say: Called with a line when something had to change.
         constants: What cut edges carry under optimal ablation, as `pruning.learn_constants` gives them; None learns
             them first, for sets of edges drawn at random.
+        each: Of direction `both`: called with the scores of noising and of denoising alone, which what is returned no
+            longer tells apart; not of a method that goes over both in one pass (`acdc`).
 
     Returns:
         One score per edge, with the method, what a score estimates, and where they came from.
@@ -134,8 +140,11 @@ def rank_edges(
     check_ranking(compiled, probe.pairs, method, probe.objective, probe.ablation)
     seed = whole_number("seed", seed, most=MOST_SEED)
     if direction == BOTH:
-        check_ranking(compiled, probe.pairs.swapped(), method, probe.objective, probe.ablation)
-        return ranked_both(method, probe, task, seed=seed).scores
+        check_ranking(compiled, probe.pairs.swapped(), method, probe.objective, probe.ablation, what=SWAPPED)
+        found = ranked_both(method, probe, task, seed=seed)
+        if each is not None and found.halves is not None:
+            each(*found.halves)
+        return found.scores
     return ranked(method, probe, task, seed=seed, direction=direction).scores
 
 
@@ -224,6 +233,7 @@ def ranked_both(method: Method, probe: Probe, task: TaskData | EncodedPairs, *, 
         NotFiniteError: Scores are NaN or infinite; the message names the prompts.
     """
     if isinstance(method, OnePassBothWays):
+        probe.say("both directions in one pass, by their mean: its threshold is half of that of their sum")
         found = ranked(method.for_both(), replace(probe, pairs=both_ways(probe.pairs)), task, seed=seed)
         assert found.search is not None
         search = method.of_both(found.search)
@@ -240,7 +250,8 @@ def ranked_both(method: Method, probe: Probe, task: TaskData | EncodedPairs, *, 
     probe.say("denoising: the corrupted prompts, cut edges carry the clean ones")
     turned = replace(probe, pairs=probe.pairs.swapped())
     second = ranked(method, turned, task, seed=seed, direction=DENOISING)
-    return Ranked(scores=both_directions(first.scores, second.scores), search=None)
+    halves = (first.scores, second.scores)
+    return Ranked(scores=both_directions(*halves), search=None, halves=halves)
 
 
 def _looked_at(method: Method, direction: str) -> str:
@@ -260,7 +271,13 @@ def _method(method: Method | str, settings: Mapping[str, object] | None) -> Meth
 
 
 def check_ranking(
-    compiled: CompiledModel, pairs: EncodedPairs, method: Method, objective: str | None, ablation: str
+    compiled: CompiledModel,
+    pairs: EncodedPairs,
+    method: Method,
+    objective: str | None,
+    ablation: str,
+    *,
+    what: str = "the training data",
 ) -> None:
     """Refuse what gives no scores, before any work.
 
@@ -270,6 +287,7 @@ def check_ranking(
         method: The method.
         objective: What is compared, or None.
         ablation: What cut edges carry.
+        what: What a message calls the prompts.
 
     Raises:
         ConfigurationError: The method can make nothing of the objective or the ablation, the objective nothing of the
@@ -291,7 +309,7 @@ def check_ranking(
         raise ConfigurationError("there are no prompts to rank edges by; give some (--train-size)")
     if objective is not None:
         method.require(objective)
-        check_objective(objective, pairs)
+        check_objective(objective, pairs, what)
     require_runnable(compiled, pairs)
     if ablation == "counterfactual":
         refuse_equal_sides(pairs)

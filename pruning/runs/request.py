@@ -14,13 +14,14 @@ from circuitgraph.circuits.edge_scores import ORDERS
 from circuitgraph.circuits.selection.rules import RULES, RuleOptions, check_rule
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.graph.ablations import ABLATIONS
-from circuitgraph.graph.universe import CHOICES
+from circuitgraph.graph.universe_rules import CHOICES
 from pruning.evaluation.sampled import N_RANDOM_PROMPTS
 from pruning.methods.edge_pruning.recipes import OBJECTIVE_NAMES, Recipe
 from pruning.methods.method import require_one_direction
 from pruning.methods.registry import METHODS
 from pruning.methods.score_source import TRAINED, check_source
-from pruning.prompts.swapped import DIRECTIONS, NOISING, require_direction
+from pruning.prompts.spans import WAYS
+from pruning.prompts.swapped import BOTH, DIRECTIONS, NOISING, require_direction
 from pruning.prompts.text_rules import SPLITS
 from pruning.runs.fields import Kind, check_fields, checked_table, number, one_of, plain
 from pruning.runs.method_settings import method_with
@@ -38,6 +39,11 @@ OWN = "own"
 """The rule that takes the circuit of a method that searches for one, as it is."""
 DEFAULT_SPARSITY = 0.97
 """The share of edges to cut by the scores of a method, where nothing was chosen; that of the recipe `quick`."""
+SPANNED = (
+    "eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "conductance", "gate-importance", "gate-gradients",
+    "random", "subnetwork-probing",
+)  # fmt: skip
+"""Methods that rank edges of a universe with spans; all others walk its layers as if an edge were one."""
 RULES_OF_RUN = (OWN, *(name for name in RULES if name != "stable"))
 """How a ranking becomes a circuit in a run; the rule `stable` takes several rankings."""
 _SIZE = Kind(base=int, optional=False, least=0, none="none", names=(), label="size")
@@ -52,12 +58,14 @@ class ModelRequest:
         embeddings: `joint` or `split`.
         kv_heads: `native` or `per_query`.
         qkv: `split` or `joint`.
+        vectors: A file of vectors that are added to the model, see `circuitgraph.save_vectors`; or None.
     """
 
     name: str
     embeddings: str = one_of(*CHOICES["embeddings"], default="joint")
     kv_heads: str = one_of(*CHOICES["kv_heads"], default="native")
     qkv: str = one_of(*CHOICES["qkv"], default="split")
+    vectors: str | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -75,6 +83,8 @@ class TaskRequest:
         seed: Which prompts are drawn.
         chat_template: Whether each prompt is wrapped as a user's message.
         bos: `auto`, `yes` or `no`.
+        spans: How prompts, and with them the model's edges, are divided into spans of token positions: `task` or
+            `positions`; None divides nothing.
     """
 
     name: str
@@ -83,6 +93,7 @@ class TaskRequest:
     seed: int = number(0, most=MOST_SEED)
     chat_template: bool = False
     bos: str = one_of("auto", "yes", "no", default="auto", kind="choice of bos")
+    spans: str | None = one_of(*WAYS, default=None, kind="way to divide prompts into spans")
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -225,6 +236,8 @@ class RunRequest:
             raise ConfigurationError(
                 "a run trains gates by a recipe, or has a method and a selection; give the one or the other"
             )
+        if self.task.spans:
+            _check_spans(self)
         if self.survivors is not None and self.recipe is None:
             raise ConfigurationError("survivors are the edges whose gates are trained, and nothing is trained here")
         if (self.survivors is None) != (self.survivors_by is None):
@@ -287,3 +300,28 @@ _TABLES: dict[str, type] = {
     "method": MethodRequest,
     "selection": SelectionRequest,
 }
+
+
+def _check_spans(request: RunRequest) -> None:
+    """Refuse what does not know spans of token positions.
+
+    Raises:
+        ConfigurationError: Something was asked for that does not.
+    """
+    recipe, method = request.recipe, request.method
+    not_known = {
+        f"method {method.name!r}" if method else "": method is not None and method.name not in SPANNED,
+        f"warm_start {recipe.warm_start!r}" if recipe else "": recipe is not None
+        and recipe.warm_start in METHODS
+        and recipe.warm_start not in SPANNED,
+        f"survivors by {request.survivors_by!r}": request.survivors is not None
+        and request.survivors_by in METHODS
+        and request.survivors_by not in SPANNED,
+        f"n_effects {request.n_effects} (single edges cut)": request.n_effects > 0,
+        "direction 'both'": request.direction == BOTH,
+    }
+    refused = [what for what, asked in not_known.items() if asked]
+    if refused:
+        raise ConfigurationError(
+            f"{', '.join(refused)}: does not know spans of token positions; choose another, or leave --spans out"
+        )

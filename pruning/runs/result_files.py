@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from circuitgraph.circuits.edge_scores import ABOUT as ABOUT_SCORES
 from circuitgraph.circuits.edge_scores import NUMBERS as SCORES
 from circuitgraph.errors import CircuitFormatError
+from circuitgraph.graph.virtual import VECTOR_FILE as VECTORS
 
 if TYPE_CHECKING:
     from circuitgraph.graph.gate_map import GateMap
@@ -41,6 +42,7 @@ FILES = (
     GATES,
     SCORES,
     ABOUT_SCORES,
+    VECTORS,
     "report.md",
     STATE,
 )

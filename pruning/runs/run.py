@@ -211,7 +211,7 @@ def of_task(task: TaskData) -> Chosen:
     chosen: Chosen = {"task.name": task.name}
     if "direction" in made:
         chosen["direction"] = made["direction"]
-    for name in ("seed", "chat_template", "bos"):
+    for name in ("seed", "chat_template", "bos", "spans"):
         if name in made:
             chosen[f"task.{name}"] = made[name]
     options, sizes = made.get("options"), made.get("sizes")

@@ -28,6 +28,7 @@ from circuitgraph.torch_state import with_gradients
 from pruning.evaluation.scores import score_prompts
 from pruning.execution.probe import Probe
 from pruning.methods.greedy_nodes import GreedyNodes
+from pruning.prompts.batches import batches_by_length
 from pruning.prompts.encoding import EncodedPairs
 from pruning.runs.rank import SPLIT, check_ranking, ranked
 from pruning.tasks import TaskData
@@ -177,11 +178,9 @@ def _searched(method: GreedyNodes, probe: Probe, task: TaskData) -> Circuit:
 
 def _batches(pairs: EncodedPairs, compiled: CompiledModel, batch_size: int) -> Iterator[tuple[Any, Any]]:
     """Prompts of one length each as batches, and as pairs."""
-    for length in sorted(set(pairs.lengths.tolist())):
-        members = np.flatnonzero(pairs.lengths == length)
-        for start in range(0, len(members), batch_size):
-            batch = pairs.batch(members[start : start + batch_size], device=compiled.device)
-            yield batch.clean, batch
+    for some in batches_by_length(pairs.by_length, batch_size):
+        batch = pairs.batch(some, device=compiled.device)
+        yield batch.clean, batch
 
 
 def _commonest(pairs: EncodedPairs, compiled: CompiledModel, batch_size: int) -> Any:

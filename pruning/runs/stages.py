@@ -21,10 +21,11 @@ from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.stopping import Stop
 from pruning.execution.objectives import check_objective, check_top_k
 from pruning.methods.edge_pruning.loop import TrainingRun
+from pruning.prompts.spans import require_same_spans
 from pruning.prompts.swapped import BOTH
 from pruning.runs.given_scores import check_given_scores
 from pruning.runs.progress import Progress
-from pruning.runs.rank import check_ranking
+from pruning.runs.rank import SWAPPED, check_ranking
 from pruning.runs.result_folder import ResultFolder
 from pruning.runs.run import Run
 
@@ -153,17 +154,22 @@ def check_run(run: Run) -> None:
         UnsupportedModelError: The method can make nothing of the model.
     """
     compiled, task, request = run.compiled, run.task, run.request
+    for pairs in task.splits.values():
+        if len(pairs):
+            require_same_spans(compiled.universe, pairs)
     if not len(task.split("train")):
         raise ConfigurationError(f"task {task.name}: the train split is empty; there is nothing to learn from")
-    trained_on = [task.split("train"), *([task.split("train").swapped()] if request.direction == BOTH else [])]
+    trained_on = {f"task {task.name} (train)": task.split("train")}
+    if request.direction == BOTH:
+        trained_on[SWAPPED] = task.split("train").swapped()
     if run.method is not None:
-        for pairs in trained_on:
-            check_ranking(compiled, pairs, run.method, request.objective, request.ablation)
+        for what, pairs in trained_on.items():
+            check_ranking(compiled, pairs, run.method, request.objective, request.ablation, what=what)
     else:
         check_top_k(request.teacher_top_k, run.objective, compiled.shape.d_vocab)
         compiled.gate_map.check_target(run.recipe.target_sparsity)
-        for pairs in trained_on:
-            check_objective(run.objective, pairs, f"task {task.name} (train)")
+        for what, pairs in trained_on.items():
+            check_objective(run.objective, pairs, what)
         check_given_scores(run)
     for split in run.splits:
         if not len(task.split(split)):

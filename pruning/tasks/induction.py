@@ -5,6 +5,8 @@
 place by the letter *before* each position, which the heads of one layer cannot do alone: a head that looks one back
 writes what a later head's key reads.
 
+Prompts name two spans of positions: `letters`, all that come first, and `again`, the letter that is asked for.
+
 References:
     Olsson et al., "In-context Learning and Induction Heads", 2022.
 """
@@ -47,9 +49,12 @@ def induction(context: TaskContext) -> Iterator[PromptPair]:
         if clean in seen:
             continue
         seen.add(clean)
+        again = ("again", drawn[first])
         yield PromptPair(
             clean=clean,
             corrupted=corrupted,
+            spans=(("letters", "".join(drawn)), again),
+            corrupted_spans=(("letters", "".join(exchanged)), again),
             answer=drawn[first + 1],
             wrong_answer=drawn[other + 1],
             corrupted_answer=drawn[other + 1],

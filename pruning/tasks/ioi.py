@@ -6,6 +6,9 @@ without an answer; with the option `counterfactual=exchanged` it is the other of
 the two change parts and the other answer is right, as in MIB's `s2_io_flip_counterfactual`. Fifteen sentences, each in
 the order ABBA (the repeated name second) and BABA (first).
 
+Every prompt names the same five spans of positions: `start`, what stands before the first name; `name1`, from the first
+name on; `name2`, from the second name on; `subject`, the repeated name; `end`, all behind it.
+
 References:
     Wang et al., "Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2
     small", ICLR 2023.
@@ -96,13 +99,29 @@ def _prompts(context: TaskContext, templates: tuple[str, ...], orders: tuple[str
         fresh = [free[int(at)] for at in context.rng.choice(len(free), size=3, replace=False)]
         first, second = (other, subject) if order == "ABBA" else (subject, other)
         sentence = templates[number].replace("{place}", place).replace("{object}", thing)
+        spans = _spans(sentence, (first, second, subject))
+        corrupted = _spans(sentence, (first, second, other) if kind == "exchanged" else tuple(fresh))
         yield PromptPair(
-            clean=sentence.format(a=first, b=second, s=subject),
-            corrupted=sentence.format(a=first, b=second, s=other)
-            if kind == "exchanged"
-            else sentence.format(a=fresh[0], b=fresh[1], s=fresh[2]),
+            clean="".join(piece for _, piece in spans),
+            corrupted="".join(piece for _, piece in corrupted),
+            spans=spans,
+            corrupted_spans=corrupted,
             answer=f" {other}",
             wrong_answer=f" {subject}",
             corrupted_answer=f" {subject}" if kind == "exchanged" else None,
             group=f"{order}-{number + 1}",
         )
+
+
+def _spans(sentence: str, names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Five spans: up to the first name; from it to the second; from there to the repeated one; it; the rest.
+
+    Examples:
+        >>> _spans("When {a} and {b} went, {s} gave", ("Ann", "Bob", "Ann"))
+        (('start', 'When '), ('name1', 'Ann and '), ('name2', 'Bob went, '), ('subject', 'Ann'), ('end', ' gave'))
+    """
+    start, rest = sentence.split("{a}")
+    one, rest = rest.split("{b}")
+    two, end = rest.split("{s}")
+    first, second, subject = names
+    return ("start", start), ("name1", first + one), ("name2", second + two), ("subject", subject), ("end", end)

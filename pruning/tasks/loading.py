@@ -38,6 +38,8 @@ class TaskData:
         data_hash: SHA-256 over the splits' token ids.
         objective: The task's default objective.
         shares_prompts: Whether its splits may hold the same prompts, as those of a program defined by all its inputs.
+        spans: Names of the spans that the prompts are divided into, in order; empty if they are not.
+        asked_spans: Those in which something is asked.
 
     Examples:
         >>> from circuitgraph import load_model
@@ -52,6 +54,8 @@ class TaskData:
     data_hash: str
     objective: str
     shares_prompts: bool = False
+    spans: tuple[str, ...] = ()
+    asked_spans: tuple[str, ...] = ()
 
     def split(self, name: str) -> EncodedPairs:
         """Give one split.
@@ -92,6 +96,12 @@ class TaskData:
         others = {name: value for name, value in self.provenance.items() if name != "direction"}
         told = {} if self.direction == DENOISING else {"direction": DENOISING}
         return replace(self, splits=splits, provenance={**others, **told}, data_hash=_hash(splits))
+
+    def with_spans(self, how: str = "task") -> TaskData:
+        """The task with its prompts divided into spans of token positions; see `pruning.tasks.spans`."""
+        from pruning.tasks.spans import divided_task
+
+        return divided_task(self, how)
 
     def towards(self, direction: str) -> TaskData:
         """The task in a direction: itself, or swapped.
@@ -284,7 +294,8 @@ def deal(pairs: Iterable[PromptPair], context: TaskContext) -> dict[str, Encoded
             if split is not None:
                 rows[split].append(row)
     if problems:
-        context.note(f"{len(problems)} generated pairs did not fit this tokenizer; first: {problems[0]}")
+        first = problems[0].partition("; give both the same number")[0]  # what to do is said to those who wrote them
+        context.note(f"{len(problems)} generated pairs did not fit this tokenizer; first: {first}")
     if n_again:
         context.note(f"{n_again} generated prompts have the same tokens as another in other words, and were left out")
     for remark in remarks([row for split in SPLITS for row in rows[split]]):

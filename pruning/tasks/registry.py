@@ -179,7 +179,8 @@ def get_task(name: str) -> Task:
         return _TASKS[with_path]
     plugin = _plugins().get(name)
     if plugin is None:
-        raise UnknownNameError.of("task", name, task_names(), "Prompts of your own: jsonl:PATH.")
+        path = name if name.endswith((".jsonl", ".json")) else "PATH"
+        raise UnknownNameError.of("task", name, task_names(), f"Prompts of your own: jsonl:{path}.")
     _load_plugin(plugin)
     return _TASKS[name]
 

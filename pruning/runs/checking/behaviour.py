@@ -13,13 +13,13 @@ from torch import Tensor
 
 from circuitgraph.memory.portions import Portions
 from circuitgraph.torch_state import in_settled_state
-from pruning.evaluation.measured import batches_by_length
 from pruning.evaluation.proportion import percent_between
 from pruning.evaluation.scores import score_prompts
 from pruning.execution.objectives import first_asked, log_softmax
 from pruning.findings import Finding
 from pruning.frozen.constants import AblationData
 from pruning.frozen.runs import FrozenRuns
+from pruning.prompts.batches import batches_by_length
 from pruning.prompts.encoding import EncodedPairs
 from pruning.runs.verdicts import HARDLY, NOTHING, judge_accuracy
 

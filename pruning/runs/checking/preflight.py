@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 from circuitgraph.html import card, html_table
@@ -291,7 +291,7 @@ def _duration(run: Run, memory: MemoryPlan, looked_at: Mapping[str, EncodedPairs
         run.compiled, train, recipe, objective=run.objective, ablation=request.ablation, plan=memory,
         teacher_top_k=request.teacher_top_k,
     )  # fmt: skip
-    return estimate_duration(
+    estimated = estimate_duration(
         timed,
         recipe,
         n_train=len(train),
@@ -300,6 +300,7 @@ def _duration(run: Run, memory: MemoryPlan, looked_at: Mapping[str, EncodedPairs
         n_random_prompts=request.n_random_prompts,
         n_kept=round(max(0.0, 1 - recipe.target_sparsity) * run.compiled.universe.n_edges),
     )
+    return estimated if request.n_effects else replace(estimated, effects=0.0)
 
 
 def look_before(run: Run, progress: Progress) -> Preflight:

@@ -50,4 +50,5 @@ def planted(heads: dict[str, list[np.ndarray]], says: dict[str, dict[str, float]
         asked=np.array([[prompt, 5] for prompt in range(n)]), causal=True,
         patterns=tuple(np.stack([heads[head][prompt] for head in names]).astype(np.float32) for prompt in range(n)),
         said=np.zeros((len(names), n, 2)), direct=direct, logits={},
+        top_ids=np.zeros((len(names), n, 0), dtype=int), top_direct=np.zeros((len(names), n, 0)), said_tokens={},
     )  # fmt: skip

@@ -34,6 +34,12 @@ def test_the_last_writer_of_a_program_says_its_answer_and_no_other_does(program:
     found = capture(compiled, pairs.subset(range(min(20, len(pairs)))))
     (last,) = {edge.split("->")[0] for edge in ground_truth_edges(program) if edge.endswith("->logits")}
     assert (found.direct["rank"][found.index(last)] == 1).all()
+    right = loaded.tokenizer.output_symbols
+    assert pairs.answer_ids is not None
+    for row, prompt in enumerate(found.asked[:, 0].tolist()):
+        at = row - int(np.flatnonzero(found.asked[:, 0] == prompt)[0])
+        answer = right[int(pairs.answer_ids[prompt][at])]
+        assert found.top_tokens(last, prompt)[at][0][0] == str(answer)
     others = [name for name in found.nodes if name != last]
     assert all((found.direct["rank"][found.index(name)] == 1).mean() < 0.9 for name in others)
     assert np.abs(found.direct["right"].sum(0) - found.logits["right"]).max() < 1e-4
@@ -48,7 +54,7 @@ def test_of_numbers_the_last_writer_says_the_number(program: str) -> None:
     (last,) = {edge.split("->")[0] for edge in ground_truth_edges(program) if edge.endswith("->logits")}
     right = np.concatenate(pairs.answer_values)
     assert np.abs(found.direct["right"][found.index(last)] - right).max() < 0.05
-    assert np.isnan(found.direct["rank"]).all()
+    assert np.isnan(found.direct["rank"]).all() and found.top_tokens(last, 0)[0] == []
 
 
 def test_a_heads_direct_effect_by_hooks_on_the_untouched_model(induction) -> None:
@@ -77,6 +83,11 @@ def test_a_heads_direct_effect_by_hooks_on_the_untouched_model(induction) -> Non
         assert found.direct["rank"][place, prompt] == 1 + int((adds > adds[right]).sum())
         chance = adds.softmax(-1)[right]
         assert found.direct["probability"][place, prompt] == pytest.approx(float(chance), abs=1e-4)
+        best = adds.topk(5)
+        assert found.top_ids[place, prompt].tolist() == best.indices.tolist()
+        assert found.top_direct[place, prompt] == pytest.approx((best.values - adds.mean()).numpy(), abs=1e-4)
+        ((first, _), *_), *_ = found.top_tokens("a1.h2", prompt)
+        assert first == loaded.tokenizer.decode([int(best.indices[0])])
         assert found.said[place, prompt] == pytest.approx(said.numpy(), abs=1e-4)
         assert found.logits["right"][prompt] == pytest.approx(float(logits[right]), abs=1e-4)
         looked_at = found.patterns[prompt][found.heads.index("a1.h2"), -1, 1:].argmax() + 1
@@ -106,5 +117,7 @@ def test_refused(induction) -> None:
         capture(compiled, pairs, ["a1.h22"])
     with pytest.raises(ConfigurationError, match="no prompts"):
         capture(compiled, pairs.subset([]))
+    with pytest.raises(ConfigurationError, match="batch_size must be a whole number of at least 1; got 0"):
+        capture(compiled, pairs, batch_size=0)
     with pytest.raises(UnknownNameError, match="captured node"):
         capture(compiled, pairs, ["m1"]).index("m0")

@@ -95,6 +95,8 @@ def test_refused() -> None:
         head_roles(found, pairs(), spans={"relation": "capital"})
     with pytest.raises(ConfigurationError, match="taken"):
         head_roles(found, pairs(), spans={"answer": "t5"})
+    with pytest.raises(ConfigurationError, match="no prompt holds"):
+        head_roles(found, pairs(), spans={"relation": ""})
     with pytest.raises(ConfigurationError, match="other prompts"):
         head_roles(found, pairs().subset([1, 0, 2, 3]))
     with pytest.raises(GraphMismatchError):

@@ -167,6 +167,14 @@ def test_what_does_not_go_together_is_refused(compiled: CompiledModel, task: Tas
         )  # fmt: skip
 
 
+def test_an_answer_that_is_right_for_both_sides_leaves_no_wrong_one(tiny: CompiledModel) -> None:
+    pairs = random_prompts(lengths=[4, 4], wrong=True)
+    same = replace(pairs, corrupted_answers=pairs.answer_ids, correct_ids=None)
+    with pytest.raises(ConfigurationError, match="sides swapped .* has none; use kl or cross-entropy"):
+        rank_edges(tiny, same, "eap", direction="both")
+    assert len(rank_edges(tiny, same, "eap", direction="both", objective="cross-entropy")) == tiny.universe.n_edges
+
+
 def test_the_direction_is_the_runs_and_not_the_methods(compiled: CompiledModel, task: TaskData) -> None:
     found = discover(compiled, task, method="eap", direction="denoising", **CHOICES)
     assert found.request.method is not None and not found.request.method.options

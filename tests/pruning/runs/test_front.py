@@ -12,7 +12,7 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.models import load_model
-from pruning.evaluation.evaluate import evaluate_masks
+from pruning.evaluation.masks import evaluate_masks
 from pruning.runs.discover import discover
 from pruning.runs.discovery import Discovery
 from pruning.runs.front import front_table

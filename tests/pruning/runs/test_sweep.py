@@ -19,7 +19,7 @@ from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, OutputError, UnknownNameError
 from circuitgraph.models import load_model
-from pruning.evaluation.evaluate import evaluate_masks
+from pruning.evaluation.masks import evaluate_masks
 from pruning.frozen.runs import FrozenRuns
 from pruning.methods.edge_pruning.state import StepRecord
 from pruning.runs.discover import discover

@@ -197,7 +197,7 @@ def test_pairs_that_do_not_fit_are_dropped_and_noted(registered):
     data = load_task("uneven", piece_tokenizer(["a b 0 1 2 3 4 5 6 7"]))
     assert data.splits["train"].texts == ("2 a", "4 a")
     assert data.notes[0].startswith("3 generated pairs did not fit this tokenizer; first: ")
-    assert "clean side has 3 tokens and the corrupted side 5" in data.notes[0]
+    assert data.notes[0].endswith("the clean side has 3 tokens and the corrupted side 5")  # they are left out already
 
 
 def test_a_pair_with_a_split_goes_there(registered):
@@ -216,6 +216,8 @@ def test_a_pair_with_a_split_goes_there(registered):
 def test_bad_arguments_name_the_nearest_valid_ones(tokenizer):
     with pytest.raises(UnknownNameError, match=r"unknown task 'iio'; did you mean .*'ioi'.*jsonl:PATH"):
         load_task("iio", tokenizer)
+    with pytest.raises(UnknownNameError, match=r"Prompts of your own: jsonl:my/prompts\.jsonl\."):
+        load_task("my/prompts.jsonl", tokenizer)
     with pytest.raises(UnknownNameError, match="unknown split 'tests'; did you mean 'test'"):
         load_task("ioi", tokenizer, sizes={"tests": 3})
     with pytest.raises(ConfigurationError, match="must be 0 or more, got -1"):

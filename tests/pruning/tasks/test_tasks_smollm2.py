@@ -44,6 +44,7 @@ def test_the_test_split_of_ioi_has_single_token_answers(tokenizer):
     assert {len(ids) for ids in pairs.answer_ids} == {1}
 
 
+@pytest.mark.full
 def test_the_papers_size_of_ioi_can_be_reached(tokenizer):
     data = load_task("ioi", tokenizer, sizes={"train": 200, "validation": 200, "test": 36_084})
     assert len(data.splits["test"]) == 36_084

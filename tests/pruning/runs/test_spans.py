@@ -1,0 +1,106 @@
+"""A run with spans of positions: found, kept, read back, measured again; and what does not know spans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from circuitgraph import Circuit, Intervention, compile_model, load_model
+from circuitgraph.cli.found_circuit import load_found_circuit
+from circuitgraph.compiled.model import CompiledModel
+from circuitgraph.errors import ConfigurationError, GraphMismatchError
+from circuitgraph.graph.node_names import node_span
+from circuitgraph.interventions.applied import intervene
+from pruning import discover, evaluate, load_task
+from pruning.evaluation.trained_on import task_of_provenance
+from pruning.runs.load import plan_run, read_run
+from pruning.tasks import TaskData
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[CompiledModel, TaskData]:
+    compiled = compile_model(load_model("induction-neox"), verify=False)
+    task = load_task("induction", compiled.tokenizer, sizes={"train": 24, "validation": 8, "test": 8}).with_spans()
+    return compiled.with_spans(task.spans, asked=task.asked_spans), task
+
+
+@pytest.mark.slow
+def test_a_circuit_with_spans_is_found_kept_and_measured_again(
+    made: tuple[CompiledModel, TaskData], tmp_path: Path
+) -> None:
+    compiled, task = made
+    found = discover(
+        compiled, task, steps=30, target_sparsity=0.75, warm_start="none", out=tmp_path / "run", progress=False,
+        n_random=1, n_effects=0,
+    )  # fmt: skip
+    circuit = Circuit.load(tmp_path / "run" / "circuit.json")
+    assert circuit.universe == compiled.universe and circuit == found.circuit
+    assert all(node_span(u) == node_span(v) in ("letters", "again") for u, v in circuit.edges)
+    assert circuit.graph.nodes["logits@again"]["span"] == "again"
+    again = task_of_provenance(circuit.provenance, compiled.tokenizer)
+    assert (again.data_hash, again.spans) == (task.data_hash, task.spans)
+    measured = evaluate(compiled, circuit, again.split("test"), n_random=0).metrics
+    assert measured["circuit"]["kl"] == pytest.approx(found.metrics["splits"]["test"]["circuit"]["kl"], rel=1e-4)
+    # The model moves a letter from where it stands to where it is asked: no circuit does without the first span.
+    assert {node_span(u) for u, _ in circuit.edges} == {"letters", "again"}
+    assert read_run(tmp_path / "run").request.task.spans == "task"
+    asked = {"model": None, "device": "cpu", "dtype": None, "verify": False}
+    loaded = load_found_circuit(tmp_path / "run" / "circuit.json", **asked)
+    assert loaded.compiled.universe == circuit.universe and loaded.own_task(exact=True).spans == task.spans
+
+
+@pytest.mark.parametrize("method", ["random", "eap", pytest.param("gate-importance", marks=pytest.mark.slow)])
+def test_methods_that_know_spans_score_every_edge(made: tuple[CompiledModel, TaskData], method: str) -> None:
+    compiled, task = made
+    found = discover(
+        compiled, task, method=method, target_sparsity=0.7, splits=(), n_random=0, n_effects=0, progress=False
+    )
+    scores = found.scores
+    assert scores is not None and len(scores) == compiled.universe.n_edges
+    if method == "gate-importance":
+        # What the prompt has before it differs from its counterfactual has no say.
+        assert np.count_nonzero(scores.values) > 50
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ({"method.name": "exact"}, "method 'exact': does not know spans"),
+        ({"method.name": "acdc"}, "method 'acdc': does not know spans"),
+        ({"recipe.warm_start": "exact"}, "warm_start 'exact': does not know spans"),
+        ({"n_effects": 5}, r"n_effects 5 \(single edges cut\): does not know spans"),
+        ({"survivors": 50, "survivors_by": "exact"}, "survivors by 'exact': does not know spans"),
+        ({"direction": "both"}, "direction 'both': does not know spans"),
+    ],
+)
+def test_what_does_not_know_spans_is_refused_before_anything_is_loaded(chosen: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        plan_run({"model.name": "induction-neox", "task.name": "induction", "task.spans": "task", **chosen})
+
+
+def test_prompts_and_model_that_differ_in_spans_are_refused(made: tuple[CompiledModel, TaskData]) -> None:
+    compiled, task = made
+    plain = load_task("induction", compiled.tokenizer, sizes={"train": 8, "validation": 0, "test": 8})
+    with pytest.raises(ConfigurationError, match="the prompts are not divided into spans"):
+        discover(compiled, plain, steps=1, progress=False, splits=(), n_effects=0)
+    with pytest.raises(ConfigurationError, match="the prompts are not divided into spans"):
+        evaluate(compiled, Circuit.from_edges(compiled.universe, ["input@again->logits@again"]), plain.split("test"))
+
+
+def test_an_intervention_turns_edges_up_or_down_at_their_span_alone(made: tuple[CompiledModel, TaskData]) -> None:
+    spanned, task = made
+    plain = compile_model(load_model("induction-neox"), verify=False)
+    batch = task.split("test").batch(range(8)).clean
+    at_the_end = {f"a1.h{head}@again->logits@again": -1.0 for head in (0, 1)}
+    everywhere = {f"a1.h{head}->logits": -1.0 for head in (0, 1)}
+    turned = intervene(spanned, Intervention.from_edges(spanned.universe, at_the_end)).logits(batch)
+    expected = intervene(plain, Intervention.from_edges(plain.universe, everywhere)).logits(batch)
+    # Logits are read at the asked token alone, so the edges into them are cut there or nowhere.
+    torch.testing.assert_close(turned, expected, atol=1e-4, rtol=1e-4)
+    assert (turned - plain.logits(batch)).abs().max() > 1
+    with pytest.raises(GraphMismatchError, match=r"spans: \('letters', 'again'\) against \(\)"):
+        intervene(plain, Intervention.from_edges(spanned.universe, at_the_end))
