@@ -7,15 +7,17 @@ circuits of different universes or different models are refused with the first d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
-from circuitgraph.graph.universe import CHOICES, Universe
+from circuitgraph.graph.universe import Universe
+from circuitgraph.graph.universe_rules import CHOICES
 
 Circuits = Circuit | Sequence[Circuit] | Mapping[str, Circuit]
 
 # Choices of granularity: of two universes that differ in nothing else, one is a coarser view of the other.
-_GRANULARITY = ("embeddings", "kv_heads", "qkv")
+GRANULARITY = ("embeddings", "kv_heads", "qkv")
 
 
 def named_circuits(circuits: Circuits, *, at_least: int = 1) -> dict[str, Circuit]:
@@ -79,7 +81,7 @@ def require_comparable(circuits: Mapping[str, Circuit], *, across_checkpoints: b
                 f"{pair} are circuits of different universes: {difference}. "
                 + _way_out(first.universe, circuit.universe)
             )
-        difference = None if across_checkpoints else _model_difference(first, circuit)
+        difference = None if across_checkpoints else model_difference(first.provenance, circuit.provenance)
         if difference is not None:
             raise GraphMismatchError(
                 f"{pair} are circuits of different models: {difference}. To compare circuits of two checkpoints, "
@@ -89,20 +91,30 @@ def require_comparable(circuits: Mapping[str, Circuit], *, across_checkpoints: b
 
 
 def _way_out(one: Universe, other: Universe) -> str:
-    differing = [name for name, value in one.to_dict().items() if value != other.to_dict()[name]]
-    if all(name in _GRANULARITY for name in differing):
+    differing = [field.name for field in fields(one) if getattr(one, field.name) != getattr(other, field.name)]
+    if all(name in GRANULARITY for name in differing):
         return "Map the finer one onto the coarser one first, with analysis.coarsen"
-    fixed = next(name for name in differing if name not in _GRANULARITY)
+    fixed = next(name for name in differing if name not in GRANULARITY)
+    if fixed == "virtual":
+        return "Other vectors are added to the model, and they are writers; compare circuits with the same ones"
     kind = "in the order of its blocks" if fixed in CHOICES else f"in {fixed}"
     return (
         f"The architectures differ {kind}, so no edge of one is an edge of the other; analysis.coarsen maps "
-        f"between choices of granularity alone ({', '.join(_GRANULARITY)})"
+        f"between choices of granularity alone ({', '.join(GRANULARITY)})"
     )
 
 
-def _model_difference(one: Circuit, other: Circuit) -> str | None:
-    """The first thing by which two circuits are known to be of different models, as text."""
-    mine, theirs = one.provenance, other.provenance
+def model_difference(mine: Mapping[str, object], theirs: Mapping[str, object]) -> str | None:
+    """The first thing by which two results are known to be of different models, as text.
+
+    Args:
+        mine: What one says of its model: `config_hash`, `weights` with `dtype`, `revision`, `model`.
+        theirs: What the other says.
+
+    Examples:
+        >>> model_difference({"model": "a", "config_hash": "1"}, {"model": "b", "seed": 2})
+        "model: 'a' against 'b'"
+    """
 
     def both_know(field: str) -> bool:
         return mine.get(field) is not None and theirs.get(field) is not None
@@ -110,7 +122,7 @@ def _model_difference(one: Circuit, other: Circuit) -> str | None:
     # The weights say it whatever name they were loaded by, but not in another number format; next best is a revision.
     same_format = both_know("dtype") and mine["dtype"] == theirs["dtype"]
     by = "weights" if both_know("weights") and same_format else "revision" if both_know("revision") else "model"
-    for field in ("config_hash", by):
+    for field in ("config_hash", by, "vectors"):
         if both_know(field) and mine[field] != theirs[field]:
             return f"{field}: {mine[field]!r} against {theirs[field]!r}"
     return None

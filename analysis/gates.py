@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from analysis.comparable import model_difference
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.circuits.strength import SIGNED
@@ -168,9 +169,9 @@ def logic_gates(
         The labels, as a table, as attributes of a graph, and as a drawing.
 
     Raises:
-        GraphMismatchError: Scores and circuit are of different universes, or scores of different ablations.
+        GraphMismatchError: Scores and circuit are of different universes, or scores of different models or ablations.
         ConfigurationError: Scores that are no effects of single edges in the direction that they are given for, or
-            shares that make no sense.
+            of another method, objective, task or model's weights than the other's; shares that make no sense.
 
     Examples:
         >>> from circuitgraph import Universe
@@ -211,6 +212,9 @@ def _check(noising: EdgeScores, denoising: EdgeScores, circuit: Circuit | None) 
         difference = noising.universe.first_difference(universe)
         if difference is not None:
             raise GraphMismatchError(f"noising and {name} are of different universes: {difference}")
+    difference = model_difference(noising.provenance, denoising.provenance)
+    if difference is not None:
+        raise GraphMismatchError(f"noising and denoising are of different models: {difference}")
     if noising.ablation != denoising.ablation:
         raise GraphMismatchError(
             f"noising was taken under {noising.ablation} ablation, denoising under {denoising.ablation}"
@@ -221,6 +225,14 @@ def _check(noising: EdgeScores, denoising: EdgeScores, circuit: Circuit | None) 
                 f"gates are told apart by what each edge alone does in the {wanted} direction; the {wanted} scores are "
                 f"by {scores.method!r}, direction {scores.direction!r}. Take rank_edges(…, 'eap' or 'exact', "
                 f"direction={wanted!r})"
+            )
+    found = [{"method": one.method, **one.provenance} for one in (noising, denoising)]
+    for field in ("method", "objective", "weights", "task"):
+        first, second = (one.get(field) for one in found)
+        if None not in (first, second) and first != second:
+            raise ConfigurationError(
+                f"noising and denoising scores have to be sizes of the same thing, and their {field} is {first!r} and "
+                f"{second!r}; rank both alike but for the direction"
             )
 
 

@@ -174,3 +174,6 @@ _WRITERS: dict[str, Callable[[nx.DiGraph], str | bytes]] = {
     ".json": _node_link,
     ".cyjs": _cytoscape,
 }
+
+FORMATS = tuple(_WRITERS)
+"""Endings of files that `write_graph` writes."""

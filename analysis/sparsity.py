@@ -17,7 +17,7 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.graph.universe import EDGE_KINDS, WRITER_KINDS, Universe
 
-_NODE_KINDS = ("embedding", "head", "mlp", "q", "k", "v", "qkv", "logits")
+_NODE_KINDS = ("embedding", "vector", "head", "mlp", "q", "k", "v", "qkv", "logits")
 _COUNT_DTYPES = {"layer": "Int64", "kind": "string", "kept": "int64", "total": "int64"}
 # Stage, part, by, layer, kind, kept, total.
 _Row = tuple[str, str, str, int | None, str | None, int, int]
@@ -39,7 +39,8 @@ def sparsity_table(circuits: Circuits) -> pd.DataFrame:
           raw edges only their number, so `raw` has one row; all else is effective;
         - `part` (str): `edges`, `nodes` (writers and readers), `heads`, `mlps`, or `depth`: the edges on the
           longest path, of the most there could be;
-        - `by` (str): `all`, `reader_layer`, `writer_layer`, `reader_kind`, `writer_kind`, `layer` or `kind`;
+        - `by` (str): `all`, `reader_layer`, `writer_layer`, `reader_kind`, `writer_kind`, `layer` or `kind`; with
+          spans of token positions also `span`, whose name stands under `kind`;
         - `layer` (Int64): the layer, -1 for embeddings, the number of layers for the logits; missing in rows
           that are not by layer;
         - `kind` (string): the kind; missing in rows that are not by kind;
@@ -163,14 +164,23 @@ def depth(circuit: Circuit) -> int:
     universe = circuit.universe
     writers, readers = universe.endpoints(circuit.edge_ids)
     at_writer = np.zeros(universe.n_writers, dtype=np.int64)
-    at_readers = np.zeros(1, dtype=np.int64)
+    deepest = 0
     # Blocks come in the order in which they read, so a writer's depth is known before anything reads it.
-    for block in universe.blocks:
-        first, last = np.searchsorted(circuit.edge_ids, [block.edges.start, block.edges.stop])
-        at_readers = np.zeros(block.n_readers, dtype=np.int64)
-        np.maximum.at(at_readers, readers[first:last] - block.first_reader, at_writer[writers[first:last]] + 1)
-        at_writer[block.written] = at_readers[block.readers_of].max(1)
-    return int(at_readers[0])
+    for index in range(len(universe.without_spans.blocks)):
+        before: np.ndarray | int = 0  # keys and values of spans before, which heads read too
+        for part in universe.parts:
+            if index == len(part.blocks):
+                continue
+            block, start = part.blocks[index], part.edges.start
+            first, last = np.searchsorted(circuit.edge_ids, [start + block.edges.start, start + block.edges.stop])
+            at_readers = np.zeros(block.n_readers, dtype=np.int64)
+            rows = readers[first:last] - part.readers.start - block.first_reader
+            np.maximum.at(at_readers, rows, at_writer[writers[first:last]] + 1)
+            if block.kind == "logits":
+                deepest = max(deepest, int(at_readers[0]))
+            at_writer[part.writers][block.written] = np.maximum(at_readers, before)[block.readers_of].max(1, initial=0)
+            before = np.maximum(before, np.where(block.elsewhere, at_readers, 0))
+    return deepest
 
 
 # -------------------------------------------------------------------- rows of the sparsity table
@@ -181,6 +191,9 @@ def _count_rows(circuit: Circuit) -> Iterator[_Row]:
     yield "raw", "edges", "all", None, None, circuit.n_raw, universe.n_edges
     yield "effective", "edges", "all", None, None, len(circuit), universe.n_edges
     yield from _edge_rows(circuit, strata(universe))
+    for part in universe.parts if universe.spans else ():
+        kept = ((circuit.edge_ids >= part.edges.start) & (circuit.edge_ids < part.edges.stop)).sum()
+        yield "effective", "edges", "span", None, part.span, int(kept), part.edges.stop - part.edges.start
     writers, readers = (np.unique(ends) for ends in universe.endpoints(circuit.edge_ids))
     yield from _node_rows(universe, writers, readers)
     for part, kind in (("heads", "head"), ("mlps", "mlp")):

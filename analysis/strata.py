@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from circuitgraph.graph.part import part_of_readers, part_of_writers
 from circuitgraph.graph.universe import Universe
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strata:
-    """Groups of writers and of readers, and how many edges join each two.
+    """Groups of writers and of readers, and how many edges join each two; with spans, at each span its own groups.
 
     Attributes:
         group_of_writer: Group of every writer `[writer]`.
@@ -67,8 +68,10 @@ def strata(universe: Universe) -> Strata:
     of_writer, first_writers = _runs(universe.writer_layers, universe.writer_kinds)
     of_reader, first_readers = _runs(universe.reader_layers, universe.reader_kinds)
     n_visible = np.diff(universe.reader_offsets)[first_readers]
-    # Prefixes end where groups end: readers see a group of writers whole or not at all.
-    sees = first_writers[:, None] < n_visible
+    # Prefixes end where groups end: readers see a group of writers whole or not at all, and those of their span alone.
+    spans = part_of_writers(universe.parts)[first_writers]
+    within = first_writers - np.array([part.writers.start for part in universe.parts])[spans]
+    sees = (within[:, None] < n_visible) & (spans[:, None] == part_of_readers(universe.parts)[first_readers])
     return Strata(
         group_of_writer=of_writer,
         group_of_reader=of_reader,
@@ -91,8 +94,10 @@ def node_groups(universe: Universe, writers: np.ndarray, readers: np.ndarray) ->
     Returns:
         Layers and kinds `[node]`, each at most n + m long.
     """
-    mlps = universe.writer_layers[writers[universe.writer_kinds[writers] == "mlp"]]
-    twice = (universe.reader_kinds[readers] == "mlp") & np.isin(universe.reader_layers[readers], mlps)
+    mlps = writers[universe.writer_kinds[writers] == "mlp"]
+    there = part_of_writers(universe.parts)[mlps] * universe.n_layers + universe.writer_layers[mlps]
+    here = part_of_readers(universe.parts)[readers] * universe.n_layers + universe.reader_layers[readers]
+    twice = (universe.reader_kinds[readers] == "mlp") & np.isin(here, there)
     readers = readers[~twice]
     return (
         np.concatenate([universe.writer_layers[writers], universe.reader_layers[readers]]),

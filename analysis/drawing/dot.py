@@ -33,7 +33,8 @@ from analysis.drawing.style import (
 )
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.strength import strength_name
-from circuitgraph.graph.node_names import node_kind, node_layer
+from circuitgraph.graph.node_names import node_kind, node_layer, node_span
+from circuitgraph.graph.spans import SPAN_MARK
 from circuitgraph.graph.universe import Universe
 
 # Above this many edges the layout looks for a good order of the nodes less long.
@@ -44,6 +45,7 @@ _SHAPES = {
     "head": "oval a3.h7: head 7 of layer 3, heads in order from left to right",
     "mlp": "violet box m3: MLP of layer 3",
     "embedding": "grey box: input or logits",
+    "vector": "yellow box v@3: a vector that is added before layer 3",
     "group": "small kv box: a key and value shared by a group of heads",
 }
 
@@ -146,28 +148,41 @@ def end_of(universe: Universe, reader: str, writers: set[str]) -> str:
         >>> end_of(universe, "a0.kv1<k>", {"a0.h2", "a0.h3"}), end_of(universe, "a0.kv1<k>", {"a0.h3"})
         ('a0.kv1', 'a0.h3')
     """
-    name = reader.partition("<")[0]
+    name, port, rest = reader.partition("<")
+    if universe.spans and port:
+        kind, _, span = rest.partition(f">{SPAN_MARK}")
+        name = f"{name}{SPAN_MARK}{span}" if kind == "q" else f"{name.replace('.h', '.kv')}{SPAN_MARK}{span}"
     heads = [head for head in heads_of_group(universe, name) if head in writers]
     return heads[0] if len(heads) == 1 else name
 
 
 def heads_of_group(universe: Universe, name: str) -> list[str]:
-    """The heads of a group such as `a3.kv1`; none for any other node."""
+    """The heads of a group such as `a3.kv1`; none for any other node.
+
+    With spans, those that read a key and value of one span such as `a3.kv1@subject`, at that span or behind it.
+    """
     module, dot, part = name.partition(".kv")
     if not dot:
         return []
-    first = int(part) * universe.group_size
-    return [f"{module}.h{head}" for head in range(first, first + universe.group_size)]
+    number, _, span = part.partition(SPAN_MARK)
+    size = 1 if span and not universe.grouped else universe.group_size
+    heads = [f"{module}.h{head}" for head in range(int(number) * size, (int(number) + 1) * size)]
+    if not span:
+        return heads
+    behind = universe.spans[universe.spans.index(span) :]
+    return [f"{head}{SPAN_MARK}{at}" for head in heads for at in behind]
 
 
 # -------------------------------------------------------------------- rows of nodes
 
 
 def row_of(universe: Universe, name: str) -> tuple[int, int]:
-    """Place of a node in the order of the rows: layer, then groups, heads, MLP."""
+    """Place of a node in the order of the rows: layer, then vectors, groups, heads, MLP."""
     if ".kv" in name:
         return node_layer(name) or 0, 0
     kind = node_kind(name)
+    if kind == "vector":
+        return node_layer(name) or 0, -1
     if kind == "embedding":
         return -1, 0
     if kind == "logits":
@@ -196,7 +211,7 @@ def node_rows(universe: Universe, panels: Mapping[str, set[str]], *, declare: bo
     for layer, part in sorted(rows):
         anchors.append(f"row {layer}.{part}")
         # The label belongs beside the heads; a row of groups below them goes without.
-        first = layer not in labelled and not (part == 0 and (layer, 1) in rows)
+        first = layer not in labelled and not (part <= 0 and (layer, 1) in rows)
         text = f"layer {layer}" if first and 0 <= layer < universe.n_layers else ""
         labelled |= {layer} if first else set()
         lines.append("  { rank=same;")
@@ -204,13 +219,19 @@ def node_rows(universe: Universe, panels: Mapping[str, set[str]], *, declare: bo
             f'    {quoted(anchors[-1])} [shape=plaintext, style="", label={quoted(text)}, '
             f'fontcolor="{INK}", fontsize={SMALL_FONT_SIZE}, width=0.42, height=0.1, margin=0];'
         )
-        members = sorted(rows[layer, part], key=lambda one: (one[0], len(one[1]), one[1]))
+        members = sorted(rows[layer, part], key=lambda one: _place_in_row(universe, *one))
         lines += [
             f"    {node_line(name, prefix) if declare else quoted(prefix + name) + ';'}" for prefix, name in members
         ]
         lines += _in_order([*([("", anchors[-1])] if declare else []), *members], len(panels) == 1)
         lines.append("  }")
     return lines + [f"  {quoted(a)} -> {quoted(b)} [style=invis, weight=1000];" for a, b in pairwise(anchors)]
+
+
+def _place_in_row(universe: Universe, prefix: str, name: str) -> tuple[str, int, int, str]:
+    """Nodes of a row stand span by span, then in the order of their numbers."""
+    span = node_span(name)
+    return prefix, universe.spans.index(span) if span in universe.spans else 0, len(name), name
 
 
 def _in_order(members: Sequence[tuple[str, str]], is_one_panel: bool) -> list[str]:
@@ -341,7 +362,8 @@ def shape_rows(universe: Universe, drawn: set[str], keys: Sequence[str], width: 
         width: Of the page, in inches.
     """
     shapes = [text for kind, text in _SHAPES.items() if any(_kind_of(universe, name) == kind for name in drawn)]
-    told = "; ".join([*shapes, *filter(None, keys)])
+    spans = [f"behind {SPAN_MARK}: the span, in the order {', '.join(universe.spans)}"] if universe.spans else []
+    told = "; ".join([*shapes, *spans, *filter(None, keys)])
     return [f'<FONT COLOR="{SOFT}">{row}</FONT>' for row in wrapped([told] if told else [], width)]
 
 

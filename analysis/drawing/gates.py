@@ -17,10 +17,10 @@ from analysis.drawing.selection import strongest_edges
 from circuitgraph.circuits.circuit import Circuit
 
 _LOOKS = {
-    "AND": ("AND (noising only)", "#0072B2", "solid"),
+    "AND": ("AND (noising only)", "#0072B2", "dotted"),
     "OR": ("OR (denoising only)", "#D55E00", "dashed"),
-    "ADDER": ("ADDER (both)", "#009E73", "dotted"),
-    "": ("no gate", "#8a8a8a", "solid"),
+    "ADDER": ("ADDER (both)", "#009E73", "solid"),  # most edges of a large model are
+    "": ("no gate", "#c4c4c4", "solid"),
 }
 _USUAL = 150
 

@@ -65,6 +65,7 @@ class NodeStyle:
 
 NODE_STYLES = {
     "embedding": NodeStyle(shape="box", fill="#EDEDED", border="#555555"),
+    "vector": NodeStyle(shape="box", fill="#FFF2CC", border="#B38600"),
     "head": NodeStyle(shape="ellipse", fill="#DCEBF7", border="#0072B2"),
     "mlp": NodeStyle(shape="box", fill="#E9E2F3", border="#6B4C9A"),
     "logits": NodeStyle(shape="box", fill="#EDEDED", border="#555555"),

@@ -2,7 +2,7 @@
 
 The page is one HTML file that asks the network for nothing: the graph library (`vendor/`), the page's own code
 (`page/`) and the circuits lie in it. `contents` turns circuits into what the page is told, `layout` places the
-nodes, `document` puts the file together.
+nodes, `heads` adds what heads do, `document` puts the file together.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from analysis.comparable import Circuits
 from analysis.drawing.effects import Effects
 from analysis.explorer.contents import MAX_EDGES, page_contents
 from analysis.explorer.document import page_document
+from analysis.explorer.heads import Heads
 from circuitgraph.files.atomic_file import write_atomically
 
 __all__ = ["MAX_EDGES", "page_contents", "page_document", "write_explorer"]
@@ -26,6 +27,7 @@ def write_explorer(
     max_edges: int = MAX_EDGES,
     across_checkpoints: bool = False,
     effects: Mapping[str, Effects] | None = None,
+    heads: Heads | None = None,
 ) -> Path:
     """Write a self-contained HTML page to explore a circuit, or two and what they differ in.
 
@@ -37,13 +39,16 @@ def write_explorer(
         across_checkpoints: Allow circuits of different weights or models of the same universe.
         effects: By a circuit's name what cutting each edge alone costs, as in `analysis.drawing.draw`: a column of the
             table, and a choice of what makes lines wide.
+        heads: What heads do: the folder that `circuitgraph heads` wrote, its `heads.json`, or what that holds. A
+            selected head then shows its roles, where it looks on a few prompts, and the tokens that it says most.
 
     Returns:
         The path.
 
     Raises:
-        GraphMismatchError: The circuits are of different universes or models.
-        ConfigurationError: There is no circuit, there are more than two, or `max_edges` is below 1.
+        GraphMismatchError: The circuits, or the heads, are of different universes or models.
+        ConfigurationError: There is no circuit, there are more than two, or `max_edges` is below 1; or `heads` cannot
+            be read.
         OutputError: The file cannot be written.
 
     Examples:
@@ -56,5 +61,7 @@ def write_explorer(
         >>> page.startswith("<!doctype html>"), "http-equiv" in page
         (True, True)
     """
-    contents = page_contents(circuits, max_edges=max_edges, across_checkpoints=across_checkpoints, effects=effects)
+    contents = page_contents(
+        circuits, max_edges=max_edges, across_checkpoints=across_checkpoints, effects=effects, heads=heads
+    )
     return write_atomically(Path(path), page_document(contents))

@@ -16,11 +16,14 @@ from analysis.drawing.caption import name_in, parts_of, recorded_metric, title
 from analysis.drawing.effects import Effects, effect_of, read_effects
 from analysis.drawing.escaping import xml_text
 from analysis.drawing.selection import kept_by, shared_strengths, strongest_edges
+from analysis.explorer.heads import Heads, heads_contents
 from analysis.explorer.layout import FIRST_LAYER, Gaps, choose_gaps, place_node
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.graph.node_names import node_kind, node_layer
-from circuitgraph.graph.universe import CHOICES, EDGE_KINDS, WRITER_KINDS, Universe
+from circuitgraph.graph.spans import refuse_spans
+from circuitgraph.graph.universe import EDGE_KINDS, WRITER_KINDS, Universe
+from circuitgraph.graph.universe_rules import CHOICES
 
 OPENING = 150
 """Edges that are shown when the page opens, the strongest; the others are a click away."""
@@ -35,6 +38,7 @@ def page_contents(
     max_edges: int = MAX_EDGES,
     across_checkpoints: bool = False,
     effects: Mapping[str, Effects] | None = None,
+    heads: Heads | None = None,
 ) -> dict[str, Any]:
     """Turn one circuit or two into what the page is told.
 
@@ -43,15 +47,18 @@ def page_contents(
         max_edges: How many edges of both together at most.
         across_checkpoints: Allow circuits of different weights or models of the same universe.
         effects: By a circuit's name what cutting each edge alone costs, as in `analysis.drawing.draw`.
+        heads: What heads do, as `circuitgraph heads` wrote it.
 
     Returns:
         JSON values: `title`; `circuits` (name, title, facts, number of edges and how many of them are in the
         page); `universe`; `nodes` in the order of the computation; `edges` by column, where `scores` has a list
-        a circuit with null for the edges that it cuts; and `gaps` between layers and heads.
+        a circuit with null for the edges that it cuts; `heads`, null or as of `analysis.explorer.heads`; and `gaps`
+        between layers and heads.
 
     Raises:
-        GraphMismatchError: The circuits are of different universes or models.
-        ConfigurationError: There is no circuit, there are more than two, or `max_edges` is below 1.
+        GraphMismatchError: The circuits, or the heads, are of different universes or models.
+        ConfigurationError: There is no circuit, there are more than two, or `max_edges` is below 1; or `heads` cannot
+            be read.
 
     Examples:
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
@@ -70,22 +77,26 @@ def page_contents(
         raise ConfigurationError(f"max_edges must be at least 1; got {max_edges}")
     universe = require_comparable(named, across_checkpoints=across_checkpoints)
     ids = _chosen_edges(universe, list(named.values()), max_edges)
+    refuse_spans(universe, "the explorer")
     gaps = choose_gaps(universe)
     nodes, edges = _nodes_and_edges(universe, ids, gaps)
     edges["scores"] = [_scores(circuit, ids) for circuit in named.values()]
     if effects:
         edges["effects"] = [_effects(universe, ids, effects.get(name)) for name in named]
+    names = [node["id"] for node in nodes]
+    does = None if heads is None else heads_contents(heads, named, names, across_checkpoints=across_checkpoints)
     titles = list(dict.fromkeys(xml_text(title(circuit)) for circuit in named.values()))
     return {
         "title": " / ".join(titles),
         "universe": {**universe.to_dict(), "family": xml_text(universe.family), "n_edges": universe.n_edges},
         "kinds": [kind for kind in EDGE_KINDS if kind in universe.reader_kinds],
-        "writer_kinds": list(WRITER_KINDS),
+        "writer_kinds": [kind for kind in WRITER_KINDS if kind in universe.writer_kinds],
         "circuits": [_about(name, circuit, ids) for name, circuit in named.items()],
         "opening": OPENING,
         "gaps": {"along": gaps.along, "across": gaps.across, "first": FIRST_LAYER},
         "nodes": nodes,
         "edges": edges,
+        "heads": does,
     }
 
 
@@ -144,6 +155,7 @@ def _all_nodes(universe: Universe) -> list[str]:
     """Names of everything that could be drawn, each after all that it reads from."""
     names = list(universe.writers[: universe.n_embeddings])
     for layer in range(universe.n_layers):
+        names += [name for name in universe.virtual if node_layer(name) == layer]
         if universe.grouped:
             names += [f"a{layer}.kv{group}" for group in range(universe.n_kv_heads)]
         names += [f"a{layer}.h{head}" for head in range(universe.n_heads)]

@@ -26,6 +26,7 @@ SCRIPTS = (
     "routes.js",
     "view.js",
     "controls.js",
+    "heads.js",
     "selection.js",
     "table.js",
     "search.js",

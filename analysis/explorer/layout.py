@@ -22,6 +22,7 @@ FIRST_LAYER = 1.5
 
 _MLP_LANES_BELOW = 1.0
 _GROUP_BEFORE = 0.4
+_VECTOR_BEFORE = 0.5
 _MLP_AFTER = 0.5
 
 
@@ -87,7 +88,15 @@ def _rank(universe: Universe, name: str) -> float:
     if layer is None:
         return 0.0 if name != "logits" else universe.n_layers + 2.0
     kind = node_kind(name)
-    shift = _MLP_AFTER if kind == "mlp" else -_GROUP_BEFORE if ".kv" in name else 0.0
+    shift = (
+        _MLP_AFTER
+        if kind == "mlp"
+        else -_VECTOR_BEFORE
+        if kind == "vector"
+        else -_GROUP_BEFORE
+        if ".kv" in name
+        else 0.0
+    )
     return layer + FIRST_LAYER + shift
 
 
@@ -101,6 +110,9 @@ def _lane(universe: Universe, name: str) -> float:
         size = universe.group_size
         # On a lane, so that the corridors between lanes are free.
         return float(number * size + (size - 1) // 2 if ".kv" in name else number)
+    if kind == "vector":
+        # Above the heads' lanes, one beside the other.
+        return -1.0 - universe.virtual.index(name)
     if name in ("tok", "pos"):
         # Clear of one another even where there is but one head.
         return last / 2 + (-1 if name == "tok" else 1) * max(0.7, last / 6)

@@ -16,7 +16,9 @@ from circuitgraph.errors import ConfigurationError
 
 MOST_TOKENS = 32
 _IN_A_ROW = 2
-_INCHES_PER_TOKEN = 0.13
+_MOST_IN_HALF = 18
+"""Of more tokens a panel takes the whole width, or they run into each other."""
+_INCHES_PER_TOKEN, _INCHES_PER_LETTER, _LEAST_INCHES = 0.13, 0.055, 0.5
 
 
 @own_look
@@ -50,18 +52,26 @@ def attention_figure(tokens: Sequence[str], patterns: Mapping[str, np.ndarray], 
     if len(tokens) > MOST_TOKENS:
         raise ConfigurationError(f"the prompt has {len(tokens)} tokens; {MOST_TOKENS} at most can be read in a figure")
     rows_shown = len(tokens) if last is None else min(last, len(tokens))
-    columns = min(_IN_A_ROW, len(patterns))
+    is_wide = len(tokens) > _MOST_IN_HALF
+    columns = 1 if is_wide else min(_IN_A_ROW, len(patterns))
     lines = -(-len(patterns) // columns)
-    height = lines * (1.0 + _INCHES_PER_TOKEN * rows_shown)
-    figure = new_figure(DOUBLE_COLUMN if columns > 1 else DOUBLE_COLUMN * 0.6, height)
+    labels = [_label(token) for token in tokens]
+    below = 0.75 + _INCHES_PER_LETTER * max(map(len, labels))
+    height = lines * (below + max(_LEAST_INCHES, _INCHES_PER_TOKEN * rows_shown))
+    figure = new_figure(DOUBLE_COLUMN if columns > 1 or is_wide else DOUBLE_COLUMN * 0.6, height)
     grid = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes, (name, pattern) in zip(grid, patterns.items(), strict=False):
-        _panel(axes, name, [plain_labels([token])[0] for token in tokens], pattern, rows_shown)
+        _panel(axes, name, labels, pattern, rows_shown)
     for axes in grid[len(patterns) :]:
         axes.remove()
     drawn = [axes for axes in figure.axes if axes.images]
     color_bar(drawn[min(columns, len(drawn)) - 1], "share of attention", ticks=(0, 0.5, 1))
     return figure
+
+
+def _label(token: str) -> str:
+    """A token as it can be seen, what is only space too."""
+    return plain_labels([token.replace("\n", "↵")])[0] if token.strip(" \t\r") else "␣"
 
 
 def _panel(axes: Axes, name: str, labels: Sequence[str], pattern: np.ndarray, rows_shown: int) -> None:

@@ -40,7 +40,7 @@ def finish_cells(axes: Axes, numbers: np.ndarray, *, label: str, values: bool | 
         label: What they are.
         values: Whether the numbers are written; None where they fit.
     """
-    color_bar(axes, label)
+    color_bar(axes, label, values=numbers)
     spread_labels(axes.xaxis)
     spread_labels(axes.yaxis)
     if values is not False:
@@ -59,7 +59,8 @@ def write_values(axes: Axes, numbers: np.ndarray, *, everywhere: bool) -> None:
     whole = bool(np.all(numbers[np.isfinite(numbers)] % 1 == 0)) and np.nanmax(numbers) > 1
 
     def text_of(number: float) -> str:
-        return "–" if np.isnan(number) else f"{number:,.0f}" if whole else f"{number:.2f}"
+        text = f"{number:,.0f}" if whole else f"{number:.2f}"
+        return "–" if np.isnan(number) else text.replace("-", "\N{MINUS SIGN}")
 
     widest = axes.text(0, 0, max((text_of(number) for number in numbers.flat), key=len), fontsize=SMALL_FONT_SIZE)
     lay_out(axes.figure.canvas.figure)

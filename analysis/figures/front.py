@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis.columns import column_names, grouped, numbers_in, require_columns
 from analysis.figures.labels import legend_above, legend_within, plain_labels
@@ -68,9 +69,7 @@ def front_figure(table: pd.DataFrame, *, by: str | Sequence[str] = ()) -> Figure
         label, scale = _MEASURES[measure]
         style_axes(panel, grid="both")
         panel.set_xscale("log")
-        panel.xaxis.set_major_formatter("{x:,g}")
-        edges = numbers_in(table, "n_edges")
-        panel.xaxis.set_minor_formatter(NullFormatter() if edges.max() > 10 * edges.min() else "{x:,g}")
+        _plain_ticks(panel.xaxis, numbers_in(table, "n_edges"))
         panel.set_xlabel("edges kept")
         panel.set_ylabel(label)
         drawn = [_draw_line(panel, rows_of, measure, scale, lines[key]) for key, rows_of in grouped(table, by)]
@@ -78,8 +77,16 @@ def front_figure(table: pd.DataFrame, *, by: str | Sequence[str] = ()) -> Figure
             _legend(panel, free, drawn, names)
         if scale == 1.0 and numbers_in(table, measure).min() > 0:
             panel.set_yscale("log")
-            panel.yaxis.set_major_formatter("{x:,g}")
+            _plain_ticks(panel.yaxis, numbers_in(table, measure))
     return figure
+
+
+def _plain_ticks(axis: Axis, values: np.ndarray) -> None:
+    """Numbers as they are written, at powers of ten; over few of these, at twice and five times as much too."""
+    axis.set_major_formatter("{x:,g}")
+    few = values.max() <= 10 * values.min()
+    axis.set_minor_locator(LogLocator(subs=(2, 5)) if few else LogLocator(subs="auto"))
+    axis.set_minor_formatter("{x:,g}" if few else NullFormatter())
 
 
 def _legend(panel: Axes, free: Sequence[Axes], lines: Sequence[Line2D], names: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ where no LaTeX is installed, or draw white letters on white.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import ParamSpec, TypeVar
@@ -35,7 +36,9 @@ def own_look(draw: Callable[Given, Made]) -> Callable[Given, Made]:
 
     @functools.wraps(draw)
     def drawn(*args: Given.args, **kwargs: Given.kwargs) -> Made:
-        with own_settings():
+        with own_settings(), warnings.catch_warnings():
+            # A letter that the font lacks is a box in the figure; a line for each on the screen helps nobody.
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
             return draw(*args, **kwargs)
 
     return drawn

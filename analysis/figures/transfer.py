@@ -43,7 +43,7 @@ def transfer_figure(
     Examples:
         >>> table = pd.DataFrame([[0.75, -0.5, 0.25]], index=["a"], columns=["a", "b", "c"])
         >>> [text.get_text() for text in transfer_figure(table).axes[0].texts]
-        ['0.75', '-0.50', '0.25']
+        ['0.75', '−0.50', '0.25']
     """
     numbers = matrix.to_numpy(dtype=np.float64, na_value=np.nan)
     if not np.isfinite(numbers).any():

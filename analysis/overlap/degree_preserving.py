@@ -35,6 +35,7 @@ import pandas as pd
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
+from circuitgraph.graph.part import part_of_readers
 from circuitgraph.graph.universe import Universe
 
 ROUNDS = 20
@@ -48,7 +49,8 @@ class EdgeSet:
         readers: Reader of every edge, numbered among those with edges `[edge]`.
         writers: Writer of every edge, numbered among those with edges `[edge]`.
         free: Whether the universe joins a reader and a writer that the edges do not `[reader writer]`.
-        reader_offsets: Flat index of the edge from the universe's writer 0 into each reader `[reader]`.
+        reader_offsets: What is added to the universe's index of a writer for the flat index of its edge into each
+            reader `[reader]`.
         writer_ids: The universe's index of each writer `[writer]`.
     """
 
@@ -64,13 +66,16 @@ class EdgeSet:
         writer_of, reader_of = universe.endpoints(edges)
         writer_ids, writers = np.unique(writer_of, return_inverse=True)
         reader_ids, readers = np.unique(reader_of, return_inverse=True)
-        free = writer_ids < np.diff(universe.reader_offsets)[reader_ids, None]
+        # With spans a reader sees a prefix of its own span's writers; nothing is traded from one span to another.
+        first = np.array([part.writers.start for part in universe.parts])[part_of_readers(universe.parts)[reader_ids]]
+        within = writer_ids - first[:, None]
+        free = (within >= 0) & (within < np.diff(universe.reader_offsets)[reader_ids, None])
         free[readers, writers] = False
         return cls(
             readers=readers,
             writers=writers,
             free=free,
-            reader_offsets=universe.reader_offsets[reader_ids],
+            reader_offsets=universe.reader_offsets[reader_ids] - first,
             writer_ids=writer_ids,
         )
 

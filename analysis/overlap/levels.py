@@ -7,6 +7,7 @@ import numpy as np
 from analysis.strata import node_groups, strata
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.graph.part import part_of_readers
 from circuitgraph.graph.universe import Universe
 
 LEVELS = ("edges", "nodes", "heads", "layers")
@@ -22,7 +23,8 @@ def items(circuit: Circuit, level: str) -> np.ndarray:
             a head or MLP.
 
     Returns:
-        Different integers, the same for the same thing in every circuit of the universe, rising `[item]`.
+        Different integers, the same for the same thing in every circuit of the universe, rising `[item]`. With spans of
+        positions edges, nodes and heads are others at each span.
 
     Raises:
         UnknownNameError: No such level.
@@ -41,7 +43,8 @@ def items(circuit: Circuit, level: str) -> np.ndarray:
     if level == "nodes":
         is_mlp = universe.reader_kinds[readers] == "mlp"
         mlp_writers = np.flatnonzero(universe.writer_kinds == "mlp")
-        same = mlp_writers[universe.reader_layers[readers[is_mlp]]]
+        layers, spans = universe.reader_layers[readers[is_mlp]], part_of_readers(universe.parts)[readers[is_mlp]]
+        same = mlp_writers[spans * universe.n_layers + layers]
         return np.unique(np.concatenate([writers, same, universe.n_writers + readers[~is_mlp]]))
     if level == "heads":
         return writers[universe.writer_kinds[writers] == "head"]
@@ -63,8 +66,8 @@ def n_items(universe: Universe, level: str) -> int:
     require_level(level)
     return {
         "edges": universe.n_edges,
-        "nodes": universe.n_writers + universe.n_readers - universe.n_layers,
-        "heads": universe.n_layers * universe.n_heads,
+        "nodes": universe.n_writers + universe.n_readers - len(universe.parts) * universe.n_layers,
+        "heads": len(universe.parts) * universe.n_layers * universe.n_heads,
         "layers": universe.n_layers,
     }[level]
 
@@ -99,7 +102,7 @@ def stratum_counts(one: Circuit, other: Circuit, level: str) -> tuple[np.ndarray
     if level == "heads":
         layers = (universe.writer_layers[items(circuit, level)] for circuit in (one, other))
         of_one, of_other = (np.bincount(of, minlength=universe.n_layers) for of in layers)
-        return np.full(universe.n_layers, universe.n_heads), of_one, of_other
+        return np.full(universe.n_layers, len(universe.parts) * universe.n_heads), of_one, of_other
     sizes = _node_counts(universe, np.arange(universe.n_writers), np.arange(universe.n_readers))
     ends = (universe.endpoints(circuit.edge_ids) for circuit in (one, other))
     of_one, of_other = (_node_counts(universe, np.unique(writers), np.unique(readers)) for writers, readers in ends)

@@ -5,7 +5,7 @@ query  =  chain { "|" chain }                   either chain
 chain  =  step { "->" step } | step { "<-" step }    all arrows of a chain point the same way
 step   =  "**" | name { "," name }              any one of these; "**" is any number of modules, or none
 name   =  [ "!" ] glob                          "!" is anything but
-glob   =  letters, digits, "." and ports "<q>", with
+glob   =  letters, digits, ".", "@" and ports "<q>", with
             "*"          any text, also none
             "?"          one character
             "{3..7}"     a number from 3 to 7
@@ -235,7 +235,7 @@ class _Parser:
             raise query_error(self.query, column, f"expected a name, got {what}")
         self.place += 1
         bare = text.removeprefix("!")
-        if not re.fullmatch(r"[\w.*?{},]+(?:<[\w*?{},]+>)?", bare.replace(" ", "")) or "**" in bare:
+        if not re.fullmatch(r"[\w.@*?{},]+(?:<[\w*?{},]+>)?", bare.replace(" ", "")) or "**" in bare:
             problem = f"expected a name such as a3.h7, a3.*<q> or m{{3..7}}, got {text!r}"
             raise query_error(self.query, column, problem)
         return Glob(text=bare, column=column, negated=text.startswith("!"))

@@ -95,7 +95,7 @@ def _check_place(
         what = "a port only reads, drop it" if glob.has_port else "the logits only read"
         raise query_error(query, glob.column, f"{glob.text} cannot write an edge: {what}")
     if not first and not fit.reads.any():
-        raise query_error(query, glob.column, f"{glob.text} cannot read an edge: embeddings only write")
+        raise query_error(query, glob.column, f"{glob.text} cannot read an edge: embeddings and vectors only write")
     if not first and not last and (readings.modules[fit.reads] == universe.n_writers).all():
         raise query_error(query, glob.column, f"{glob.text} cannot write an edge: the logits only read")
 

@@ -22,6 +22,7 @@ from analysis.structure.modules import modules_of
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import UnknownNameError
 from circuitgraph.graph.build import STRUCTURAL
+from circuitgraph.graph.universe import SOURCES
 
 LENGTHS = ("inverse", "hops")
 PAIRS = ("modules", "ends")
@@ -69,7 +70,7 @@ def betweenness(circuit: Circuit, *, length: str = "inverse", between: str = "mo
     place = {name: index for index, name in enumerate(names)}
     is_target = np.zeros((len(names), 1), dtype=bool)
     is_target[[place[name] for name in modules if between == "modules" or name == "logits"]] = True
-    sources = [place[name] for name, (kind, _) in modules.items() if between == "modules" or kind == "embedding"]
+    sources = [place[name] for name, (kind, _) in modules.items() if between == "modules" or kind in SOURCES]
     total, n_pairs = np.zeros(len(names)), 0
     for chosen in _chunks(sources):
         lying_between, n_connected = _dependencies(inputs, chosen, is_target)

@@ -28,7 +28,7 @@ def find_ends(circuit: Circuit, sources: Names, targets: Names) -> tuple[list[st
 
     Args:
         circuit: The circuit.
-        sources: Writers; None stands for the embeddings.
+        sources: Writers; None stands for the embeddings and vectors.
         targets: Readers, heads or MLPs; None stands for the logits.
 
     Returns:
@@ -39,17 +39,18 @@ def find_ends(circuit: Circuit, sources: Names, targets: Names) -> tuple[list[st
         ConfigurationError: A node is both a source and a target.
     """
     universe = circuit.universe
-    starts = list(universe.writers[: universe.n_embeddings]) if sources is None else as_names(sources)
+    starts = universe.sources if sources is None else as_names(sources)
     stops = ["logits"] if targets is None else as_names(targets)
     writers = set(universe.writers)
-    ends = [*universe.readers, *universe.writers[universe.n_embeddings :]]
+    begins = set(universe.sources)
+    ends = [*universe.readers, *(name for name in universe.writers if name not in begins)]
     for name in starts:
         if name not in writers:
             hint = "Paths start at writers, such as input, a3.h7 or m3."
             raise UnknownNameError.of("source of paths", name, universe.writers, hint)
     for name in stops:
         if name not in ends:
-            raise UnknownNameError.of("target of paths", name, ends, "Paths do not end at embeddings.")
+            raise UnknownNameError.of("target of paths", name, ends, "Paths do not end at embeddings or vectors.")
     both = [name for name in starts if name in stops]
     if both:
         raise ConfigurationError(f"{both[0]} is both a source and a target; a path needs at least one edge")

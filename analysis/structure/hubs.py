@@ -9,6 +9,7 @@ from analysis.structure.modules import module_edges, module_names, modules_of, p
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import UnknownNameError
 from circuitgraph.graph.build import STRUCTURAL
+from circuitgraph.graph.universe import SOURCES
 
 _PORTS = ("q", "k", "v", "qkv")
 HUB_COLUMNS = (
@@ -89,7 +90,7 @@ def reachability(circuit: Circuit) -> pd.DataFrame:
     graph = circuit.graph
     place = {name: index for index, name in enumerate(modules_of(circuit))}
     before, after = _reached(graph, place), _reached(graph.reverse(copy=False), place, backwards=True)
-    embeddings = [name for name, kind in graph.nodes(data="kind") if kind == "embedding"]
+    embeddings = [name for name, kind in graph.nodes(data="kind") if kind in SOURCES]
     stops = [name for name in ("logits",) if name in graph]
     shortest_in, longest_in = _distances(graph, embeddings)
     shortest_out, longest_out = _distances(graph.reverse(copy=False), stops, backwards=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.graph.node_names import node_kind
-from circuitgraph.graph.universe import Universe
+from circuitgraph.graph.universe import SOURCES, Universe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def possible_degrees(universe: Universe, name: str) -> tuple[int, int]:
         return universe.n_writers, 0
     writer = universe.writers.index(name)
     n_seeing = sum(block.n_readers for block in universe.blocks if block.n_writers > writer)
-    if kind == "embedding":
+    if kind in SOURCES:
         return 0, n_seeing
     layer = int(universe.writer_layers[writer])
     block = universe.blocks[2 * layer + (kind == "mlp")]

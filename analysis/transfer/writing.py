@@ -18,7 +18,7 @@ from analysis.overlap.families import adjust_p_values
 from analysis.overlap.matrices import overlap_matrix
 from analysis.overlap.tables import overlap_table, overlap_tests
 from analysis.transfer.groups import GroupTest, compare_groups
-from analysis.transfer.matrices import FULL, faithfulness_matrix, mean_matrix
+from analysis.transfer.matrices import EMPTY, FULL, faithfulness_matrix, mean_matrix
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.file import circuit_text
 from circuitgraph.errors import ConfigurationError
@@ -68,7 +68,10 @@ class Transfer:
 
     @property
     def matrices(self) -> dict[str, pd.DataFrame]:
-        """Task × circuit by name: `faithfulness`, `faithfulness-own` where tasks have circuits, and of the KL alike."""
+        """Task × circuit by name: `faithfulness`, `faithfulness-own` where tasks have circuits, and of the KL alike.
+
+        A task whose own circuit does as much as no edge at all is left out of `faithfulness-own`.
+        """
         loss = "kl" if "kl" in self.table and bool(self.table["kl"].notna().all()) else "mse"
         found = {"faithfulness": faithfulness_matrix(self.table)}
         if loss in self.table and bool(self.table[loss].notna().all()):
@@ -76,6 +79,9 @@ class Transfer:
             found[loss] = mean_matrix(self.table, loss).drop(columns=FULL)
         tasks = set(self.table["task"])
         own = self.own or {name: name for name in self.circuits if name in tasks}
+        means = mean_matrix(self.table)
+        # A circuit that does no more than no edge at all is none that others could be held against.
+        own = {task: name for task, name in own.items() if means.loc[task].get(name) != means.loc[task, EMPTY]}
         if own:
             found["faithfulness-own"] = faithfulness_matrix(self.table, by_own=own)
         return found
@@ -121,9 +127,9 @@ def transfer_files(found: Transfer, *, command: str = "") -> dict[str, str | byt
     matrices, overlaps, tests = found.matrices, found.overlaps, found.tests
     files: dict[str, str | bytes] = {MEASURED: csv_text(found.table)}
     for name, matrix in matrices.items():
-        files[f"{name}.csv"] = csv_text(matrix.rename_axis("task").reset_index())
+        files[f"{name}.csv"] = csv_text(with_names(matrix, "task"))
     for name, matrix in overlaps.items():
-        files[f"{name.replace('_', '-')}.csv"] = csv_text(matrix.rename_axis("circuit").reset_index())
+        files[f"{name.replace('_', '-')}.csv"] = csv_text(with_names(matrix, "circuit"))
     if tests is not None:
         files["overlap.csv"] = csv_text(tests)
     if found.tried is not None:
@@ -172,6 +178,22 @@ def circuit_file(name: str) -> str:
         'circuit-capitals_in-context.json'
     """
     return "circuit-" + "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in name) + ".json"
+
+
+def with_names(matrix: pd.DataFrame, corner: str) -> pd.DataFrame:
+    """A matrix as a table whose first column is what its rows are called.
+
+    Args:
+        matrix: The matrix.
+        corner: What that column is called; with an underscore behind it where a column has that name.
+
+    Examples:
+        >>> with_names(pd.DataFrame({"circuit": [1.0]}, index=["ioi"]), "circuit").to_dict("records")
+        [{'circuit_': 'ioi', 'circuit': 1.0}]
+    """
+    while corner in matrix.columns:
+        corner += "_"
+    return matrix.rename_axis(corner).reset_index()
 
 
 # -------------------------------------------------------------------- the page

@@ -87,6 +87,15 @@ def test_what_are_no_single_effects_is_refused() -> None:
     ):
         with pytest.raises(ConfigurationError, match=told):
             logic_gates(first, second)
+    by_kl, by_logits = (
+        EdgeScores.of(
+            UNIVERSE, np.zeros(UNIVERSE.n_edges), method="exact", direction=direction, estimates="a rise",
+            provenance={"objective": objective},
+        )
+        for direction, objective in (("noising", "kl"), ("denoising", "negative-logit-diff"))
+    )  # fmt: skip
+    with pytest.raises(ConfigurationError, match="their objective is 'kl' and 'negative-logit-diff'"):
+        logic_gates(by_kl, by_logits)
     with pytest.raises(ConfigurationError, match="threshold is a share from 0 up to 1; got 1"):
         logic_gates(noising, denoising, threshold=1)
     other = Universe(family="gpt2", n_layers=1, n_heads=2, n_kv_heads=2)

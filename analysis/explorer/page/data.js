@@ -7,8 +7,8 @@ const universe = contents.universe;
 const numberOf = new Map(nodes.map((node, index) => [node.id, index]));
 
 const KIND_TEXT = { q: 'query', k: 'key', v: 'value', qkv: 'query, key, value', mlp: 'MLP', logits: 'logits' };
-const WRITER_TEXT = { embedding: 'embeddings', head: 'heads', mlp: 'MLPs' };
-const NODE_TEXT = { embedding: 'embedding', head: 'attention head', mlp: 'MLP', logits: 'logits', group: 'shared key and value' };
+const WRITER_TEXT = { embedding: 'embeddings', vector: 'vectors', head: 'heads', mlp: 'MLPs' };
+const NODE_TEXT = { embedding: 'embedding', vector: 'added vector', head: 'attention head', mlp: 'MLP', logits: 'logits', group: 'shared key and value' };
 const PORTED = new Set(['q', 'k', 'v', 'qkv']);
 
 // Edges as objects: ends by number, kind, the reader's name, and one score a circuit or null.

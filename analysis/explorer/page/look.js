@@ -39,6 +39,7 @@ function graphStyle() {
     },
     nodeStyle('head', 'ellipse', 'head-fill', 'head-line', 62, 40),
     nodeStyle('mlp', 'round-rectangle', 'mlp-fill', 'mlp-line', 66, 40),
+    nodeStyle('vector', 'round-rectangle', 'end-fill', 'end-line', 66, 40),
     nodeStyle('embedding', 'round-rectangle', 'end-fill', 'end-line', 92, 54),
     nodeStyle('logits', 'round-rectangle', 'end-fill', 'end-line', 92, 54),
     nodeStyle('group', 'diamond', 'group-fill', 'group-line', 20, 20),

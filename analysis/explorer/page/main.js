@@ -51,6 +51,8 @@ function select(number) {
   if (number !== null) state.cursor = number;
   if (had) showEdges(current.shown, current.touched);
   refreshSelection();
+  // The panel stands first beside the graph: it is seen, however far the filters were scrolled.
+  if (current.marks) byId('selection').parentElement.scrollTop = 0;
   if (current.marks) announce(selectionText(current.marks));
   else if (had) announce('Selection cleared.');
 }

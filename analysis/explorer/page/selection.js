@@ -117,7 +117,7 @@ function showSelection(marks) {
     text: `${word}: ${plural(modulesIn(side.nodes), 'node')}, ${plural(side.edges.size, 'edge')}`,
   });
   panel.replaceChildren(
-    element('header', { children: [heading, close] }),
+    element('header', { children: [heading, close] }), ...headPart(node),
     reached(marks.up, 'upstream'), reached(marks.down, 'downstream'), viewChoices(), ...pathPart(marks.strongest),
     ...edgeList('In', marks.into, (edge) => edge.source, sharedInto(marks.node)), ...edgeList('Out', marks.out, (edge) => edge.target),
   );
@@ -129,5 +129,5 @@ function selectionText(marks) {
     ? `Strongest path: ${marks.strongest.nodes.map((number) => nodes[number].id).join(', ')}; weakest score ${figure(marks.strongest.weakest)}.`
     : 'No path from the embeddings to the logits.';
   return `Selected ${node.id}, ${nodeText(node)}. ${plural(marks.into.length, 'edge')} in, ${plural(marks.out.length, 'edge')} out; `
-    + `${plural(modulesIn(marks.up.nodes), 'node')} upstream, ${plural(modulesIn(marks.down.nodes), 'node')} downstream. ${path}`;
+    + `${plural(modulesIn(marks.up.nodes), 'node')} upstream, ${plural(modulesIn(marks.down.nodes), 'node')} downstream. ${path}${rolesText(node)}`;
 }

@@ -29,6 +29,23 @@ def test_a_panel_per_measure_with_edges_along_it() -> None:
     assert sorted(zip(line.get_xdata(), line.get_ydata(), strict=True)) == [(70, 50), (700, 90)]
 
 
+def test_over_few_powers_of_ten_the_ticks_do_not_run_into_each_other() -> None:
+    """Below a factor of ten, numbers stand at 1, 2 and 5 times a power alone, and both axes write them alike."""
+    narrow = pd.DataFrame({"n_edges": [500, 1000, 3000], "kl": [2.4, 1.1, 0.4], "accuracy": [0.5, 0.8, 0.9]})
+    figure = front_figure(narrow)
+    figure.canvas.draw()
+    for axis, expected in (
+        (figure.axes[0].xaxis, {"500", "1,000", "2,000"}),
+        (figure.axes[0].yaxis, {"0.5", "1", "2"}),
+    ):
+        labels = [*axis.get_majorticklabels(), *axis.get_minorticklabels()]
+        low, high = axis.get_view_interval()
+        place = 0 if axis.axis_name == "x" else 1
+        assert {label.get_text() for label in labels if low <= label.get_position()[place] <= high} == expected
+    wide = front_figure(SEEDS.assign(n_edges=[700, 720, 60, 58])).axes[0].xaxis
+    assert {label.get_text() for label in wide.get_minorticklabels()} <= {""}
+
+
 def test_seeds_at_one_sparsity_are_averaged_and_banded() -> None:
     panel = front_figure(SEEDS).axes[0]
     (line,) = panel.get_lines()

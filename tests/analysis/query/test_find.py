@@ -248,8 +248,8 @@ def test_an_empty_circuit_holds_nothing() -> None:
         ("a1.h0<q> -> logits", 1, "cannot write an edge: a port only reads, drop it"),
         ("m1 <- !a1.h0<q>", 7, "cannot write an edge: a port only reads, drop it"),
         ("logits -> m1", 1, "cannot write an edge: the logits only read"),
-        ("* -> input", 6, "cannot read an edge: embeddings only write"),
-        ("* -> m0, input -> *", 10, "cannot read an edge: embeddings only write"),
+        ("* -> input", 6, "cannot read an edge: embeddings and vectors only write"),
+        ("* -> m0, input -> *", 10, "cannot read an edge: embeddings and vectors only write"),
         ("m0 -> logits -> **", 7, "cannot write an edge: the logits only read"),
     ],
 )

@@ -52,3 +52,21 @@ def test_two_names_of_one_file_are_refused(tmp_path):
     made = Transfer(table=TABLE, circuits={"a:b": A, "a b": B})
     with pytest.raises(ConfigurationError, match=r"two circuits would be written to circuit-a_b\.json"):
         write_transfer(made, tmp_path / "x")
+
+
+def test_names_that_tables_have_themselves(tmp_path):
+    renamed = TABLE.replace({"circuit": {"a": "circuit", "b": "task"}}).assign(split="test", n=50)
+    made = Transfer(table=renamed, circuits={"circuit": A, "task": B})
+    folder = write_transfer(made, tmp_path / "x").parent
+    assert pd.read_csv(folder / "containment.csv")["circuit_"].tolist() == ["circuit", "task"]
+    read = pd.read_csv(folder / "faithfulness.csv", index_col="task_")
+    pd.testing.assert_frame_equal(read, made.matrices["faithfulness"], check_names=False)
+
+
+def test_a_circuit_that_does_as_much_as_no_edge_is_held_against_none(tmp_path):
+    empty = TABLE[(TABLE["circuit"] == "empty") & (TABLE["task"] == "a")].assign(circuit="a")
+    table = pd.concat([TABLE[(TABLE["circuit"] != "a") | (TABLE["task"] != "a")], empty])
+    table = table.assign(split="test", n=50)
+    made = Transfer(table=table, circuits={"a": A, "b": B})
+    assert made.matrices["faithfulness-own"].index.tolist() == ["b"]
+    assert made.matrices["faithfulness"].loc["a", "a"] == 0

@@ -1,0 +1,108 @@
+"""Tables, overlap and drawings of circuits with spans: against networkx, counting by name, and by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import networkx as nx
+import numpy as np
+import pytest
+
+from analysis.drawing.dot import circuit_to_dot
+from analysis.explorer import page_contents
+from analysis.overlap.degree_preserving import EdgeSet, trade
+from analysis.overlap.levels import items, n_items, stratum_counts
+from analysis.sparsity import block_density, depth, sparsity_table
+from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.circuits.edge_scores import EdgeScores
+from circuitgraph.circuits.selection.connected import connected_edges
+from circuitgraph.errors import ConfigurationError
+from circuitgraph.graph.granularity import common_refinement
+from circuitgraph.graph.node_names import node_kind, node_layer, node_span
+from circuitgraph.graph.spans import with_spans
+from circuitgraph.graph.universe import Universe
+
+PLAIN = Universe(family="x", n_layers=3, n_heads=4, n_kv_heads=2)
+UNIVERSE = with_spans(PLAIN, ("start", "name", "end"), asked=("name", "end"))
+
+
+def some_circuit(seed: int, share: float = 0.35) -> Circuit:
+    kept = np.random.default_rng(seed).random(UNIVERSE.n_edges) < share
+    return Circuit.from_edges(UNIVERSE, kept, ablation="counterfactual")
+
+
+def layer(name: str) -> int:
+    found = node_layer(name)
+    return (PLAIN.n_layers if node_kind(name) == "logits" else -1) if found is None else found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_counts_and_depth(seed: int) -> None:
+    circuit = some_circuit(seed)
+    graph = nx.DiGraph()
+    graph.add_edges_from(circuit.edges, weight=1)
+    graph.add_edges_from([e for e in UNIVERSE.structural_edges() if e[0] in graph and e[1] in graph], weight=0)
+    ends = [name for name in graph if node_kind(name) == "logits"]
+    before = graph.subgraph(set(ends).union(*(nx.ancestors(graph, end) for end in ends)))
+    assert depth(circuit) == nx.dag_longest_path_length(before)
+    table = sparsity_table(circuit)
+    by_span = table.query("by == 'span'")
+    assert dict(zip(by_span["kind"], by_span["kept"], strict=True)) == Counter(node_span(v) for _, v in circuit.edges)
+    assert by_span["total"].sum() == UNIVERSE.n_edges
+    names = {name for edge in circuit.edges for name in edge}
+    nodes = table.query("part == 'nodes' and by == 'all'")
+    assert (int(nodes["kept"].iloc[0]), int(nodes["total"].iloc[0])) == (
+        len(names), len({*UNIVERSE.writers, *UNIVERSE.readers})
+    )  # fmt: skip
+    assert len(items(circuit, "nodes")) == len(names) and n_items(UNIVERSE, "nodes") == int(nodes["total"].iloc[0])
+    blocks = block_density(circuit)
+    kept = Counter((layer(u), layer(v)) for u, v in circuit.edges)
+    every = Counter(tuple(layer(end) for end in UNIVERSE.edge_name(e).split("->")) for e in range(UNIVERSE.n_edges))
+    for row in blocks.itertuples():
+        assert row.kept == kept[row.writer_layer, row.reader_layer]
+        assert row.total == every[row.writer_layer, row.reader_layer]
+
+
+def test_null_models_keep_to_spans() -> None:
+    one, other = some_circuit(0), some_circuit(1)
+    sizes, of_one, of_other = stratum_counts(one, other, "edges")
+    assert (sizes.sum(), of_one.sum(), of_other.sum()) == (UNIVERSE.n_edges, len(one), len(other))
+    assert (of_one <= sizes).all() and (of_other <= sizes).all()
+    sizes, of_one, _ = stratum_counts(one, other, "heads")
+    assert sizes.sum() == 3 * 3 * 4 and of_one.sum() == len({u for u, _ in one.edges if node_kind(u) == "head"})
+    writers = Counter(u for u, _ in one.edges)
+    readers = Counter(v for _, v in one.edges)
+    for seed in range(3):
+        edges = trade(EdgeSet.of(UNIVERSE, one.edge_ids), 5, np.random.default_rng(seed)).edge_ids
+        ends = [UNIVERSE.edge_name(int(edge)).split("->") for edge in edges]
+        assert Counter(u for u, _ in ends) == writers and Counter(v for _, v in ends) == readers
+        assert set(edges.tolist()) != set(one.edge_ids.tolist())
+
+
+def test_drawn_edges_end_at_the_heads_that_read_a_span() -> None:
+    edges = [
+        "input@start->a0.kv1<k>@start", "input@start->a0.h2<q>@start", "a0.h2@start->m0@start",
+        "m0@start->a1.kv0<v>@start", "a0.h3@end->logits@end", "a1.h0@end->logits@end", "a1.h1@name->logits@name",
+    ]  # fmt: skip
+    dot = circuit_to_dot(Circuit.from_edges(UNIVERSE, edges, ablation="zero"))
+    lines = [line for line in dot.splitlines() if "->" in line and "invis" not in line and "digraph" not in line]
+    drawn = {tuple(part.strip().split('"')[1] for part in line.split("->")[:2]) for line in lines}
+    assert drawn == {
+        # Two heads read this key, one at its own span and one at the end.
+        ("input@start", "a0.kv1@start"), ("a0.kv1@start", "a0.h2@start"), ("a0.kv1@start", "a0.h3@end"),
+        ("input@start", "a0.h2@start"), ("a0.h2@start", "m0@start"),
+        ("m0@start", "a1.kv0@start"), ("a1.kv0@start", "a1.h0@end"), ("a1.kv0@start", "a1.h1@name"),
+        ("a0.h3@end", "logits@end"), ("a1.h0@end", "logits@end"), ("a1.h1@name", "logits@name"),
+    }  # fmt: skip
+    assert "behind @: the span" in dot
+
+
+def test_what_does_not_know_spans_says_so() -> None:
+    circuit = some_circuit(0)
+    with pytest.raises(ConfigurationError, match=r"the explorer does not know spans .* \(start, name, end\)"):
+        page_contents({"a": circuit})
+    scores = EdgeScores.of(UNIVERSE, np.ones(UNIVERSE.n_edges), method="m", direction="noising", estimates="a rank")
+    with pytest.raises(ConfigurationError, match="the rule 'connected' does not know spans"):
+        connected_edges(scores, 3)
+    with pytest.raises(ConfigurationError, match="from one granularity to another does not know spans"):
+        common_refinement(UNIVERSE, UNIVERSE)
