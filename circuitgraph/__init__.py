@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from circuitgraph.circuits.selection.stable import stable_edges
     from circuitgraph.compiled.compile import compile_model
     from circuitgraph.compiled.model import CompiledModel
+    from circuitgraph.compiled.vector_files import load_vectors, save_vectors
     from circuitgraph.errors import CircuitGraphError
     from circuitgraph.extract.extraction import extract_circuit
+    from circuitgraph.forward.vectors import Vector
     from circuitgraph.graph.build import build_graph
     from circuitgraph.graph.universe import Universe
     from circuitgraph.interventions.applied import intervene
     from circuitgraph.interventions.intervention import Intervention
+    from circuitgraph.interventions.positions import PositionChange
     from circuitgraph.memory.estimate import MemoryEstimate
     from circuitgraph.memory.plan import MemoryPlan
     from circuitgraph.memory.sizes import ModelSizes, model_sizes
@@ -46,8 +49,10 @@ __all__ = [
     "MemoryPlan",
     "MergeRules",
     "ModelSizes",
+    "PositionChange",
     "TokenBatch",
     "Universe",
+    "Vector",
     "__version__",
     "build_graph",
     "combine_scores",
@@ -56,8 +61,10 @@ __all__ = [
     "extract_circuit",
     "intervene",
     "load_model",
+    "load_vectors",
     "model_sizes",
     "save_as",
+    "save_vectors",
     "stable_edges",
 ]
 
@@ -74,8 +81,10 @@ _HOME = {
     "MemoryPlan": "circuitgraph.memory.plan",
     "MergeRules": "circuitgraph.circuits.formats.content",
     "ModelSizes": "circuitgraph.memory.sizes",
+    "PositionChange": "circuitgraph.interventions.positions",
     "TokenBatch": "circuitgraph.batch",
     "Universe": "circuitgraph.graph.universe",
+    "Vector": "circuitgraph.forward.vectors",
     "build_graph": "circuitgraph.graph.build",
     "combine_scores": "circuitgraph.circuits.combined_scores",
     "compile_model": "circuitgraph.compiled.compile",
@@ -83,8 +92,10 @@ _HOME = {
     "extract_circuit": "circuitgraph.extract.extraction",
     "intervene": "circuitgraph.interventions.applied",
     "load_model": "circuitgraph.models",
+    "load_vectors": "circuitgraph.compiled.vector_files",
     "model_sizes": "circuitgraph.memory.sizes",
     "save_as": "circuitgraph.circuits.conversion",
+    "save_vectors": "circuitgraph.compiled.vector_files",
     "stable_edges": "circuitgraph.circuits.selection.stable",
 }
 

@@ -34,6 +34,8 @@ class UnknownNameError(CircuitGraphError, ValueError):
         Examples:
             >>> print(UnknownNameError.of("task", "iio", ["ioi", "capitals"]))
             unknown task 'iio'; did you mean 'ioi'?
+            >>> print(UnknownNameError.of("task", "x", ["ioi", "capitals"], "Or a file: jsonl:PATH."))
+            unknown task 'x'; valid: ioi, capitals. Or a file: jsonl:PATH.
         """
         names = [str(item) for item in valid]
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
@@ -43,7 +45,8 @@ class UnknownNameError(CircuitGraphError, ValueError):
             tail = "valid: " + ", ".join(names) if names else "there are none"
         else:
             tail = f"{len(names)} names are valid, for example " + ", ".join(names[:5])
-        return cls(f"unknown {kind} {str(name)!r}; {tail}" + (f" {hint}" if hint else ""))
+        stop = "" if tail.endswith("?") else "."
+        return cls(f"unknown {kind} {str(name)!r}; {tail}" + (f"{stop} {hint}" if hint else ""))
 
 
 class ConfigurationError(CircuitGraphError, ValueError):

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pruning.components.lens import constant_lens
     from pruning.components.table import Components, component_summary, component_table
     from pruning.evaluation.effects import Effects, measure_effects
-    from pruning.evaluation.evaluate import evaluate, evaluate_masks
+    from pruning.evaluation.evaluate import evaluate
+    from pruning.evaluation.masks import evaluate_masks
     from pruning.evaluation.minimality import measure_minimality
     from pruning.evaluation.paired import FaithfulnessComparison, compare_faithfulness
     from pruning.evaluation.random_circuits import random_circuit
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pruning.runs.sweep import Sweep, discover_seeds
     from pruning.selection.top import top_edges
     from pruning.steering.judged import judge_intervention
+    from pruning.steering.random_heads import judge_random_heads
     from pruning.steering.scaling import ScalingSettings, learn_scalings
     from pruning.steering.suppression import Suppression, SuppressionSettings, find_suppression
     from pruning.tasks import TaskData, load_task, register_task, task_from_pairs
@@ -79,6 +81,7 @@ __all__ = [
     "find_suppression",
     "head_roles",
     "judge_intervention",
+    "judge_random_heads",
     "learn_constants",
     "learn_scalings",
     "load_task",
@@ -129,11 +132,12 @@ _HOME = {
     "discover": "pruning.runs.discover",
     "discover_seeds": "pruning.runs.sweep",
     "evaluate": "pruning.evaluation.evaluate",
-    "evaluate_masks": "pruning.evaluation.evaluate",
+    "evaluate_masks": "pruning.evaluation.masks",
     "evaluate_regimes": "pruning.regimes.faithfulness",
     "find_suppression": "pruning.steering.suppression",
     "head_roles": "pruning.heads.roles",
     "judge_intervention": "pruning.steering.judged",
+    "judge_random_heads": "pruning.steering.random_heads",
     "learn_constants": "pruning.execution.learning",
     "learn_scalings": "pruning.steering.scaling",
     "load_task": "pruning.tasks",

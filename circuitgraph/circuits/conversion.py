@@ -22,7 +22,9 @@ from circuitgraph.circuits.formats.registry import FORMATS, format_named, recogn
 from circuitgraph.errors import ConfigurationError, OutputError, UnknownNameError
 from circuitgraph.files.atomic_file import reason, write_atomically
 from circuitgraph.graph.liveness import effective_edges
+from circuitgraph.graph.spans import refuse_spans
 from circuitgraph.graph.universe import Universe
+from circuitgraph.graph.virtual import require_no_vectors
 
 OWN_CIRCUIT, OWN_SCORES = "circuit", "scores"
 ALL_FORMATS = (OWN_CIRCUIT, OWN_SCORES, *FORMATS)
@@ -233,6 +235,8 @@ def _content(path: Path, name: str, universe: Universe | None, choices: FileChoi
             f"{path} is a file of {file_format.tool}, which does not say of which model; give its universe "
             "(--model NAME, or --universe CIRCUIT)"
         )
+    require_no_vectors(universe.virtual, f"{name} files")
+    refuse_spans(universe, f"a file of format {name}")
     content = file_format.read(path, file_format.universe(universe), choices)
     about: dict[str, object] = {"format": name, "name": path.name, "n_edges": content.universe.n_edges, **content.about}
     if path.is_file():
@@ -313,6 +317,8 @@ def _write(
     overwrite: bool,
 ) -> Conversion:  # fmt: skip
     held, lost = _held(content, file_format, source)
+    require_no_vectors(content.universe.virtual, f"{file_format.name} files")
+    refuse_spans(content.universe, f"a file of format {file_format.name}")
     there = mapped(held, file_format.universe(content.universe), rules)
     made = file_format.write(there, choices)
     contents = {"": made} if isinstance(made, bytes) else made

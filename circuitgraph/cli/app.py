@@ -15,6 +15,7 @@ from circuitgraph.cli.combine import combine
 from circuitgraph.cli.compare import compare
 from circuitgraph.cli.components import components
 from circuitgraph.cli.convert import convert
+from circuitgraph.cli.coordinates import coordinates
 from circuitgraph.cli.discover import discover
 from circuitgraph.cli.draw import draw
 from circuitgraph.cli.evaluate import evaluate
@@ -22,6 +23,7 @@ from circuitgraph.cli.export import export
 from circuitgraph.cli.extract import extract
 from circuitgraph.cli.failures import DEBUG_VARIABLE, Interrupted, Unread
 from circuitgraph.cli.find import find
+from circuitgraph.cli.gates import gates
 from circuitgraph.cli.graph import graph
 from circuitgraph.cli.heads import heads
 from circuitgraph.cli.leaderboard import leaderboard
@@ -103,7 +105,7 @@ def flowing(text: str) -> str:
 for command in (
     discover, check, rank, select, leaderboard, report, evaluate,
     run, steer, suppress,
-    draw, sparsity, compare, paths, find, trace, heads, components,
+    draw, sparsity, compare, paths, find, trace, gates, heads, components, coordinates,
     combine, convert, export, extract, shrink, graph,
     study, transfer, bench,
     cache, models, tasks, recipes,

@@ -23,8 +23,8 @@ def named_files(given: Sequence[str]) -> dict[str, Path]:
         given: `FILE`, or `NAME=FILE`. A file whose own name has an equals sign is taken as it is.
 
     Returns:
-        Names and files. Without a name a file is called by its stem, or, where several have the same, by the
-        folders in which they differ.
+        Names and files. Without a name a file is called by its stem, `circuit` of a result by its folder, or,
+        where several have the same, by the folders in which they differ.
 
     Raises:
         ConfigurationError: Two have the same name.
@@ -32,8 +32,8 @@ def named_files(given: Sequence[str]) -> dict[str, Path]:
     Examples:
         >>> list(named_files(["runs/ioi/circuit.json", "runs/capitals/circuit.json", "other=c.json"]))
         ['ioi', 'capitals', 'other']
-        >>> list(named_files(["a.json", "b.json"]))
-        ['a', 'b']
+        >>> list(named_files(["a.json", "b.json"])), list(named_files(["runs/ioi/circuit.json", "a.json"]))
+        (['a', 'b'], ['ioi', 'a'])
     """
     split = [text.partition("=") for text in given]
     is_named = [
@@ -51,7 +51,7 @@ def named_files(given: Sequence[str]) -> dict[str, Path]:
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
     """Stems where they differ, else the folders in which the paths differ, else the paths."""
-    stems = [path.stem for path in paths]
+    stems = [_stem(path) for path in paths]
     if len(set(stems)) == len(stems):
         return stems
     folders = [path.with_suffix("").parts for path in paths]
@@ -60,6 +60,12 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     shared_first = len(commonprefix(folders))
     names = ["/".join(parts[shared_first:]) for parts in folders]
     return names if all(names) and len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def _stem(path: Path) -> str:
+    """What a file is called: every result holds a circuit.json, so that its folder says more."""
+    folder = path.parent.name
+    return folder if path.name == "circuit.json" and folder not in ("", "..") else path.stem
 
 
 def load_circuits(files: Mapping[str, Path]) -> dict[str, Circuit]:

@@ -98,7 +98,7 @@ def components(
     test.csv (a row per writer), components.json, constants.safetensors and, with --lens, lens.csv.
     """
     from circuitgraph.cli.output import only_json, print_json, say
-    from circuitgraph.cli.settings import parse_named, plan_model, task_options
+    from circuitgraph.cli.settings import named_values, plan_model, task_options
     from circuitgraph.cli.tables import records
     from circuitgraph.compiled.constants import constants_bytes
     from circuitgraph.files.csv_text import csv_text
@@ -111,8 +111,10 @@ def components(
     place = Path(out.expanduser()).resolve()
     with only_json(as_json), reserved(place):
         check_free(place, overwrite=overwrite, names=(TRAIN, TEST, LENS, ALL, CONSTANTS), what="result of components")
-        named = task_options(task, dict(parse_named("--task-option", how.task_option or [])))
-        plan = plan_model(model, embeddings=graph.embeddings, kv_heads=graph.kv_heads, qkv=graph.qkv)
+        named = task_options(task, named_values("--task-option", how.task_option or []))
+        plan = plan_model(
+            model, embeddings=graph.embeddings, kv_heads=graph.kv_heads, qkv=graph.qkv, vectors=graph.vectors
+        )
         writers, layers = _writers(plan.universe, how.layers), _layers(how.lens, plan.universe)
         say(f"loading {model}")
         loaded = plan.load(dtype=dtype, device=device)
@@ -195,10 +197,12 @@ def _measured(
     how: ComponentOptions,
 ) -> tuple[Components, pd.DataFrame | None]:
     from circuitgraph.cli.output import say
-    from pruning.components.lens import constant_lens
+    from pruning.components.lens import constant_lens, require_lens
     from pruning.components.table import component_table
     from pruning.runs.shown_progress import counting
 
+    if layers:
+        require_lens(compiled, train, test, layers)
     n = compiled.universe.n_writers if writers is None else len(writers)
     say(f"a constant for each of {n:,} writers, {how.steps:,} steps on {len(train):,} training prompts")
     with counting("steps") as tick:

@@ -60,6 +60,15 @@ def draw(
             "circuit, from the metrics.json beside the circuit.",
         ),
     ] = "score",
+    heads: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="For a page: what `circuitgraph heads` wrote of the same model. A click on a head then shows where it "
+            "looks on a few prompts, its roles, and the tokens that it says most.",
+            show_default=False,
+        ),
+    ] = None,
     across_checkpoints: Annotated[
         bool,
         typer.Option("--across-checkpoints", help="Allow two circuits of different weights or models."),
@@ -81,10 +90,12 @@ def draw(
             raise ConfigurationError(
                 "--width-by effect is for the picture of one circuit; a page has a choice of widths of its own"
             )
+        if heads is not None and not is_page:
+            raise ConfigurationError(f"--heads is for pages; --out is {out.name}, a picture: name it .html")
         paths = [circuit] if other is None else [circuit, other]
         named = dict(zip(file_names(paths), map(Circuit.load, paths), strict=True))
         if is_page:
-            n_edges, n_drawn = _write_page(named, paths, out, max_edges, across_checkpoints)
+            n_edges, n_drawn = _write_page(named, paths, out, max_edges, across_checkpoints, heads)
         else:
             drawing = _drawing(
                 named, out, max_edges, width, across_checkpoints, circuit if width_by == "effect" else None
@@ -118,7 +129,7 @@ def file_names(paths: list[Path]) -> list[str]:
 
 
 def _write_page(
-    named: dict[str, Circuit], paths: list[Path], out: Path, max_edges: int | None, across: bool
+    named: dict[str, Circuit], paths: list[Path], out: Path, max_edges: int | None, across: bool, heads: Path | None
 ) -> tuple[int, int]:
     """Write the page; how many edges the circuits have together, and how many of them are in it."""
     import numpy as np
@@ -130,7 +141,7 @@ def _write_page(
     limit = MAX_EDGES if max_edges is None else max_edges
     beside = {name: path.parent / "metrics.json" for name, path in zip(named, paths, strict=True)}
     effects = {name: path for name, path in beside.items() if has_effects(path)}
-    contents = page_contents(named, max_edges=limit, across_checkpoints=across, effects=effects)
+    contents = page_contents(named, max_edges=limit, across_checkpoints=across, effects=effects, heads=heads)
     write_atomically(out, page_document(contents))
     n_edges = len(np.unique(np.concatenate([circuit.edge_ids for circuit in named.values()])))
     return n_edges, len(contents["edges"]["kind"])

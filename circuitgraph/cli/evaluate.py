@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from circuitgraph.cli import options
+
+if TYPE_CHECKING:
+    from circuitgraph.cli.found_circuit import FoundCircuit
+    from pruning.frozen.constants import AblationData
+    from pruning.prompts.encoding import EncodedPairs
 
 
 def evaluate(
@@ -37,8 +42,24 @@ def evaluate(
         ),
     ] = None,
     n_effect_prompts: Annotated[
-        int, typer.Option("--effect-prompts", min=1, help="On how many prompts effects are measured.")
+        int, typer.Option("--effect-prompts", min=1, help="On how many prompts effects and minimality are measured.")
     ] = 16,
+    n_minimal: Annotated[
+        int | None,
+        typer.Option(
+            "--minimality",
+            min=1,
+            metavar="K",
+            help="Measure as well whether each of the K weakest edges is idle: cut alone, and beside random subsets of "
+            "the others. It takes (K + 1) x (subsets + 1) runs.",
+        ),
+    ] = None,
+    n_subsets: Annotated[
+        int, typer.Option("--minimality-subsets", min=0, help="Random subsets; 0 cuts each edge alone.")
+    ] = 4,
+    subset_share: Annotated[
+        float, typer.Option("--minimality-share", help="The share of the circuit's edges that a subset has.")
+    ] = 0.1,
     constants: Annotated[
         Path | None,
         typer.Option(
@@ -76,18 +97,24 @@ def evaluate(
     """
     from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.cache import told_as_notes
-    from circuitgraph.cli.figures import print_effects, print_metrics
+    from circuitgraph.cli.figures import print_effects, print_metrics, print_minimality
     from circuitgraph.cli.findings import print_findings
     from circuitgraph.cli.found_circuit import load_found_circuit, warn_of_trained
     from circuitgraph.cli.learnt import constants_to_evaluate
     from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.cli.settings import ablation_of_circuit
     from circuitgraph.errors import ConfigurationError
+    from circuitgraph.graph.spans import refuse_spans
+    from pruning.evaluation.minimality import require_share
     from pruning.prompts.swapped import BOTH, begins_with, require_direction
     from pruning.runs.shown_progress import counting
 
     with only_json(as_json):
-        cut = ablation_of_circuit(ablation, Circuit.load(circuit))
+        require_share(subset_share)
+        loaded = Circuit.load(circuit)
+        if n_effects is not None:
+            refuse_spans(loaded.universe, "--effects")
+        cut = ablation_of_circuit(ablation, loaded)
         if constants is not None and cut != "optimal":
             raise ConfigurationError(f"--constants is for optimal ablation, and cut edges carry {cut} values here")
         found = load_found_circuit(circuit, model=model, device=device, dtype=dtype, verify=not no_verify)
@@ -140,6 +167,12 @@ def evaluate(
                     found.compiled, found.circuit, pairs, top=n_effects, n=n, ablation=cut, tick=tick,
                     seed=found.seed if seed is None else seed, ablation_data=carried,
                 )  # fmt: skip
+        minimal = None
+        if n_minimal is not None:
+            minimal = _minimality(
+                found, pairs.subset(range(min(n_effect_prompts, len(pairs)))), cut, carried,
+                n_edges=n_minimal, n_subsets=n_subsets, share=subset_share, seed=found.seed if seed is None else seed,
+            )  # fmt: skip
         judged = verdicts({"sparsity": found.circuit.sparsity, "splits": {split: evaluation.metrics}})
     if as_json:
         print_json(
@@ -160,6 +193,7 @@ def evaluate(
                 "verdicts": judged,
                 **({} if learnt is None else {"constants": learnt}),
                 **({} if worth is None else {"effects": worth.to_dict(split)}),
+                **({} if minimal is None else {"minimality": minimal}),
             }
         )
         return
@@ -175,4 +209,36 @@ def evaluate(
         print_metrics(f"{data.name} {split}, denoising", other.metrics)
     if worth is not None:
         print_effects(worth)
+    if minimal is not None:
+        print_minimality(minimal)
     print_findings(judged)
+
+
+def _minimality(
+    found: FoundCircuit,
+    pairs: EncodedPairs,
+    ablation: str,
+    carried: AblationData | None,
+    *,
+    n_edges: int,
+    n_subsets: int,
+    share: float,
+    seed: int,
+) -> dict[str, Any]:
+    """What each of the weakest edges is worth, as JSON has it."""
+    from circuitgraph.cli.output import say
+    from circuitgraph.cli.tables import records
+    from pruning.evaluation.minimality import measure_minimality
+    from pruning.runs.shown_progress import counting
+
+    n_edges = min(n_edges, len(found.circuit))
+    beside = f" and beside {n_subsets:,} subset{'s' * (n_subsets > 1)} of the others" if n_subsets else ""
+    say(f"cutting each of the {n_edges:,} weakest edges alone{beside}, on {len(pairs):,} prompts")
+    with counting("runs") as tick:
+        table = measure_minimality(
+            found.compiled, found.circuit, pairs, n_edges=max(1, n_edges), n_subsets=n_subsets, share=share, seed=seed,
+            ablation=ablation, ablation_data=carried, tick=tick,
+        )  # fmt: skip
+    measure = "mse" if pairs.answer_values is not None else "kl"
+    how = {"n_edges": n_edges, "n_subsets": n_subsets, "share": share, "seed": seed, "n": len(pairs)}
+    return {**how, "measure": measure, "edges": records(table)}

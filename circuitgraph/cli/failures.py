@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from circuitgraph.errors import CircuitGraphError, out_of_memory
 from circuitgraph.files.atomic_file import reason
-from circuitgraph.stopping import exit_code
+from circuitgraph.stopping import Stopped, exit_code
 
 FAILURE, USAGE, INTERRUPTED, UNREAD = 1, 2, 130, 141
 DEBUG_VARIABLE = "CIRCUITGRAPH_DEBUG"
@@ -48,6 +49,22 @@ class Interrupted(Exception):
     def __init__(self, name: str = "SIGINT", there: str = "nothing was written") -> None:
         super().__init__(there)
         self.name = name
+
+
+@contextlib.contextmanager
+def telling_what_is_there(there: Callable[[], str]) -> Iterator[None]:
+    """Where a command is ended early, say what there is of its work.
+
+    Args:
+        there: Says it, and how to go on; asked only then.
+
+    Raises:
+        Interrupted: It was.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(error.name if isinstance(error, Stopped) else "SIGINT", there()) from None
 
 
 class Unread(Exception):

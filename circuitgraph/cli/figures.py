@@ -125,6 +125,25 @@ def print_effects(worth: Effects, top: int = 10) -> None:
     print_table(["part", ">from the circuit", ">from the full model", ">trained score"], rows)
 
 
+def print_minimality(found: Mapping[str, Any], top: int = 20) -> None:
+    """Print what single edges are worth, the idlest first.
+
+    Args:
+        found: As `evaluate --json` has it: `edges`, and how they were measured.
+        top: How many of them.
+    """
+    unit = "squared error" if found["measure"] == "mse" else "KL (nats)"
+    rows = [[row["edge"], figure(row["alone"]), figure(row["most"]), figure(row["score"])] for row in found["edges"]]
+    idle = sum(row["most"] == 0 for row in found["edges"])
+    cut = f", {top} of them" if len(rows) > top else ""
+    beside = f" and beside {found['n_subsets']:,} subsets" if found["n_subsets"] else ""
+    print(
+        f"\nchange in {unit} where one of the {len(rows):,} weakest edges is cut alone{beside}, {found['n']:,} prompts:"
+    )
+    print_table(["edge", ">alone", ">the most", ">trained score"], rows[:top], title=f"The idlest first{cut}")
+    print(f"{idle:,} of {len(rows):,} change nothing at all")
+
+
 _WHERE = ("in_circuit", "in_full")
 
 

@@ -182,14 +182,20 @@ def found_circuit(
         verify: Whether to check that the compiled graph reproduces it.
         exact: Whether a model of other weights is refused.
     """
+    from circuitgraph.compiled.vector_files import vectors_beside
+    from circuitgraph.graph.spans import SpannedUniverse
+
     provenance = circuit.provenance
     own = provenance.get("model")
     name = model or (own if isinstance(own, str) else None)
     if name is None:
         raise ConfigurationError(f"{path} does not say which model it belongs to; give --model")
     universe = circuit.universe
-    plan = plan_model(name, embeddings=universe.embeddings, kv_heads=universe.kv_heads, qkv=universe.qkv)
-    difference = universe.first_difference(plan.universe)
+    plan = plan_model(
+        name, embeddings=universe.embeddings, kv_heads=universe.kv_heads, qkv=universe.qkv,
+        vectors=vectors_beside(circuit, path),
+    )  # fmt: skip
+    difference = universe.without_spans.first_difference(plan.universe)
     if difference is not None:
         raise GraphMismatchError(
             f"{path} is no circuit of model {name!r}: {difference} (circuit against model); give its own --model"
@@ -198,6 +204,8 @@ def found_circuit(
     say(f"loading {name}")
     loaded = plan.load(dtype=dtype or (found if isinstance(found, str) else "float32"), device=device)
     compiled = plan.compile(loaded, verify=verify)
+    if isinstance(universe, SpannedUniverse):
+        compiled = compiled.with_spans(universe.spans, asked=universe.asked_spans)
     compiled = _as_edited(compiled, provenance.get("edits"), path)
     told = _another_model(compiled, provenance)
     other = [text for field, text in told.items() if field in ("config_hash", "weights")]  # a name alone is nothing

@@ -94,6 +94,7 @@ def count(universe: Universe) -> dict[str, Any]:
     names = list(dict.fromkeys(kinds.tolist()))
     nodes = {
         "embedding": universe.n_embeddings,
+        **({"vector": len(universe.virtual)} if universe.virtual else {}),
         "head": universe.n_layers * universe.n_heads,
         **{kind: int((kinds == kind).sum()) for kind in names},
     }

@@ -78,10 +78,11 @@ class LookingOptions:
         """Texts by name; a text may begin and end with spaces.
 
         Raises:
-            ConfigurationError: No `=`, or nothing on one side of it.
+            ConfigurationError: No `=`, or nothing on one side of it, or a name with two texts.
         """
-        from circuitgraph.cli.settings import parse_named
+        from circuitgraph.cli.settings import named_values, parse_named
 
+        named_values("--span", self.span or [])
         names = [name for name, _ in parse_named("--span", self.span or [])]
         return dict(zip(names, (text.partition("=")[2] for text in self.span or []), strict=True))
 
@@ -111,18 +112,21 @@ def heads(
     from circuitgraph.cli.output import only_json, print_json
     from circuitgraph.files.reservation import reserved
     from circuitgraph.files.whole_folder import check_free, write_folder
+    from pruning.heads.roles import require_share
 
     place = Path(out.expanduser()).resolve()
     names = (HEADS, RULES, WRITERS, APPEARING, ALL, GRAPH, FIGURE)
     with only_json(as_json), reserved(place):
         check_free(place, overwrite=overwrite, names=names, what="result of heads")
         spans = how.spans
+        require_share(how.share)
         compiled, data, circuit = _loaded(how, model, task, device=device, dtype=dtype, verify=not no_verify)
         pairs = _prompts(data, how)
         found, roles = _looked(compiled, circuit, pairs, how, spans)
         appearing = _appearing(compiled, found, how)
         about = {
-            **compiled.identity, "task": data.name, "split": how.split, "data_hash": data.data_hash,
+            **compiled.identity, "dtype": str(compiled.dtype).removeprefix("torch."),
+            "universe": compiled.universe.to_dict(), "task": data.name, "split": how.split, "data_hash": data.data_hash,
             "n_prompts": len(pairs), "share": how.share, "spans": spans,
             "circuit": None if circuit is None else circuit.digest,
         }  # fmt: skip
@@ -147,7 +151,7 @@ def _loaded(
     """
     from circuitgraph.cli.found_circuit import load_found_circuit
     from circuitgraph.cli.output import say
-    from circuitgraph.cli.settings import parse_named, plan_model, task_options
+    from circuitgraph.cli.settings import named_values, plan_model, task_options
     from circuitgraph.errors import ConfigurationError
     from pruning.tasks import load_task
 
@@ -158,7 +162,7 @@ def _loaded(
         return given.compiled, given.task(task), given.circuit
     if model is None or task is None:
         raise ConfigurationError("give --model and --task, or a circuit with --circuit")
-    named = task_options(task, dict(parse_named("--task-option", how.task_option or [])))
+    named = task_options(task, named_values("--task-option", how.task_option or []))
     plan = plan_model(model, embeddings=None, kv_heads=None, qkv=None)
     say(f"loading {model}")
     loaded = plan.load(dtype=dtype, device=device)
@@ -181,9 +185,12 @@ def _looked(
     from circuitgraph.cli.output import say
     from circuitgraph.errors import ConfigurationError
     from pruning.heads.capture import capture
+    from pruning.heads.landmarks import require_spans
     from pruning.heads.roles import head_roles
+    from pruning.heads.tokens import tokens_of
     from pruning.runs.shown_progress import counting
 
+    require_spans(spans, tokens_of(compiled, pairs))
     nodes = None if circuit is None else [*circuit.heads, *circuit.mlps]
     if circuit is not None and not circuit.heads:
         raise ConfigurationError("the circuit has no heads; there is nothing to say of them")
@@ -231,22 +238,29 @@ def _files(
     if appearing is not None:
         tables[APPEARING] = appearing
     files: dict[str, str | bytes] = {name: csv_text(frame) for name, frame in tables.items()}
-    examples = [
-        {
-            "tokens": list(found.tokens[prompt]),
-            "attention": {
-                head: [[round(float(value), 4) for value in row] for row in pattern]
-                for head, pattern in zip(found.heads, found.patterns[prompt], strict=True)
-            },
-        }
-        for prompt in range(min(n_examples, len(found.ids)))
-    ]
+    examples = [_example(found, prompt) for prompt in range(min(n_examples, len(found.ids)))]
     named = {name.partition(".")[0]: records(frame) for name, frame in tables.items()}
     files[ALL] = json_text({"format_version": 1, **about, **named, "examples": examples})
     if circuit is not None:
         files[GRAPH] = json_text(nx.node_link_data(label_roles(circuit.graph, roles.table), edges="edges"))
     drawing = _figure(found, roles)
     return files if drawing is None else {**files, FIGURE: drawing}
+
+
+def _example(found: Capture, prompt: int) -> dict[str, Any]:
+    """One prompt's tokens, with every head's attention and the tokens that it says most at each asked position."""
+    return {
+        "tokens": list(found.tokens[prompt]),
+        "asked": found.asked[found.asked[:, 0] == prompt, 1].tolist(),
+        "attention": {
+            head: [[round(float(value), 4) for value in row] for row in pattern]
+            for head, pattern in zip(found.heads, found.patterns[prompt], strict=True)
+        },
+        "says": {
+            head: [[[token, round(value, 4)] for token, value in said] for said in found.top_tokens(head, prompt)]
+            for head in found.heads
+        },
+    }
 
 
 def _figure(found: Capture, roles: HeadRoles) -> bytes | None:
@@ -289,12 +303,18 @@ def _show(roles: HeadRoles, appearing: pd.DataFrame | None, n_prompts: int) -> N
     )
     named = sorted((row for row in records(roles.table) if row["roles"]), key=lambda row: -(row["direct"] or 0.0))
     more = f", {_SHOWN} of {len(named)}" if len(named) > _SHOWN else ""
-    print_table(
-        ["head", "roles", ">says of the answer", ">its rank"],
-        rows(named[:_SHOWN], "head", "roles", "direct", "rank"), title=f"\nHeads with a role{more}",
-    )  # fmt: skip
+    if named:
+        print_table(
+            ["head", "roles", ">says of the answer", ">its rank"],
+            rows(named[:_SHOWN], "head", "roles", "direct", "rank"), title=f"\nHeads with a role{more}",
+        )  # fmt: skip
+    else:
+        print("no head has a role")
     if appearing is not None:
         speaking = [row for row in records(appearing) if row["appears"]]
+        if not speaking:
+            print("no head speaks up")
+            return
         print_table(
             ["head", ">before", ">after", ">place", ">place after"],
             rows(speaking, "head", "before", "after", "place_before", "place_after"), title="\nHeads that speak up",

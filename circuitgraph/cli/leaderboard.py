@@ -65,6 +65,7 @@ def leaderboard(
     """
     from analysis.leaderboard import write_leaderboard
     from circuitgraph.cli.cache import told_as_notes
+    from circuitgraph.cli.failures import telling_what_is_there
     from circuitgraph.cli.invocation import command_line
     from circuitgraph.cli.output import only_json, print_json, say, warn
     from circuitgraph.cli.settings import parse_seeds, plan_model, settle_sizes
@@ -88,7 +89,7 @@ def leaderboard(
         compiled = plan.compile(loaded, verify=not no_verify)
         sizes = settle_sizes(train=train_size, test=test_size)
         tasks = {name: load_task(name, loaded.tokenizer, sizes=sizes) for name in dict.fromkeys(task)}
-        with told_as_notes():
+        with told_as_notes(), telling_what_is_there(lambda: _what_is_there(out, overwrite=overwrite)):
             found = run_leaderboard(
                 compiled, tasks, chosen, out=out, seeds=numbers, objective=objective, overwrite=overwrite, say=say
             )
@@ -104,6 +105,13 @@ def leaderboard(
         print_json({"out": str(page.parent), "cells": len(found.costs), "failed": dict(found.failed)})
         return
     print(f"{len(found.costs)} cells; written to {page.parent}; begin with {page}")
+
+
+def _what_is_there(out: Path, *, overwrite: bool) -> str:
+    """What there is of a leaderboard that was ended early, and how to go on."""
+    n_cells = len(list(out.expanduser().glob("cells/*.json")))
+    again = "the same command without --overwrite" if overwrite else "the same command"
+    return f"{n_cells} cells are in {out}; {again} goes on with the rest" if n_cells else "no cell was done"
 
 
 def _names(text: str, option: str) -> Sequence[str]:

@@ -61,9 +61,10 @@ def _check(model: str, *, as_json: bool) -> None:
 
     try:
         with only_json(as_json), _collecting_nothing():
+            from circuitgraph.cli.settings import plan_model
             from circuitgraph.memory.sizes import model_sizes
 
-            sizes = model_sizes(model)
+            sizes = model_sizes(model, embeddings=plan_model(model).universe.embeddings)
     except UnsupportedModelError as error:
         if not as_json:
             raise

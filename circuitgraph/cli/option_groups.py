@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from circuitgraph.cli import method_options, options, resume_options
-from circuitgraph.cli.settings import parse_named
+from circuitgraph.cli.prompt_options import Spans
+from circuitgraph.cli.settings import named_values
 from circuitgraph.errors import ConfigurationError
 
 _GIB = 2**30
@@ -126,15 +127,16 @@ def _sparsities(text: str) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphOptions:
-    """The granularity of the graph."""
+    """The granularity of the graph, and what is added to the model."""
 
     embeddings: options.Embeddings = None
     kv_heads: options.KvHeads = None
     qkv: options.Qkv = None
+    vectors: options.Vectors = None
 
     def chosen(self) -> dict[str, Any]:
         """What was chosen, by the full name of a setting."""
-        return _given(self, {name: f"model.{name}" for name in ("embeddings", "kv_heads", "qkv")})
+        return _given(self, {name: f"model.{name}" for name in ("embeddings", "kv_heads", "qkv", "vectors")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,11 +148,12 @@ class PromptOptions:
     test_size: options.TestSize = None
     chat_template: options.ChatTemplateOfRun = None
     bos: options.BosOfRun = None
+    spans: Spans = None
 
     def chosen(self) -> dict[str, Any]:
         """What was chosen, by the full name of a setting."""
         names = {f"{split}_size": f"task.sizes.{split}" for split in ("train", "validation", "test")}
-        return _given(self, {**names, "chat_template": "task.chat_template", "bos": "task.bos"})
+        return _given(self, {**names, **{name: f"task.{name}" for name in ("chat_template", "bos", "spans")}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,8 +223,8 @@ class RunOptions:
 
     def chosen(self) -> dict[str, Any]:
         """What was chosen, by the full name of a setting."""
-        named = parse_named("--task-option", self.task_option or [])
-        found: dict[str, Any] = {f"task.options.{name}": value for name, value in named}
+        named = named_values("--task-option", self.task_option or [])
+        found: dict[str, Any] = {f"task.options.{name}": value for name, value in named.items()}
         if self.random_prompts is not None:
             found["n_random_prompts"] = options.count_or_all(self.random_prompts)
         return found | _given(

@@ -51,6 +51,15 @@ Qkv = Annotated[
         rich_help_panel=GRAPH,
     ),
 ]
+Vectors = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Vectors that are added to the model, each a writer with edges of its own (circuitgraph.save_vectors).",
+        show_default=False,
+        rich_help_panel=GRAPH,
+    ),
+]
 
 MemoryGib = Annotated[
     float | None,

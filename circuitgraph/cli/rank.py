@@ -10,7 +10,7 @@ import typer
 
 from circuitgraph.cli import options
 from circuitgraph.cli.option_groups import GraphOptions, grouped
-from circuitgraph.cli.settings import parse_named, plan_model, settle_sizes, task_options
+from circuitgraph.cli.settings import named_values, plan_model, settle_sizes, task_options
 
 if TYPE_CHECKING:
     from circuitgraph.circuits.circuit import Circuit
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pruning.tasks import TaskData
 
 CIRCUIT, CONSTANTS = "circuit.json", "constants.safetensors"
+HALVES = ("noising", "denoising")
+"""Folders in the result of `--direction both`, with the scores of each direction alone."""
 _SHOWN = 10
 _KEPT = (
     "model", "revision", "config_hash", "weights", "dtype", "task", "data_hash", "split", "n_prompts", "objective",
@@ -107,7 +109,7 @@ class RankingOptions:
         from pruning.prompts.swapped import require_direction
         from pruning.runs.method_settings import method_with, read_settings
 
-        made = method_with(self.method, read_settings(self.method, dict(parse_named("--set", self.set_ or []))))
+        made = method_with(self.method, read_settings(self.method, named_values("--set", self.set_ or [])))
         if self.objective is not None:
             objective_named(self.objective)
             made.require(self.objective)
@@ -143,8 +145,8 @@ class RankingOptions:
 
     def ranked(
         self, made: Method, compiled: CompiledModel, data: TaskData, constants: AblationValues | None
-    ) -> EdgeScores:
-        """Score the edges.
+    ) -> tuple[EdgeScores, dict[str, EdgeScores]]:
+        """Score the edges, in both directions also each alone, by the direction.
 
         Args:
             made: The method.
@@ -158,11 +160,14 @@ class RankingOptions:
 
         n_edges, n_prompts = compiled.universe.n_edges, len(data.split("train"))
         say(f"ranking {n_edges:,} edges by {self.method}, on {n_prompts:,} training prompts")
+        halves: list[EdgeScores] = []
         with told_as_notes():
-            return rank_edges(
+            found = rank_edges(
                 compiled, data, made, direction=self.direction, objective=self.objective, ablation=self.ablation,
                 batch_size=self.batch_size, seed=self.seed, say=say, constants=constants,
+                each=lambda first, second: halves.extend((first, second)),
             )  # fmt: skip
+        return found, dict(zip(HALVES, halves, strict=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +232,8 @@ def rank(
     """Score every edge of a model's graph by the task's training prompts.
 
     Writes scores.safetensors (a number per edge), scores.json (what they are and where they came from) and, with
-    --top, circuit.json into a new folder. With --out FILE.json it writes the scores alone, in EAP-IG's layout.
+    --top, circuit.json into a new folder; with --direction both, the folders noising and denoising too, which have the
+    scores of each alone. With --out FILE.json it writes the scores alone, in EAP-IG's layout.
     """
     import os
 
@@ -244,12 +250,16 @@ def rank(
     with only_json(as_json), reserved(place) as note:
         alone = place.suffix == ".json" and not place.is_dir()
         if not alone:
-            check_free(place, overwrite=overwrite, names=(NUMBERS, ABOUT, CIRCUIT, CONSTANTS), what="result of rank")
+            check_free(
+                place, overwrite=overwrite, names=(NUMBERS, ABOUT, CIRCUIT, CONSTANTS, *HALVES), what="result of rank"
+            )
         method = how.made()
         if note:
             say(f"note: {note}")
-        named = task_options(task, dict(parse_named("--task-option", prompts.task_option or [])))
-        plan = plan_model(model, embeddings=graph.embeddings, kv_heads=graph.kv_heads, qkv=graph.qkv)
+        named = task_options(task, named_values("--task-option", prompts.task_option or []))
+        plan = plan_model(
+            model, embeddings=graph.embeddings, kv_heads=graph.kv_heads, qkv=graph.qkv, vectors=graph.vectors
+        )
         _require_top(how.top, plan.universe.n_edges)
         if alone:
             _require_a_file_of_eap_ig(place, plan.universe, how.top, overwrite=overwrite)
@@ -258,9 +268,11 @@ def rank(
         compiled = plan.compile(loaded, verify=not where.no_verify)
         data = prompts.load(task, loaded.tokenizer, named, how.seed)
         constants = how.learnt(method, compiled, data)
-        scores = how.ranked(method, compiled, data, constants)
+        scores, halves = how.ranked(method, compiled, data, constants)
         circuit = _circuit(scores, how.top)
         files: dict[str, str | bytes] = {} if alone else dict(scores.files())
+        if not alone:
+            files |= {f"{way}/{name}": text for way, half in halves.items() for name, text in half.files().items()}
         if circuit is not None:
             files[CIRCUIT] = circuit_text(circuit)
         if constants is not None and not alone:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from circuitgraph.cli.failures import DEBUG_VARIABLE, Interrupted
+from circuitgraph.cli.failures import DEBUG_VARIABLE, telling_what_is_there
 from circuitgraph.cli.output import say, warn
 from circuitgraph.errors import RenderingError
 
@@ -67,6 +67,8 @@ def write_shown(
     from circuitgraph.stopping import stopping
     from pruning.runs.parts import Parts
 
+    if circuit.universe.spans:
+        wanted = tuple(part for part in wanted if part != "explorer")  # it does not know spans of positions
     with stopping() as stop, stop.held():
         parts = Parts(stop, wanted)
         parts.missing = {**missing, **parts.missing}
@@ -195,30 +197,24 @@ def is_loss(missing: Mapping[str, str]) -> bool:
     return any(part not in PICTURES for part in missing)
 
 
-@contextlib.contextmanager
-def ended_at_once(folder: ResultFolder) -> Iterator[None]:
+def ended_at_once(folder: ResultFolder) -> contextlib.AbstractContextManager[None]:
     """Where a run is ended at once, say what is there of it.
 
     Args:
         folder: The result's.
-
-    Raises:
-        Interrupted: It was.
     """
-    from circuitgraph.stopping import Stopped
+    return telling_what_is_there(lambda: _what_is_there(folder))
+
+
+def _what_is_there(folder: ResultFolder) -> str:
+    """What there is of a run that was ended at once, and how to go on."""
     from pruning.runs.result_files import CIRCUIT, GATES
     from pruning.runs.result_folder import report_command, resume_command
 
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        name = error.name if isinstance(error, Stopped) else "SIGINT"
-        if CIRCUIT in folder:
-            there = f"gates and circuit are in {folder.path}; `{report_command(folder.path)}` makes the rest"
-        elif GATES in folder:
-            there = f"the trained gates are in {folder.place}, and nothing else"
-        elif any(folder.checkpoints.glob("step-*.json")):
-            there = f"`{resume_command(folder.path)}` goes on from its last checkpoint"
-        else:
-            there = "nothing was written"
-        raise Interrupted(name, there) from None
+    if CIRCUIT in folder:
+        return f"gates and circuit are in {folder.path}; `{report_command(folder.path)}` makes the rest"
+    if GATES in folder:
+        return f"the trained gates are in {folder.place}, and nothing else"
+    if any(folder.checkpoints.glob("step-*.json")):
+        return f"`{resume_command(folder.path)}` goes on from its last checkpoint"
+    return "nothing was written"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.found_circuit import FoundCircuit
+    from circuitgraph.interventions.intervention import Intervention
     from pruning.prompts.encoding import EncodedPairs
 
 Output = list[dict[str, Any]]
@@ -68,12 +69,12 @@ def run(
     from circuitgraph.cli.output import only_json, print_json
 
     with only_json(as_json):
-        kept, gates = _what_runs(circuit, with_, strength)
+        kept, runs = _what_runs(circuit, with_, strength)
         file = circuit or with_
         assert file is not None
         found = found_circuit(kept, file, model=model, device=device, dtype=dtype, verify=not no_verify)
         pairs = _pair(found, prompt, corrupted)
-        positions = _positions(found, file, gates, pairs, top)
+        positions = _positions(found, file, runs, pairs, top)
     if as_json:
         print_json(
             {
@@ -92,8 +93,10 @@ def run(
         _print(row, what="circuit" if circuit is not None else "changed model", only_one=len(positions) == 1)
 
 
-def _what_runs(circuit: Path | None, intervention: Path | None, strength: float) -> tuple[Circuit, np.ndarray]:
-    """The edges that are there, and one gate per edge of the universe.
+def _what_runs(
+    circuit: Path | None, intervention: Path | None, strength: float
+) -> tuple[Circuit, np.ndarray | tuple[Intervention, float]]:
+    """The edges that are there, and one gate per edge of the universe; or, at some positions alone, what changes them.
 
     Raises:
         ConfigurationError: Neither a circuit nor an intervention, or two that do not go together.
@@ -120,7 +123,7 @@ def _what_runs(circuit: Path | None, intervention: Path | None, strength: float)
     whole = Circuit.from_edges(
         change.universe, everything, ablation=change.ablation, provenance=change.provenance
     )  # fmt: skip
-    return whole, change.gates(strength)
+    return whole, (change, strength) if change.at_positions else change.gates(strength)
 
 
 def _pair(found: FoundCircuit, prompt: str, corrupted: str | None) -> EncodedPairs:
@@ -220,13 +223,18 @@ def _pieces(found: FoundCircuit, ids: np.ndarray) -> str:
 
 
 def _positions(
-    found: FoundCircuit, file: Path, gates_of_edges: np.ndarray, pairs: EncodedPairs, top: int
+    found: FoundCircuit,
+    file: Path,
+    what: np.ndarray | tuple[Intervention, float],
+    pairs: EncodedPairs,
+    top: int,
 ) -> list[dict[str, Any]]:
     """Run both and list their outputs at each asked position."""
     import numpy as np
     import torch
 
     from circuitgraph.cli.learnt import stored_constants
+    from circuitgraph.interventions.applied import intervene
     from pruning.execution.objectives import kl_divergence
     from pruning.frozen.runs import FrozenRuns
 
@@ -236,12 +244,17 @@ def _positions(
         data = stored_constants(compiled, found.circuit, file)
     runs = FrozenRuns(compiled, pairs, ablation=ablation, budget_bytes=0, ablation_data=data)
     frozen = runs.batch(np.array([0]))
-    gates = torch.from_numpy(gates_of_edges).float()
     with torch.no_grad():
-        ours = compiled.masked(gates, frozen.pairs.clean, frozen.values).logits
+        if isinstance(what, tuple):
+            change, strength = what
+            ours = intervene(compiled, change, strength=strength).logits(frozen.pairs.clean)
+        else:
+            gates = torch.from_numpy(what).to(torch.promote_types(compiled.dtype, torch.float32))
+            ours = compiled.masked(gates, frozen.pairs.clean, frozen.values).logits
         kl: list[float | None] = [None] * len(ours)
         if ours.shape[-1] > 1:
             kl = kl_divergence(ours, frozen.teacher_logits).clamp(min=0).tolist()  # rounding may fall below zero
+    _require_finite(frozen.teacher_logits, ours)
     return [
         {
             "position": int(position),
@@ -251,6 +264,22 @@ def _positions(
         }
         for row, position in enumerate(pairs.predict_positions[0])
     ]
+
+
+def _require_finite(full: Tensor, ours: Tensor) -> None:
+    """Refuse outputs in which no token is the likeliest.
+
+    Raises:
+        NotFiniteError: The model's own outputs are NaN or infinite, or those of what runs.
+    """
+    from circuitgraph.errors import NotFiniteError
+
+    if not bool(full.isfinite().all()):
+        raise NotFiniteError("the full model's outputs are NaN or infinite on this prompt; try --dtype float32")
+    if not bool(ours.isfinite().all()):
+        raise NotFiniteError(
+            "with what is cut or changed the outputs are NaN or infinite; take a smaller --strength, or --dtype float32"
+        )
 
 
 def _outputs(found: FoundCircuit, logits: Tensor, top: int) -> Output:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from circuitgraph.architectures import ModelShape
     from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.compiled.model import CompiledModel
+    from circuitgraph.forward.vectors import Vector
     from circuitgraph.graph.universe import Universe
     from circuitgraph.models import LoadedModel
 
@@ -28,12 +30,14 @@ class ModelPlan:
         config: Its config.
         shape: Its sizes.
         universe: Its graph's universe.
+        vectors: What is added to it.
     """
 
     name: str
     config: Any
     shape: ModelShape
     universe: Universe
+    vectors: tuple[Vector, ...] = ()
 
     @property
     def is_tracr(self) -> bool:
@@ -57,6 +61,7 @@ class ModelPlan:
             kv_heads=universe.kv_heads,
             qkv=universe.qkv,
             verify=verify,
+            vectors=self.vectors,
         )
 
 
@@ -67,14 +72,18 @@ def plan_of(compiled: CompiledModel) -> ModelPlan:
         compiled: The model.
     """
     model: Any = compiled.model
-    return ModelPlan(name=compiled.name, config=model.config, shape=compiled.shape, universe=compiled.universe)
+    return ModelPlan(
+        name=compiled.name, config=model.config, shape=compiled.shape, universe=compiled.universe,
+        vectors=compiled.vectors,
+    )  # fmt: skip
 
 
-def plan_model(name: str, **choices: str | None) -> ModelPlan:
+def plan_model(name: str, *, vectors: str | Path | None = None, **choices: str | None) -> ModelPlan:
     """Read a model's config and settle its universe.
 
     Args:
         name: The model.
+        vectors: A file of vectors that are added to it.
         choices: The granularity of its graph, `embeddings`, `kv_heads` and `qkv`; None takes the family's own.
 
     Returns:
@@ -84,6 +93,7 @@ def plan_model(name: str, **choices: str | None) -> ModelPlan:
         ModelNotFoundError: There is no such model.
         UnsupportedModelError: Its architecture is not understood.
         ConfigurationError: The choices do not fit it.
+        CircuitFormatError: The file holds no vectors.
     """
     from circuitgraph.architectures import family_of
     from circuitgraph.architectures.universe import decided_choices, universe_of
@@ -94,7 +104,13 @@ def plan_model(name: str, **choices: str | None) -> ModelPlan:
     family.check_config(config)
     shape = family.shape(config)
     universe = universe_of(family, shape, **decided_choices(family.name, choices))
-    return ModelPlan(name=name, config=config, shape=shape, universe=universe)
+    if vectors is None:
+        return ModelPlan(name=name, config=config, shape=shape, universe=universe)
+    from circuitgraph.compiled.vector_files import load_vectors
+
+    added = load_vectors(vectors)
+    universe = replace(universe, virtual=tuple(vector.name for vector in added))
+    return ModelPlan(name=name, config=config, shape=shape, universe=universe, vectors=added)
 
 
 def ablation_of_circuit(chosen: str | None, circuit: Circuit) -> str:
@@ -160,6 +176,24 @@ def parse_named(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
             raise ConfigurationError(f"{option}: expected NAME=VALUE; got {text!r}")
         pairs.append((name.strip(), value.strip()))
     return pairs
+
+
+def named_values(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """The same where a name has one value.
+
+    Raises:
+        ConfigurationError: As of `parse_named`, or a name with two values.
+
+    Examples:
+        >>> named_values("--group", ["ioi=copying", "ioi=copying"])
+        {'ioi': 'copying'}
+    """
+    pairs = parse_named(option, texts)
+    given = dict(pairs)
+    for name, value in pairs:
+        if given[name] != value:
+            raise ConfigurationError(f"{option}: {name!r} is given twice, as {value!r} and as {given[name]!r}")
+    return given
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -86,7 +86,7 @@ def shrink(
     from circuitgraph.cli.cache import told_as_notes
     from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.cli.settings import plan_model, settle_sizes
-    from circuitgraph.extract.saving import save_extracted
+    from circuitgraph.extract.saving import extracted_files
     from circuitgraph.files.reservation import reserved
     from circuitgraph.files.whole_folder import check_free, write_folder
     from pruning.execution.objectives import objective_named
@@ -103,7 +103,9 @@ def shrink(
             objective_named(how.objective)
         if note:
             say(f"note: {note}")
-        plan = plan_model(model, embeddings=graph.embeddings, kv_heads=graph.kv_heads, qkv=graph.qkv)
+        plan = plan_model(
+            model, embeddings=graph.embeddings, kv_heads=graph.kv_heads, qkv=graph.qkv, vectors=graph.vectors
+        )
         say(f"loading {model}")
         loaded = plan.load(dtype=prompts.dtype, device=prompts.device)
         compiled = plan.compile(loaded, verify=not prompts.no_verify)
@@ -116,8 +118,8 @@ def shrink(
             objective=how.objective, batch_size=prompts.batch_size, repeats=prompts.repeats, say=say,
         )  # fmt: skip
         report = _report(found, compiled.identity, task)
-        write_folder(place, {CIRCUIT: circuit_text(found.circuit), REPORT: _json(report)})
-        save_extracted(found.extracted, place / MODEL, overwrite=overwrite)
+        model_files = {f"{MODEL}/{name}": content for name, content in extracted_files(found.extracted).items()}
+        write_folder(place, {CIRCUIT: circuit_text(found.circuit), REPORT: _json(report), **model_files})
     if as_json:
         print_json({"out": str(place), **report})
         return

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from circuitgraph.cli import options
-from circuitgraph.cli.failures import DEBUG_VARIABLE, FAILURE, Interrupted
+from circuitgraph.cli.failures import DEBUG_VARIABLE, FAILURE, telling_what_is_there
 from circuitgraph.cli.option_groups import (
     USUAL,
     GraphOptions,
@@ -153,7 +152,8 @@ def study(
             print_json({**job.to_dict(), "preflight": {name: one.to_dict() for name, one in checked.items()}})
         say("dry run: nothing was trained or written")
         return
-    with only_json(ending.as_json), told_as_notes(), _telling_what_is_there(out, overwrite=ending.overwrite):
+    told = telling_what_is_there(lambda: _what_is_there(out, overwrite=ending.overwrite))
+    with only_json(ending.as_json), told_as_notes(), told:
         found = job.run(out, overwrite=ending.overwrite)
         compared = _compare(found, out)
     _show(found, compared, out, as_json=ending.as_json)
@@ -193,6 +193,8 @@ def _planned(asked: StudyOptions, chosen: dict[str, Any], check_folder: Callable
     chosen = {**_choices_in(circuits), **chosen}
     model = asked.model or chosen.get("model.name") or _model_of(circuits)
     plan = plan_with({**chosen, "model.name": model, "task.name": "study"}, objective="kl")
+    if plan.request.task.spans:
+        raise ConfigurationError("--spans: a study of regimes does not know spans of token positions; leave it out")
     require_recipe(plan.request)
     check_folder()
     say(f"loading {model}")
@@ -250,8 +252,11 @@ def _model_of(circuits: dict[str, list[Circuit]]) -> str:
 
 def _choices_in(circuits: dict[str, list[Circuit]]) -> dict[str, Any]:
     """What given circuits choose: the granularity that the model is compiled with, and their ablation if it is one."""
+    from circuitgraph.graph.spans import refuse_spans
+
     for several in circuits.values():
         universe = several[0].universe
+        refuse_spans(universe, "a study of regimes")
         chosen = {f"model.{name}": getattr(universe, name) for name in ("embeddings", "kv_heads", "qkv")}
         ablations = {one.ablation for each in circuits.values() for one in each}
         return chosen | ({"ablation": ablations.pop()} if len(ablations) == 1 else {})
@@ -287,22 +292,11 @@ def _tasks(
 # -------------------------------------------------------------------- running and telling
 
 
-@contextlib.contextmanager
-def _telling_what_is_there(out: Path, *, overwrite: bool) -> Iterator[None]:
-    """Where a study is ended early, say what there is of it and how to go on.
-
-    Raises:
-        Interrupted: It was.
-    """
-    from circuitgraph.stopping import Stopped
-
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        n_circuits = len(list(out.glob("circuits/*/*/circuit.json")))
-        again = "the same command without --overwrite" if overwrite else "the same command"
-        name = error.name if isinstance(error, Stopped) else "SIGINT"
-        raise Interrupted(name, f"{n_circuits} circuits are in {out}; {again} goes on with the rest") from None
+def _what_is_there(out: Path, *, overwrite: bool) -> str:
+    """What there is of a study that was ended early, and how to go on."""
+    n_circuits = len(list(out.glob("circuits/*/*/circuit.json")))
+    again = "the same command without --overwrite" if overwrite else "the same command"
+    return f"{n_circuits} circuits are in {out}; {again} goes on with the rest"
 
 
 def _compare(found: Study, out: Path) -> RegimeComparison:

@@ -15,6 +15,7 @@ from circuitgraph.cli.option_groups import GraphOptions, grouped
 if TYPE_CHECKING:
     from analysis.transfer.writing import Transfer
     from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.cli.found_circuit import FoundCircuit
     from circuitgraph.compiled.model import CompiledModel
     from pruning.tasks import TaskData
 
@@ -134,6 +135,7 @@ def transfer(
         if note:
             say(f"note: {note}")
         kinds, sizes = _kinds(prompts.group), _sizes(how.sizes)
+        _require_ablation(prompts.ablation)
         tried = None
         if circuits:
             compiled, given, tasks = _given(circuits, task, model, prompts)
@@ -163,7 +165,7 @@ def _given(
     from circuitgraph.cli.found_circuit import load_found_circuit, warn_of_trained
     from circuitgraph.cli.settings import settle_sizes
     from circuitgraph.errors import ConfigurationError
-    from pruning.tasks import get_task, load_task
+    from pruning.tasks import get_task
 
     named = named_files(files)
     circuits = comparable_circuits(named, coarsen=False, across_checkpoints=False)
@@ -180,13 +182,53 @@ def _given(
         verify=not prompts.no_verify,
     )
     sizes = settle_sizes(train=prompts.train_size, validation=prompts.validation_size, test=prompts.test_size)
-    own = {one.provenance.get("task"): one.provenance.get("task_options") for one in circuits.values()}
     tasks = {}
     for name in wanted:
-        seed = (own.get(name) or {}).get("seed", found.seed)
-        tasks[name] = load_task(name, found.compiled.tokenizer, sizes=sizes, seed=seed)
+        tasks[name] = _prompts_of(name, circuits, found, sizes, prompts.ablation)
         warn_of_trained(circuits, found.compiled.tokenizer, tasks[name], prompts.split)
     return found.compiled, circuits, tasks
+
+
+def _prompts_of(
+    task: str,
+    circuits: Mapping[str, Circuit],
+    found: FoundCircuit,
+    sizes: Mapping[str, int] | None,
+    ablation: str | None,
+) -> TaskData:
+    """The prompts that a task's circuit was found with, in other numbers if asked for; else the task's usual ones."""
+    from circuitgraph.cli.output import say, warn
+    from pruning.evaluation.trained_on import task_of_provenance
+    from pruning.prompts.swapped import NOISING, require_direction
+    from pruning.tasks import get_task, load_task
+
+    made = {name: one.provenance for name, one in circuits.items() if one.provenance.get("task") == task}
+    if not made or (sizes and get_task(task).sizes is None):  # of the latter, sizes are refused there
+        return load_task(task, found.compiled.tokenizer, sizes=sizes, seed=found.seed)
+    first, *others = made
+    options = {name: _options_in(about) for name, about in made.items()}
+    if other := [name for name in others if _alike(options[name]) != _alike(options[first])]:
+        warn(
+            f"{first} and {other[0]} were found with prompts of {task} that were made in different ways; all are "
+            f"measured on those of {first}"
+        )
+    taken = {**options[first], "sizes": {**(options[first].get("sizes") or {}), **(sizes or {})} or None}
+    data = task_of_provenance({**made[first], "task_options": taken}, found.compiled.tokenizer)
+    if data.direction != NOISING:
+        require_direction(data.direction, ablation or circuits[first].ablation)
+        say(f"note: {task} is measured by {data.direction}, as {first} was found")
+    return data
+
+
+def _options_in(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """How a circuit's prompts were made, as far as it says so."""
+    told = provenance.get("task_options")
+    return dict(told) if isinstance(told, Mapping) else {}
+
+
+def _alike(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes prompts others than more of the same, or another draw."""
+    return {name: value for name, value in options.items() if name not in ("seed", "sizes")}
 
 
 def _to_find(
@@ -240,10 +282,24 @@ def _sizes(text: str | None) -> tuple[float, ...]:
         ) from None
 
 
-def _kinds(given: Sequence[str] | None) -> dict[str, str]:
-    from circuitgraph.cli.settings import parse_named
+def _require_ablation(name: str | None) -> None:
+    """Refuse an ablation that there is not, or that every circuit has constants of its own for."""
+    from circuitgraph.errors import ConfigurationError, UnknownNameError
+    from circuitgraph.graph.ablations import ABLATIONS
 
-    return dict(parse_named("--group", given or []))
+    usable = [one for one in ABLATIONS if one != "optimal"]
+    if name == "optimal":
+        raise ConfigurationError(
+            f"--ablation optimal: each circuit has constants of its own, learnt on one task; choose {', '.join(usable)}"
+        )
+    if name is not None and name not in usable:
+        raise UnknownNameError.of("ablation", name, usable)
+
+
+def _kinds(given: Sequence[str] | None) -> dict[str, str]:
+    from circuitgraph.cli.settings import named_values
+
+    return named_values("--group", given or [])
 
 
 def _require_free(place: Path, *, overwrite: bool) -> None:
@@ -256,11 +312,12 @@ def _require_free(place: Path, *, overwrite: bool) -> None:
 
 
 def _tell(found: Transfer, page: Path, *, as_json: bool) -> None:
+    from analysis.transfer.writing import with_names
     from circuitgraph.cli.output import print_json, print_table, rows_of
 
     matrices = found.matrices
     if as_json:
-        tables = {name: matrix.rename_axis("task").reset_index() for name, matrix in matrices.items()}
+        tables = {name: with_names(matrix, "task") for name, matrix in matrices.items()}
         told: dict[str, Any] = {
             "out": str(page.parent),
             "circuits": {name: circuit.sparsity for name, circuit in found.circuits.items()},

@@ -18,6 +18,7 @@ from circuitgraph.extract.folding import fold
 from circuitgraph.extract.module import ExtractedCircuit, Origin
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.graph.ablations import ABLATIONS
+from circuitgraph.graph.spans import refuse_spans
 from circuitgraph.models import LoadedModel
 from circuitgraph.torch_state import in_settled_state
 
@@ -61,6 +62,7 @@ def extract_circuit(
     """
     ablation = settle_ablation(circuit, None if values is None else values.ablation)
     compiled = _compiled(circuit, model)
+    compiled.require_no_vectors()
     if values is None:
         values = _zeros_or_refuse(compiled, ablation)
     values = _on(values, compiled)
@@ -105,6 +107,7 @@ def settle_ablation(circuit: Circuit, ablation: str | None) -> str:
 
 def _compiled(circuit: Circuit, model: CompiledModel | LoadedModel | nn.Module) -> CompiledModel:
     universe = circuit.universe
+    refuse_spans(universe, "an extracted model")
     if not isinstance(model, CompiledModel):
         model = compile_model(model, embeddings=universe.embeddings, kv_heads=universe.kv_heads, qkv=universe.qkv)
     difference = universe.first_difference(model.universe)

@@ -62,6 +62,18 @@ def save_extracted(extracted: ExtractedCircuit, folder: str | Path, *, overwrite
     """
     place = Path(os.path.realpath(Path(folder).expanduser()))
     check_free(place, overwrite=overwrite)
+    return whole_folder.write_folder(place, extracted_files(extracted))
+
+
+def extracted_files(extracted: ExtractedCircuit) -> dict[str, str | bytes]:
+    """The content of such a folder by the names of its files.
+
+    Args:
+        extracted: The extracted circuit.
+
+    Raises:
+        UnsupportedModelError: As of `save_extracted`.
+    """
     _check_can_be_made_again(extracted)
     weights = save_tensors(_tensors(extracted))
     description = {
@@ -74,7 +86,7 @@ def save_extracted(extracted: ExtractedCircuit, folder: str | Path, *, overwrite
         "live_mlps": extracted.live_mlps,
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
-    return whole_folder.write_folder(place, {WEIGHTS: weights, DESCRIPTION: json.dumps(description, indent=1) + "\n"})
+    return {WEIGHTS: weights, DESCRIPTION: json.dumps(description, indent=1) + "\n"}
 
 
 def check_free(place: Path, *, overwrite: bool) -> None:

@@ -27,7 +27,7 @@ def check_free(place: Path, *, overwrite: bool, names: Collection[str], what: st
     if not place.is_dir():
         raise OutputError(f"{place} is a file; choose a folder")
     if not overwrite:
-        raise OutputError(f"{place} exists; choose another folder, or allow it to be overwritten")
+        raise OutputError(f"{place} exists; choose another folder, or allow it to be overwritten (--overwrite)")
     strangers = sorted(entry.name for entry in place.iterdir() if entry.name not in names)
     if strangers:
         raise OutputError(
@@ -41,7 +41,7 @@ def write_folder(place: Path, files: Mapping[str, str | bytes]) -> Path:
 
     Args:
         place: The folder; see `check_free` for what may be replaced.
-        files: Content by name.
+        files: Content by name; a name may have folders before it, `model/weights.safetensors`.
 
     Returns:
         The folder.
@@ -54,6 +54,7 @@ def write_folder(place: Path, files: Mapping[str, str | bytes]) -> Path:
         hidden.mkdir(parents=True)
         sweep(place)
         for name, content in files.items():
+            (hidden / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(hidden / name, content)
         _move(hidden, place)
     except OSError as error:

@@ -87,9 +87,9 @@ def learn_each_constant(
     """
     if not len(pairs):
         raise ConfigurationError("constants are learnt on prompts; got none")
-    if steps < 0 or starts < 0 or batch_size < 1 or not rate > 0:
+    if steps < 0 or starts < 0 or batch_size < 1 or not 0 < rate < float("inf"):
         raise ConfigurationError(
-            "steps and starts must be 0 or more, batch_size 1 or more and rate above 0; got "
+            "steps and starts must be 0 or more, batch_size 1 or more and rate a number above 0; got "
             f"{steps}, {starts}, {batch_size} and {rate:g}"
         )
     model = samples.compiled.runnable

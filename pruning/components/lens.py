@@ -20,12 +20,15 @@ from jaxtyping import Bool
 
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
+from circuitgraph.forward.reference import residual_before
+from circuitgraph.graph.spans import refuse_spans
 from circuitgraph.graph.universe import Universe
 from circuitgraph.torch_state import in_settled_state
-from pruning.evaluation.evaluate import scores_of
+from pruning.evaluation.masks import scores_of
 from pruning.execution.learning import BATCH_SIZE, RATE, learn_constants
 from pruning.execution.objectives import kl_divergence, per_prompt_mean
 from pruning.frozen.constants import AblationData
+from pruning.prompts.batches import batches_by_length
 from pruning.prompts.encoding import EncodedPairs
 
 LENS_STEPS = 100
@@ -80,16 +83,8 @@ def constant_lens(
     Raises:
         ConfigurationError: No prompts, no such layer, or a model that puts out numbers.
     """
-    n_layers = compiled.shape.n_layers
-    wrong = [layer for layer in layers if not 0 <= layer < n_layers]
-    if wrong or not len(layers):
-        got = f"got {wrong[0]}" if wrong else "got none"
-        raise ConfigurationError(f"layers are counted from 0; expected some from 0 to {n_layers - 1}, {got}")
-    if not len(train) or not len(test):
-        raise ConfigurationError("the lens is learnt on training prompts and measured on others; one of them has none")
-    if test.answer_values is not None:
-        raise ConfigurationError("the lens compares distributions over tokens, and this model puts out numbers")
-    rows = []
+    require_lens(compiled, train, test, layers)
+    n_layers, rows = compiled.shape.n_layers, []
     for place, layer in enumerate(layers):
         mask = edges_up_to(compiled.universe, layer)
         told = None if tick is None else lambda done, _: tick(place * steps + done, len(layers) * steps)  # noqa: B023
@@ -105,6 +100,33 @@ def constant_lens(
     return pd.DataFrame(rows)
 
 
+def require_lens(compiled: CompiledModel, train: EncodedPairs, test: EncodedPairs, layers: Sequence[int]) -> None:
+    """Refuse what there is no lens of, before anything is learnt.
+
+    Args:
+        compiled: The model.
+        train: As of `constant_lens`.
+        test: As of `constant_lens`.
+        layers: As of `constant_lens`.
+
+    Raises:
+        ConfigurationError: No prompts, no such layer, or a model that puts out numbers.
+    """
+    refuse_spans(compiled.universe, "the optimal-constant lens")
+    n_layers = compiled.shape.n_layers
+    wrong = [layer for layer in layers if not 0 <= layer < n_layers]
+    if wrong or not len(layers):
+        got = f"got {wrong[0]}" if wrong else "got none"
+        raise ConfigurationError(f"layers are counted from 0; expected some from 0 to {n_layers - 1}, {got}")
+    if not len(train) or not len(test):
+        raise ConfigurationError(
+            f"the lens is learnt on training prompts and measured on test prompts, and needs some of either; got "
+            f"{len(train)} and {len(test)}"
+        )
+    if test.answer_values is not None:
+        raise ConfigurationError("the lens compares distributions over tokens, and this model puts out numbers")
+
+
 def _summed(name: str, values: np.ndarray) -> dict[str, float]:
     return {name: float(np.nanmean(values)), f"{name}_sd": float(np.nanstd(values))}
 
@@ -114,17 +136,11 @@ def _summed(name: str, values: np.ndarray) -> dict[str, float]:
 def _logit_lens(compiled: CompiledModel, pairs: EncodedPairs, layer: int, batch_size: int) -> np.ndarray:
     """KL(full ‖ logit lens) of each prompt."""
     bound, found = compiled.bound, np.full(len(pairs), np.nan)
-    for length in np.unique(pairs.lengths):
-        members = np.flatnonzero(pairs.lengths == length)
-        for start in range(0, len(members), batch_size):
-            rows = members[start : start + batch_size]
-            batch = pairs.batch(rows, device=compiled.device).clean
-            full, said = compiled.run_with_values(batch)
-            residual = sum(said.embeddings[1:], said.embeddings[0])
-            for place in range(layer + 1):
-                residual = residual + said.attention[place] + said.mlps[place]
-            at_asked = residual.flatten(0, 1)[batch.predict_index]
-            early = bound.unembed(bound.final_norm(at_asked))
-            distances = kl_divergence(early, full).double()
-            found[rows] = per_prompt_mean(distances, batch.predict_prompt, len(rows)).cpu().numpy()
+    for rows in batches_by_length(pairs.by_length, batch_size):
+        batch = pairs.batch(rows, device=compiled.device).clean
+        full, said = compiled.run_with_values(batch)
+        at_asked = residual_before(said, layer + 1).flatten(0, 1)[batch.predict_index]
+        early = bound.unembed(bound.final_norm(at_asked))
+        distances = kl_divergence(early, full).double()
+        found[rows] = per_prompt_mean(distances, batch.predict_prompt, len(rows)).cpu().numpy()
     return found

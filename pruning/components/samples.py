@@ -16,6 +16,7 @@ from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.constants import constant_widths
 from circuitgraph.forward.one_out import OneOutRun
+from circuitgraph.graph.spans import refuse_spans
 from circuitgraph.graph.universe import Universe
 from pruning.execution.objectives import kl_divergence
 from pruning.prompts.encoding import EncodedPairs
@@ -74,6 +75,7 @@ class Samples:
 
     def __init__(self, compiled: CompiledModel, writers: Sequence[str] | None = None) -> None:
         universe = compiled.universe
+        refuse_spans(universe, "what single writers are worth")
         for name in writers or ():
             if name not in universe.writers:
                 raise UnknownNameError.of("writer", name, universe.writers)

@@ -33,6 +33,7 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.cuts import Cut, run_cuts
 from circuitgraph.forward.uncut import UncutRun
+from circuitgraph.graph.spans import refuse_spans
 from circuitgraph.memory.portions import Portions
 from circuitgraph.torch_state import in_settled_state
 from pruning.evaluation.intervals import intervals_of, mean_of
@@ -158,6 +159,7 @@ def measure_effects(
         >>> sorted(row["part"] for row in effects.rows["heads"])
         ['a0.h0', 'a3.h0']
     """
+    refuse_spans(compiled.universe, "what single edges are worth")
     from pruning.evaluation.matching import require_universe
 
     if not len(pairs):
@@ -266,7 +268,10 @@ class _Measuring:
 
     def _of_runs(self, frozen: FrozenBatch, kept: np.ndarray | None) -> np.ndarray:
         compiled, clean = self.compiled, frozen.pairs.clean
-        run = UncutRun(compiled.bound, compiled.shape, compiled.universe, clean, frozen.values, kept=kept)
+        bound = compiled.runnable_with_vectors.bound
+        run = UncutRun(
+            bound, compiled.shape, compiled.universe, clean, frozen.values, kept=kept, vectors=compiled.vectors
+        )
         # In the full model the run itself is the teacher, so that an edge that does nothing has an effect of 0.
         teacher = frozen.teacher_logits if kept is not None else run.logits
         without = self._distance(run.logits[None], teacher, frozen)

@@ -24,6 +24,7 @@ from pruning.evaluation.scores import score_prompts
 from pruning.execution.objectives import first_asked
 from pruning.frozen.constants import AblationData
 from pruning.frozen.runs import FrozenBatch, FrozenRuns
+from pruning.prompts.batches import batches_by_length
 from pruning.prompts.encoding import EncodedPairs
 from pruning.prompts.prompt_rules import refuse_equal_sides
 from pruning.whole_numbers import whole_number
@@ -180,15 +181,6 @@ def _alike(n: int, names: Sequence[str], only_on: Mapping[str, np.ndarray]) -> I
     kinds, kind = np.unique(runs_on, axis=0, return_inverse=True)
     for index, chosen in enumerate(kinds):
         yield np.flatnonzero(kind.ravel() == index), [name for name, runs in zip(names, chosen, strict=True) if runs]
-
-
-def batches_by_length(by_length: Mapping[int, np.ndarray], batch_size: int) -> list[np.ndarray]:
-    """All prompts once, in batches of one length each."""
-    return [
-        members[start : start + batch_size]
-        for members in by_length.values()
-        for start in range(0, len(members), batch_size)
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)

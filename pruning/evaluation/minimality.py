@@ -25,7 +25,7 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.torch_state import with_gradients
-from pruning.evaluation.evaluate import evaluate_masks
+from pruning.evaluation.masks import evaluate_masks
 from pruning.frozen.constants import AblationData
 from pruning.prompts.encoding import EncodedPairs
 from pruning.whole_numbers import whole_number
@@ -83,8 +83,7 @@ def measure_minimality(
     """
     if not len(circuit):
         raise ConfigurationError("the circuit has no edges, so none of them can be cut")
-    if not 0 < share < 1:
-        raise ConfigurationError(f"share is of the circuit's edges, above 0 and below 1; got {share}")
+    require_share(share)
     whole_number("n_subsets", n_subsets)
     looked_at = np.argsort(circuit.strengths, kind="stable")[: whole_number("n_edges", n_edges, least=1)]
     subsets = [np.zeros(0, dtype=np.int64), *_drawn(circuit, n_subsets, share, seed)]
@@ -113,6 +112,19 @@ def measure_minimality(
         rows.append({**row, "alone": changes[0], "most": max(changes, key=abs)})
     table = pd.DataFrame(rows, columns=["edge", "score", "alone", "most"])
     return table.sort_values("most", key=np.abs, kind="stable", ignore_index=True)
+
+
+def require_share(share: float) -> None:
+    """Refuse what is no share of a circuit's edges.
+
+    Args:
+        share: Of the circuit's edges that a subset has.
+
+    Raises:
+        ConfigurationError: It is not above 0 and below 1.
+    """
+    if not 0 < share < 1:
+        raise ConfigurationError(f"share is of the circuit's edges, above 0 and below 1; got {share:g}")
 
 
 def _drawn(circuit: Circuit, n: int, share: float, seed: int) -> list[np.ndarray]:

@@ -13,8 +13,8 @@ import pandas as pd
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
-from pruning.evaluation.evaluate import metrics_of_columns, scores_of
 from pruning.evaluation.intervals import differences_of, mean_of
+from pruning.evaluation.masks import metrics_of_columns, scores_of
 from pruning.frozen.constants import AblationData
 from pruning.prompts.encoding import EncodedPairs
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.graph.block import Block
 from circuitgraph.graph.gate_map import FROZEN, REMOVED, GateMap
 from circuitgraph.graph.universe import Universe
 
@@ -32,7 +33,7 @@ _CHANCES = (0.5, 0.85)
 
 
 def layer_pairs(universe: Universe, edges: np.ndarray) -> np.ndarray:
-    """A number for the pair of layers that each edge joins.
+    """A number for the pair of layers that each edge joins, and for the span that it is at.
 
     Args:
         universe: The universe.
@@ -42,7 +43,9 @@ def layer_pairs(universe: Universe, edges: np.ndarray) -> np.ndarray:
         Pair numbers `[n]`.
     """
     writers, readers = universe.endpoints(edges)
-    return (universe.writer_layers[writers] + 1) * (universe.n_layers + 1) + universe.reader_layers[readers]
+    joined = (universe.writer_layers[writers] + 1) * (universe.n_layers + 1) + universe.reader_layers[readers]
+    spans = np.searchsorted([part.readers.stop for part in universe.parts], readers, side="right")
+    return joined + spans * (universe.n_layers + 1) ** 2
 
 
 def random_circuit(circuit: Circuit, *, seed: int, gate_map: GateMap | None = None) -> Circuit:
@@ -93,6 +96,7 @@ class _Walk:
         out: The readers of each writer.
         into: The writers that each reader reads.
         ports: The readers of each head (its query's first) or MLP.
+        ports_at: The same by the span of the reader: keys and values stand at the head's own span and before.
         heads: The nodes that each reader is of: none for the logits, several for shared keys and values.
     """
 
@@ -100,19 +104,24 @@ class _Walk:
         self.universe, self.rng = circuit.universe, rng
         self.needs_inputs = circuit.ablation == "counterfactual"
         universe = self.universe
-        self.offsets = universe.reader_offsets.tolist()
         self.seen = np.diff(universe.reader_offsets).tolist()
         self.codes = codes
         self.writer_layer = universe.writer_layers.tolist()
         self.reader_layer = universe.reader_layers.tolist()
-        self.first_of_layer = [block.first_written for block in universe.blocks if block.kind == "attention"]
+        blocks = universe.without_spans.blocks
+        self.first_of_layer = [block.first_written for block in blocks if block.kind == "attention"]
+        self.reads_nothing = universe.reads_nothing.tolist()
         self.ports: list[list[int]] = [[] for _ in range(universe.n_writers)]
         self.heads: list[list[int]] = [[] for _ in range(universe.n_readers)]
-        for block in universe.blocks:
-            for writer, ports in enumerate((block.readers_of + block.first_reader).tolist(), block.first_written):
-                self.ports[writer] = ports
-                for reader in ports:
-                    self.heads[reader].append(writer)
+        self.ports_at: list[dict[int, list[int]]] = [{} for _ in range(universe.n_writers)]
+        self.seen_from, self.base, self.span = [], [], []
+        for place, part in enumerate(universe.parts):
+            n_readers, first = part.readers.stop - part.readers.start, part.writers.start
+            self.span += [place] * n_readers
+            self.seen_from += [first] * n_readers
+            self.base += (universe.reader_offsets[part.readers] - first).tolist()
+            for block in part.blocks:
+                self._join(universe, place, block)
         self.out: list[list[int]] = [[] for _ in range(universe.n_writers)]
         self.into: list[list[int]] = [[] for _ in range(universe.n_readers)]
         self.edges: list[tuple[int, int]] = []
@@ -120,6 +129,20 @@ class _Walk:
         writers, readers = universe.endpoints(circuit.edge_ids)
         for writer, reader in zip(writers.tolist(), readers.tolist(), strict=True):
             self._put(writer, reader)
+
+    def _join(self, universe: Universe, place: int, block: Block) -> None:
+        """Note which readers are whose, of a block at a span."""
+        parts = universe.parts
+        for index, roles in enumerate(block.readers_of.tolist()):
+            writer = parts[place].writers.start + block.first_written + index
+            for at in (place, *range(place)):
+                roles_there = roles if at == place else [role for role in roles if block.elsewhere[role]]
+                ports = [parts[at].readers.start + block.first_reader + role for role in roles_there]
+                if ports:
+                    self.ports_at[writer][at] = ports
+                    self.ports[writer] += ports
+                for reader in ports:
+                    self.heads[reader].append(writer)
 
     def run(self, n_steps: int) -> None:
         """Take so many steps."""
@@ -153,11 +176,11 @@ class _Walk:
         node, share = self._node_of(reader)
         if not self.out[node]:
             return
-        first = self.first_of_layer[layer]
-        other = first + self._below(universe.n_heads + 1)
-        if other == node:
+        first, n_nodes = self._writers_beside(node)
+        other, span = first + self._below(n_nodes), self.span[reader]
+        if other == node or span not in self.ports_at[other]:
             return
-        ports, other_ports = self.ports[node], self.ports[other]
+        ports, other_ports = self.ports_at[node][span], self.ports_at[other][span]
         onto = other_ports[self._below(len(other_ports))]
         leaves = self.out[node][self._below(len(self.out[node]))]
         back = self._share(onto)
@@ -167,10 +190,10 @@ class _Walk:
 
     def _change_places(self, node: int) -> None:
         """A node with another one of its layer; what a group of heads reads as keys and values stays."""
-        layer = self.writer_layer[node]
-        if layer < 0:
+        if self.reads_nothing[node]:
             return
-        other = self.first_of_layer[layer] + self._below(self.universe.n_heads + 1)
+        first, n_nodes = self._writers_beside(node)
+        other = first + self._below(n_nodes)
         if other == node:
             return
         gone, come = [], []
@@ -186,17 +209,19 @@ class _Walk:
 
     def _try(self, gone: list[tuple[int, int]], come: list[tuple[int, int]]) -> None:
         """Take some edges out and put others in, if they exist and nothing dangles then."""
-        codes, offsets = self.codes, self.offsets
+        codes, base = self.codes, self.base
         for writer, reader in come:
-            if writer >= self.seen[reader] or (codes is not None and codes[offsets[reader] + writer] == REMOVED):
+            if not 0 <= writer - self.seen_from[reader] < self.seen[reader]:
+                return
+            if codes is not None and codes[base[reader] + writer] == REMOVED:
                 return
         if codes is not None:
-            stay = {edge for edge in gone if codes[offsets[edge[1]] + edge[0]] == FROZEN}
+            stay = {edge for edge in gone if codes[base[edge[1]] + edge[0]] == FROZEN}
             if stay - set(come):
                 return
         for edge in gone:
             self._take(*edge)
-        if any(offsets[reader] + writer in self.place for writer, reader in come):
+        if any(base[reader] + writer in self.place for writer, reader in come):
             done: list[tuple[int, int]] = []
         else:
             done = come
@@ -210,22 +235,22 @@ class _Walk:
             self._put(*edge)
 
     def _put(self, writer: int, reader: int) -> None:
-        self.place[self.offsets[reader] + writer] = len(self.edges)
+        self.place[self.base[reader] + writer] = len(self.edges)
         self.edges.append((writer, reader))
         self.out[writer].append(reader)
         self.into[reader].append(writer)
 
     def _take(self, writer: int, reader: int) -> None:
-        at, last = self.place.pop(self.offsets[reader] + writer), self.edges.pop()
+        at, last = self.place.pop(self.base[reader] + writer), self.edges.pop()
         if at < len(self.edges):
             self.edges[at] = last
-            self.place[self.offsets[last[1]] + last[0]] = at
+            self.place[self.base[last[1]] + last[0]] = at
         self.out[writer].remove(reader)
         self.into[reader].remove(writer)
 
     def _nothing_dangles(self, edges: set[tuple[int, int]]) -> bool:
         """Whether no node at some edges lacks what its edges need."""
-        nodes = {writer for writer, _ in edges if self.writer_layer[writer] >= 0}
+        nodes = {writer for writer, _ in edges if not self.reads_nothing[writer]}
         for _, reader in edges:
             nodes.update(self.heads[reader])
         return all(self._is_whole(node) for node in nodes)
@@ -234,9 +259,7 @@ class _Walk:
         ports = self.ports[node]
         if self.out[node]:
             return not self.needs_inputs or any(self.into[port] for port in ports)
-        if self.into[ports[0]]:
-            return False
-        read = [port for port in ports[1:] if self.into[port]]
+        read = [port for port in ports if self.into[port]]
         return all(any(self.out[head] for head in self.heads[port]) for port in read)
 
     # ---------------------------------------------------------------- who is where
@@ -245,14 +268,22 @@ class _Walk:
         return int(next(self._draws) * n)
 
     def _writers_beside(self, writer: int) -> tuple[int, int]:
-        """The first writer of a writer's layer, and how many."""
+        """The first writer of a writer's layer, and how many; vectors of a layer by themselves."""
         layer, universe = self.writer_layer[writer], self.universe
-        return (0, universe.n_embeddings) if layer < 0 else (self.first_of_layer[layer], universe.n_heads + 1)
+        first = writer - writer % universe.without_spans.n_writers
+        if layer < 0:
+            return first, universe.n_embeddings
+        first += self.first_of_layer[layer]
+        if self.reads_nothing[writer]:
+            n_vectors = universe.vector_layers.count(layer)
+            return first - n_vectors, n_vectors
+        return first, universe.n_heads + 1
 
     def _readers_beside(self, reader: int) -> tuple[int, int]:
         """The first reader of a reader's layer, and how many."""
         layer, n = self.reader_layer[reader], self.universe.n_attention_readers + 1
-        return layer * n, 1 if layer == self.universe.n_layers else n
+        first = self.universe.parts[self.span[reader]].readers.start
+        return first + layer * n, 1 if layer == self.universe.n_layers else n
 
     def _share(self, reader: int) -> float:
         """How likely each of a reader's nodes is chosen."""

@@ -13,7 +13,7 @@ from circuitgraph.circuits.sizes import MIB_SIZES, edges_of_sizes
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
 from circuitgraph.graph.liveness import effective_edges
-from pruning.evaluation.evaluate import evaluate_masks
+from pruning.evaluation.masks import evaluate_masks
 from pruning.frozen.constants import AblationData
 from pruning.prompts.encoding import EncodedPairs
 

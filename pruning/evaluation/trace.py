@@ -28,8 +28,8 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.graph.reader_names import unknown_reader
 from circuitgraph.graph.universe import Universe
-from pruning.evaluation.evaluate import scores_of
 from pruning.evaluation.intervals import mean_of
+from pruning.evaluation.masks import scores_of
 from pruning.frozen.constants import AblationData
 from pruning.prompts.encoding import EncodedPairs
 from pruning.whole_numbers import whole_number
@@ -139,6 +139,8 @@ def trace(
         raise ConfigurationError(f"least is a share, from 0 to 1; got {least:g}")
     if not _edges_into(circuit, reader).size:
         inside = sorted({target for _, target in circuit.edges})
+        if not inside:
+            raise ConfigurationError(f"the circuit has no edges, so there is nothing into {reader} to trace")
         raise ConfigurationError(
             f"the circuit has no edge into {reader}, so there is nothing to trace; it has some into "
             f"{', '.join(inside[:5])}{' …' if len(inside) > 5 else ''}"

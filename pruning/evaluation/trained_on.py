@@ -23,7 +23,7 @@ def task_of_provenance(
         seed: Which prompts are drawn; by default those that the circuit was found with.
 
     Returns:
-        The prompts. Whether they are the same is for the caller to see: `data_hash`.
+        The prompts, divided into spans as those were. Whether they are the same is for the caller to see: `data_hash`.
 
     Raises:
         ConfigurationError: No task is given or named by the circuit, or its prompts cannot be made any more.
@@ -47,7 +47,9 @@ def task_of_provenance(
         bos=made.get("bos", "auto"),
         options=made.get("options"),
     )
-    return task.towards(str(made.get("direction", NOISING)))
+    task = task.towards(str(made.get("direction", NOISING)))
+    divided = options.get("spans") if isinstance(options := provenance.get("task_options"), Mapping) else None
+    return task.with_spans(str(divided)) if divided else task
 
 
 def trained_on(own: TaskData, pairs: EncodedPairs) -> list[int]:

@@ -96,7 +96,7 @@ class BatchRunner:
             memory runs out.
         recompute: Run MLPs once more in the backward pass instead of keeping what is inside them.
         replay: Whether parts are recorded and replayed where that pays; see `pruning.execution.replay`. Not where
-            constants are learnt, which a recording knows nothing of.
+            constants are learnt, or edges are divided by spans: a recording knows nothing of these.
         constants: What cut edges carry instead of the data's own values, and takes a gradient; None where nothing of
             it is learnt.
         say: Called with a line when memory ran out.
@@ -119,7 +119,7 @@ class BatchRunner:
         self.micro_batch, self.recompute, self._say = micro_batch, recompute, say
         self._most_sparse: int | None = None  # prompts at once, once memory ran out
         self._replays: Replays | None = None
-        if replay and constants is None:
+        if replay and constants is None and not compiled.universe.spans and not compiled.vectors:
             self._replays = Replays(compiled, frozen, objective, at_once=micro_batch, recompute=recompute, say=say)
 
     @property

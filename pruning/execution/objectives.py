@@ -164,8 +164,8 @@ def require_wrong_answers(objective: str, pairs: EncodedPairs, what: str = "the 
     without = [index for index, ids in enumerate(sets) if not len(ids)]
     if len(without) == len(pairs):
         raise ConfigurationError(
-            f"objective {objective!r} needs wrong answers, and {what} has none; use kl, or give each line a "
-            "'wrong_answer'"
+            f"objective {objective!r} needs wrong answers, and {what} has none; use kl or cross-entropy, or give "
+            "each line a 'wrong_answer'"
         )
     if without:
         first = ", ".join(f"{i} ({pairs.texts[i]!r})" if pairs.texts else str(i) for i in without[:3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -73,23 +74,28 @@ class PairRuns:
             return self.model.bound.embed(self.batch.corrupted.input_ids, self.batch.corrupted.position_ids)
 
     def between(self, share: float) -> Instead:
-        """Embeddings on the straight line from the counterfactuals to the clean prompts.
+        """Embeddings on the straight line from the counterfactuals to the clean prompts, and vectors from nothing.
 
         Args:
             share: 0 for the counterfactuals', 1 for the clean prompts'.
         """
         with torch.no_grad():
             ends = zip(self.corrupted_embeddings, self.clean.embeddings, strict=True)
-            return Instead(embeddings=tuple(other + share * (clean - other) for other, clean in ends))
+            return Instead(
+                embeddings=tuple(other + share * (clean - other) for other, clean in ends),
+                vectors=tuple(share * vector for vector in self.clean.vectors),
+            )
 
     def run(self, *, corrupted: bool = False, instead: Instead = NOTHING_INSTEAD) -> FullRun:
         """A run of the full model with gradients.
 
         Args:
-            corrupted: Run the counterfactuals, not the clean prompts.
+            corrupted: Run the counterfactuals, not the clean prompts, without vectors that are added to the model.
             instead: What some writers say instead of what they would.
         """
         tokens = self.batch.corrupted if corrupted else self.batch.clean
+        if corrupted and self.model.vectors and instead.vectors is None:
+            instead = replace(instead, vectors=tuple(torch.zeros_like(vector) for vector in self.clean.vectors))
         return full_run(self.model, tokens, instead=instead, rule=self.rule)
 
     @cached_property

@@ -20,7 +20,7 @@ from circuitgraph.batch import PairBatch
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
-from circuitgraph.forward.masked import Runnable
+from circuitgraph.forward.pass_plan import Runnable
 from circuitgraph.memory.portions import Portions
 from circuitgraph.torch_state import with_gradients
 from pruning.execution.batch_run import BatchRunner
@@ -28,6 +28,7 @@ from pruning.execution.finite import require_numbers
 from pruning.execution.learning import STEPS, learn_constants
 from pruning.execution.objectives import Objective, objective_named
 from pruning.frozen.runs import FrozenRuns
+from pruning.prompts.batches import batches_by_length
 from pruning.prompts.encoding import EncodedPairs
 
 
@@ -83,10 +84,7 @@ class Probe:
 
     def batches(self) -> Iterator[np.ndarray]:
         """All prompts, each once, in batches of one length, so that none is padded."""
-        lengths = self.pairs.lengths
-        for length in sorted(set(lengths.tolist())):
-            members = np.flatnonzero(lengths == length)
-            yield from (members[start : start + self.batch_size] for start in range(0, len(members), self.batch_size))
+        yield from batches_by_length(self.pairs.by_length, self.batch_size)
 
     @with_gradients
     def gradient(
@@ -153,7 +151,7 @@ class Probe:
     @property
     def runnable(self) -> Runnable:
         """The model as a pass takes it."""
-        return self.compiled.runnable
+        return self.compiled.runnable_with_vectors
 
     def batch(self, prompts: np.ndarray) -> PairBatch:
         """Some of the prompts, where the model lies.
@@ -170,6 +168,6 @@ class Probe:
             batch: The prompts.
         """
         if self.ablation == "counterfactual":
-            return self.compiled.run_with_values(batch.corrupted)[1]
+            return self.compiled.run_with_values(batch.corrupted, vectors=False)[1]
         assert self.frozen.constant is not None
         return self.frozen.constant

@@ -278,7 +278,7 @@ class _Recording:
         self.index = torch.zeros(n, dtype=torch.long, device=device)
         self.gradient = torch.zeros_like(self.gates, requires_grad=False)
         self.objective = torch.zeros((), dtype=widest(device), device=device)
-        self._compiled, self._bound = compiled, compiled.bound
+        self._compiled, self._bound = compiled, compiled.runnable_with_vectors.bound
         self._live = plan.plan.live_heads, plan.plan.live_mlps
 
         def body() -> None:
@@ -295,7 +295,7 @@ class _Recording:
 
     def holds(self) -> bool:
         """Whether the model's weights lie where they lay."""
-        return self._compiled.bound is self._bound
+        return self._compiled.runnable_with_vectors.bound is self._bound
 
     def replay(self) -> Replayed:
         """Run it with what `gates` and `index` hold now."""

@@ -38,6 +38,7 @@ CODE = (
     "circuitgraph/compiled/*.py",
     "circuitgraph/forward/**/*.py",
     "circuitgraph/graph/*.py",
+    "circuitgraph/token_places.py",
     "circuitgraph/torch_state.py",
     "circuitgraph/tracr/model.py",
     "circuitgraph/transfer.py",

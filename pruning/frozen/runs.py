@@ -143,11 +143,8 @@ class FrozenRuns:
         self._kinds = ("teacher",) if self.constant is not None else ("teacher", "values")
         self._seen: dict[str, tuple[int, int]] = {}
         self._kept_rows: dict[int, dict[str, KeptRows]] = {}
-        self.by_length: dict[int, np.ndarray] = {}
-        lengths = pairs.lengths
-        for length in sorted(set(lengths.tolist())):
-            members = np.flatnonzero(lengths == length)
-            self.by_length[length] = members
+        self.by_length = pairs.by_length
+        for length, members in self.by_length.items():
             self._kept_rows[length] = {
                 kind: KeptRows(self._sizes(kind, members), compiled.device) for kind in self._kinds
             }
@@ -283,13 +280,13 @@ class FrozenRuns:
         return {int(index): len(self.pairs.predict_positions[index]) for index in prompts}
 
     def _place(self, kind: str, batches: list) -> Place:
-        settings = {"teacher": {"top_k": self.teacher_top_k}, "values": {"short": self.short}}.get(kind, {})
+        teacher = {"top_k": self.teacher_top_k} | self.compiled.told_vectors
+        settings = {"teacher": teacher, "values": {"short": self.short}}.get(kind, {})
         return Place(model=self._model_key, kind=kind, key=run_key(self._model_key, kind, batches, **settings))
 
     def _about(self, kind: str, n_prompts: int, length: int | None) -> dict[str, object]:
-        dtype = str(self.compiled.dtype).removeprefix("torch.")
-        about = {"model": self.compiled.name, "dtype": dtype, "device": self.compiled.device.type}
-        return {**about, "kind": kind, "prompts": n_prompts, "tokens": length}
+        about = {"model": self.compiled.name, "dtype": str(self.compiled.dtype).removeprefix("torch."), "kind": kind}
+        return {**about, "device": self.compiled.device.type, "prompts": n_prompts, "tokens": length}
 
     # ------------------------------------------------------------ running and drawing
 
@@ -300,7 +297,7 @@ class FrozenRuns:
     def _run_at_once(self, kind: str, prompts: Sequence[int] | np.ndarray) -> Rows:
         batch = self.pairs.batch(prompts, device=self.compiled.device)
         if kind == "values":
-            values = self.compiled.run_with_values(batch.corrupted)[1]
+            values = self.compiled.run_with_values(batch.corrupted, vectors=False)[1]
             return rows_of_values(values.only_said() if self.short else values, len(prompts))
         logits = self.compiled.logits(batch.clean)
         return rows_of_teacher(logits if self.teacher_top_k is None else TopTeacher.of(logits, self.teacher_top_k))

@@ -116,6 +116,7 @@ def run_leaderboard(
     }  # fmt: skip
     failed: dict[str, str] = {}
     cells = [(method, task, seed) for task in tasks for seed in seeds for method in methods]
+    _require_names(cells)
     with BoardFolder.opened(out, overwrite=overwrite) as folder:
         folder.begin(request)
         for place, (method, task, seed) in enumerate(cells, 1):
@@ -138,6 +139,22 @@ def run_leaderboard(
     return Board(**_tables([cell for cell in kept if cell is not None]), failed=failed)
 
 
+def _require_names(cells: Sequence[tuple[str, str, int]]) -> None:
+    """Refuse cells whose files would have one name, so that one would stand for both.
+
+    Raises:
+        ConfigurationError: Two have.
+    """
+    taken: dict[str, tuple[str, str, int]] = {}
+    for cell in cells:
+        other = taken.setdefault(cell_name(*cell), cell)
+        if other != cell:
+            raise ConfigurationError(
+                f"{' on '.join(other[:2])} and {' on '.join(cell[:2])} would both be kept as {cell_name(*cell)}, since "
+                "names of files hold letters of a to z, digits, points and hyphens alone; rename one of the files"
+            )
+
+
 def _run_cell(
     compiled: CompiledModel,
     task: TaskData,
@@ -148,7 +165,14 @@ def _run_cell(
     sizes: Sequence[float],
     say: Callable[[str], None],
 ) -> tuple[EdgeScores, dict[str, Any]]:
-    """Rank, measure, and say what it cost."""
+    """Rank, measure, and say what it cost.
+
+    Raises:
+        ConfigurationError: No prompts to rank by or to measure on, or what the method refuses.
+    """
+    for split in ("train", "test"):
+        if not len(task.split(split)):
+            raise ConfigurationError(f"task {task.name} has no {split} prompts; ask for some (--{split}-size)")
     forward = forward_seconds(compiled, task.split("train"))
     began = time.perf_counter()
     scores = rank_edges(compiled, task, method, objective=objective, seed=seed, say=say)

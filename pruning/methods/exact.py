@@ -119,9 +119,11 @@ class Exact:
         if self.direction == "noising":
             tokens, values, teacher = batch.clean, compiled.whole_values(probe.ablated(batch)), None
         else:
+            compiled.require_no_vectors()  # the live run is that of the counterfactuals, which have none
             tokens = batch.corrupted
             teacher, values = compiled.run_with_values(batch.clean)
-        run = UncutRun(compiled.bound, compiled.shape, compiled.universe, tokens, values, kept=None)
+        bound, vectors = compiled.runnable_with_vectors.bound, compiled.vectors
+        run = UncutRun(bound, compiled.shape, compiled.universe, tokens, values, kept=None, vectors=vectors)
         forecast.tell(time.perf_counter() - began, n_prompts)
         teacher = run.logits if teacher is None else teacher
         uncut = float(probe.compare(run.logits, teacher, batch))

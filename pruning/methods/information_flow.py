@@ -33,6 +33,7 @@ from torch import Tensor
 from circuitgraph.batch import PairBatch
 from circuitgraph.forward.attribution import writer_changes
 from circuitgraph.forward.plan.positions import Positions
+from circuitgraph.forward.vectors import sums_by_layer
 from pruning.execution.probe import Probe
 from pruning.methods.answers import refuse_any
 from pruning.methods.method import RANKING_ABLATIONS
@@ -195,7 +196,10 @@ def shares(probe: Probe, batch: PairBatch, share: Share) -> Float[Tensor, " edge
     said = writer_changes(probe.runnable, zeros, values, positions)
     residual = positions.of(sum(values.embeddings[1:], values.embeddings[0]))
     after, found = residual, []
+    added = sums_by_layer(compiled.vectors, values.vectors)
     for block in universe.blocks:
+        if block.kind == "attention" and block.layer in added:
+            residual = after = residual + positions.of(added[block.layer])
         seen = after if block.kind == "mlp" and universe.block_order == "sequential" else residual
         own = share(said[: block.n_writers], seen.to(said.dtype)).sum(-1) / shape[1]
         found.append(own.expand(block.n_readers, -1).flatten())

@@ -170,7 +170,7 @@ class _Nodes:
     def __init__(self, universe: Universe) -> None:
         self.scale = float(universe.n_layers * universe.n_heads)
         self.n_writers = universe.n_writers
-        self.is_node = torch.from_numpy(universe.writer_kinds != "embedding")
+        self.is_node = torch.from_numpy(~universe.reads_nothing)
         writers, readers = universe.endpoints(np.arange(universe.n_edges))
         self.writer_of_edge = torch.from_numpy(writers)
         # A grouped key or value reader is into every head that it serves.

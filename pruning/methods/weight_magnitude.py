@@ -61,7 +61,9 @@ class WeightMagnitude(Observed):
 
         Raises:
             UnsupportedModelError: It has some.
+            ConfigurationError: Vectors are added to the model.
         """
+        compiled.require_no_vectors()  # they are no weights
         for block in compiled.bound_as_given.blocks:
             _mlp_matrices(block.mlp)
 

@@ -78,7 +78,7 @@ def regimes_of(task: str) -> dict[str, str]:
     both = sorted(name for name in known if all(f"{name}:{kind}" in known for kind in kinds))
     if task not in both:
         raise UnknownNameError.of(
-            "task with regimes", task, both, f"Tasks with both: {', '.join(both)}. Others: give each regime by itself."
+            "task with regimes", task, both, "These have both regimes; of others give each by itself."
         )
     return {kind: f"{task}:{kind}" for kind in kinds}
 
@@ -180,9 +180,8 @@ def run_regimes(
         Traceback (most recent call last):
             ...
         circuitgraph.errors.UnknownNameError: unknown task with regimes 'tracr-reverse'; valid: antonyms,
-        boolean-expressions, capital-country, capitals, languages Tasks with both: antonyms, boolean-expressions,
-        capital-country, capitals, languages. Others: give each
-        regime by itself.
+        boolean-expressions, capital-country, capitals, languages. These have both regimes; of others give each
+        by itself.
     """
     given: dict[str, Any] = dict(choices)
     calls = {name: given.pop(name, None) for name in ("watch", "tick", "say")}

@@ -14,7 +14,7 @@ import numpy as np
 
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.forward.ablation_values import AblationValues
-from pruning.evaluation.evaluate import evaluate_masks
+from pruning.evaluation.masks import evaluate_masks
 from pruning.methods.edge_pruning.gates import Gates
 from pruning.prompts.encoding import EncodedPairs
 from pruning.selection.best import discretize

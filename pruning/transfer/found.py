@@ -13,7 +13,7 @@ from circuitgraph.errors import ConfigurationError
 from pruning.methods.method import Method
 from pruning.runs.rank import SPLIT, rank_edges
 from pruning.tasks import TaskData
-from pruning.transfer.smallest import SIZES, smallest_circuit
+from pruning.transfer.smallest import SIZES, numbers_of_edges, require_faithfulness, smallest_circuit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,8 @@ def circuits_of_tasks(
     """
     if not tasks:
         raise ConfigurationError("expected at least one task; got none")
+    numbers_of_edges(sizes, compiled.universe.n_edges)
+    require_faithfulness(faithfulness)
     circuits, tables = {}, []
     for name, task in tasks.items():
         say(f"{name}: ranking {compiled.universe.n_edges:,} edges on {len(task.split(SPLIT)):,} training prompts")

@@ -15,7 +15,7 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.torch_state import with_gradients
-from pruning.evaluation.evaluate import evaluate_masks
+from pruning.evaluation.masks import evaluate_masks
 from pruning.evaluation.matching import require_edits, require_universe
 from pruning.evaluation.tables import flat_row
 from pruning.prompts.encoding import EncodedPairs

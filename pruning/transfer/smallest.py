@@ -26,7 +26,7 @@ from circuitgraph.circuits.sizes import edges_of_sizes
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
 from circuitgraph.torch_state import with_gradients
-from pruning.evaluation.evaluate import evaluate_masks
+from pruning.evaluation.masks import evaluate_masks
 from pruning.frozen.constants import AblationData
 from pruning.prompts.encoding import EncodedPairs
 from pruning.transfer.measure import EMPTY, FULL, usual_measure
@@ -107,7 +107,8 @@ def smallest_circuit(
             f"the scores are of another universe than the model: {scores.universe} and {compiled.universe}"
         )
     n_universe, measure = compiled.universe.n_edges, measure or usual_measure(pairs)
-    rising = sorted(set(_checked(sizes, n_universe)))
+    rising = sorted(set(numbers_of_edges(sizes, n_universe)))
+    require_faithfulness(faithfulness)
     order = scores.order()
     tried: dict[int, dict[str, float]] = {}
 
@@ -158,7 +159,29 @@ def smallest_circuit(
     )
 
 
-def _checked(sizes: Sequence[float], n_universe: int) -> list[int]:
+def require_faithfulness(faithfulness: float) -> None:
+    """Refuse what no circuit can be.
+
+    Args:
+        faithfulness: How faithful a circuit has to be.
+
+    Raises:
+        ConfigurationError: NaN or infinite.
+    """
+    if not np.isfinite(faithfulness):
+        raise ConfigurationError(f"faithfulness must be a number, such as 0.85; got {faithfulness}")
+
+
+def numbers_of_edges(sizes: Sequence[float], n_universe: int) -> list[int]:
+    """How many edges circuits of some sizes have, one at least.
+
+    Args:
+        sizes: Shares of all edges.
+        n_universe: How many these are.
+
+    Raises:
+        ConfigurationError: None, or no shares.
+    """
     if not sizes:
         raise ConfigurationError("expected at least one size, a share of all edges above 0; got none")
     for size in sizes:

@@ -35,6 +35,7 @@ from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.circuits.selection.chosen import Chosen, require_count, values_by
 from circuitgraph.circuits.selection.greedy import readers_of_writers
 from circuitgraph.errors import ConfigurationError
+from circuitgraph.graph.spans import refuse_spans
 from circuitgraph.graph.universe import Universe
 
 _TOLERANCE = 1e-7
@@ -86,6 +87,7 @@ def connected_choice(
 ) -> Chosen:
     """The edges of `connected_edges`; its arguments and errors."""
     require_count(scores, n)
+    refuse_spans(scores.universe, "the rule 'connected'")
     if not time_limit > 0:
         raise ConfigurationError(f"time_limit must be above 0 seconds; got {time_limit}")
     values = values_by(scores, by)
@@ -133,19 +135,20 @@ class _Programme:
         """Put together what does not change while edges join."""
         from scipy.sparse import csr_array
 
-        first = universe.n_embeddings
+        # Numbers of writers that read something; -1 for all others.
+        number = np.where(universe.reads_nothing, -1, np.cumsum(~universe.reads_nothing) - 1)
         pairs = [
-            (reader, writer - first)
+            (reader, number[writer])
             for writer, readers in enumerate(readers_of_writers(universe))
             for reader in readers
         ]
         rows, columns = np.array(pairs, dtype=np.int64).T
-        shape = (universe.n_readers, universe.n_writers - first)
+        shape = (universe.n_readers, int((~universe.reads_nothing).sum()))
         writers, readers = universe.endpoints(np.arange(universe.n_edges))
         scale = float(np.abs(values).max()) or 1.0
         return cls(
             values=values / scale, scale=scale, n=n, exactly=exactly, needs_inputs=needs_inputs,
-            writers=writers - first, readers=readers,
+            writers=number[writers], readers=readers,
             serves=csr_array((np.ones(len(rows)), (rows, columns)), shape=shape),
         )  # fmt: skip
 

@@ -96,7 +96,10 @@ def check_rule(rule: str, options: RuleOptions) -> None:
             raise ConfigurationError(f"rule {rule!r} has no {name}; its options are {', '.join(('by', 'n', *own))}")
     if rule == "threshold":
         if options.threshold is None or options.n is not None:
-            raise ConfigurationError("rule 'threshold' takes a threshold and no n")
+            raise ConfigurationError(
+                "rule 'threshold' takes a threshold and no n: the least score that is kept (select --threshold 0.1, "
+                "discover --set selection.threshold=0.1), and neither a number nor a share of edges"
+            )
     elif options.n is None:
         raise ConfigurationError(f"rule {rule!r} needs n, the number of edges")
 

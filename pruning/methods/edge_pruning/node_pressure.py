@@ -13,7 +13,6 @@ number of nodes with an edge, as the group lasso (Yuan and Lin 2006) is for the 
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -39,7 +38,7 @@ class NodePressure:
     def __init__(self, universe: Universe) -> None:
         self._writers = torch.from_numpy(universe.writer_of_edge)
         self._n_writers = universe.n_writers
-        self._counted = torch.from_numpy(np.asarray(universe.writer_kinds != "embedding"))
+        self._counted = torch.from_numpy(~universe.reads_nothing)
 
     def nodes(self, gates: Float[Tensor, " edge"]) -> Float[Tensor, ""]:
         """The smooth number of nodes.

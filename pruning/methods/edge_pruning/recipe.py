@@ -7,7 +7,7 @@ from typing import Any
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.graph.ablations import ABLATIONS
-from circuitgraph.graph.universe import CHOICES
+from circuitgraph.graph.universe_rules import CHOICES
 from pruning.methods.edge_pruning.schedule import RAMPS, target_at
 
 CONTROLS = ("lagrangian", "budget", "nested", "continuous")

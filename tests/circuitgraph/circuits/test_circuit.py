@@ -88,7 +88,7 @@ def test_the_graph_holds_the_kept_edges_and_what_joins_them(case: Kept) -> None:
         {key: value for key, value in graph.edges[edge].items() if key != "score"} == whole.edges[edge]
         for edge in graph.edges
     )
-    inputs = [name for name in universe.writers[: universe.n_embeddings] if name in graph]
+    inputs = [name for name in (*universe.writers[: universe.n_embeddings], *universe.virtual) if name in graph]
     for u, v in kept:
         assert any(nx.has_path(graph, name, u) for name in inputs)
         assert nx.has_path(graph, v, "logits")

@@ -119,6 +119,7 @@ def test_training_begins_with_the_scores_of_another_result(found: Path, tmp_path
         "discover", "--like", tmp_path / "x", "--method", "eap", "--out", tmp_path / "y", "--dry-run", "--json"
     )
     assert plain.json["request"]["survivors"] is None
+    assert plain.json["request"]["selection"]["sparsity"] == 0.8  # its own, not that of all methods
     several = call(*TRACR, "--survivors", 40, "--seeds", "0,1", "--out", tmp_path / "z")
     assert several.code == 2 and "survivors are others for every seed" in several.err
 

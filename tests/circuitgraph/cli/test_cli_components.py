@@ -42,4 +42,8 @@ def test_refused(tmp_path: Path) -> None:
         told = call(*SMALL, option, value, "--out", tmp_path / "a")
         assert told.code == 2 and option in told.err and "loading" not in told.err
     assert call(*SMALL, *FEW, "--rate", 0, "--layers", "1", "--out", tmp_path / "a").code == 2
+    none = ("--train-prompts", 6, "--test-prompts", 0, "--lens", "0")
+    told = call(*SMALL, *none, "--layers", "1", "--out", tmp_path / "a")
+    assert told.code == 2 and "got 6 and 0" in told.err and "a constant for" not in told.err  # before any is learnt
+    assert call(*SMALL, *FEW, "--rate", "inf", "--layers", "1", "--out", tmp_path / "a").code == 2
     assert not (tmp_path / "a").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from circuitgraph.circuits.circuit import Circuit
@@ -15,7 +16,14 @@ MODEL = ("--model", "induction-neox", "--task", "induction", "--train-size", 4)
 def test_both_directions_from_the_command_line(tmp_path) -> None:
     ended = call("rank", *MODEL, "--direction", "both", "--top", 20, "--out", tmp_path / "both", "--json")
     assert ended.code == 0 and ended.json["direction"] == "both"
-    assert EdgeScores.load(tmp_path / "both").direction == "both"
+    both = EdgeScores.load(tmp_path / "both")
+    halves = {way: EdgeScores.load(tmp_path / "both" / way) for way in ("noising", "denoising")}
+    assert both.direction == "both" and [half.direction for half in halves.values()] == list(halves)
+    assert np.allclose(both.values, sum(np.abs(half.values) for half in halves.values()), rtol=1e-6)
+    gates = call("gates", tmp_path / "both", "--json").json
+    assert gates["scores"]["noising"]["sha256"] == halves["noising"].digest and gates["n"]["ADDER"] > 0
+    refused = call("gates", tmp_path / "both" / "noising")
+    assert refused.code == 2 and "has no scores of both directions alone" in refused.err
     measured = call("evaluate", tmp_path / "both" / "circuit.json", "--n-random", 0, "--direction", "both", "--json")
     assert measured.json["direction"] == "both"
     assert measured.json["metrics"]["circuit"]["kl"] != measured.json["denoising"]["metrics"]["circuit"]["kl"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import networkx as nx
@@ -60,6 +61,17 @@ def test_of_a_circuit_its_own_heads_and_its_graph(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert ended.json["circuit"] == circuit.digest
     assert not any(row["appears"] for row in ended.json["appearing"])  # the same prompts twice
+    page = tmp_path / "circuit.html"
+    drawn = call("draw", file, "--out", page, "--heads", tmp_path / "heads")
+    assert drawn.code == 0, drawn.err
+    found = re.search(r'<script type="application/json" id="contents">(.*?)</script>', page.read_text())
+    assert found is not None
+    told = json.loads(found[1])["heads"]
+    assert told["about"] == "8 test prompts of induction" and len(told["prompts"]) == 3
+    assert (told["of"]["a1.h2"]["roles"], told["of"]["a1.h2"]["rank"]) == (["induction", "mover"], 1)
+    assert told["of"]["a1.h2"]["says"][0][0][0][1] > 1
+    refused = call("draw", file, "--out", tmp_path / "c.svg", "--heads", tmp_path / "heads")
+    assert refused.code == 2 and "--heads is for pages" in refused.err
     graph = nx.node_link_graph(json.loads((tmp_path / "heads" / "graph.json").read_text()), edges="edges")
     assert graph.nodes["a1.h2"]["roles"] == ["induction", "mover"] and graph.nodes["a1.h2"]["induction"] > 0.5
     assert "roles" not in graph.nodes["input"] and graph.edges["a0.h1", "a1.h2<k>"]["kind"] == "k"
@@ -69,7 +81,10 @@ def test_refused(looked: Path, tmp_path: Path) -> None:
     assert "exists" in call(*INDUCTION, "--out", looked).err
     assert call("heads", "--model", "induction-neox", "--out", tmp_path / "a").code == 2
     told = call(*INDUCTION, "--out", tmp_path / "b", "--span", "relation=capital of")
-    assert told.code == 2 and "no prompt holds" in told.err
+    assert told.code == 2 and "no prompt holds" in told.err and "looking at" not in told.err
+    twice = ("--span", "relation=a", "--span", "relation=b")
+    assert "'relation' is given twice" in call(*INDUCTION, "--out", tmp_path / "d", *twice).err
     assert "expected NAME=VALUE" in call(*INDUCTION, "--out", tmp_path / "c", "--span", "relation").err
-    assert "share" in call(*INDUCTION, "--out", tmp_path / "d", "--share", "1.5").err
+    told = call(*INDUCTION, "--out", tmp_path / "d", "--share", "1.5")
+    assert "share must be" in told.err and "loading" not in told.err
     assert not any((tmp_path / name).exists() for name in "abcd")

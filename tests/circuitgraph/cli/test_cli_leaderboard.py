@@ -35,3 +35,15 @@ def test_refusals_come_before_the_model(options, told, tmp_path):
     ended = call(*TASK, *options, "--out", tmp_path / "x")
     assert ended.code == 2 and told in ended.err and "loading" not in ended.err
     assert not (tmp_path / "x").exists()
+
+
+def test_what_is_there_of_one_that_was_ended(tmp_path, monkeypatch):
+    def ended(*_given, **_named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pruning.leaderboard.board.rank_edges", ended)
+    none = call(*TASK, "--methods", "eap", "--out", tmp_path / "board")
+    assert none.code == 130 and "Interrupted; no cell was done." in none.err
+    (tmp_path / "board" / "cells" / "random--tracr-reverse--0.json").write_text("{}")
+    some = call(*TASK, "--methods", "eap", "--out", tmp_path / "board")
+    assert some.code == 130 and "1 cells are in" in some.err and "goes on with the rest" in some.err

@@ -137,6 +137,13 @@ class TestModelsCheck:
         assert (ended.code, told["compiles"], told["universe"]["head_scale"]) == (0, True, "shared")
         assert "compiles: gemma2: 2 layers of 8 heads" in call("models", "--check", tmp_path).out
 
+    def test_the_graph_is_the_one_that_other_commands_take(self):
+        told, graph = (call(*what, "--json").json for what in (
+            ("models", "--check", "tracr:reverse"), ("graph", "--model", "tracr:reverse"),
+        ))  # fmt: skip
+        assert told["universe"]["embeddings"] == "split" and told["n_edges"] == 94
+        assert graph["universe"]["embeddings"] == "split"
+
     def test_all_that_stands_in_the_way_is_named_at_once(self, tmp_path):
         folder = self.config(tmp_path, attention_bias=True, made_up=3, head_dim="wide")
         ended = call("models", "--check", folder)

@@ -14,6 +14,20 @@ TASK = ("shrink", "-m", "tracr:reverse", "-t", "tracr-reverse", "--no-verify")
 
 
 @pytest.mark.slow
+def test_a_run_that_is_ended_while_it_writes_leaves_the_older_result_whole(tmp_path, monkeypatch):
+    def ended(_tensors):
+        raise KeyboardInterrupt
+
+    few = ("--threshold", "1e-6", "--repeats", 1, "--out", tmp_path / "small")
+    assert call(*TASK, *few).code == 0
+    files = {path: path.read_bytes() for path in (tmp_path / "small").rglob("*") if path.is_file()}
+    monkeypatch.setattr("circuitgraph.extract.saving.save_tensors", ended)
+    stopped = call(*TASK, *few, "--overwrite")
+    assert stopped.code == 130 and "nothing was written" in stopped.err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.slow
 def test_a_small_model_a_circuit_and_a_report(tmp_path):
     out = tmp_path / "small"
     ended = call(*TASK, "--threshold", "1e-6", "--repeats", 1, "--out", out, "--json")

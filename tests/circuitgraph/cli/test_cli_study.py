@@ -105,7 +105,7 @@ def test_what_a_training_was_to_hold_is_told_where_memory_runs_out(short, regime
     ("arguments", "says"),
     [
         (("--task", "antonym"), "did you mean 'antonyms'"),
-        (("--task", "ioi"), "Tasks with both: antonyms, boolean-expressions, capital-country, capitals, languages"),
+        (("--task", "ioi"), "These have both regimes; of others give each by itself"),
         ((), "expected at least two regimes"),
         (("--regime", "one"), "--regime: expected NAME=VALUE; got 'one'"),
         (("--regime", "a=x.jsonl", "--regime", "a=y.jsonl"), "--regime a is given twice"),

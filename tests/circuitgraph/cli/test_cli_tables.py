@@ -169,7 +169,9 @@ class TestNames:
             (["runs/ioi/circuit.json", "runs/capitals/circuit.json"], ["ioi", "capitals"]),
             (["x/ioi/1/circuit.json", "x/ioi/2/circuit.json"], ["1", "2"]),
             (["x/ioi/1/c.json", "x/gt/1/c.json"], ["ioi", "gt"]),
-            (["circuit.json", "runs/circuit.json"], ["circuit.json", "runs/circuit.json"]),
+            (["circuit.json", "runs/circuit.json"], ["circuit", "runs"]),
+            (["circuit.json", "../circuit.json"], ["circuit.json", "../circuit.json"]),
+            (["ioi=a/circuit.json", "runs/capitals/circuit.json"], ["ioi", "capitals"]),
             (["full=a.json", "b.json"], ["full", "b"]),
         ],
     )

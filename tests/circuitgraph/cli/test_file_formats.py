@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from circuitgraph import Circuit, CircuitGraphError, EdgeScores, Universe
+from circuitgraph.graph.spans import with_spans
 from pruning import PromptPairs
 from tests.circuitgraph.cli.conftest import call
 
@@ -49,6 +50,7 @@ def test_a_result_folder(name, result, request):
         Universe(family="gpt2", n_layers=2, n_heads=2, n_kv_heads=2, embeddings="split"),
         Universe(family="llama", n_layers=2, n_heads=4, n_kv_heads=2),
         Universe(family="x", n_layers=2, n_heads=2, n_kv_heads=2, qkv="joint", block_order="parallel"),
+        with_spans(Universe(family="x", n_layers=1, n_heads=2, n_kv_heads=1), ("start", "end"), asked=("end",)),
     ],
     ids=str,
 )
@@ -85,6 +87,8 @@ LINES = {
     "no corrupted side": ({"clean": LINE["clean"]}, False),
     "no mark": (LINE | {"clean": "a b c"}, False),
     "text after the mark": (LINE | {"clean": "a<predict> c</predict> d"}, True),
+    "spans": (LINE | {"spans": [["first", "a"], ["second", " b"]]}, True),
+    "a span without its text": (LINE | {"spans": [["first"]]}, False),
     "an unknown field": (LINE | {"wrong": " e"}, False),
     "an unknown split": (LINE | {"split": "dev"}, False),
     "no wrong answer in the list": (LINE | {"wrong_answer": []}, False),

@@ -18,8 +18,9 @@ from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, GraphMismatchError, UndefinedWarning
 from circuitgraph.models import load_model
-from pruning.evaluation.evaluate import evaluate, evaluate_masks
+from pruning.evaluation.evaluate import evaluate
 from pruning.evaluation.intervals import intervals_of
+from pruning.evaluation.masks import evaluate_masks
 from pruning.evaluation.measured import Measured
 from pruning.evaluation.random_circuits import random_circuit
 from pruning.evaluation.sampled import sampled_prompts

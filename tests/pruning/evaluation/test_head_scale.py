@@ -9,7 +9,8 @@ import torch
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.normed_anew import run_normed_anew, said_before_norms
-from pruning.evaluation.evaluate import evaluate, evaluate_masks
+from pruning.evaluation.evaluate import evaluate
+from pruning.evaluation.masks import evaluate_masks
 from tests.circuitgraph.architectures.battery.case import VOCAB, gates_of, made
 from tests.pruning.prompts.small_prompts import random_prompts
 

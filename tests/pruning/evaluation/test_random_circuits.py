@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations, product
 
 import networkx as nx
@@ -12,7 +13,8 @@ import pytest
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.graph.build import build_graph
 from circuitgraph.graph.gate_map import REMOVED, GateMap
-from circuitgraph.graph.node_names import node_layer
+from circuitgraph.graph.node_names import node_layer, node_span
+from circuitgraph.graph.spans import with_spans
 from circuitgraph.graph.universe import Universe
 from pruning.evaluation.random_circuits import random_circuit
 from tests.pruning.prompts.small_prompts import GlobalRandomState
@@ -138,3 +140,18 @@ def test_everything_is_imitated_by_everything() -> None:
     universe = UNIVERSES["llama-gqa"]
     everything = Circuit.from_edges(universe, np.ones(universe.n_edges, dtype=bool))
     assert random_circuit(everything, seed=3) == everything
+
+
+@pytest.mark.parametrize("ablation", ["counterfactual", "zero"])
+@pytest.mark.parametrize("name", UNIVERSES)
+def test_with_spans_each_span_has_as_many_edges_between_each_pair_of_layers(name: str, ablation: str) -> None:
+    universe = with_spans(replace(UNIVERSES[name], n_layers=3), ("start", "name", "end"), asked=("name", "end"))
+    model = some_circuit(universe, ablation=ablation, share=0.2)
+    sizes = Counter((node_span(v), node_layer(u), node_layer(v)) for u, v in model.edges)
+    moved = set()
+    for seed in range(3):
+        found = random_circuit(model, seed=seed)
+        assert Counter((node_span(v), node_layer(u), node_layer(v)) for u, v in found.edges) == sizes
+        assert len(found) == found.n_raw == len(model)  # nothing dangles
+        moved |= {node_span(v) for _, v in set(found.edges) - set(model.edges)}
+    assert moved == {"start", "name", "end"}

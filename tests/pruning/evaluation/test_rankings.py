@@ -10,7 +10,7 @@ from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
 from circuitgraph.graph.universe import Universe
-from pruning.evaluation.evaluate import evaluate_masks
+from pruning.evaluation.masks import evaluate_masks
 from pruning.evaluation.rankings import measure_ranking
 from tests.pruning.prompts.small_prompts import random_prompts
 

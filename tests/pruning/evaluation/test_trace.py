@@ -79,6 +79,9 @@ def test_refused(induction) -> None:
     few = Circuit.from_edges(compiled.universe, ["input->a1.h2<v>", "a1.h2->logits"])
     with pytest.raises(ConfigurationError, match="no edge into m1"):
         trace(compiled, few, "m1", pairs)
+    none = Circuit.from_edges(compiled.universe, [])
+    with pytest.raises(ConfigurationError, match="the circuit has no edges, so there is nothing into m1"):
+        trace(compiled, none, "m1", pairs)
     for wrong in ({"depth": 0}, {"follow": -1}, {"least": 2.0}):
         with pytest.raises(ConfigurationError):
             trace(compiled, circuit, "logits", pairs, **wrong)

@@ -15,7 +15,8 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import CircuitFormatError, ConfigurationError
 from circuitgraph.forward.constants import constants_of_values, values_of_constants
 from pruning.evaluation.effects import measure_effects
-from pruning.evaluation.evaluate import evaluate, evaluate_masks
+from pruning.evaluation.evaluate import evaluate
+from pruning.evaluation.masks import evaluate_masks
 from pruning.execution.batch_run import BatchRunner, Share
 from pruning.execution.learning import learn_constants
 from pruning.execution.learnt_constants import LearntConstants, output_spreads

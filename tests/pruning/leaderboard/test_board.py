@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -139,6 +139,21 @@ def test_other_settings_and_other_folders_are_refused(setting, tmp_path) -> None
             run(setting, tmp_path / "z", **nothing)
     with pytest.raises(ConfigurationError, match="each seed once"):
         run(setting, tmp_path / "z", {"fixed": Fixed()}, seeds=(1, 1))
+
+
+def test_tasks_that_would_be_kept_under_one_name_are_refused(setting, tmp_path) -> None:
+    compiled, task = setting
+    two = {"jsonl:a b.jsonl": task, "jsonl:a_b.jsonl": task}
+    with pytest.raises(ConfigurationError, match=r"would both be kept as fixed--jsonl_a_b\.jsonl--0"):
+        run_leaderboard(compiled, two, {"fixed": Fixed()}, out=tmp_path / "x", sizes=(0.5,))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_task_without_prompts_fails_and_says_so(setting, tmp_path) -> None:
+    compiled, task = setting
+    bare = replace(task, splits={**task.splits, "train": task.split("train").subset([])})
+    found = run_leaderboard(compiled, {"bare": bare}, {"fixed": Fixed()}, out=tmp_path / "x", sizes=(0.5,))
+    assert "no train prompts" in found.failed["fixed--bare--0"]
 
 
 def test_names_of_cells_are_names_of_files() -> None:

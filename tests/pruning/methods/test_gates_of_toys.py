@@ -10,7 +10,7 @@ from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.models.gate_toys import GATE_TOYS, gate_toy
-from pruning.evaluation.evaluate import evaluate_masks
+from pruning.evaluation.masks import evaluate_masks
 from pruning.prompts.encoding import EncodedPairs
 from pruning.runs.rank import rank_edges
 from pruning.selection.top import top_edges

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.model import CompiledModel
-from pruning.evaluation.evaluate import evaluate_masks
+from pruning.evaluation.masks import evaluate_masks
 from pruning.runs.rank import rank_edges
 from tests.pruning.prompts.small_prompts import random_prompts
 

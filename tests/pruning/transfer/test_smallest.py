@@ -87,3 +87,8 @@ def test_refusals(setting):
         smallest_circuit(compiled, other, pairs)
     with pytest.raises(ConfigurationError, match="at least one task"):
         circuits_of_tasks(compiled, {})
+    for asked, told in (({"faithfulness": float("nan")}, "faithfulness must be a number"), ({"sizes": (2.0,)}, "size")):
+        lines: list[str] = []
+        with pytest.raises(ConfigurationError, match=told):
+            circuits_of_tasks(compiled, {"one": task}, say=lines.append, **asked)
+        assert not lines  # before anything is ranked
