@@ -88,7 +88,8 @@ def run_leaderboard(
         again the next time; the others go on.
 
     Raises:
-        ConfigurationError: Nothing to run, or the folder is of other settings.
+        ConfigurationError: Nothing to run, or the folder is of other settings, or holds one of these cells for other
+            prompts or other settings of its method.
         OutputError: The folder cannot be used.
 
     Examples:
@@ -119,11 +120,14 @@ def run_leaderboard(
     _require_names(cells)
     with BoardFolder.opened(out, overwrite=overwrite) as folder:
         folder.begin(request)
+        same = {
+            (method, task): {"settings": plain(methods[method]), "data_hash": tasks[task].data_hash}
+            for task in tasks for method in methods
+        }  # fmt: skip
+        folder.require_same({cell_name(*cell): same[cell[:2]] for cell in cells})
         for place, (method, task, seed) in enumerate(cells, 1):
             name = cell_name(method, task, seed)
-            same = {"settings": plain(methods[method]), "data_hash": tasks[task].data_hash}
-            known = folder.cell(name)
-            if known is not None and all(known.get(key) == value for key, value in same.items()):
+            if folder.cell(name) is not None:
                 continue
             say(f"cell {place} of {len(cells)}: {method} on {task}, seed {seed}")
             try:
@@ -134,7 +138,8 @@ def run_leaderboard(
                 failed[name] = why(error)
                 say(f"{method} on {task} failed: {failed[name]}")
                 continue
-            folder.keep(name, scores, {"method": method, "task": task, "seed": seed, **same, **found})
+            told = {"method": method, "task": task, "seed": seed, **same[method, task]}
+            folder.keep(name, scores, {**told, **found})
         kept = [folder.cell(cell_name(*cell)) for cell in cells]
     return Board(**_tables([cell for cell in kept if cell is not None]), failed=failed)
 

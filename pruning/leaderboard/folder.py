@@ -73,6 +73,30 @@ class BoardFolder(FolderOfRuns):
             return None
         return found if isinstance(found, dict) and found.get("format_version") == FORMAT_VERSION else None
 
+    def require_same(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse to replace a cell by one of other prompts, or of other settings of its method.
+
+        Args:
+            wanted: What each cell is to be made with, by its name: the prompts' `data_hash`, the method's `settings`.
+
+        Raises:
+            ConfigurationError: One that is there was made with others; it is left as it is.
+        """
+        for name, made_with in wanted.items():
+            known = self.cell(name)
+            if known is None:
+                continue
+            if known.get("data_hash") != made_with["data_hash"]:
+                told = "other prompts (other numbers of them, another file, or another seed of the data)"
+            elif known.get("settings") != made_with["settings"]:
+                told = f"other settings: {first_difference(known.get('settings'), made_with['settings'])}"
+            else:
+                continue
+            raise ConfigurationError(
+                f"{self.path / 'cells' / name}.json is of {told}; ask for the same, give another folder, or "
+                "--overwrite to begin anew"
+            )
+
     def keep(self, name: str, scores: EdgeScores, found: Mapping[str, Any]) -> None:
         """Keep a cell.
 

@@ -88,8 +88,19 @@ def test_it_goes_on_with_what_is_missing(setting, tmp_path) -> None:
     assert Fixed.asked == [0, 0, 1, 1] and len(more.costs) == 4
     same = more.table.query("method == 'fixed' and seed == 0").reset_index(drop=True)
     pd.testing.assert_frame_equal(same, first.table, check_dtype=False)
-    run(setting, tmp_path / "x", {"fixed": Fixed(scale=3.0)}, seeds=(0,))  # other settings under the same name
-    assert Fixed.asked == [0, 0, 1, 1, 0]
+
+
+def test_a_cell_of_other_prompts_or_settings_is_not_replaced(setting, tmp_path) -> None:
+    compiled, task = setting
+    run(setting, tmp_path / "x", {"fixed": Fixed()})
+    kept = (tmp_path / "x" / "cells" / "fixed--one--0.json").read_bytes()
+    Fixed.asked.clear()
+    with pytest.raises(ConfigurationError, match="fixed--one--0.json is of other settings: .*scale"):
+        run(setting, tmp_path / "x", {"new": Fixed(), "fixed": Fixed(scale=3.0)})
+    others = replace(task, data_hash="0" * 64)
+    with pytest.raises(ConfigurationError, match="fixed--one--0.json is of other prompts"):
+        run((compiled, others), tmp_path / "x", {"new": Fixed(), "fixed": Fixed()})
+    assert Fixed.asked == [] and (tmp_path / "x" / "cells" / "fixed--one--0.json").read_bytes() == kept
 
 
 def test_a_damaged_cell_is_made_again(setting, tmp_path) -> None:
