@@ -11,8 +11,10 @@ from circuitgraph.cli import options
 
 if TYPE_CHECKING:
     from circuitgraph.cli.found_circuit import FoundCircuit
+    from pruning.evaluation.effects import Effects
     from pruning.frozen.constants import AblationData
     from pruning.prompts.encoding import EncodedPairs
+    from pruning.tasks import TaskData
 
 
 def evaluate(
@@ -97,16 +99,15 @@ def evaluate(
     """
     from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.cache import told_as_notes
-    from circuitgraph.cli.figures import print_effects, print_metrics, print_minimality
-    from circuitgraph.cli.findings import print_findings
-    from circuitgraph.cli.found_circuit import load_found_circuit, warn_of_trained
+    from circuitgraph.cli.evaluated import Evaluated
+    from circuitgraph.cli.found_circuit import load_found_circuit
     from circuitgraph.cli.learnt import constants_to_evaluate
-    from circuitgraph.cli.output import only_json, print_json, say
+    from circuitgraph.cli.output import only_json, say
     from circuitgraph.cli.settings import ablation_of_circuit
     from circuitgraph.errors import ConfigurationError
     from circuitgraph.graph.spans import refuse_spans
     from pruning.evaluation.minimality import require_share
-    from pruning.prompts.swapped import BOTH, begins_with, require_direction
+    from pruning.prompts.swapped import BOTH
     from pruning.runs.shown_progress import counting
 
     with only_json(as_json):
@@ -118,100 +119,97 @@ def evaluate(
         if constants is not None and cut != "optimal":
             raise ConfigurationError(f"--constants is for optimal ablation, and cut edges carry {cut} values here")
         found = load_found_circuit(circuit, model=model, device=device, dtype=dtype, verify=not no_verify)
-        data = found.task(task, seed=seed)
-        asked = direction or data.direction
-        require_direction(asked, cut)
-        data = data.towards(begins_with(asked))
-        pairs = data.split(split)
-        if not len(pairs):
-            raise ConfigurationError(f"task {data.name} has no {split} prompts; choose another --split")
-        for note in data.notes:
-            say(f"note: {note}")
-        from pruning.evaluation.evaluate import evaluate as measure
-        from pruning.runs.checking.preflight import preflight
-        from pruning.runs.verdicts import verdicts
-
-        checked = preflight(found.compiled, data, splits=(split,), ablation=cut, sample=0, training=False)
-        checked.require(strict=strict)
-        print_findings([one.to_dict() for one in checked.doubts], to_stderr=True)
-        warn_of_trained({"": found.circuit}, found.compiled.tokenizer, data, split)
-        carried, learnt = data.splits.get("train"), None
+        drawn = found.seed if seed is None else seed
+        data, asked = _task(found, task, seed=seed, direction=direction, ablation=cut, split=split)
+        _look_first(found, data, split, ablation=cut, strict=strict)
+        pairs, carried, learnt = data.split(split), data.splits.get("train"), None
         if cut == "optimal":
             carried, learnt = constants_to_evaluate(found, circuit, data, given=constants, steps=constants_steps)
         say(f"evaluating on {len(pairs):,} {split} prompts")
+        from pruning.evaluation.evaluate import evaluate as measure
+
         with told_as_notes(), counting("evaluation") as tick:
             evaluation = measure(
-                found.compiled,
-                found.circuit,
-                pairs,
-                ablation_data=carried,
-                n_random=n_random,
-                n_random_prompts=n_random_prompts,
-                seed=found.seed if seed is None else seed,
-                batch_size=batch_size,
-                ablation=cut,
-                hit_at=hit_at,
-                head_scale=head_scale,
-                direction=BOTH if asked == BOTH else "noising",  # the prompts are turned already
-                tick=tick,
-            )
-        worth, other = None, evaluation.denoising
+                found.compiled, found.circuit, pairs, ablation_data=carried, ablation=cut, seed=drawn,
+                n_random=n_random, n_random_prompts=n_random_prompts, batch_size=batch_size, hit_at=hit_at,
+                head_scale=head_scale, direction=BOTH if asked == BOTH else "noising", tick=tick,
+            )  # fmt: skip
+        some = pairs.subset(range(min(n_effect_prompts, len(pairs))))
+        worth = minimal = None
         if n_effects is not None:
-            from pruning.evaluation.effects import measure_effects
-
-            n = min(n_effect_prompts, len(pairs))
-            edges = f"each of the {min(n_effects, len(found.circuit)):,} strongest edges"
-            say(f"measuring what cutting each head, each MLP and {edges} alone costs, on {n:,} prompts")
-            with counting("effects") as tick:
-                worth = measure_effects(
-                    found.compiled, found.circuit, pairs, top=n_effects, n=n, ablation=cut, tick=tick,
-                    seed=found.seed if seed is None else seed, ablation_data=carried,
-                )  # fmt: skip
-        minimal = None
+            worth = _effects(found, pairs, cut, carried, top=n_effects, n=len(some), seed=drawn)
         if n_minimal is not None:
             minimal = _minimality(
-                found, pairs.subset(range(min(n_effect_prompts, len(pairs)))), cut, carried,
-                n_edges=n_minimal, n_subsets=n_subsets, share=subset_share, seed=found.seed if seed is None else seed,
-            )  # fmt: skip
-        judged = verdicts({"sparsity": found.circuit.sparsity, "splits": {split: evaluation.metrics}})
-    if as_json:
-        print_json(
-            {
-                **found.compiled.identity,
-                "dtype": str(found.compiled.dtype).removeprefix("torch."),
-                "found_with_dtype": found.provenance.get("dtype"),
-                "task": data.name,
-                "split": split,
-                "data_hash": data.data_hash,
-                "ablation": cut,
-                "direction": asked,
-                "head_scale": evaluation.head_scale,
-                "found_with_ablation": found.circuit.ablation,
-                "sparsity": found.circuit.sparsity,
-                "metrics": evaluation.metrics,
-                **({} if other is None else {"denoising": {"metrics": other.metrics}}),
-                "verdicts": judged,
-                **({} if learnt is None else {"constants": learnt}),
-                **({} if worth is None else {"effects": worth.to_dict(split)}),
-                **({} if minimal is None else {"minimality": minimal}),
-            }
-        )
-        return
-    counts = found.circuit.sparsity
-    print(f"{len(found.circuit):,} of {counts['n_universe']:,} edges ({100 * counts['effective']:.2f} % cut)")
-    if cut != found.circuit.ablation:
-        print(f"measured under {cut} ablation; found, and its dangling edges dropped, under {found.circuit.ablation}")
-    if head_scale == "anew":
-        print("each reader normed the heads that it keeps anew: not the numbers of the universe's shared scale")
-    told = "" if asked == "noising" else f", {begins_with(asked)}"
-    print_metrics(f"{data.name} {split}{told}", evaluation.metrics)
-    if other is not None:
-        print_metrics(f"{data.name} {split}, denoising", other.metrics)
-    if worth is not None:
-        print_effects(worth)
-    if minimal is not None:
-        print_minimality(minimal)
-    print_findings(judged)
+                found, some, cut, carried, n_edges=n_minimal, n_subsets=n_subsets, share=subset_share, seed=drawn
+            )
+        result = Evaluated(
+            found=found, data=data, split=split, ablation=cut, direction=asked, evaluation=evaluation,
+            constants=learnt, effects=worth, minimality=minimal,
+        )  # fmt: skip
+    result.show(as_json=as_json)
+
+
+def _task(
+    found: FoundCircuit, task: str | None, *, seed: int | None, direction: str | None, ablation: str, split: str
+) -> tuple[TaskData, str]:
+    """The prompts, turned as the direction takes them, and the direction.
+
+    Raises:
+        ConfigurationError: A direction that the ablation does not have, or no prompts to measure on.
+    """
+    from circuitgraph.cli.output import say
+    from circuitgraph.errors import ConfigurationError
+    from pruning.prompts.swapped import begins_with, require_direction
+
+    data = found.task(task, seed=seed)
+    asked = direction or data.direction
+    require_direction(asked, ablation)
+    data = data.towards(begins_with(asked))
+    if not len(data.split(split)):
+        raise ConfigurationError(f"task {data.name} has no {split} prompts; choose another --split")
+    for note in data.notes:
+        say(f"note: {note}")
+    return data, asked
+
+
+def _look_first(found: FoundCircuit, data: TaskData, split: str, *, ablation: str, strict: bool) -> None:
+    """Say what is doubtful about model and prompts, and which of these the circuit was trained on.
+
+    Raises:
+        ConfigurationError: What cannot be measured, or with `strict` any doubt.
+    """
+    from circuitgraph.cli.findings import print_findings
+    from circuitgraph.cli.found_circuit import warn_of_trained
+    from pruning.runs.checking.preflight import preflight
+
+    checked = preflight(found.compiled, data, splits=(split,), ablation=ablation, sample=0, training=False)
+    checked.require(strict=strict)
+    print_findings([one.to_dict() for one in checked.doubts], to_stderr=True)
+    warn_of_trained({"": found.circuit}, found.compiled.tokenizer, data, split)
+
+
+def _effects(
+    found: FoundCircuit,
+    pairs: EncodedPairs,
+    ablation: str,
+    carried: AblationData | None,
+    *,
+    top: int,
+    n: int,
+    seed: int,
+) -> Effects:
+    """What cutting each head, each MLP and each of the strongest edges alone costs."""
+    from circuitgraph.cli.output import say
+    from pruning.evaluation.effects import measure_effects
+    from pruning.runs.shown_progress import counting
+
+    edges = f"each of the {min(top, len(found.circuit)):,} strongest edges"
+    say(f"measuring what cutting each head, each MLP and {edges} alone costs, on {n:,} prompts")
+    with counting("effects") as tick:
+        return measure_effects(
+            found.compiled, found.circuit, pairs, top=top, n=n, ablation=ablation, tick=tick, seed=seed,
+            ablation_data=carried,
+        )  # fmt: skip
 
 
 def _minimality(
