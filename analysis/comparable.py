@@ -91,12 +91,15 @@ def require_comparable(circuits: Mapping[str, Circuit], *, across_checkpoints: b
 
 
 def _way_out(one: Universe, other: Universe) -> str:
-    differing = [field.name for field in fields(one) if getattr(one, field.name) != getattr(other, field.name)]
+    names = dict.fromkeys(field.name for universe in (one, other) for field in fields(universe))
+    differing = [name for name in names if getattr(one, name, ()) != getattr(other, name, ())]
     if all(name in GRANULARITY for name in differing):
         return "Map the finer one onto the coarser one first, with analysis.coarsen"
     fixed = next(name for name in differing if name not in GRANULARITY)
     if fixed == "virtual":
         return "Other vectors are added to the model, and they are writers; compare circuits with the same ones"
+    if fixed in ("spans", "asked_spans"):
+        return "Their edges are divided by other spans of tokens; find both with the same --spans, or both without"
     kind = "in the order of its blocks" if fixed in CHOICES else f"in {fixed}"
     return (
         f"The architectures differ {kind}, so no edge of one is an edge of the other; analysis.coarsen maps "

@@ -145,7 +145,10 @@ def _verdicts(metrics: Mapping[str, Any]) -> str:
     if found is None:
         return ""
     if not found:
-        return "## Verdicts\n\nNothing in the figures speaks against the circuit."
+        return (
+            "## Verdicts\n\nNo check speaks against the circuit. The checks look for figures that mean nothing; how "
+            "faithful the circuit is, the figures below say."
+        )
     return "## Verdicts\n\n" + "\n".join(f"- **{plain(one['severity'])}**: {plain(one['text'])}" for one in found)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import networkx as nx
+import numpy as np
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
@@ -40,7 +41,7 @@ def find_ends(circuit: Circuit, sources: Names, targets: Names) -> tuple[list[st
     """
     universe = circuit.universe
     starts = universe.sources if sources is None else as_names(sources)
-    stops = ["logits"] if targets is None else as_names(targets)
+    stops = logits_of(universe) if targets is None else as_names(targets)
     writers = set(universe.writers)
     begins = set(universe.sources)
     ends = [*universe.readers, *(name for name in universe.writers if name not in begins)]
@@ -56,6 +57,11 @@ def find_ends(circuit: Circuit, sources: Names, targets: Names) -> tuple[list[st
         raise ConfigurationError(f"{both[0]} is both a source and a target; a path needs at least one edge")
     present = set(circuit.nodes)
     return [name for name in starts if name in present], [name for name in stops if name in present]
+
+
+def logits_of(universe: Universe) -> list[str]:
+    """The readers that are logits: one, or one at each span at which something is asked."""
+    return [universe.readers[index] for index in np.flatnonzero(universe.reader_kinds == "logits")]
 
 
 def graph_between(graph: nx.DiGraph, sources: Iterable[str], targets: Iterable[str]) -> nx.DiGraph:

@@ -142,6 +142,8 @@ def _option_for(circuits: Mapping[str, Circuit]) -> str:
     universes: list[Universe] = [circuit.universe for circuit in circuits.values()]
     if all(universe == universes[0] for universe in universes):
         return ", or --across-checkpoints on the command line"
+    if any(universe.spans for universe in universes):
+        return ""
     try:
         reduce(common_universe, universes)
     except GraphMismatchError:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.tables import ResultTable
 
-_ALL, _LAYER, _KIND, _BLOCK, _SCORE = _BY = ("all", "layer", "kind", "block", "score")
+_ALL, _LAYER, _KIND, _SPAN, _BLOCK, _SCORE = _BY = ("all", "layer", "kind", "span", "block", "score")
 
 
 def sparsity(
@@ -23,8 +23,9 @@ def sparsity(
     by: Annotated[
         list[str] | None,
         typer.Option(
-            help="all: edges, nodes, heads, MLPs and depth; layer or kind: the same by that; block: edges from layer "
-            "to layer; score: how much of the scores the strongest edges hold. May be repeated.",
+            help="all: edges, nodes, heads, MLPs and depth; layer or kind: the same by that; span: edges at each span "
+            "of tokens; block: edges from layer to layer; score: how much of the scores the strongest edges hold. May "
+            "be repeated.",
             show_default=_ALL,
         ),
     ] = None,
@@ -60,11 +61,13 @@ def sparsity(
 
 def _tables(circuits: Mapping[str, Circuit], chosen: list[str]) -> list[ResultTable]:
     tables = []
-    if {_ALL, _LAYER, _KIND} & set(chosen):
+    if _SPAN in chosen:
+        _require_spans(circuits)
+    if {_ALL, _LAYER, _KIND, _SPAN} & set(chosen):
         from analysis.sparsity import sparsity_table
 
         counts = sparsity_table(circuits)
-        tables += [_counts(counts, name, circuits) for name in chosen if name in (_ALL, _LAYER, _KIND)]
+        tables += [_counts(counts, name, circuits) for name in chosen if name not in (_BLOCK, _SCORE)]
     if _BLOCK in chosen:
         tables.append(_blocks(circuits))
     if _SCORE in chosen:
@@ -72,14 +75,28 @@ def _tables(circuits: Mapping[str, Circuit], chosen: list[str]) -> list[ResultTa
     return tables
 
 
+def _require_spans(circuits: Mapping[str, Circuit]) -> None:
+    from circuitgraph.errors import ConfigurationError
+
+    for name, circuit in circuits.items():
+        if not circuit.universe.spans:
+            raise ConfigurationError(
+                f"--by span: the edges of {name} are not divided by spans of tokens; leave it out, or find a circuit "
+                "with discover --spans"
+            )
+
+
 def _counts(counts: pd.DataFrame, by: str, circuits: Mapping[str, Circuit]) -> ResultTable:
-    """The rows of the sparsity table that are in all, by layer or by kind."""
+    """The rows of the sparsity table that are in all, by layer, by kind or by span."""
     from circuitgraph.cli.tables import ResultTable
 
     frame = counts.query("by == @by or by.str.endswith('_' + @by)").reset_index(drop=True)
-    ends = {_ALL: {"stage": "stage"}, _LAYER: {"by": "by", "layer": "layer"}, _KIND: {"by": "by", "kind": "kind"}}
+    ends = {
+        _ALL: {"stage": "stage"}, _LAYER: {"by": "by", "layer": "layer"}, _KIND: {"by": "by", "kind": "kind"},
+        _SPAN: {"kind": "span"},
+    }  # fmt: skip
     counted = {"kept": "kept", "total": "of", "density": "kept share", "sparsity": "cut share"}
-    titles = {_ALL: "Size", _LAYER: "By layer", _KIND: "By kind"}
+    titles = {_ALL: "Size", _LAYER: "By layer", _KIND: "By kind", _SPAN: "By span of tokens"}
     people = frame.assign(by=frame["by"].str.replace("_", " "))
     if by == _LAYER:
         people["layer"] = _layer_names(frame, "layer", circuits)

@@ -120,8 +120,8 @@ class SpannedUniverse(Universe):
             ConfigurationError: Always.
         """
         raise ConfigurationError(
-            f"this does not know spans of token positions yet, and the universe has {len(self.spans)} "
-            f"({', '.join(self.spans)}); use a universe without spans here (leave --spans out)"
+            f"this does not know spans of token positions yet, and edges are divided by {len(self.spans)} "
+            f"({', '.join(self.spans)}); for this, find a circuit without spans (leave --spans out)"
         )
 
     # ---------------------------------------------------------------- sizes
@@ -305,5 +305,5 @@ def refuse_spans(universe: Universe, what: str) -> None:
     if universe.spans:
         raise ConfigurationError(
             f"{what} does not know spans of token positions, and edges are divided by {len(universe.spans)} "
-            f"({', '.join(universe.spans)}); use a universe without spans here"
+            f"({', '.join(universe.spans)}); for this, find a circuit without spans (leave --spans out)"
         )

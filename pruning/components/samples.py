@@ -75,7 +75,7 @@ class Samples:
 
     def __init__(self, compiled: CompiledModel, writers: Sequence[str] | None = None) -> None:
         universe = compiled.universe
-        refuse_spans(universe, "what single writers are worth")
+        refuse_spans(universe, "the table of components")
         for name in writers or ():
             if name not in universe.writers:
                 raise UnknownNameError.of("writer", name, universe.writers)

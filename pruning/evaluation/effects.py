@@ -159,7 +159,7 @@ def measure_effects(
         >>> sorted(row["part"] for row in effects.rows["heads"])
         ['a0.h0', 'a3.h0']
     """
-    refuse_spans(compiled.universe, "what single edges are worth")
+    refuse_spans(compiled.universe, "the measurement of single edges (--effects)")
     from pruning.evaluation.matching import require_universe
 
     if not len(pairs):

@@ -218,7 +218,7 @@ class _Capturing:
     def __init__(self, compiled: CompiledModel, pairs: EncodedPairs, nodes: Sequence[str] | None) -> None:
         self.compiled, self.pairs = compiled, pairs
         universe = compiled.universe
-        refuse_spans(universe, "what heads do")
+        refuse_spans(universe, "the look at heads")
         names = (*universe.writers, BIASES)
         for name in nodes or ():
             if name not in names:

@@ -33,6 +33,8 @@ FAR = 0.5
 FEW_PROMPTS = 20
 WIDE = 0.25
 """An interval of exact match that is wider than this is too wide for a claim."""
+NO_DIFFERENCE = 1e-9
+"""Differences below this are rounding."""
 _BASELINES = {"random": "random circuits of its size", "empty": "the empty circuit", "complement": "its complement"}
 _UNITS = {"kl": ("KL", " nats"), "mse": ("mean squared error", "")}
 
@@ -198,19 +200,21 @@ def _baselines(roles: Roles, split: str) -> Iterator[Finding]:
     name = _loss_name(roles)
     if name is None:
         return
-    circuit, (called, unit) = roles["circuit"][name], _UNITS[name]
+    called, unit = _UNITS[name]
     for role, what in _BASELINES.items():
         row = roles.get(role, {})
         other, between = row.get(name), (row.get("difference") or {}).get(name)
         if other is None:
             continue
-        figures = f"{called} {circuit:.3g}{unit} against {other:.3g} on {split} prompts"
+        own, on = _beside(roles, role, name, split)
+        figures = f"{called} {own:.3g}{unit} against {other:.3g} on {on}"
         if not _has_bounds(between):
-            worse, unclear = circuit >= other, False
+            worse, unclear = own >= other, False
         else:
             worse, unclear = between["low"] > 0, between["low"] <= 0 <= between["high"]
             figures += (
-                f"; difference {between['mean']:.3g}, 95 % interval {between['low']:.3g} to {between['high']:.3g}"
+                f"; difference {_told(between['mean'])}, 95 % interval {_told(between['low'])} to "
+                f"{_told(between['high'])}"
             )
         if worse or unclear:
             shown = "no" if worse else "not shown to be"
@@ -221,13 +225,32 @@ def _baselines(roles: Roles, split: str) -> Iterator[Finding]:
             )
 
 
+_MORE = "Lower --target-sparsity or give more training prompts; where gates are trained, raise --steps."
 _CURE = {
-    "random": "Its edges are no explanation. Lower --target-sparsity, raise --steps, or give more training prompts.",
-    "empty": "Keeping it does not bring the model back. Lower --target-sparsity, raise --steps, or give more training "
-    "prompts.",
-    "complement": "What was cut does the task as well as what was kept. Lower --target-sparsity, raise --steps, or "
-    "look at what both have in common.",
+    "random": f"Its edges are no explanation. {_MORE}",
+    "empty": f"Keeping it does not bring the model back. {_MORE}",
+    "complement": "What was cut does the task as well as what was kept. Look at what both have in common, or lower "
+    "--target-sparsity; where gates are trained, raise --steps.",
 }
+
+
+def _beside(roles: Roles, role: str, metric: str, split: str) -> tuple[float, str]:
+    """The circuit's figure on the prompts that a baseline ran on, and which these are.
+
+    Random circuits may have run on some of the prompts alone; then the circuit's figure there is theirs and the
+    difference.
+    """
+    row, n = roles[role], _counted(roles["circuit"], metric)
+    between = (row.get("difference") or {}).get(metric) or {}
+    n_there = _counted(row, metric) if "n" in row else n
+    if n_there < n and between.get("mean") is not None:
+        return row[metric] + between["mean"], f"{n_there:,} of {n:,} {split} prompts"
+    return roles["circuit"][metric], f"{n:,} {split} prompts"
+
+
+def _told(difference: float) -> str:
+    """A difference with three digits; rounding of the arithmetic is 0."""
+    return f"{0.0 if abs(difference) < NO_DIFFERENCE else difference:.3g}"
 
 
 def _far(roles: Roles, split: str) -> Iterator[Finding]:
@@ -243,7 +266,7 @@ def _far(roles: Roles, split: str) -> Iterator[Finding]:
         severity="doubt",
         text=f"The circuit is far from the full model: {called} {circuit:.3g}{unit} on {split} prompts, and "
         f"{empty:.3g} with every edge cut, so it brings back {100 * (1 - circuit / empty):.0f} % of what is lost. "
-        "Lower --target-sparsity, or raise --steps.",
+        "Lower --target-sparsity; where gates are trained, raise --steps.",
     )
 
 
@@ -262,13 +285,14 @@ def _shares(roles: Roles, split: str) -> Iterator[Finding]:
             else:
                 low, high = (end - other for end in wilson(own, n))
             if low <= 0 <= high:
+                own_there, on = _beside(roles, role, metric, split)
                 yield Finding(
                     name=f"{metric.replace('_', '-')}-crosses-baseline",
                     severity="doubt",
                     text=f"The circuit's {metric.replace('_', ' ')} is not shown to differ from that of "
-                    f"{_BASELINES[role]}: {100 * own:.0f} % against {100 * other:.0f} % of {n:,} {split} prompts, "
+                    f"{_BASELINES[role]}: {100 * own_there:.0f} % against {100 * other:.0f} % of {on}, "
                     f"difference {100 * low:.0f} to {100 * high:.0f} points (95 %). Do not report it as a success"
-                    + ("." if own == other else "; more prompts would tell."),
+                    + ("." if own_there == other else "; more prompts would tell."),
                 )
                 break
 

@@ -8,15 +8,17 @@ import networkx as nx
 import numpy as np
 import pytest
 
+from analysis.comparable import require_comparable
 from analysis.drawing.dot import circuit_to_dot
 from analysis.explorer import page_contents
 from analysis.overlap.degree_preserving import EdgeSet, trade
 from analysis.overlap.levels import items, n_items, stratum_counts
 from analysis.sparsity import block_density, depth, sparsity_table
+from analysis.structure.paths import count_paths, strongest_paths
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.circuits.selection.connected import connected_edges
-from circuitgraph.errors import ConfigurationError
+from circuitgraph.errors import ConfigurationError, GraphMismatchError
 from circuitgraph.graph.granularity import common_refinement
 from circuitgraph.graph.node_names import node_kind, node_layer, node_span
 from circuitgraph.graph.spans import with_spans
@@ -106,3 +108,19 @@ def test_what_does_not_know_spans_says_so() -> None:
         connected_edges(scores, 3)
     with pytest.raises(ConfigurationError, match="from one granularity to another does not know spans"):
         common_refinement(UNIVERSE, UNIVERSE)
+
+
+def test_paths_end_at_the_logits_of_every_asked_span() -> None:
+    edges = ["input@start->m0@start", "m0@start->a1.kv0<v>@start", "a1.h1@name->logits@name", "a1.h0@end->logits@end"]
+    circuit = Circuit.from_edges(UNIVERSE, edges, ablation="counterfactual")
+    # By hand: one way in, and the value of group 0 is read by a head at each of the two asked spans.
+    assert count_paths(circuit) == 2
+    ends = {nodes[-1] for nodes in strongest_paths(circuit)["nodes"]}
+    assert ends == {"logits@name", "logits@end"}
+
+
+def test_circuits_with_and_without_spans_are_not_compared() -> None:
+    plain = Circuit.from_edges(PLAIN, ["input->logits"])
+    for one, other in ((plain, some_circuit(0)), (some_circuit(0), plain)):
+        with pytest.raises(GraphMismatchError, match=r"spans: .*; find both with the same --spans, or both without"):
+            require_comparable({"a": one, "b": other})

@@ -41,6 +41,13 @@ class TestSparsity:
         assert blocks == {(-1, 0): 1, (-1, 1): 1, (0, 1): 1, (1, 2): 1}
         assert found["score"][0]["share"] == pytest.approx(3 / 6.5)
 
+    def test_by_span(self, saved):
+        found = call("sparsity", saved / "spanned.json", "--by", "span", "--json").json["span"]
+        # 46 edges at the end; at the name nothing is asked, so the 7 into the logits are missing.
+        assert [(row["kind"], row["kept"], row["total"]) for row in found] == [("name", 1, 39), ("end", 2, 46)]
+        refused = call("sparsity", saved / "a.json", "--by", "span")
+        assert refused.code == 2 and "discover --spans" in refused.err
+
     def test_people_see_layers_by_name(self, saved):
         ended = call("sparsity", saved / "a.json", "--by", "block")
         assert [line.split()[1:3] for line in ended.out.splitlines()[3:]] == [

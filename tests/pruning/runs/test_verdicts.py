@@ -181,3 +181,16 @@ def test_more_prompts_tell_nothing_where_both_are_never_right() -> None:
     none = {"accuracy": 0.0}
     assert "more prompts" not in judged(circuit=none, random=none)["accuracy-crosses-baseline"]["text"]
     assert "more prompts" in judged(circuit={"accuracy": 0.54})["accuracy-crosses-baseline"]["text"]
+
+
+def test_the_circuit_is_told_on_the_prompts_that_random_circuits_ran_on() -> None:
+    # By hand: on the 32 prompts of the random circuits the circuit's KL is 3.8 − 0.1 = 3.7, and on all 200 it is 2.5.
+    difference = {"kl": {"mean": -0.1, "low": -0.3, "high": 0.1}, "accuracy": {"mean": 0.25, "low": -0.1, "high": 0.6}}
+    few = {"n": 32, "kl": 3.8, "accuracy": 0.5, "difference": difference}
+    found = judged(circuit={"kl": 2.5, "accuracy": 0.9}, random=few)
+    told = found["no-better-than-random"]["text"]
+    assert "KL 3.7 nats against 3.8 on 32 of 200 test prompts; difference -0.1," in told
+    assert "75 % against 50 % of 32 of 200 test prompts" in found["accuracy-crosses-baseline"]["text"]
+    same = {"n": 200, "kl": 2.5, "difference": {"kl": {"mean": 3e-16, "low": -6e-17, "high": 8e-16}}}
+    told = judged(circuit={"kl": 2.5}, random=same)["no-better-than-random"]["text"]
+    assert "2.5 nats against 2.5 on 200 test prompts; difference 0, 95 % interval 0 to 0." in told
