@@ -17,7 +17,6 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.query.names import Readings, StepFit
-from analysis.structure.modules import module_edges
 from circuitgraph.circuits.circuit import Circuit
 
 
@@ -67,11 +66,10 @@ def _bits(steps: list[np.ndarray]) -> list[int]:
 
 def edges_touching(circuit: Circuit, readings: Readings, step: StepFit) -> np.ndarray:
     """Whether each edge begins or ends at something that a step fits `[edge]`."""
-    pairs = module_edges(circuit.universe, circuit.edge_ids)
-    readers = circuit.universe.endpoints(circuit.edge_ids)[1][pairs.places]
-    touched = step.writes[pairs.writers] | step.reads[readings.index(readers, pairs.readers)]
+    moves = readings.of_edges(circuit)
+    touched = step.writes[moves.writers] | step.reads[moves.readings]
     found = np.zeros(len(circuit), dtype=bool)
-    found[pairs.places[touched]] = True
+    found[moves.places[touched]] = True
     return found
 
 
@@ -87,10 +85,9 @@ def edges_on_chain(circuit: Circuit, readings: Readings, steps: list[StepFit]) -
         Booleans, in the order of the circuit `[edge]`.
     """
     automaton = _Automaton(steps)
-    pairs = module_edges(circuit.universe, circuit.edge_ids)
-    readers = circuit.universe.endpoints(circuit.edge_ids)[1][pairs.places]
-    columns = (pairs.writers, pairs.readers, readings.index(readers, pairs.readers), pairs.places)
-    in_order = np.argsort(pairs.writers, kind="stable")
+    edges = readings.of_edges(circuit)
+    columns = (edges.writers, edges.modules, edges.readings, edges.places)
+    in_order = np.argsort(edges.writers, kind="stable")
     moves = list(zip(*(column[in_order].tolist() for column in columns), strict=True))
     arriving = list(automaton.starts)
     for writer, module, reading, _ in moves:

@@ -5,7 +5,7 @@ query  =  chain { "|" chain }                   either chain
 chain  =  step { "->" step } | step { "<-" step }    all arrows of a chain point the same way
 step   =  "**" | name { "," name }              any one of these; "**" is any number of modules, or none
 name   =  [ "!" ] glob                          "!" is anything but
-glob   =  letters, digits, ".", "@" and ports "<q>", with
+glob   =  letters, digits, ".", "+", "@" and ports "<q>", with
             "*"          any text, also none
             "?"          one character
             "{3..7}"     a number from 3 to 7
@@ -16,6 +16,10 @@ Spaces mean nothing. A glob stands for whole names. Without a port it names a mo
 reads through: `a5.h3` is the head as a writer, and as a reader any of its query, key and value. With a port,
 such as `a5.*<q>`, it names readers. Heads that share a key and a value reader may be named for it: where
 `a5.kv1` serves heads 4 to 7, `a5.h6<k>` is `a5.kv1<k>`.
+
+Where edges are divided by spans of tokens, a glob with "@" fits names at a span, such as `a5.h3@end`, `a5.h3<k>@name`
+or `*@name`; a glob without fits them at every span. A head at a span reads keys and values of spans before, so
+`a5.h3@end` also fits its key at the name. The writer stands where the edge is: `*@name -> *` are all edges at the name.
 """
 
 from __future__ import annotations
@@ -235,7 +239,7 @@ class _Parser:
             raise query_error(self.query, column, f"expected a name, got {what}")
         self.place += 1
         bare = text.removeprefix("!")
-        if not re.fullmatch(r"[\w.@*?{},]+(?:<[\w*?{},]+>)?", bare.replace(" ", "")) or "**" in bare:
+        if not re.fullmatch(r"[\w.+@*?{},]+(?:<[\w*?{},]+>(?:@[\w.+*?{},]+)?)?", bare.replace(" ", "")) or "**" in bare:
             problem = f"expected a name such as a3.h7, a3.*<q> or m{{3..7}}, got {text!r}"
             raise query_error(self.query, column, problem)
         return Glob(text=bare, column=column, negated=text.startswith("!"))

@@ -7,11 +7,13 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 
 import networkx as nx
+import numpy as np
 import pytest
 
 from analysis.query.found import find
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.graph.spans import with_spans
 from tests.analysis.small_circuits import UNIVERSES, hand_circuit, random_circuit
 
 NAMES = [name for name in UNIVERSES if name != "hand"]
@@ -133,6 +135,42 @@ def test_queries_find_what_brute_force_finds(name: str) -> None:
             assert found == by_brute_force(every, query), query
             n_found += 0 < len(found) < len(circuit)
     assert n_found > len(queries)
+
+
+def spanned_names(reader: str, module: str) -> set[str]:
+    """What a reading is called where edges are divided by spans: the head's name for a key has the key's span."""
+    port = "".join(reader.partition("<")[1:])
+    return {reader, module, module.partition("@")[0] + port} if port else {reader}
+
+
+def spanned_fits(pattern: str, names: set[str]) -> bool:
+    """As `fits`, where a pattern without "@" is one for every span."""
+    if "," in pattern:
+        return any(spanned_fits(part.strip(), names) for part in pattern.split(","))
+    if "<" not in pattern:
+        names = {re.sub("<.*>", "", name) for name in names}
+    if "@" not in pattern:
+        names = {name.partition("@")[0] for name in names}
+    return any(fnmatchcase(name, pattern) for name in names)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "*@name -> *", "* -> *@end", "a1.kv0<k>@name", "a1.h0<k>@name <- *", "a0.h1@end -> *", "a1.h0@end", "a1.h1",
+        "* -> m*@name", "input -> * -> logits", "* -> a*<v>@name -> logits", "** -> logits@end", "a0.*@name -> **",
+        "** -> a1.h0@end -> **", "m0@name, m0@end -> logits", "a*<q> <- *",
+    ],
+)  # fmt: skip
+def test_queries_with_spans_find_what_brute_force_finds(query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    universe = with_spans(UNIVERSES["gqa"], ("name", "end"), asked=("name", "end"))
+    kept = np.random.default_rng(9).random(universe.n_edges) < 0.5
+    circuit = Circuit.from_edges(universe, kept, ablation="counterfactual")
+    monkeypatch.setitem(globals(), "names_of", spanned_names)
+    monkeypatch.setitem(globals(), "fits", spanned_fits)
+    expected = by_brute_force(walks(circuit.graph), query)
+    assert 0 < len(expected) < len(circuit)
+    assert {"->".join(edge) for edge in find(circuit, query).edges} == expected
 
 
 # -------------------------------------------------------------------- by hand
