@@ -10,6 +10,7 @@ import typer
 
 from circuitgraph.cli import options
 from circuitgraph.cli.option_groups import GraphOptions, grouped
+from circuitgraph.cli.prompt_options import Spans
 from circuitgraph.cli.settings import named_values, plan_model, settle_sizes, task_options
 
 if TYPE_CHECKING:
@@ -178,6 +179,30 @@ class RankedPrompts:
     chat_template: options.ChatTemplate = False
     bos: options.Bos = "auto"
     task_option: options.TaskOption = None
+    spans: Spans = None
+
+    def require(self, method: str, direction: str, *, alone: bool) -> None:
+        """Refuse spans where something does not know them, before anything is loaded.
+
+        Args:
+            method: How edges are ranked.
+            direction: In which.
+            alone: Whether a file of EAP-IG is written.
+        """
+        from circuitgraph.errors import ConfigurationError
+        from pruning.prompts.swapped import BOTH
+        from pruning.runs.request import SPANNED
+
+        if self.spans is None:
+            return
+        if method not in SPANNED:
+            raise ConfigurationError(
+                f"method {method!r} does not know spans of token positions; take one of {', '.join(SPANNED)}, or leave "
+                "--spans out"
+            )
+        if direction == BOTH or alone:
+            what = "a file of EAP-IG" if alone else "--direction both"
+            raise ConfigurationError(f"{what} does not know spans of token positions; leave --spans out")
 
     def load(self, task: str, tokenizer: Any, named: dict[str, object], seed: int) -> TaskData:
         """Make them.
@@ -197,7 +222,7 @@ class RankedPrompts:
         )  # fmt: skip
         for text in data.notes:
             say(f"note: {text}")
-        return data
+        return data if self.spans is None else data.with_spans(self.spans)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +270,7 @@ def rank(
     from circuitgraph.compiled.constants import constants_bytes
     from circuitgraph.files.reservation import reserved
     from circuitgraph.files.whole_folder import check_free, write_folder
+    from pruning.tasks.spans import with_spans_of
 
     place = Path(os.path.realpath(out.expanduser()))
     with only_json(as_json), reserved(place) as note:
@@ -260,13 +286,17 @@ def rank(
         plan = plan_model(
             model, embeddings=graph.embeddings, kv_heads=graph.kv_heads, qkv=graph.qkv, vectors=graph.vectors
         )
-        _require_top(how.top, plan.universe.n_edges)
+        prompts.require(how.method, how.direction, alone=alone)
+        if prompts.spans is None:
+            _require_top(how.top, plan.universe.n_edges)
         if alone:
             _require_a_file_of_eap_ig(place, plan.universe, how.top, overwrite=overwrite)
         say(f"loading {model}")
         loaded = plan.load(dtype=where.dtype, device=where.device)
         compiled = plan.compile(loaded, verify=not where.no_verify)
         data = prompts.load(task, loaded.tokenizer, named, how.seed)
+        compiled = with_spans_of(compiled, data)
+        _require_top(how.top, compiled.universe.n_edges)
         constants = how.learnt(method, compiled, data)
         scores, halves = how.ranked(method, compiled, data, constants)
         circuit = _circuit(scores, how.top)

@@ -57,6 +57,27 @@ def test_scores_alone_in_the_layout_of_eap_ig(ranked: Path, tmp_path: Path) -> N
     assert "holds scores alone" in call(*options, tmp_path / "other.json", "--top", 3).err
 
 
+def test_edges_at_spans_are_ranked_and_evaluated(tmp_path: Path) -> None:
+    command = (
+        "rank", "--model", "induction-neox", "--task", "induction", "--train-size", 8, "--spans", "task", "--no-verify"
+    )  # fmt: skip
+    folder = tmp_path / "spans"
+    ended = call(*command, "--top", 20, "--out", folder)
+    assert ended.code == 0, ended.err
+    scores = EdgeScores.load(folder)
+    assert scores.universe.spans == ("letters", "again") and len(scores) == 193
+    # Induction: a head of layer 0 says at each letter which stands before it, and keys of layer 1 read that there.
+    assert scores["a0.h1@letters->a1.h2<k>@letters"] > scores["a0.h1@again->a1.h2<k>@again"]
+    assert Circuit.load(folder / "circuit.json").universe == scores.universe
+    for more, said in (
+        (("--method", "acdc"), "method 'acdc' does not know spans of token positions; take one of eap, eap-ig"),
+        (("--direction", "both"), "--direction both does not know spans"),
+        (("--top", 194), "the model's graph has 193 edges"),
+    ):
+        refused = call(*command, "--out", tmp_path / "other", *more)
+        assert refused.code == 2 and said in refused.err
+
+
 def test_settings_of_a_method(tmp_path: Path) -> None:
     options = (*TRACR, "--method", "gate-gradients", "--out", tmp_path / "out", "--json")
     ended = call(*options, "--set", "levels=0.5", "--set", "batches=1")
