@@ -102,13 +102,17 @@ def flowing(text: str) -> str:
     return "\n\n".join(part if part.startswith((" ", "- ")) else part.replace("\n", " ") for part in parts)
 
 
-for command in (
-    discover, check, rank, select, leaderboard, report, evaluate,
-    run, steer, suppress,
-    draw, sparsity, compare, paths, find, trace, gates, heads, components, coordinates,
-    combine, convert, export, extract, shrink, graph,
-    study, transfer, bench,
-    cache, models, tasks, recipes,
-):  # fmt: skip
-    told = flowing(inspect.cleandoc(command.__doc__ or ""))
-    app.command(cls=OnTaskCommand if command is compare else None, help=told)(command)
+_KINDS = {
+    "Find a circuit": (discover, check, rank, select, report, leaderboard, study),
+    "Measure circuits": (evaluate, run, compare, transfer),
+    "Look inside one": (draw, paths, find, trace, heads, coordinates, gates, components, sparsity),
+    "Change a model": (steer, suppress, extract, shrink),
+    "Files of circuits": (combine, convert, export),
+    "What there is": (models, tasks, recipes, graph, cache, bench),
+}
+"""Commands by what they are for, in the order in which help lists them."""
+
+for kind, commands in _KINDS.items():
+    for command in commands:
+        told = flowing(inspect.cleandoc(command.__doc__ or ""))
+        app.command(cls=OnTaskCommand if command is compare else None, help=told, rich_help_panel=kind)(command)

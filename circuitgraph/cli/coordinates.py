@@ -91,4 +91,9 @@ def coordinates(
             shown={str(name): str(name).replace("_", " ") for name in rows},
         ),
     ]
+    if found.n_kept == found.n_coordinates:
+        say(
+            "note: no coordinate was closed, so this says nothing yet. Raise --price or --steps, or say with "
+            "--sparsity which share to cut"
+        )
     shape.write(tables, about=about)

@@ -32,7 +32,7 @@ def draw(
     other: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[OTHER]",
+            metavar="OTHER",
             help="A second circuit of the same universe: what both share and what only one has, by colour.",
             show_default=False,
         ),

@@ -70,6 +70,11 @@ def extract(
     if as_json:
         print_json(_as_json(found, extracted, speed, difference, folder))
         return
+    if not extracted.embeddings:
+        say(
+            "note: nothing that is left reads an embedding, so it says the same on every prompt, and its speed means "
+            f"nothing; under {ablation} ablation these edges are no circuit of this task"
+        )
     print(extracted)
     _print_speed(speed)
     print(f"\nlargest difference from the masked run: {difference:.1e} of the largest logit\nwritten to {folder}")

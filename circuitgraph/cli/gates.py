@@ -130,7 +130,7 @@ def gates(
     denoising: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[DENOISING]",
+            metavar="DENOISING",
             help="The same of `rank --direction denoising`, on the same prompts.",
             show_default="the first has both",
         ),
@@ -236,8 +236,8 @@ def _tables(found: LogicGates) -> list[ResultTable]:
     cut = f", the strongest {_SHOWN} of {len(edges):,}" if len(edges) > _SHOWN else ""
     return [
         ResultTable(
-            name="receivers", title="Gates of several senders", frame=receivers, for_people=several,
-            shown={"reader": "reader", "gate": "gate", "n": "senders", "senders": "which"},
+            name="receivers", title="Gates of several writers", frame=receivers, for_people=several,
+            shown={"reader": "reader", "gate": "gate", "n": "writers", "senders": "which"},
         ),
         ResultTable(
             name="edges", title=f"Edges{cut}", frame=edges, for_people=strongest.head(_SHOWN),

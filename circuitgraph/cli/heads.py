@@ -30,13 +30,17 @@ _PANELS, _SHOWN = 4, 12
 class LookingOptions:
     """What is looked at, and what counts."""
 
-    circuit: Annotated[
+    circuit_file: Annotated[
         Path | None,
-        typer.Option(
+        typer.Argument(
+            metavar="CIRCUIT",
             help="A circuit file: its heads and MLPs alone, in its model and on its task unless others are given.",
             show_default="all of the model",
-            rich_help_panel=options.SETTINGS,
         ),
+    ] = None
+    circuit: Annotated[
+        Path | None,
+        typer.Option(help="The same as CIRCUIT.", show_default=False, rich_help_panel=options.SETTINGS),
     ] = None
     span: Annotated[
         list[str] | None,
@@ -72,6 +76,19 @@ class LookingOptions:
     ] = 3
     task_option: options.TaskOption = None
     seed: options.Seed = 0
+
+    @property
+    def the_circuit(self) -> Path | None:
+        """The circuit file, whichever way it was given.
+
+        Raises:
+            ConfigurationError: Both ways.
+        """
+        from circuitgraph.errors import ConfigurationError
+
+        if self.circuit is not None and self.circuit_file is not None:
+            raise ConfigurationError(f"two circuits were given, {self.circuit_file} and {self.circuit}; give one")
+        return self.circuit_file or self.circuit
 
     @property
     def spans(self) -> dict[str, str]:
@@ -155,10 +172,10 @@ def _loaded(
     from circuitgraph.errors import ConfigurationError
     from pruning.tasks import load_task
 
-    if how.circuit is not None:
+    if how.the_circuit is not None:
         if how.task_option:
             raise ConfigurationError("--task-option is for --task without --circuit: a circuit brings its task's own")
-        given = load_found_circuit(how.circuit, model=model, device=device, dtype=dtype, verify=verify)
+        given = load_found_circuit(how.the_circuit, model=model, device=device, dtype=dtype, verify=verify)
         return given.compiled, given.task(task), given.circuit
     if model is None or task is None:
         raise ConfigurationError("give --model and --task, or a circuit with --circuit")

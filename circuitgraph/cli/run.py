@@ -26,7 +26,7 @@ def run(
     circuit: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[CIRCUIT]",
+            metavar="CIRCUIT",
             help="A circuit file, such as DIR/circuit.json; with --with it may be left out, for the whole model.",
             show_default=False,
         ),

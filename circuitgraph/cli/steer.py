@@ -165,6 +165,10 @@ class SuppressOptions:
     ] = 5
 
 
+_RIGHT = 0.95
+"""From this share of prompts with the right answer on, there is hardly anything to suppress."""
+
+
 @grouped
 def suppress(
     model: options.Model,
@@ -216,6 +220,16 @@ def suppress(
         print_json({"out": str(out), "n_edges": len(saved), **saved.provenance})
         return
     print(f"{len(found.heads)} heads to cut: {', '.join(found.heads) or 'none'}")
+    if not found.heads:
+        wins = float(judged["right_wins"].iloc[0])
+        say(
+            f"note: with all heads the right answer wins on {100 * wins:.0f} % of the test prompts. "
+            + (
+                "There is hardly a wrong answer to suppress; take prompts that tempt the model."
+                if wins > _RIGHT
+                else "Lower --keep to cut more heads, or raise --steps."
+            )
+        )
     _show(saved, judged, title=f"On {len(test):,} test prompts")
     _show_random(random, len(found.heads))
     print(f"Written to {out}")

@@ -99,7 +99,7 @@ def transfer(
     circuits: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CIRCUIT…]",
+            metavar="CIRCUIT",
             help="Circuit files, each with a name if you like: NAME=FILE. One named like a task is that task's own. "
             "Without any, a circuit is found for each task.",
             show_default=False,

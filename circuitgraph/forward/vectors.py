@@ -38,8 +38,8 @@ class Vector:
         ConfigurationError: A name, a value or positions that make no vector.
 
     Examples:
-        >>> Vector(name="v@12", value=torch.ones(4), at="asked").layer
-        12
+        >>> Vector(name="v@12", value=torch.ones(4), at="asked")
+        <Vector v@12: 4 numbers of norm 2, added before layer 12 at the asked tokens>
     """
 
     name: str
@@ -62,6 +62,11 @@ class Vector:
                 f"{self.name}: a vector is added at all tokens (at='all'), at the asked ones ('asked'), or at one by "
                 f"its place (0 for the first, -1 for the last); got {self.at!r}"
             )
+
+    def __repr__(self) -> str:
+        at = {ALL: "all tokens", ASKED: "the asked tokens"}.get(self.at, f"token {self.at}")
+        size = f"{len(self.value):,} numbers of norm {float(self.value.norm()):.4g}"
+        return f"<Vector {self.name}: {size}, added before layer {self.layer} at {at}>"
 
     @property
     def layer(self) -> int:

@@ -30,7 +30,7 @@ def test_two_tables_and_a_file(reverse: Path, tmp_path: Path) -> None:
         "coordinates", reverse, "--steps", 30, "--rate", 0.1, "--price", 1e-4, "--save", tmp_path / "c.json",
         "--no-verify", "--json",
     )  # fmt: skip
-    assert ended.code == 0, ended.err
+    assert ended.code == 0 and "no coordinate was closed" not in ended.err, ended.err
     found, back = ended.json, Coordinates.load(tmp_path / "c.json")
     assert (found["n_kept"], found["n_coordinates"]) == (back.n_kept, back.n_coordinates)
     assert 0 < found["n_kept"] < found["n_coordinates"]
@@ -38,6 +38,11 @@ def test_two_tables_and_a_file(reverse: Path, tmp_path: Path) -> None:
     runs = {row["run"]: row for row in found["measures"]}
     assert runs["circuit"]["exact_match"] == 1 and runs["coordinates"]["exact_match"] > runs["none"]["exact_match"]
     assert back.circuit == Circuit.load(reverse).digest
+
+
+def test_it_says_where_nothing_was_closed(reverse: Path) -> None:
+    ended = call("coordinates", reverse, "--steps", 1, "--no-verify", "--json")
+    assert ended.json["n_kept"] == ended.json["n_coordinates"] and "no coordinate was closed" in ended.err
 
 
 def test_refused(reverse: Path) -> None:

@@ -46,15 +46,18 @@ def test_the_files_say_the_same(looked: Path) -> None:
     assert len(writers) == 12 and writers["a1.h2"] > 1 > writers["m1"] and "bias" in writers
 
 
+def test_one_circuit_at_a_time(tmp_path: Path) -> None:
+    ended = call("heads", "a.json", "--circuit", "b.json", "--out", tmp_path / "heads")
+    assert ended.code == 2 and "two circuits were given, a.json and b.json; give one" in ended.err
+
+
 def test_of_a_circuit_its_own_heads_and_its_graph(tmp_path: Path) -> None:
     compiled = compile_model(load_model("induction-neox"), verify=False)
     edges = ["input->a1.h2<v>", "a1.h2->logits", "input->a0.h1<v>", "a0.h1->a1.h2<k>"]
     about = {**compiled.identity, "task": "induction", "seed": 0}
     circuit = Circuit.from_edges(compiled.universe, edges, provenance=about)
     file = circuit.save(tmp_path / "circuit.json")
-    ended = call(
-        "heads", "--circuit", file, "--out", tmp_path / "heads", "--prompts", 8, "--before", "induction", "--json"
-    )
+    ended = call("heads", file, "--out", tmp_path / "heads", "--prompts", 8, "--before", "induction", "--json")
     assert ended.code == 0, ended.err
     assert [(row["head"], row["roles"]) for row in ended.json["heads"]] == [
         ("a0.h1", "previous-token"), ("a1.h2", "induction, mover"),

@@ -32,6 +32,20 @@ def test_help_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("module", ["circuitgraph", "circuitgraph.cli"])
+def test_it_runs_as_a_module(module):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"circuitgraph {__version__}\n"), done.stderr
+
+
+def test_help_lists_every_command_under_what_it_is_for():
+    ended = call("--help")
+    titles = [line.strip("╭╮─ ") for line in ended.out.splitlines() if line.startswith("╭")]
+    assert titles[1:] == [
+        "Find a circuit", "Measure circuits", "Look inside one", "Change a model", "Files of circuits", "What there is",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command):
     ended = call(command, "--help")

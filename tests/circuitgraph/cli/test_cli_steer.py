@@ -93,6 +93,11 @@ def test_heads_to_cut_are_named(tmp_path):
     assert len(Intervention.load(out)) == 0
 
 
+def test_it_says_that_nothing_tempts_the_model(tmp_path):
+    ended = call("suppress", *MODEL, *TASK, "--steps", 1, "--keep", 50, "--out", tmp_path / "cut.json")
+    assert "right answer wins on 100 % of the test prompts. There is hardly a wrong answer" in ended.err
+
+
 def test_as_many_heads_drawn_at_random_are_cut_beside(tmp_path, monkeypatch):
     """The model is tempted by nothing, so the search is told what to find."""
     from pruning.steering import suppression
