@@ -64,7 +64,7 @@ class Vector:
             )
 
     def __repr__(self) -> str:
-        at = {ALL: "all tokens", ASKED: "the asked tokens"}.get(self.at, f"token {self.at}")
+        at = {ALL: "all tokens", ASKED: "the asked tokens"}.get(str(self.at), f"token {self.at}")
         size = f"{len(self.value):,} numbers of norm {float(self.value.norm()):.4g}"
         return f"<Vector {self.name}: {size}, added before layer {self.layer} at {at}>"
 
