@@ -138,7 +138,7 @@ class CompiledModel:
         """
         return replace(self, gate_map=GateMap.from_graph(self.universe, graph))
 
-    def with_vectors(self, vectors: Sequence[Vector]) -> CompiledModel:
+    def with_vectors(self, vectors: Iterable[Vector]) -> CompiledModel:
         """The model with vectors added to it, each of them a writer with an edge to all that read later.
 
         The full model is then the one with the vectors. An edge that is cut leaves its vector out for that reader.
@@ -150,9 +150,10 @@ class CompiledModel:
             The same model with another universe.
 
         Raises:
-            ConfigurationError: A vector of another width, of a layer that there is not, or two of one name; or edges
-                of the graph were edited, which has to come after.
+            ConfigurationError: A vector of another width, of a layer that there is not, too large for the model's
+                number format, or two of one name; or edges of the graph were edited, which has to come after.
         """
+        vectors = tuple(vectors)
         if self.gate_map.n_removed or self.gate_map.n_frozen or self.gate_map.edits["tied"]:
             raise ConfigurationError("the graph was edited: add vectors first, and edit the graph that they make then")
         for vector in vectors:
@@ -161,6 +162,8 @@ class CompiledModel:
                     f"{vector.name} has {len(vector.value)} numbers; the residual stream of {self.name} has "
                     f"{self.shape.d_model}"
                 )
+            if not bool(vector.value.to(self.dtype).isfinite().all()):
+                raise ConfigurationError(f"{vector.name} holds numbers that are too large for {self.dtype}")
         universe = replace(self.universe, virtual=tuple(vector.name for vector in vectors))
         by_name = {vector.name: vector for vector in vectors}
         return replace(

@@ -14,10 +14,12 @@ from typing import Any
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import CircuitFormatError, ConfigurationError, GraphMismatchError
 from circuitgraph.files.atomic_file import write_atomically
+from circuitgraph.files.strict_json import parse_strictly
 from circuitgraph.forward.vectors import Vector
 from circuitgraph.graph.virtual import VECTOR_FILE
 
 FORMAT_VERSION = "1"
+_SHOWN = 200
 
 
 def vectors_bytes(vectors: Sequence[Vector], about: Mapping[str, Any] | None = None) -> bytes:
@@ -28,19 +30,23 @@ def vectors_bytes(vectors: Sequence[Vector], about: Mapping[str, Any] | None = N
         about: Where they came from, as JSON values.
 
     Raises:
-        ConfigurationError: None, or two of one name.
+        ConfigurationError: None, two of one name, or an `about` that JSON cannot hold.
     """
     from safetensors.torch import save
 
     names = [vector.name for vector in vectors]
     if not names or len(set(names)) < len(names):
         raise ConfigurationError(f"a file holds vectors with a name each; got {', '.join(names) or 'none'}")
+    try:
+        told = json.dumps(dict(about or {}), allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"about: expected JSON values that say where vectors came from; {error}") from error
     metadata = {
         "format_version": FORMAT_VERSION,
         "at": json.dumps({vector.name: vector.at for vector in vectors}),
-        "about": json.dumps(dict(about or {}), allow_nan=False, sort_keys=True),
+        "about": told,
     }
-    return save({vector.name: vector.value.detach().cpu().contiguous() for vector in vectors}, metadata=metadata)
+    return save({vector.name: vector.value.cpu() for vector in vectors}, metadata=metadata)
 
 
 def save_vectors(vectors: Sequence[Vector], path: str | Path, about: Mapping[str, Any] | None = None) -> Path:
@@ -91,9 +97,14 @@ def load_vectors(path: str | Path) -> tuple[Vector, ...]:
             f"got {told.get('format_version', 'a file without one')}"
         )
     try:
-        places = json.loads(told["at"])
+        places = parse_strictly(told["at"])
+        if not isinstance(places, dict) or not places or set(places) != set(tensors):
+            raise ConfigurationError(
+                f"expected `at` to be an object with a place for each of the tensors {', '.join(tensors) or 'none'}; "
+                f"got {told['at'][:_SHOWN]}"
+            )
         return tuple(Vector(name=name, value=tensors[name], at=places[name]) for name in places)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise CircuitFormatError(f"{path}: its vectors cannot be read: {error}") from error
 
 

@@ -23,6 +23,9 @@ from circuitgraph.transfer import to_device, to_host
 
 ALL, ASKED = "all", "asked"
 
+_FORMATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_FARTHEST = 1 << 31
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Vector:
@@ -30,7 +33,7 @@ class Vector:
 
     Attributes:
         name: Such as `v@12`: a name of its own, and the layer before whose heads it is added.
-        value: What is added `[d_model]`.
+        value: What is added `[d_model]`; kept as a copy, without a gradient.
         at: Where: `all` tokens, those `asked` (from which answers are predicted), or one by its place, counted from the
             prompt's first token (0, 1, …) or from its last (-1, -2, …).
 
@@ -52,16 +55,8 @@ class Vector:
                 f"a vector's name is letters, digits or _, then @ and the layer before which it is added, such as "
                 f"v@12; got {self.name!r}"
             )
-        if not isinstance(self.value, Tensor) or self.value.ndim != 1 or not self.value.is_floating_point():
-            shape = list(self.value.shape) if isinstance(self.value, Tensor) else type(self.value).__name__
-            raise ConfigurationError(f"{self.name}: expected a tensor of numbers [d_model]; got {shape}")
-        if not bool(self.value.isfinite().all()):
-            raise ConfigurationError(f"{self.name}: some of its {len(self.value)} numbers are NaN or infinite")
-        if self.at not in (ALL, ASKED) and (not isinstance(self.at, int) or isinstance(self.at, bool)):
-            raise ConfigurationError(
-                f"{self.name}: a vector is added at all tokens (at='all'), at the asked ones ('asked'), or at one by "
-                f"its place (0 for the first, -1 for the last); got {self.at!r}"
-            )
+        object.__setattr__(self, "value", _settled_value(self.name, self.value))
+        object.__setattr__(self, "at", _settled_place(self.name, self.at))
 
     def __repr__(self) -> str:
         at = {ALL: "all tokens", ASKED: "the asked tokens"}.get(str(self.at), f"token {self.at}")
@@ -108,6 +103,30 @@ class Vector:
                 f"{int(lengths.min())} tokens; take a place that all prompts have, or at='asked'"
             )
         return found
+
+
+def _settled_value(name: str, value: object) -> Tensor:
+    """A vector's numbers as a copy of their own, checked."""
+    fits = isinstance(value, Tensor) and value.ndim == 1 and value.dtype in _FORMATS
+    if not fits or value.layout != torch.strided or value.is_meta:
+        told = f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigurationError(
+            f"{name}: expected a tensor of numbers [d_model], float64, float32, bfloat16 or float16; got {told}"
+        )
+    if not bool(value.isfinite().all()):
+        raise ConfigurationError(f"{name}: some of its {len(value)} numbers are NaN or infinite")
+    return value.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _settled_place(name: str, at: object) -> str | int:
+    if isinstance(at, str) and at in (ALL, ASKED):
+        return str(at)
+    if isinstance(at, (int, np.integer)) and not isinstance(at, bool) and abs(int(at)) < _FARTHEST:
+        return int(at)
+    raise ConfigurationError(
+        f"{name}: a vector is added at all tokens (at='all'), at the asked ones ('asked'), or at one by its place (0 "
+        f"for the first, -1 for the last); got {at!r}"
+    )
 
 
 def vector_places(vectors: Sequence[Vector], batch: TokenBatch) -> list[Bool[np.ndarray, "batch seq"]]:

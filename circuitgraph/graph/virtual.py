@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from circuitgraph.errors import ConfigurationError
 
-VECTOR = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*@(?P<layer>0|[1-9]\d{0,8})$")
+VECTOR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*@(?P<layer>0|[1-9][0-9]{0,8})")
 
 VECTOR_FILE = "vectors.safetensors"
 """The file beside a circuit that holds the vectors that it was found with."""
@@ -24,7 +24,7 @@ def vector_layer(name: str) -> int | None:
         >>> vector_layer("v@12"), vector_layer("m3")
         (12, None)
     """
-    match = VECTOR.match(name)
+    match = VECTOR.fullmatch(name)
     return int(match["layer"]) if match else None
 
 

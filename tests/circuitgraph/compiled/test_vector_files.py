@@ -48,6 +48,36 @@ def test_files_that_hold_no_vectors_are_refused(tmp_path: Path) -> None:
         load_vectors(other)
     with pytest.raises(ConfigurationError, match="a name each; got v@1, v@1"):
         save_vectors([VECTORS[0], VECTORS[0]], other)
+    with pytest.raises(ConfigurationError, match="about: expected JSON values"):
+        save_vectors(VECTORS, other, {"scale": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        ('{"v@0": "all"}', "for each of the tensors v@0, w@0; got"),
+        ("{}", "for each of the tensors"),
+        ("[]", "for each of the tensors"),
+        ('{"v@0": "all", "w@0": 1, "v@0": 3}', "'v@0' comes twice"),
+        ('{"v@0": true, "w@0": 1}', "got True"),
+        ('{"v@0": ' + 900 * "[" + 900 * "]" + "}", "nested deeper"),
+    ],
+)
+def test_places_that_lie_are_refused(tmp_path: Path, at: str, said: str) -> None:
+    """No tensor is left out silently, and none is placed twice."""
+    file = tmp_path / "v.safetensors"
+    save_file({"v@0": torch.ones(2), "w@0": torch.ones(2)}, file, metadata={"format_version": "1", "at": at})
+    with pytest.raises(CircuitFormatError, match=said):
+        load_vectors(file)
+
+
+def test_one_tensor_may_be_several_vectors(tmp_path: Path) -> None:
+    value = torch.arange(3.0)
+    both = [Vector(name="v@0", value=value), Vector(name="v@1", value=value, at=0)]
+    back = load_vectors(save_vectors(both, tmp_path / "v.safetensors"))
+    assert [(one.name, one.at, one.value.tolist()) for one in back] == [
+        ("v@0", "asked", [0.0, 1.0, 2.0]), ("v@1", 0, [0.0, 1.0, 2.0]),
+    ]  # fmt: skip
 
 
 def test_a_circuit_finds_its_own_vectors_beside_it(tmp_path: Path) -> None:

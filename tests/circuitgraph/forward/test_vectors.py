@@ -188,7 +188,13 @@ def test_the_plain_run_is_the_hooked_model(tiny_llama, tiny_gpt2, side: str) -> 
     ("change", "said"),
     [
         ({"name": "v"}, r"v@12; got 'v'"),
-        ({"value": torch.ones(2, 2)}, r"\[d_model\]; got \[2, 2\]"),
+        ({"name": "v@1\n"}, r"v@12; got 'v@1\\n'"),
+        ({"value": torch.ones(3).to(torch.float8_e4m3fn)}, r"float16; got \[3\] torch.float8_e4m3fn"),
+        ({"value": torch.ones(3).to_sparse()}, r"v@1: expected a tensor of numbers"),
+        ({"value": torch.ones(3, dtype=torch.int64)}, r"got \[3\] torch.int64"),
+        ({"at": True}, "at one by its place .* got True"),
+        ({"at": -(10**30)}, "at one by its place .* got -1000"),
+        ({"value": torch.ones(2, 2)}, r"\[d_model\].*; got \[2, 2\]"),
         ({"value": torch.tensor([1.0, torch.nan])}, "v@1: some of its 2 numbers are NaN"),
         ({"at": "last"}, "at one by its place .* got 'last'"),
     ],
@@ -196,6 +202,24 @@ def test_the_plain_run_is_the_hooked_model(tiny_llama, tiny_gpt2, side: str) -> 
 def test_what_makes_no_vector_is_refused(change: dict, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         Vector(**{"name": "v@1", "value": torch.ones(3), "at": 0, **change})
+
+
+def test_a_vector_keeps_what_it_was_made_of() -> None:
+    """Its digest says what a run was done with, so that nobody may change its numbers afterwards."""
+    numbers = torch.ones(3, requires_grad=True)
+    vector = Vector(name="v@1", value=numbers, at=-1)
+    before = vector.digest
+    with torch.no_grad():
+        numbers.mul_(5)
+    assert vector.digest == before == Vector(name="v@1", value=torch.ones(3), at=-1).digest
+    assert not vector.value.requires_grad
+
+
+def test_vectors_may_come_one_by_one(tiny_gpt2, tiny_llama) -> None:
+    compiled = ModelMakers(tiny_gpt2, tiny_llama).compile("gpt2", dtype=torch.float64)
+    value = torch.ones(compiled.shape.d_model)
+    steered = compiled.with_vectors(Vector(name=f"{name}@0", value=value) for name in "vw")
+    assert steered.universe.virtual == ("v@0", "w@0") and len(steered.vectors) == 2
 
 
 def test_vectors_that_do_not_fit_the_model_are_refused(tiny_gpt2, tiny_llama) -> None:
@@ -207,6 +231,9 @@ def test_vectors_that_do_not_fit_the_model_are_refused(tiny_gpt2, tiny_llama) ->
         compiled.with_vectors([Vector(name="v@2", value=torch.ones(width))])
     with pytest.raises(ConfigurationError, match="two virtual writers v@0"):
         compiled.with_vectors([Vector(name="v@0", value=torch.ones(width))] * 2)
+    narrow = ModelMakers(tiny_gpt2, tiny_llama).compile("gpt2", dtype=torch.float32)
+    with pytest.raises(ConfigurationError, match=r"v@0 holds numbers that are too large for torch\.float32"):
+        narrow.with_vectors([Vector(name="v@0", value=torch.full((width,), 1e300, dtype=torch.float64))])
     batch, _ = pair_of_batches(lengths=[5, 3], side="left", n_asked=1, n_tokens=29, seed=1)
     with pytest.raises(ConfigurationError, match="place 3, and prompt 1 of the batch has 3 tokens"):
         compiled.with_vectors([Vector(name="v@0", value=torch.ones(width), at=3)]).logits(batch)
