@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 # What a result inherits where all parents agree: what is needed to evaluate it.
 _INHERITED = (
-    "model", "revision", "config_hash", "weights", "tokenizer", "dtype", "task", "task_options", "data_hash",
-    "objective",
+    "model", "revision", "config_hash", "weights", "vectors", "tokenizer", "dtype", "task", "task_options",
+    "data_hash", "objective",
 )  # fmt: skip
 # What a result tells of each parent.
 _TOLD = (*_INHERITED, "method", "recipe", "seed", "ablation", "operation", "parents")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitgraph.cli.output import say
+from circuitgraph.cli.output import say, warn
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
+from circuitgraph.files.atomic_file import write_atomically
+from circuitgraph.graph.virtual import VECTOR_FILE
 
 if TYPE_CHECKING:
     from circuitgraph.circuits.circuit import Circuit
@@ -77,6 +79,33 @@ def load_circuits(files: Mapping[str, Path]) -> dict[str, Circuit]:
     from circuitgraph.circuits.circuit import Circuit
 
     return {name: Circuit.load(path) for name, path in files.items()}
+
+
+def save_with_vectors(circuit: Circuit, path: Path, made_of: Iterable[Path]) -> None:
+    """Save a circuit, and beside it the vectors that were added to its model, from beside what it was made of.
+
+    Args:
+        circuit: The circuit.
+        path: Its file.
+        made_of: Circuits, and folders of scores.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    circuit.save(path)
+    if not circuit.universe.virtual:
+        return
+    place = path.parent / VECTOR_FILE
+    beside = [(one if one.is_dir() else one.parent) / VECTOR_FILE for one in made_of]
+    found = [file.read_bytes() for file in beside if file.is_file()]
+    there = place.read_bytes() if place.is_file() else None
+    if there is None and found:
+        write_atomically(place, found[0])
+    elif there is None or (found and there not in found):
+        warn(
+            f"{path} can be run with the vectors {', '.join(circuit.universe.virtual)} alone, and "
+            + (f"{place} has others: keep it in a folder of its own" if there else f"{place} is not there: copy it")
+        )
 
 
 def comparable_circuits(files: Mapping[str, Path], *, coarsen: bool, across_checkpoints: bool) -> dict[str, Circuit]:

@@ -47,7 +47,7 @@ def combine(
 
     Edges that dangle in the result are dropped, as in every circuit. Loads no model.
     """
-    from circuitgraph.cli.circuit_files import comparable_circuits, named_files
+    from circuitgraph.cli.circuit_files import comparable_circuits, named_files, save_with_vectors
     from circuitgraph.cli.output import only_json, print_json, warn
     from circuitgraph.cli.tables import refuse_to_replace
     from circuitgraph.errors import OutputError
@@ -60,7 +60,7 @@ def combine(
         _check(op, len(files), threshold)
         found = comparable_circuits(files, coarsen=coarsen, across_checkpoints=across_checkpoints)
         made = _operation(op, ablation, across_checkpoints, threshold)(list(found.values()))
-        made.save(out)
+        save_with_vectors(made, out, files.values())
     if not len(made):
         warn("the result has no edges" + (f": all {made.n_raw:,} dangle without the others" if made.n_raw else ""))
     if as_json:

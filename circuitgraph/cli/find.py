@@ -37,7 +37,7 @@ def find(
 
     docs/how-to/structure.md explains the queries. Loads no model.
     """
-    from circuitgraph.cli.circuit_files import about_circuits, load_circuits, named_files
+    from circuitgraph.cli.circuit_files import about_circuits, load_circuits, named_files, save_with_vectors
     from circuitgraph.cli.output import say
     from circuitgraph.cli.tables import ResultTable, TableFormat, refuse_to_replace
 
@@ -55,7 +55,7 @@ def find(
         found = search(parent, query)
         if save is not None:
             part = found.circuit
-            part.save(save)
+            save_with_vectors(part, save, [circuit])
             say(f"{len(part):,} edges written to {save}")
     shown = {"source": "from", "target": "to", "kind": "kind", "score": "score"}
     about = {"circuits": about_circuits(loaded, files), "query": query, "n_found": len(found)}

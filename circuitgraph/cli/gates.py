@@ -93,13 +93,15 @@ class GateFiles:
         """Every file by its option."""
         return {"draw": self.draw, "graph": self.graph, "faithful": self.faithful, "complete": self.complete}
 
-    def write(self, found: LogicGates) -> None:
+    def write(self, found: LogicGates, made_of: list[Path]) -> None:
         """Write those that were asked for.
 
         Args:
             found: The labelled circuit.
+            made_of: The files and folders that it is of.
         """
         from analysis.graph_files import write_graph
+        from circuitgraph.cli.circuit_files import save_with_vectors
         from circuitgraph.cli.output import say
 
         if self.draw is not None:
@@ -107,9 +109,9 @@ class GateFiles:
         if self.graph is not None:
             write_graph(found.graph, self.graph)
         if self.faithful is not None:
-            found.smallest_faithful.save(self.faithful)
+            save_with_vectors(found.smallest_faithful, self.faithful, made_of)
         if self.complete is not None:
-            found.smallest_complete.save(self.complete)
+            save_with_vectors(found.smallest_complete, self.complete, made_of)
         for path in self.all.values():
             if path is not None:
                 say(f"Written to {path}")
@@ -178,7 +180,7 @@ def gates(
         found = logic_gates(
             scores[0], scores[1], None if circuit is None else Circuit.load(circuit), threshold=threshold, least=least
         )
-        files.write(found)
+        files.write(found, inputs)
     written = {name: str(path) for name, path in files.all.items() if path is not None}
     about: dict[str, Any] = {
         "scores": {

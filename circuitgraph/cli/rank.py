@@ -268,8 +268,10 @@ def rank(
     from circuitgraph.circuits.formats.file_format import FileChoices
     from circuitgraph.cli.output import only_json, print_json, say
     from circuitgraph.compiled.constants import constants_bytes
+    from circuitgraph.compiled.vector_files import vectors_bytes
     from circuitgraph.files.reservation import reserved
     from circuitgraph.files.whole_folder import check_free, write_folder
+    from circuitgraph.graph.virtual import VECTOR_FILE
     from pruning.tasks.spans import with_spans_of
 
     place = Path(os.path.realpath(out.expanduser()))
@@ -277,7 +279,8 @@ def rank(
         alone = place.suffix == ".json" and not place.is_dir()
         if not alone:
             check_free(
-                place, overwrite=overwrite, names=(NUMBERS, ABOUT, CIRCUIT, CONSTANTS, *HALVES), what="result of rank"
+                place, overwrite=overwrite, names=(NUMBERS, ABOUT, CIRCUIT, CONSTANTS, VECTOR_FILE, *HALVES),
+                what="result of rank",
             )
         method = how.made()
         if note:
@@ -308,6 +311,9 @@ def rank(
         if constants is not None and not alone:
             about = {"task": data.name, "data_hash": data.data_hash}
             files[CONSTANTS] = constants_bytes(compiled, constants, about)
+        if plan.vectors and not alone:
+            own = vectors_bytes(plan.vectors)
+            files |= {name: own for name in (VECTOR_FILE, *(f"{way}/{VECTOR_FILE}" for way in halves))}
         if alone:
             save_as(scores, place, "eap-ig", choices=FileChoices(d_model=plan.shape.d_model), overwrite=overwrite)
         else:

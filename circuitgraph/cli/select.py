@@ -94,6 +94,7 @@ def select(
     """
     from circuitgraph.circuits.edge_scores import EdgeScores
     from circuitgraph.circuits.selection.rules import RuleOptions, select_edges
+    from circuitgraph.cli.circuit_files import save_with_vectors
     from circuitgraph.cli.output import only_json, print_json, warn
     from circuitgraph.errors import OutputError
 
@@ -105,7 +106,7 @@ def select(
         )
         found = _combined([EdgeScores.load(path) for path in scores], combine, weights, scale)
         circuit = select_edges(found, rule, told)
-        circuit.save(out)
+        save_with_vectors(circuit, out, scores)
     if not len(circuit):
         warn("the circuit has no edges" + (f": all {circuit.n_raw:,} dangle without others" if circuit.n_raw else ""))
     if as_json:

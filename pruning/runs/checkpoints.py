@@ -98,6 +98,7 @@ def run_identity(run: Run) -> dict[str, Any]:
         "dtype": str(compiled.dtype).removeprefix("torch."),
         "device": compiled.device.type,
         "universe": compiled.universe.to_dict(),
+        **compiled.told_vectors,
         "edits": compiled.gate_map.edits,
         "task": run.task.name,
         "data_hash": run.task.data_hash,

@@ -6,6 +6,7 @@ run.toml                            the run that all trainings have in common
 seed-S/                             a whole result, as `discover` gives it, where one training ranks for all sparsities
 seed-S/sparsity-X/                  one for each sparsity, where it does not
 consensus-X.json, averaged-X.json   circuits of all seeds, by sparsity
+vectors.safetensors                 what was added to the model, if anything was
 front.csv                           a row per circuit
 ```
 
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from circuitgraph.circuits.circuit import Circuit
+from circuitgraph.compiled.vector_files import vectors_bytes
 from circuitgraph.errors import OutputError
 from circuitgraph.files.atomic_file import write_atomically
 from circuitgraph.files.strict_json import parse_strictly
@@ -37,6 +39,7 @@ from pruning.runs.result_files import (
     GATES,
     METRICS,
     STATE,
+    VECTORS,
     front_file,
     read_gates,
     sparsity_text,
@@ -45,7 +48,7 @@ from pruning.runs.result_folder import ResultFolder
 from pruning.runs.run import Run
 from pruning.runs.trained_run import known_provenance
 
-_NAMES = r"sweep\.json|run\.toml|front\.(csv|png)|summary\.csv|stability\.csv|report\.md"
+_NAMES = r"sweep\.json|run\.toml|front\.(csv|png)|summary\.csv|stability\.csv|report\.md|vectors\.safetensors"
 _CIRCUITS = r"seed-\d+|(consensus|averaged)-\d+(\.\d+)?\.json"
 
 
@@ -110,13 +113,15 @@ class SweepFolder(FolderOfRuns):
         return found
 
     def write_run(self, run: Run) -> None:
-        """Write what all trainings have in common, from which `--resume` and `--like` make the run again.
+        """Write what all trainings have in common: the run, which `--resume` and `--like` make again, and vectors.
 
         Args:
             run: The run.
         """
         settings = replace(run.settings, time_limit_seconds=None)
         write_atomically(self.path / RUN_FILE, run_text(run.request, settings))
+        if run.compiled.vectors:
+            write_atomically(self.path / VECTORS, vectors_bytes(run.compiled.vectors))
 
     def circuit_file(self, which: str, sparsity: float) -> Path:
         """Where a circuit of all seeds is.

@@ -12,14 +12,19 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.compiled.vector_files import load_vectors, save_vectors, vectors_beside
 from circuitgraph.errors import ConfigurationError
+from circuitgraph.forward.vectors import Vector
 from circuitgraph.graph.virtual import VECTOR_FILE
 from circuitgraph.models import load_model
 from pruning.execution.batch_run import BatchRunner
 from pruning.execution.objectives import objective_named
 from pruning.frozen.runs import FrozenRuns
+from pruning.methods.edge_pruning.checkpoint import first_difference
 from pruning.methods.edge_pruning.recipes import recipe_named
+from pruning.runs.checkpoints import run_identity
 from pruning.runs.discover import discover
 from pruning.runs.load import plan_run, read_run
+from pruning.runs.run import run_of
+from pruning.runs.sweep import discover_seeds
 from pruning.steering.task_vectors import task_vector
 from pruning.tasks import load_task
 
@@ -86,8 +91,34 @@ def test_a_run_with_vectors_keeps_them_beside_its_circuit(compiled, task, tmp_pa
     file = vectors_beside(circuit, path)
     assert file is not None and file == tmp_path / "run" / VECTOR_FILE
     assert [one.digest for one in load_vectors(file)] == [vector.digest]
+    complement = circuit.complement().save(tmp_path / "run" / "complement.json")
+    assert vectors_beside(Circuit.load(complement), complement) == file
     told = (tmp_path / "run" / "run.toml").read_text()
     assert "vectors were added" in told.splitlines()[0] and read_run(tmp_path / "run").universe.virtual == ()
+
+
+def test_a_run_goes_on_with_the_same_vectors_alone(compiled, task) -> None:
+    """Other numbers under the same names are another model, which no name in the universe tells."""
+    found = []
+    for scale in (1.0, 3.0):
+        vector = Vector(name="v@1", value=torch.full((compiled.shape.d_model,), scale))
+        found.append(run_identity(run_of(compiled.with_vectors([vector]), task, None, {})))
+    assert first_difference(found[0], found[1]).startswith("vectors.v@1 is")
+    assert first_difference(found[0], found[0]) == "" and "vectors" not in run_identity(run_of(compiled, task, None, {}))
+
+
+@pytest.mark.slow
+def test_circuits_of_all_seeds_have_the_vectors_beside_them(compiled, task, tmp_path: Path) -> None:
+    steered = compiled.with_vectors([Vector(name="v@1", value=torch.ones(compiled.shape.d_model))])
+    for _ in range(2):  # the second call finds everything there
+        discover_seeds(
+            steered, task, seeds=(0, 1), sparsities=(0.5,), steps=2, n_random=0, n_effects=0, out=tmp_path / "seeds",
+            progress=False,
+        )  # fmt: skip
+    for name in ("consensus-0.5.json", "averaged-0.5.json"):
+        circuit = Circuit.load(tmp_path / "seeds" / name)
+        assert circuit.provenance["vectors"] == steered.told_vectors["vectors"]
+        assert vectors_beside(circuit, tmp_path / "seeds" / name) == tmp_path / "seeds" / VECTOR_FILE
 
 
 def test_a_plan_has_the_writers_of_its_file(compiled, task, tmp_path: Path) -> None:
