@@ -279,7 +279,9 @@ def rank(
         alone = place.suffix == ".json" and not place.is_dir()
         if not alone:
             check_free(
-                place, overwrite=overwrite, names=(NUMBERS, ABOUT, CIRCUIT, CONSTANTS, VECTOR_FILE, *HALVES),
+                place,
+                overwrite=overwrite,
+                names=(NUMBERS, ABOUT, CIRCUIT, CONSTANTS, VECTOR_FILE, *HALVES),
                 what="result of rank",
             )
         method = how.made()
@@ -313,7 +315,7 @@ def rank(
             files[CONSTANTS] = constants_bytes(compiled, constants, about)
         if plan.vectors and not alone:
             own = vectors_bytes(plan.vectors)
-            files |= {name: own for name in (VECTOR_FILE, *(f"{way}/{VECTOR_FILE}" for way in halves))}
+            files |= dict.fromkeys((VECTOR_FILE, *(f"{way}/{VECTOR_FILE}" for way in halves)), own)
         if alone:
             save_as(scores, place, "eap-ig", choices=FileChoices(d_model=plan.shape.d_model), overwrite=overwrite)
         else:
