@@ -2,14 +2,15 @@
 
 A vector that is added to a model is one writer. Taken apart by a dictionary it is several: each chosen latent says its
 activation times its row of the decoder, and an error says the rest, the decoder's bias and all other latents among it.
-Together they are the vector, exactly; each has edges of its own to all that read later.
+Together they are the vector, to the rounding of its numbers; each has edges of its own to all that read later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,8 @@ class Dictionary:
         decoder: `W_dec` `[latent d_model]`.
         decoder_bias: `b_dec` `[d_model]`.
         centred: Whether `b_dec` is taken off what is encoded.
+        less_mean: Whether the mean of the numbers that are encoded is taken off them first: the dictionary of a model
+            with centred writing weights, whose residual stream is that of the model less its mean at every token.
         layer: The layer before which it reads the residual stream.
         threshold: Of `jumprelu` `[latent]`.
         k: Of `topk`.
@@ -49,6 +52,7 @@ class Dictionary:
     layer: int
     threshold: Tensor | None = None
     k: int | None = None
+    less_mean: bool = False
     name: str = "dictionary"
 
     def __post_init__(self) -> None:
@@ -92,6 +96,7 @@ class Dictionary:
         """
         if x.shape[-1] != self.width:
             raise ConfigurationError(f"{self.name} encodes {self.width} numbers; got {x.shape[-1]}")
+        x = x - x.mean(-1, keepdim=True) if self.less_mean else x
         x = x - self.decoder_bias.to(x) if self.centred else x
         before = x @ self.encoder.to(x) + self.encoder_bias.to(x)
         if self.kind == JUMPRELU:
@@ -144,16 +149,7 @@ class Dictionary:
         self.require_layer(vector)
         activations = self.encode(vector.value.double())
         said = activations * self.decoder.double().norm(dim=1)
-        if isinstance(latents, int):
-            order = said.argsort(descending=True, stable=True)[: max(0, latents)].tolist()
-            chosen = [latent for latent in order if said[latent] > 0]
-        else:
-            chosen = [int(latent) for latent in latents]
-        wrong = [latent for latent in chosen if not 0 <= latent < self.n_latents]
-        if wrong or len(set(chosen)) < len(chosen):
-            raise ConfigurationError(
-                f"{self.name}: expected different latents from 0 to {self.n_latents - 1}; got {wrong or chosen}"
-            )
+        chosen = self._chosen(said, latents)
         stem, rest, found = vector.name.partition("@")[0], vector.value.double().clone(), []
         for latent in chosen:
             share = (activations[latent] * self.decoder[latent].double()).to(vector.value.dtype)
@@ -161,3 +157,21 @@ class Dictionary:
             found.append(Vector(name=f"{stem}_f{latent}@{self.layer}", value=share, at=vector.at))
         error = Vector(name=f"{stem}_error@{self.layer}", value=rest.to(vector.value.dtype), at=vector.at)
         return (*found, error)
+
+    def _chosen(self, said: Tensor, latents: int | Sequence[int]) -> list[int]:
+        """Latents by number, or as many as were asked for of those that say most."""
+        whole = (int, np.integer)
+        if isinstance(latents, whole) and not isinstance(latents, bool) and latents >= 0:
+            order = said.argsort(descending=True, stable=True)[: int(latents)].tolist()
+            return [latent for latent in order if said[latent] > 0]
+        named = list(latents) if isinstance(latents, Iterable) and not isinstance(latents, str) else [latents]
+        wrong = [
+            one for one in named
+            if not isinstance(one, whole) or isinstance(one, bool) or not 0 <= one < self.n_latents
+        ]  # fmt: skip
+        if wrong or len(set(named)) < len(named):
+            raise ConfigurationError(
+                f"{self.name}: expected how many latents, 0 or more, or different ones from 0 to {self.n_latents - 1}; "
+                f"got {wrong or named}"
+            )
+        return [int(one) for one in named]

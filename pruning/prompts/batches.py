@@ -69,10 +69,15 @@ def batches_by_length(by_length: Mapping[int, np.ndarray], batch_size: int) -> l
         by_length: The prompts of each length, such as `EncodedPairs.by_length`.
         batch_size: Prompts in a batch at most.
 
+    Raises:
+        ConfigurationError: It is below 1.
+
     Examples:
         >>> [some.tolist() for some in batches_by_length({4: np.array([0, 2, 5]), 6: np.array([1])}, 2)]
         [[0, 2], [5], [1]]
     """
+    if batch_size < 1:
+        raise ConfigurationError(f"batch_size must be at least 1; got {batch_size}")
     return [
         members[start : start + batch_size]
         for members in by_length.values()

@@ -31,6 +31,7 @@ from circuitgraph.dictionaries.dictionary import Dictionary
 from circuitgraph.errors import ConfigurationError, TrainingError
 from circuitgraph.forward.patched_run import Patch, patched_run
 from circuitgraph.forward.vectors import Vector, vector_places
+from circuitgraph.graph.spans import refuse_spans
 from circuitgraph.memory.portions import Portions
 from circuitgraph.torch_state import in_settled_state, with_gradients
 from pruning.execution.objectives import objective_named, require_answers
@@ -78,7 +79,8 @@ class CleanedVector:
     """What is left of a vector.
 
     Attributes:
-        vector: `NAME_clean@LAYER`, what the latents that are left say together, the decoder's bias among it.
+        vector: `NAME_clean@LAYER`, what the latents that are left say together, the decoder's bias among it, in float32
+            or the model's number format where that is wider.
         activations: Of every latent `[latent]`; 0 where it is off.
         curve: A row per step: `step`, `n_active` (latents that are on) and `nll` (of the right answers, in nats).
     """
@@ -120,12 +122,15 @@ def clean_vector(
         The latents, and the vector that they are.
 
     Raises:
-        ConfigurationError: A dictionary of another layer or width, no latent that is on, or prompts without answers.
+        ConfigurationError: A dictionary of another layer or width, no latent that is on, prompts without answers, or a
+            model with vectors or spans.
         TrainingError: Numbers are not finite.
     """
     require_answers("cross-entropy", pairs, "cleaning a vector")
     dictionary.require_layer(vector)
-    value = vector.value.to(compiled.device, compiled.dtype)
+    refuse_spans(compiled.universe, "cleaning a vector")
+    # A step of 0.01 is lost on a bfloat16 activation of 4.
+    value = vector.value.to(compiled.device, torch.promote_types(compiled.dtype, torch.float32))
     start = dictionary.encode(value)
     on = start.nonzero()[:, 0]
     if not len(on):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -84,6 +85,15 @@ def test_they_do_what_the_vector_did(compiled, cleaned, planted, pairs):
     assert whole < alone - 0.5 and few < whole + 0.05
 
 
+def test_it_is_trained_in_a_format_that_its_steps_are_not_lost_in(model, planted, dictionary, pairs):
+    """At 4 bfloat16 numbers lie 1/32 apart, and a step is 0.01 long."""
+    narrow = compile_model(copy.deepcopy(model).bfloat16(), verify=False)
+    found = clean_vector(narrow, planted, dictionary, pairs, CleaningSettings(steps=12))
+    before = dictionary.encode(planted.value)[:NEEDED]
+    assert (found.activations[:NEEDED] - before).abs().max() > 0.05
+    assert found.vector.value.dtype == torch.float32
+
+
 def test_the_nll_is_that_of_the_logits_with_the_vector_added(compiled, model, planted, pairs):
     total = 0.0
     for ids, answer in zip(pairs.clean_ids, pairs.answer_ids, strict=True):
@@ -104,6 +114,8 @@ def test_what_does_not_fit_is_refused(compiled, planted, dictionary, pairs):
         clean_vector(compiled, replace(planted, value=torch.ones(3)), dictionary, pairs)
     with pytest.raises(ConfigurationError, match="no latent that is on in v@1"):
         clean_vector(compiled, planted, replace(dictionary, encoder_bias=torch.full((7,), -99.0)), pairs)
+    with pytest.raises(ConfigurationError, match="cleaning a vector does not know spans"):
+        clean_vector(compiled.with_spans(["a", "b"], asked=["b"]), planted, dictionary, pairs)
     with pytest.raises(ConfigurationError, match="cross-entropy"):
         clean_vector(compiled, planted, dictionary, replace(pairs, answer_ids=None))
     for name in ("steps", "batch_size", "patience"):
