@@ -107,8 +107,7 @@ class Vector:
 
 def _settled_value(name: str, value: object) -> Tensor:
     """A vector's numbers as a copy of their own, checked."""
-    fits = isinstance(value, Tensor) and value.ndim == 1 and value.dtype in _FORMATS
-    if not fits or value.layout != torch.strided or value.is_meta:
+    if not isinstance(value, Tensor) or value.ndim != 1 or value.dtype not in _FORMATS or not _is_plain(value):
         told = f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise ConfigurationError(
             f"{name}: expected a tensor of numbers [d_model], float64, float32, bfloat16 or float16; got {told}"
@@ -116,6 +115,10 @@ def _settled_value(name: str, value: object) -> Tensor:
     if not bool(value.isfinite().all()):
         raise ConfigurationError(f"{name}: some of its {len(value)} numbers are NaN or infinite")
     return value.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.layout == torch.strided and not value.is_meta
 
 
 def _settled_place(name: str, at: object) -> str | int:
