@@ -1,8 +1,8 @@
 """What every test shares: runtime checks of types and shapes, no network, and tiny random models.
 
-The checks make small models run four times as long, so tests marked slow and those of whole runs, which go round and
-round what others have gone through with them, do without; and so does all of `make test-fast`, since `make test` has
-them.
+The checks are of the first calls in a test (tests/sparing_checks.py). Tests marked slow and those of whole runs, which
+go round and round what others have gone through with them, do without; and so does all of `make test-fast`, since
+`make test` has them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import atexit
 import os
 import shutil
 import signal
-import sys
 import tempfile
-import types
 from collections.abc import Callable, Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -27,16 +25,12 @@ for _name in ("SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(_number, signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
 
 import pytest
-from beartype import BeartypeConf, beartype
 from jaxtyping import config as checks
-from jaxtyping import install_import_hook
 
-# The hook takes its checker by name. An int is a float here, as it is to pyright.
-_checker = types.ModuleType("circuitgraph_runtime_checks")
-_checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
-sys.modules[_checker.__name__] = _checker
+from tests import sparing_checks
+
 if os.environ.get("CIRCUITGRAPH_RUNTIME_CHECKS") != "off":
-    install_import_hook(["circuitgraph", "pruning", "analysis"], f"{_checker.__name__}.check")
+    sparing_checks.check_imports_of(["circuitgraph", "pruning", "analysis"])
 
 import torch
 from torch import nn
@@ -62,6 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
     """Check no types and shapes while a slow test or one of whole runs goes on, its fixtures included."""
     slow = any(item.get_closest_marker(name) for name in ("slow", "full"))
+    sparing_checks.begin_test()
     checks.update("jaxtyping_disable", slow or item.nodeid.startswith(_WHOLE_RUNS))
     try:
         return (yield)
