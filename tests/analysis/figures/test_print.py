@@ -134,16 +134,23 @@ def test_names_stay_different() -> None:
     assert max(map(len, made)) <= 12
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
-def test_the_same_bytes_each_time(file_format: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def from_another_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same figure in every format."""
+    folder = tmp_path_factory.mktemp("again")
     code = (
         "import sys; from tests.analysis.figures.test_print import curves; "
-        "from analysis.figures.style import save_figure; save_figure(curves(3), sys.argv[1])"
+        "from analysis.figures.style import FORMATS, save_figure; "
+        "[save_figure(curves(3), f'{sys.argv[1]}/b.{one}') for one in FORMATS]"
     )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=Path(__file__).parents[3])
+    return folder
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_the_same_bytes_each_time(file_format: str, tmp_path: Path, from_another_process: Path) -> None:
     path = save_figure(curves(3), tmp_path / f"a.{file_format}")
-    again = tmp_path / f"b.{file_format}"
-    subprocess.run([sys.executable, "-c", code, str(again)], check=True, cwd=Path(__file__).parents[3])
-    assert path.read_bytes() == again.read_bytes()
+    assert path.read_bytes() == (from_another_process / f"b.{file_format}").read_bytes()
 
 
 def test_files_that_cannot_be_written(tmp_path: Path) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import json
 
 import pytest
+
+from tests.circuitgraph.forward.engine.cuda.interpreter import failures
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("triton", reason="products by kernels need triton, which comes with torch for CUDA")
 
 _CHECK = """
-import sys
 import torch
 from circuitgraph.forward.engine.cuda import dense as kernels
 
-n_to, n_from, positions, width, dtype = *map(int, sys.argv[1:5]), getattr(torch, sys.argv[5])
+n_to, n_from, positions, width, dtype = *case[0], getattr(torch, case[1])
 kernels.CHUNK = 256
 draw = torch.Generator().manual_seed(0)
 buffer = torch.randn(n_to + n_from + 3, positions, width, generator=draw).to(dtype)
@@ -38,11 +37,14 @@ torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
 
 
 # The interpreter does not multiply bfloat16; a GPU is asked by `tests/benchmarks/gpu.py`.
-@pytest.mark.parametrize("dtype", ["float16"])
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 8), (3, 70, 5, 24), (36, 33, 9, 32), (17, 130, 3, 100)])
-def test_mixing_and_dots(sizes: tuple[int, ...], dtype: str):
-    ran = subprocess.run(
-        [sys.executable, "-c", _CHECK, *map(str, sizes), dtype],
-        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-2000:]
+CASES = [(sizes, "float16") for sizes in ((1, 1, 1, 8), (3, 70, 5, 24), (36, 33, 9, 32), (17, 130, 3, 100))]
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, str]:
+    return failures(_CHECK, CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_mixing_and_dots(case: tuple[tuple[int, ...], str], told: dict[str, str]) -> None:
+    assert told[json.dumps(case)] == ""
