@@ -1,7 +1,8 @@
-"""Make the results that the page on gates shows: `python docs/studies/gates/remake.py [toys] [model]`.
+"""Make the results that the page on gates shows: `python docs/studies/gates/remake.py [toys] [model] [seeds]`.
 
 `toys.csv`: labels and trained circuits of the toys, five seeds. `ioi.csv`: KL of circuits and of their complements,
 SmolLM2-135M on indirect objects, edges ranked by noising, by denoising and by both; `ioi.json`: how.
+`seeds.csv`: how far trained circuits of several seeds are apart, in one direction and in both; `kl.csv`: their KL.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,8 @@ from pruning.tasks.gate_toys import gate_prompts
 HERE = Path(__file__).parent
 WAYS = ("noising", "denoising")
 SEEDS = range(5)
+SEEDS_OF_MODEL = range(3)
+STEPS, N_TRAINED = 300, 1000
 SIZES = (10, 20, 50, 100, 200, 500, 1000, 2000)
 # How many of the toy's 13 edges are asked for: one head into the MLP where one is enough, both elsewhere.
 TRAINED = {("or", "noising"): 3, ("or", "denoising"): 5, ("and", "noising"): 5, ("and", "denoising"): 3,
@@ -105,8 +109,40 @@ def model() -> None:
     (HERE / "ioi.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
+def seeds() -> None:
+    """Train SmolLM2's gates in either direction with three seeds, and count edges that two circuits do not share."""
+    loaded = load_model("smollm2-135m")
+    compiled = compile_model(loaded, verify=False)
+    task = load_task("ioi", loaded.tokenizer, sizes={"train": 60, "validation": 0, "test": 48})
+    settings = {"steps": STEPS, "sparsity": 1 - N_TRAINED / compiled.universe.n_edges}
+    circuits: dict[tuple[str, int], Circuit] = {}
+    for seed in SEEDS_OF_MODEL:
+        halves: list[EdgeScores] = []
+        found = rank_edges(
+            compiled, task, "edge-pruning", settings, direction="both", objective="kl", seed=seed,
+            each=lambda *scores, kept=halves: kept.extend(scores),
+        )  # fmt: skip
+        scores = {"noising": halves[0], "denoising": halves[1], "both": found}
+        circuits |= {(way, seed): top_edges(of_way, N_TRAINED) for way, of_way in scores.items()}
+        print(f"seed {seed}: {time.process_time():.0f} s of processor time", flush=True)
+    rows = [
+        {
+            "found by": way, "seed": a, "other seed": b,
+            "distance": int((circuits[way, a].mask ^ circuits[way, b].mask).sum()),
+        }
+        for way in (*WAYS, "both") for a, b in combinations(SEEDS_OF_MODEL, 2)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(HERE / "seeds.csv", index=False)
+    masks: dict[str, Circuit | np.ndarray] = {f"{way} {seed}": circuit for (way, seed), circuit in circuits.items()}
+    measured = evaluate_masks(compiled, masks, task.split("test"), ablation="counterfactual")
+    pd.DataFrame(
+        {"found by": way, "seed": seed, "edges": len(circuit), "kl": measured[f"{way} {seed}"]["kl"]}
+        for (way, seed), circuit in circuits.items()
+    ).to_csv(HERE / "kl.csv", index=False)
+
+
 if __name__ == "__main__":
-    asked = sys.argv[1:] or ["toys", "model"]
-    for part, make in (("toys", toys), ("model", model)):
+    asked = sys.argv[1:] or ["toys", "model", "seeds"]
+    for part, make in (("toys", toys), ("model", model), ("seeds", seeds)):
         if part in asked:
             make()
