@@ -62,7 +62,8 @@ def test_a_prompt_without_the_position_is_named(positions, said: str) -> None:
     [
         ({"positions": "lst"}, UnknownNameError, "did you mean 'last'"),
         ({"positions": []}, ConfigurationError, "positions are whole numbers"),
-        ({"positions": [0, 1.5]}, ConfigurationError, "positions are whole numbers"),
+        # As an iterator: of a list the types are checked too, of one item drawn at random.
+        ({"positions": iter([0, 1.5])}, ConfigurationError, "positions are whole numbers"),
         ({"positions": True}, ConfigurationError, "positions are whole numbers"),
         ({"change": 0.0}, ConfigurationError, "nothing is changed"),
         ({"change": float("nan")}, ConfigurationError, "its change has to be a finite number"),
