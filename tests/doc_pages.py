@@ -2,7 +2,7 @@
 
 Every ```` ```python ```` block of a page runs; what is not to be run is `text` or `console`. A page with prompts is a
 doctest and prints what it says; one without is a script. A notebook is a page whose front matter says so; its cells
-run here in this process, with the tests' checks of types and shapes, and in a kernel when the site is built.
+run here in this process, and in a kernel when the site is built.
 """
 
 from __future__ import annotations

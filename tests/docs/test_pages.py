@@ -7,6 +7,7 @@ import doctest
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,8 @@ ELSEWHERE = {
 PAGES = [page for page in all_pages() if page.relative_to(DOCS).as_posix() not in ELSEWHERE]
 PLAIN = [page for page in PAGES if not is_notebook(page) and python_blocks(page)]
 NOTEBOOKS = [page for page in PAGES if is_notebook(page)]
+# Steps of a training on a notebook's page.
+FEW_STEPS = 24
 
 
 def name_of(page: Path) -> str:
@@ -68,10 +71,33 @@ def test_a_plain_page_runs(page):
         assert run_script(page) > 0
 
 
+@pytest.fixture
+def shortened(monkeypatch):
+    """Trainings end after a few steps. `make docs` runs them whole, for the pictures; here no result is compared."""
+    from pruning.methods.edge_pruning.recipe import Recipe
+
+    whole = Recipe.changed
+
+    def changed(recipe: Recipe, **changes: Any) -> Recipe:
+        steps = min(FEW_STEPS, changes.get("steps") or recipe.steps)
+        return whole(recipe, **{**changes, "steps": steps})
+
+    monkeypatch.setattr(Recipe, "changed", changed)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("shortened")
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=name_of)
 def test_a_notebook_runs(page):
     assert run_notebook(page) > 0
+
+
+@pytest.mark.usefixtures("shortened")
+def test_the_trainings_of_a_notebook_are_shortened():
+    from pruning import recipe_named
+
+    assert recipe_named("quick").changed(steps=400, batch_size=8).steps == FEW_STEPS
+    assert recipe_named("quick").changed(steps=5).steps == 5
 
 
 def names_only_hidden_cells_have(page: Path) -> set[str]:

@@ -13,6 +13,7 @@ import yaml
 import analysis
 import pruning
 from circuitgraph import Circuit, Universe, __version__
+from pruning.runs.run import RunChoices
 from tests.doc_pages import DOCS, ROOT, python_blocks, run_script
 
 
@@ -23,9 +24,10 @@ def shortened(monkeypatch, tmp_path):
     from pruning.tasks import load_task
 
     recipe = pruning.recipe_named("quick").changed(steps=2, batch_size=2, warm_start="none", init_mean=2.0)
+    small = functools.partial(discover, recipe=recipe, n_random=1, n_effects=0)
     few = {"train": 4, "validation": 1, "test": 1}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pruning, "discover", functools.partial(discover, recipe=recipe, n_random=1), raising=False)
+    monkeypatch.setattr(pruning, "discover", small, raising=False)
     monkeypatch.setattr(pruning, "load_task", functools.partial(load_task, sizes=few), raising=False)
     universe = Universe(family="llama", n_layers=6, n_heads=2, n_kv_heads=1)
     edges = ["input->m0", "m0->a5.h0<q>", "m0->a5.kv0<v>", "a5.h0->logits", "m0->logits", "input->logits"]
@@ -36,6 +38,7 @@ def shortened(monkeypatch, tmp_path):
 
 def test_the_settings_that_are_shortened_are_settings():
     assert "recipe" in inspect.signature(pruning.discover).parameters
+    assert {"n_random", "n_effects"} <= RunChoices.__annotations__.keys()
     assert "sizes" in inspect.signature(pruning.load_task).parameters
 
 
