@@ -44,12 +44,14 @@ if TYPE_CHECKING:
     from pruning.steering.scaling import ScalingSettings, learn_scalings
     from pruning.steering.suppression import Suppression, SuppressionSettings, find_suppression
     from pruning.tasks import TaskData, load_task, register_task, task_from_pairs
+    from pruning.tracing.causal_trace import CausalTrace, TraceSettings, causal_trace
     from pruning.transfer.found import circuits_of_tasks
     from pruning.transfer.measure import measure_transfer
     from pruning.transfer.smallest import smallest_circuit
 
 __all__ = [
     "Capture",
+    "CausalTrace",
     "Components",
     "DiskCache",
     "Effects",
@@ -66,8 +68,10 @@ __all__ = [
     "Sweep",
     "TaskData",
     "Trace",
+    "TraceSettings",
     "appearing_heads",
     "capture",
+    "causal_trace",
     "circuits_of_tasks",
     "compare_faithfulness",
     "component_summary",
@@ -106,6 +110,7 @@ __all__ = [
 
 _HOME = {
     "Capture": "pruning.heads.capture",
+    "CausalTrace": "pruning.tracing.causal_trace",
     "Components": "pruning.components.table",
     "DiskCache": "pruning.frozen.disk",
     "Effects": "pruning.evaluation.effects",
@@ -122,8 +127,10 @@ _HOME = {
     "Sweep": "pruning.runs.sweep",
     "TaskData": "pruning.tasks",
     "Trace": "pruning.evaluation.trace",
+    "TraceSettings": "pruning.tracing.causal_trace",
     "appearing_heads": "pruning.heads.appearing",
     "capture": "pruning.heads.capture",
+    "causal_trace": "pruning.tracing.causal_trace",
     "circuits_of_tasks": "pruning.transfer.found",
     "compare_faithfulness": "pruning.evaluation.paired",
     "component_summary": "pruning.components.table",

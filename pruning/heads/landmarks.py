@@ -27,6 +27,7 @@ from jaxtyping import Bool
 
 from circuitgraph.errors import ConfigurationError
 from pruning.heads.capture import Capture
+from pruning.heads.tokens import covering
 from pruning.prompts.encoding import EncodedPairs
 
 WITHIN = ("previous", "duplicate", "induction", "first")
@@ -141,16 +142,11 @@ def _from_asked(pairs: EncodedPairs, prompt: int) -> dict[str, Bool[np.ndarray, 
 
 def _spans(tokens: tuple[str, ...], spans: Mapping[str, str]) -> dict[str, Bool[np.ndarray, " seq"]]:
     """Tokens that lie in a text, wherever it stands in the prompt."""
-    whole, ends = "".join(tokens), np.cumsum([len(token) for token in tokens])
-    starts = ends - [len(token) for token in tokens]
-    found = {}
+    whole, found = "".join(tokens), {}
     for name, text in spans.items():
         row, at = np.zeros(len(tokens), dtype=bool), whole.find(text)
         while at >= 0:
-            row |= (starts < at + len(text)) & (ends > at)
+            row |= covering(tokens, at, at + len(text))
             at = whole.find(text, at + 1)
-        for place, token in enumerate(tokens):
-            if not token and place:  # a part of the letter that the token before it has
-                row[place] = row[place - 1]
         found[name] = row
     return found

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from jaxtyping import Bool
+
 from circuitgraph.compiled.model import CompiledModel
 from pruning.prompts.encoding import EncodedPairs
 
@@ -55,6 +58,26 @@ def pieces(decode: Callable[[list[int]], str], ids: Sequence[int]) -> tuple[str,
         n, text = whole or (1, _NO_TEXT)
         found += [text, *[""] * (n - 1)]
     return tuple(found)
+
+
+def covering(tokens: Sequence[str], start: int, end: int) -> Bool[np.ndarray, " seq"]:
+    """Which tokens have a letter of a stretch of their text.
+
+    Args:
+        tokens: The tokens of a prompt, as of `tokens_of`.
+        start: Where the stretch begins, counted in letters.
+        end: Where it ends.
+
+    Examples:
+        >>> covering(("The", " cat", " s", "at"), 4, 9).tolist()
+        [False, True, True, False]
+    """
+    ends = np.cumsum([len(token) for token in tokens])
+    row = (ends - [len(token) for token in tokens] < end) & (ends > start)
+    for place, token in enumerate(tokens):
+        if not token and place:  # a part of the letter that the token before it has
+            row[place] = row[place - 1]
+    return row
 
 
 def decoder(compiled: CompiledModel) -> Callable[[int], str]:
