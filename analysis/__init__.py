@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from analysis.figures.overlap import overlap_figure
     from analysis.figures.scores import scores_figure
     from analysis.figures.style import save_figure
+    from analysis.figures.tracing import causal_trace_figure
     from analysis.figures.training import training_figure
     from analysis.figures.transfer import transfer_figure
     from analysis.gates import LogicGates, logic_gates
@@ -69,6 +70,7 @@ __all__ = [
     "betweenness",
     "block_density",
     "block_density_figure",
+    "causal_trace_figure",
     "circuit_to_dot",
     "cluster",
     "coarse_graph",
@@ -146,6 +148,7 @@ _HOME = {
     "betweenness": "analysis.structure.betweenness",
     "block_density": "analysis.sparsity",
     "block_density_figure": "analysis.figures.density",
+    "causal_trace_figure": "analysis.figures.tracing",
     "circuit_to_dot": "analysis.drawing",
     "cluster": "analysis.overlap.matrices",
     "coarse_graph": "analysis.structure.coarse",

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from circuitgraph.cli.bench import bench
 from circuitgraph.cli.cache import cache, told_as_notes
+from circuitgraph.cli.causal_trace import causal_trace
 from circuitgraph.cli.check import check
 from circuitgraph.cli.combine import combine
 from circuitgraph.cli.compare import compare
@@ -105,7 +106,7 @@ def flowing(text: str) -> str:
 _KINDS = {
     "Find a circuit": (discover, check, rank, select, report, leaderboard, study),
     "Measure circuits": (evaluate, run, compare, transfer),
-    "Look inside one": (draw, paths, find, trace, heads, coordinates, gates, components, sparsity),
+    "Look inside one": (draw, paths, find, trace, causal_trace, heads, coordinates, gates, components, sparsity),
     "Change a model": (steer, suppress, extract, shrink),
     "Files of circuits": (combine, convert, export),
     "What there is": (models, tasks, recipes, graph, cache, bench),

@@ -154,17 +154,11 @@ def _writers(universe: Universe, layers: str | None) -> list[str] | None:
     Raises:
         ConfigurationError: No range, or no such layers.
     """
-    from circuitgraph.errors import ConfigurationError
+    from circuitgraph.cli.settings import parse_layers
 
     if layers is None:
         return None
-    first, _, last = layers.partition("-")
-    last = last or first
-    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < universe.n_layers):
-        raise ConfigurationError(
-            f"--layers: expected a layer or a range such as 2-5, from 0 to {universe.n_layers - 1}; got {layers!r}"
-        )
-    chosen = range(int(first), int(last) + 1)
+    chosen = parse_layers("--layers", layers, universe.n_layers)
     return [name for name, layer in zip(universe.writers, universe.writer_layers, strict=True) if layer in chosen]
 
 

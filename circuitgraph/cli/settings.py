@@ -213,3 +213,27 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise ConfigurationError(f"--seeds: each seed once; got {text!r}")
     return seeds
+
+
+def parse_layers(option: str, text: str, n_layers: int) -> range:
+    """Read a layer, or a range of them.
+
+    Args:
+        option: The option's name, for messages.
+        text: Such as `3` or `2-5`, counted from 0, both ends included.
+        n_layers: How many layers the model has.
+
+    Raises:
+        ConfigurationError: Something else, or no such layers.
+
+    Examples:
+        >>> parse_layers("--layers", "2-5", 12)
+        range(2, 6)
+    """
+    first, _, last = text.partition("-")
+    last = last or first
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < n_layers):
+        raise ConfigurationError(
+            f"{option}: expected a layer or a range such as 2-5, from 0 to {n_layers - 1}; got {text!r}"
+        )
+    return range(int(first), int(last) + 1)

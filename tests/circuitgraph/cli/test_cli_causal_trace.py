@@ -1,0 +1,55 @@
+"""`circuitgraph causal-trace`: its files, its JSON, and what it refuses before a model is loaded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from tests.circuitgraph.cli.conftest import call
+
+SMALL = ("causal-trace", "--model", "induction-neox", "--task", "induction", "--no-verify")
+FEW = ("--train-prompts", 6, "--test-prompts", 4, "--steps", 3, "--starts", 1, "--draws", 1, "--widths", "0,1")
+FILES = ["corruptions.csv", "null-token.safetensors", "prompts.csv", "trace.csv", "trace.json", "trace.png"]
+
+
+def test_files_json_and_table(tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    ended = call(*SMALL, *FEW, "--out", out, "--json")
+    assert ended.code == 0, ended.err
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    whole = json.loads((out / "trace.json").read_text())
+    rows = list(csv.DictReader(io.StringIO((out / "trace.csv").read_text())))
+    assert len(rows) == 3 * 2 * 3 * 2 * 2  # corruptions, kinds, places, widths, layers
+    assert [float(row["kl_share"]) for row in rows] == pytest.approx([row["kl_share"] for row in whole["trace"]])
+    assert ended.json["trace"] == whole["trace"] and whole["n_traced"] == len(whole["prompts"]) == 4
+    assert [row["corruption"] for row in whole["corruptions"]] == ["null", "mean", "noise"]
+    assert whole["subject"] == "differing" and whole["settings"]["widths"] == [0, 1] and whole["task"] == "induction"
+    copied = [row for row in whole["trace"] if (row["kind"], row["place"], row["layer"]) == ("attention", "last", 1)]
+    assert len(copied) == 6 and all(row["kl_share"] > 0.99 for row in copied)  # the last layer's heads copy the letter
+    with safe_open(out / "null-token.safetensors", "numpy") as file:
+        assert file.get_tensor("null_token").shape == (96,)
+        assert json.loads(file.metadata()["about"])["null_token"] == whole["null_token"]
+    assert (out / "trace.png").read_bytes()[1:4] == b"PNG"
+    assert "exists" in call(*SMALL, *FEW, "--out", out).err
+    told = call(*SMALL, *FEW, "--corruptions", "mean", "--kinds", "mlp", "--out", out, "--overwrite")
+    assert told.code == 0 and "subject: differing, such as" in told.out and "null-token" not in str(list(out.iterdir()))
+
+
+def test_refused(tmp_path: Path) -> None:
+    for option, value, said in (
+        ("--layers", "1-2", "--layers"), ("--widths", "a", "--widths"), ("--widths", "", "widths"),
+        ("--rate", 0, "rate"),
+        ("--kinds", "mpl", "did you mean 'mlp'"), ("--places", "first", "unknown place"),
+        ("--corruptions", "nil", "unknown corruption"), ("--objective", "mse", "unknown objective"),
+    ):  # fmt: skip
+        told = call(*SMALL, option, value, "--out", tmp_path / "a")
+        assert told.code == 2 and said in told.err and "loading" not in told.err, (option, told.err)
+    told = call(*SMALL, *FEW, "--subject", "country", "--out", tmp_path / "a")
+    assert told.code == 2 and "unknown way to find the subject 'country'" in told.err
+    assert call(*SMALL, *FEW, "--subject", "group", "--out", tmp_path / "a").code == 2
+    assert not (tmp_path / "a").exists()
