@@ -218,7 +218,7 @@ class BatchRunner:
         heads, mlps = (int((kinds == kind).sum()) for kind in ("head", "mlp"))
         few = step_numbers(shape, writers=len(writers), readers=len(readers), heads=heads, mlps=mlps, **prompt)
         whole = {"writers": universe.n_writers, "readers": universe.n_readers}
-        whole |= {"heads": shape.n_layers * shape.n_heads, "mlps": shape.n_layers}
+        whole |= {f"{kind}s": int((universe.writer_kinds == kind).sum()) for kind in ("head", "mlp")}
         every = step_numbers(shape, **whole, **prompt)
         fit = self.micro_batch * (every // few)
         return fit if self._most_sparse is None else min(fit, self._most_sparse)

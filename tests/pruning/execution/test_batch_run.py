@@ -65,6 +65,14 @@ def test_sparse_gates_run_whole(
     assert ran == ([4] if whole else [2, 2])
 
 
+def test_with_spans_all_nodes_of_all_spans_are_what_a_batch_was_sized_for(compiled: CompiledModel) -> None:
+    """Heads were counted at each span where they ran, and once where the whole model was: no prompt at once."""
+    runner = trainer(compiled, LAGRANGIAN, micro_batch=2).runner
+    runner.compiled = compiled.with_spans(names := ("start", "name", "end"), asked=names)
+    every = torch.ones(runner.compiled.universe.n_edges, dtype=torch.float64)
+    assert runner._at_once(Share(prompts=np.arange(4), gates=every, wanted=every != 0)) == 2
+
+
 @pytest.mark.parametrize(("names", "at_once"), [(["input->m0", "m0->logits"], 4), (["input->m1"], 6), ([], 6)])
 def test_more_prompts_run_at_once_where_few_nodes_do(compiled: CompiledModel, names: list[str], at_once: int) -> None:
     """A prompt of 5 tokens, 1 asked of 29: 5 (30 × 12 + 4 × 6 × 4 + 2 × 48 + 168) + 6 × 29 = 3,774 numbers, of which
