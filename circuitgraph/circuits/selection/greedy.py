@@ -14,6 +14,7 @@ import numpy as np
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.circuits.selection.chosen import Chosen, require_count, values_by
+from circuitgraph.graph.liveness import the_logits
 from circuitgraph.graph.universe import Universe
 
 
@@ -64,7 +65,7 @@ def taken_from_the_logits(universe: Universe, values: np.ndarray, n: int) -> np.
         n: How many.
 
     Returns:
-        Flat edge indices `[n]`.
+        Flat edge indices `[n]`; fewer where no more lead to the logits, as with spans of positions.
     """
     readers_of = readers_of_writers(universe)
     offsets, of_edge = universe.reader_offsets.tolist(), universe.writer_of_edge.tolist()
@@ -79,9 +80,10 @@ def taken_from_the_logits(universe: Universe, values: np.ndarray, n: int) -> np.
             for edge in range(offsets[reader], offsets[reader + 1]):
                 heapq.heappush(heap, (-worth[edge], edge))
 
-    open_reader(universe.n_readers - 1)
+    for reader in np.flatnonzero(the_logits(universe)).tolist():
+        open_reader(reader)
     taken = []
-    while len(taken) < n:
+    while heap and len(taken) < n:
         _, edge = heapq.heappop(heap)
         taken.append(edge)
         writer = of_edge[edge]
@@ -93,7 +95,7 @@ def taken_from_the_logits(universe: Universe, values: np.ndarray, n: int) -> np.
 
 
 def readers_of_writers(universe: Universe) -> list[list[int]]:
-    """The readers that serve each writer, none for embeddings `[writer]`.
+    """The readers that serve each writer, none for embeddings `[writer]`; with spans, keys and values of those before.
 
     Examples:
         >>> toy = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
@@ -101,8 +103,18 @@ def readers_of_writers(universe: Universe) -> list[list[int]]:
         [[], [0, 1, 2], [3]]
     """
     found: list[list[int]] = [[] for _ in range(universe.n_writers)]
-    for block in universe.blocks:
-        for place, readers in enumerate(block.readers_of.tolist()):
-            if block.kind != "logits":
-                found[block.first_written + place] = sorted({block.first_reader + reader for reader in readers})
+    parts = universe.parts
+    for at, part in enumerate(parts):
+        for block in part.blocks:
+            for place, roles in enumerate(block.readers_of.tolist()):
+                if block.kind != "logits":
+                    first = part.readers.start + block.first_reader
+                    own = {first + role for role in roles}
+                    own |= {
+                        before.readers.start + block.first_reader + role
+                        for before in parts[:at]
+                        for role in roles
+                        if block.elsewhere[role]
+                    }
+                    found[part.writers.start + block.first_written + place] = sorted(own)
     return found
