@@ -234,8 +234,8 @@ def _size(circuit: Circuit) -> str:
         ("edges kept (raw)", counts["n_raw"], counts["n_universe"]),
         ("edges kept (effective)", len(circuit), counts["n_universe"]),
         *((f"… into {label}", *by_kind[kind]) for kind, label in _KINDS.items() if kind in by_kind),
-        ("heads", len(circuit.heads), universe.n_layers * universe.n_heads),
-        ("MLPs", len(circuit.mlps), universe.n_layers),
+        ("heads", len(circuit.heads), int((universe.writer_kinds == "head").sum())),
+        ("MLPs", len(circuit.mlps), int((universe.writer_kinds == "mlp").sum())),
     ]
     rows = [[label, f"{kept:,}", f"{total:,}", f"{100 * (1 - kept / total):.2f} %"] for label, kept, total in parts]
     note = (

@@ -148,12 +148,23 @@ def end_of(universe: Universe, reader: str, writers: set[str]) -> str:
         >>> end_of(universe, "a0.kv1<k>", {"a0.h2", "a0.h3"}), end_of(universe, "a0.kv1<k>", {"a0.h3"})
         ('a0.kv1', 'a0.h3')
     """
-    name, port, rest = reader.partition("<")
-    if universe.spans and port:
-        kind, _, span = rest.partition(f">{SPAN_MARK}")
-        name = f"{name}{SPAN_MARK}{span}" if kind == "q" else f"{name.replace('.h', '.kv')}{SPAN_MARK}{span}"
+    name = module_of(universe, reader)
     heads = [head for head in heads_of_group(universe, name) if head in writers]
     return heads[0] if len(heads) == 1 else name
+
+
+def module_of(universe: Universe, end: str) -> str:
+    """The head, MLP, input or logits at an end of an edge; of a key or value that heads of several spans read, a group.
+
+    Args:
+        universe: The universe.
+        end: A writer or reader, such as `a3.h1<k>@subject`, which is `a3.kv1@subject`.
+    """
+    name, port, rest = end.partition("<")
+    if not universe.spans or not port:
+        return name
+    kind, _, span = rest.partition(f">{SPAN_MARK}")
+    return f"{name}{SPAN_MARK}{span}" if kind == "q" else f"{name.replace('.h', '.kv')}{SPAN_MARK}{span}"
 
 
 def heads_of_group(universe: Universe, name: str) -> list[str]:

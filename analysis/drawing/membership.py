@@ -24,6 +24,7 @@ from analysis.drawing.dot import (
     end_of,
     group_lines,
     heads_of_group,
+    module_of,
     node_line,
     node_rows,
     page_label,
@@ -288,7 +289,7 @@ def _nodes(whole: Circuit, places: list[int]) -> set[str]:
 
 def _modules(whole: Circuit, places: list[int]) -> set[str]:
     """Nodes at the ends of some edges, but for groups of heads that share a key and value."""
-    ends = [end.partition("<")[0] for place in places for end in whole.edges[place]]
+    ends = [module_of(whole.universe, end) for place in places for end in whole.edges[place]]
     return {end for end in ends if not heads_of_group(whole.universe, end)}
 
 
@@ -329,6 +330,6 @@ def _legend(title: str, whole: Circuit, classes: list[EdgeClass], key: str, widt
     )
     keys = [f"arrows: {arrows}"] if arrows else []
     keys += [key] if key else []
-    nodes = {end.partition("<")[0] for one in classes for place in one.places for end in whole.edges[place]}
+    nodes = {module_of(whole.universe, end) for one in classes for place in one.places for end in whole.edges[place]}
     rows += shape_rows(whole.universe, nodes, keys, width)
     return page_label(rows)

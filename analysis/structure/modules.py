@@ -12,6 +12,7 @@ import numpy as np
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.graph.node_names import node_kind
+from circuitgraph.graph.spans import refuse_spans
 from circuitgraph.graph.universe import SOURCES, Universe
 
 
@@ -68,6 +69,7 @@ def modules_reading(universe: Universe) -> tuple[np.ndarray, np.ndarray]:
         >>> modules_reading(Universe(family="llama", n_layers=1, n_heads=4, n_kv_heads=2))[1].tolist()
         [1, 1, 1, 1, 2, 2, 2, 2, 1, 1]
     """
+    refuse_spans(universe, "what joins modules (hubs, composition, coarser graphs)")
     first = np.full(universe.n_readers, universe.n_writers)  # the logits come after all writers
     counts = np.zeros(universe.n_readers, dtype=np.int64)
     counts[-1] = 1

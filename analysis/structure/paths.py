@@ -12,6 +12,7 @@ sweep over its nodes in the order of the computation.
 from __future__ import annotations
 
 import heapq
+import re
 from itertools import islice, pairwise
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.graph.build import STRUCTURAL
 
+_PORT = re.compile(r"<\w+>")
 PATH_COLUMNS = ("rank", "path", "strength", "n_edges", "weakest_edge", "sign", "nodes")
 
 
@@ -169,8 +171,10 @@ def path_text(nodes: list[str]) -> str:
     Examples:
         >>> path_text(["input", "a0.h1<v>", "a0.h1", "a3.kv0<k>", "a3.h2", "logits"])
         'input -> a0.h1<v> -> a3.kv0<k> -> a3.h2 -> logits'
+        >>> path_text(["input@a", "a0.h1<v>@a", "a0.h1@a", "a3.h0<k>@a", "a3.h0@b", "logits@b"])
+        'input@a -> a0.h1<v>@a -> a3.h0<k>@a -> a3.h0@b -> logits@b'
     """
-    told = nodes[:1] + [name for before, name in pairwise(nodes) if before.partition("<")[0] != name]
+    told = nodes[:1] + [name for before, name in pairwise(nodes) if _PORT.sub("", before) != name]
     return " -> ".join(told)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
@@ -10,11 +11,17 @@ import pytest
 
 from analysis.comparable import require_comparable
 from analysis.drawing.dot import circuit_to_dot
+from analysis.drawing.membership import draw_membership
 from analysis.explorer import page_contents
 from analysis.overlap.degree_preserving import EdgeSet, trade
 from analysis.overlap.levels import items, n_items, stratum_counts
+from analysis.report import write_report
 from analysis.sparsity import block_density, depth, sparsity_table
-from analysis.structure.paths import count_paths, strongest_paths
+from analysis.structure.coarse import coarse_graph
+from analysis.structure.composition import composition
+from analysis.structure.cuts import minimum_edge_cut
+from analysis.structure.hubs import hubs
+from analysis.structure.paths import count_paths, path_text, strongest_paths
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import EdgeScores
 from circuitgraph.circuits.selection.connected import connected_edges
@@ -99,6 +106,54 @@ def test_drawn_edges_end_at_the_heads_that_read_a_span() -> None:
     assert "behind @: the span" in dot
 
 
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_circuits_drawn_together_have_the_nodes_of_each_span_and_no_others(side_by_side: bool) -> None:
+    edges = [
+        "input@start->a0.h2<q>@start",
+        "input@start->a0.kv1<k>@start",
+        "a0.h2@start->m0@start",
+        "m0@start->m1@start",
+    ]
+    one = Circuit.from_edges(UNIVERSE, edges + ["m1@start->a2.kv0<v>@start", "a2.h0@end->logits@end"], ablation="zero")
+    other = Circuit.from_edges(UNIVERSE, edges + ["m1@start->a2.h1<q>@start", "a2.h1@start->m2@start"], ablation="zero")
+    dot = draw_membership({"one": one, "other": other}, side_by_side=side_by_side).dot
+    declared = {
+        line.split('"')[1].rpartition("/")[2] for line in dot.splitlines() if "fillcolor" in line and "[label" in line
+    }
+    assert len(other) == 0 and all("@" in name for name in declared)  # m2@start is read nowhere
+    heads = {"a0.h2@start", "a2.h0@end", "m0@start", "m1@start", "input@start", "logits@end"}
+    assert declared - heads <= {"a0.kv1@start"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_paths_end_at_the_logits_of_all_spans(seed: int) -> None:
+    """Counted one by one with networkx."""
+    circuit = some_circuit(seed, share=0.15)
+    graph = circuit.graph
+    ends = [name for name in graph if node_kind(name) == "logits"]
+    starts = [name for name in graph if node_kind(name) == "embedding"]
+    expected = [path for start in starts for path in nx.all_simple_paths(graph, start, ends)]
+    table = strongest_paths(circuit, 10**6)
+    assert sorted(table["nodes"]) == sorted(map(tuple, expected)) and len(expected) > 5
+    assert count_paths(circuit) == len(expected)
+    cut = minimum_edge_cut(circuit).table["edge"]
+    graph.remove_edges_from(edge.split("->") for edge in cut)
+    assert not any(nx.has_path(graph, start, end) for start in starts for end in ends)
+
+
+def test_a_path_names_a_head_that_reads_another_span() -> None:
+    nodes = ["input@a", "a0.h1<v>@a", "a0.h1@a", "a1.h0<k>@a", "a1.h0@b", "logits@b"]
+    assert path_text(nodes) == "input@a -> a0.h1<v>@a -> a1.h0<k>@a -> a1.h0@b -> logits@b"
+
+
+def test_a_report_counts_heads_and_mlps_at_every_span(tmp_path: Path) -> None:
+    circuit = some_circuit(0)
+    text = write_report(tmp_path / "report.md", circuit, {"splits": {}}).read_text()
+    heads = {name for name in circuit.nodes if node_kind(name) == "head"}
+    assert f"| heads | {len(heads)} | {3 * 3 * 4} |" in text and "| MLPs | " in text
+    assert f"| {3 * 3} |" in text.split("| MLPs |")[1].partition("\n")[0]
+
+
 def test_what_does_not_know_spans_says_so() -> None:
     circuit = some_circuit(0)
     with pytest.raises(ConfigurationError, match=r"the explorer does not know spans .* \(start, name, end\)"):
@@ -106,6 +161,9 @@ def test_what_does_not_know_spans_says_so() -> None:
     scores = EdgeScores.of(UNIVERSE, np.ones(UNIVERSE.n_edges), method="m", direction="noising", estimates="a rank")
     with pytest.raises(ConfigurationError, match="the rule 'connected' does not know spans"):
         connected_edges(scores, 3)
+    for structure in (hubs, coarse_graph, composition):
+        with pytest.raises(ConfigurationError, match=r"what joins modules \(hubs, .*\) does not know spans"):
+            structure(circuit)
     with pytest.raises(ConfigurationError, match="from one granularity to another does not know spans"):
         common_refinement(UNIVERSE, UNIVERSE)
 
@@ -124,3 +182,6 @@ def test_circuits_with_and_without_spans_are_not_compared() -> None:
     for one, other in ((plain, some_circuit(0)), (some_circuit(0), plain)):
         with pytest.raises(GraphMismatchError, match=r"spans: .*; find both with the same --spans, or both without"):
             require_comparable({"a": one, "b": other})
+    asked = Circuit.from_edges(with_spans(PLAIN, UNIVERSE.spans, asked=("end",)), ["input@end->logits@end"])
+    with pytest.raises(GraphMismatchError, match=r"asked_spans: .*other spans of tokens"):
+        require_comparable({"a": some_circuit(0), "b": asked})
