@@ -59,11 +59,14 @@ class FoundCircuit:
             seed: Other prompts than it was found with.
 
         Raises:
-            ConfigurationError: Neither the caller nor the circuit names a task.
+            ConfigurationError: Neither the caller nor the circuit names a task, or its prompts cannot be divided into
+                the circuit's spans.
         """
         from pruning.evaluation.trained_on import task_of_provenance
+        from pruning.tasks.spans import divided_as
 
-        return task_of_provenance(self.provenance, self.compiled.tokenizer, name=name, seed=seed)
+        task = task_of_provenance(self.provenance, self.compiled.tokenizer, name=name, seed=seed)
+        return divided_as(task, self.circuit.universe.spans)
 
     def own_task(self, *, exact: bool) -> TaskData:
         """Make the very prompts again that the circuit was found with.

@@ -51,7 +51,8 @@ def report(
     """
     from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.cli.output import only_json, print_json, say
-    from circuitgraph.cli.result_writer import ended_at_once, is_loss, tell_missing, write_shown
+    from circuitgraph.cli.result_writer import ended_at_once, is_loss, showable, tell_missing, write_shown
+    from circuitgraph.graph.spans import refuse_spans
     from circuitgraph.stopping import stopping
     from pruning.runs.result_files import CIRCUIT, METRICS
     from pruning.runs.result_folder import ResultFolder, report_command
@@ -59,6 +60,8 @@ def report(
     chosen = _chosen(only or [])
     with only_json(as_json), ResultFolder.completing(folder) as result, stopping() as stop, ended_at_once(result):
         circuit = Circuit.load(result.place / CIRCUIT)
+        if "explorer" in chosen:
+            refuse_spans(circuit.universe, "the explorer")
         metrics = _metrics(result.read_json(METRICS), circuit)
         splits = _splits(result, metrics, again=EVALUATION in chosen)
         measured, errors, making = splits if not chosen or EVALUATION in chosen else (), {}, None
@@ -76,7 +79,7 @@ def report(
             elif VERDICTS in result.missing():
                 judged = _judged_again(result, metrics, stop)
                 errors, lacking, planned = errors | judged.errors, {**lacking, **judged.missing}, [*planned, VERDICTS]
-            shown = _shown(result, chosen, measured)
+            shown = showable(circuit, _shown(result, chosen, measured))
             made = write_shown(result, circuit, metrics, _curve(result), missing=lacking, wanted=shown)
         errors |= made.errors
         tell_missing(result, made.missing, errors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from circuitgraph.cli.failures import DEBUG_VARIABLE, telling_what_is_there
@@ -67,8 +67,7 @@ def write_shown(
     from circuitgraph.stopping import stopping
     from pruning.runs.parts import Parts
 
-    if circuit.universe.spans:
-        wanted = tuple(part for part in wanted if part != "explorer")  # it does not know spans of positions
+    wanted = showable(circuit, wanted)
     with stopping() as stop, stop.held():
         parts = Parts(stop, wanted)
         parts.missing = {**missing, **parts.missing}
@@ -88,6 +87,16 @@ def write_shown(
         except Exception as error:  # noqa: BLE001 - as of the other parts
             parts.errors["state"], parts.missing["state"] = error, why(error)
     return parts
+
+
+def showable(circuit: Circuit, parts: Sequence[str]) -> tuple[str, ...]:
+    """Of some parts those that can be made of a circuit: the explorer does not know spans of positions.
+
+    Args:
+        circuit: The circuit.
+        parts: Of `SHOWN`.
+    """
+    return tuple(part for part in parts if part != "explorer" or not circuit.universe.spans)
 
 
 _EVALUATED = ("validation", "test")

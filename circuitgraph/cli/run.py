@@ -106,6 +106,7 @@ def _what_runs(
 
     from circuitgraph.circuits.circuit import Circuit
     from circuitgraph.errors import ConfigurationError
+    from circuitgraph.graph.spans import refuse_spans
     from circuitgraph.interventions.intervention import Intervention
 
     if intervention is None:
@@ -114,8 +115,10 @@ def _what_runs(
         if strength != 1:
             raise ConfigurationError("--strength is that of an intervention; give one with --with FILE")
         kept = Circuit.load(circuit)
+        refuse_spans(kept.universe, "a single --prompt")
         return kept, kept.mask.astype(float)
     change = Intervention.load(intervention)
+    refuse_spans(change.universe, "a single --prompt")
     if circuit is not None:
         kept = Circuit.load(circuit)
         return kept, change.on_circuit(kept, strength)

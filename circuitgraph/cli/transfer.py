@@ -201,10 +201,12 @@ def _prompts_of(
     from pruning.evaluation.trained_on import task_of_provenance
     from pruning.prompts.swapped import NOISING, require_direction
     from pruning.tasks import get_task, load_task
+    from pruning.tasks.spans import divided_as
 
+    spans = found.circuit.universe.spans
     made = {name: one.provenance for name, one in circuits.items() if one.provenance.get("task") == task}
     if not made or (sizes and get_task(task).sizes is None):  # of the latter, sizes are refused there
-        return load_task(task, found.compiled.tokenizer, sizes=sizes, seed=found.seed)
+        return divided_as(load_task(task, found.compiled.tokenizer, sizes=sizes, seed=found.seed), spans)
     first, *others = made
     options = {name: _options_in(about) for name, about in made.items()}
     if other := [name for name in others if _alike(options[name]) != _alike(options[first])]:
@@ -217,7 +219,7 @@ def _prompts_of(
     if data.direction != NOISING:
         require_direction(data.direction, ablation or circuits[first].ablation)
         say(f"note: {task} is measured by {data.direction}, as {first} was found")
-    return data
+    return divided_as(data, spans)
 
 
 def _options_in(provenance: Mapping[str, Any]) -> dict[str, Any]:

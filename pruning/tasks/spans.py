@@ -8,11 +8,12 @@ compiled = compiled.with_spans(task.spans, asked=task.asked_spans)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from circuitgraph.errors import ConfigurationError, PromptFormatError
-from pruning.prompts.spans import asked_spans, divided
+from pruning.prompts.spans import POSITIONS, TASK, asked_spans, divided
 
 if TYPE_CHECKING:
     from circuitgraph.compiled.model import CompiledModel
@@ -57,6 +58,32 @@ def divided_task(task: TaskData, how: str) -> TaskData:
         task, splits=splits, spans=names, asked_spans=tuple(name for name in names if name in asked),
         provenance={**task.provenance, "spans": how},
     )  # fmt: skip
+
+
+def divided_as(task: TaskData, spans: Sequence[str]) -> TaskData:
+    """A task divided into the spans of a circuit, where nothing says how that circuit's prompts were divided.
+
+    Args:
+        task: The prompts; they come back as they are where they are divided already.
+        spans: The circuit's: `p0`, `p1` and so on are positions, others are those that prompts name themselves.
+
+    Raises:
+        PromptFormatError: The prompts cannot be divided so.
+        ConfigurationError: They have other spans.
+    """
+    if spans and not task.spans:
+        of_positions = list(spans) == [f"p{place}" for place in range(len(spans))]
+        task = divided_task(task, POSITIONS if of_positions else TASK)
+    if tuple(spans) != task.spans:
+        raise ConfigurationError(
+            f"the circuit has {_told(spans)}, and the prompts of task {task.name} have {_told(task.spans)}; it can be "
+            "measured on prompts with the same spans alone"
+        )
+    return task
+
+
+def _told(spans: Sequence[str]) -> str:
+    return f"the spans {', '.join(spans)}" if spans else "no spans"
 
 
 def with_spans_of(compiled: CompiledModel, task: TaskData) -> CompiledModel:

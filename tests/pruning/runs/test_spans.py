@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from circuitgraph import Circuit, Intervention, compile_model, load_model
+from circuitgraph.cli import main
 from circuitgraph.cli.found_circuit import load_found_circuit
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, GraphMismatchError
@@ -19,6 +22,7 @@ from pruning import discover, evaluate, load_task
 from pruning.evaluation.trained_on import task_of_provenance
 from pruning.runs.load import plan_run, read_run
 from pruning.tasks import TaskData
+from pruning.tasks.spans import divided_as
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +93,46 @@ def test_prompts_and_model_that_differ_in_spans_are_refused(made: tuple[Compiled
         discover(compiled, plain, steps=1, progress=False, splits=(), n_effects=0)
     with pytest.raises(ConfigurationError, match="the prompts are not divided into spans"):
         evaluate(compiled, Circuit.from_edges(compiled.universe, ["input@again->logits@again"]), plain.split("test"))
+
+
+def test_a_circuit_whose_file_does_not_tell_how_prompts_were_divided_is_measured_all_the_same(
+    made: tuple[CompiledModel, TaskData], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as one that was made of two with other options of the task, as `combine` makes it."""
+    compiled, task = made
+    about = {"model": "induction-neox", "task": "induction"}
+    circuit = Circuit.from_edges(compiled.universe, ["input@again->logits@again"], provenance=about)
+    file = circuit.save(tmp_path / "circuit.json")
+    found = load_found_circuit(file, model=None, device="cpu", dtype=None, verify=False)
+    assert found.task(None).spans == task.spans
+    assert main(["run", str(file), "--prompt", "a b c a", "--corrupted", "b a c a"]) == 2
+    assert "a single --prompt does not know spans of token positions" in capsys.readouterr().err
+    plain = load_task("induction", compiled.tokenizer, sizes={"train": 30, "validation": 0, "test": 0})
+    train = plain.split("train")
+    n = int(train.lengths[0])
+    one_length = replace(plain, splits={"train": train.subset(np.flatnonzero(train.lengths == n))})
+    assert divided_as(one_length, [f"p{place}" for place in range(n)]).asked_spans == (f"p{n - 1}",)
+    assert divided_as(plain, ()) is plain
+    with pytest.raises(ConfigurationError, match="circuit has the spans a, b, and .* have the spans letters, again"):
+        divided_as(plain, ("a", "b"))
+    with pytest.raises(ConfigurationError, match="circuit has no spans, and .* have the spans letters, again"):
+        divided_as(task, ())
+
+
+@pytest.mark.slow
+def test_a_result_is_complete_without_an_explorer(
+    made: tuple[CompiledModel, TaskData], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiled, task = made
+    discover(
+        compiled, task, method="random", target_sparsity=0.2, splits=("test",), n_random=0, out=tmp_path / "run",
+        progress=False,
+    )  # fmt: skip
+    assert main(["report", str(tmp_path / "run"), "--json"]) == 0
+    made_now = json.loads(capsys.readouterr().out)
+    assert (made_now["made"], made_now["missing"]) == (["drawings", "report"], {})
+    assert main(["report", str(tmp_path / "run"), "--only", "explorer"]) == 2
+    assert "the explorer does not know spans" in capsys.readouterr().err
 
 
 def test_an_intervention_turns_edges_up_or_down_at_their_span_alone(made: tuple[CompiledModel, TaskData]) -> None:
