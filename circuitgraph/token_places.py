@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool
 
+FARTHEST = 1 << 31
+"""No prompt has as many tokens."""
+
 
 def at_place(real: Bool[np.ndarray, "batch seq"], place: int) -> Bool[np.ndarray, "batch seq"]:
     """Where each prompt has its token of a place; nowhere in a prompt that is too short to have it.

@@ -14,10 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitgraph.circuits.circuit import Circuit
-from circuitgraph.errors import CircuitFormatError, CircuitGraphError, ConfigurationError, GraphMismatchError
+from circuitgraph.errors import (
+    CircuitFormatError,
+    CircuitGraphError,
+    ConfigurationError,
+    GraphMismatchError,
+    UnknownNameError,
+)
 from circuitgraph.files.atomic_file import write_atomically
+from circuitgraph.files.json_document import read_document
 from circuitgraph.files.plain_json import json_text, plain_values
-from circuitgraph.files.strict_json import parse_strictly
+from circuitgraph.graph.ablations import ABLATIONS
 from circuitgraph.graph.universe import Universe
 
 if TYPE_CHECKING:
@@ -25,7 +32,9 @@ if TYPE_CHECKING:
 
 FORMAT = "circuitgraph coordinates"
 FORMAT_VERSION = 1
-_FIELDS = ("format", "format_version", "universe", "circuit", "ablation", "sizes", "kept", "provenance")
+_FIELDS = ("universe", "circuit", "ablation", "sizes", "kept", "provenance")
+_MOST = 1 << 24
+"""More coordinates than any writer has."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +49,7 @@ class Coordinates:
         provenance: Where they came from, as JSON values.
 
     Raises:
-        ConfigurationError: A writer that has no coordinates, or that the universe does not have.
+        ConfigurationError: A writer that has no coordinates, or that the universe does not have; or no such ablation.
 
     Examples:
         >>> universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
@@ -63,8 +72,11 @@ class Coordinates:
                 raise ConfigurationError(
                     f"coordinates: expected heads and MLPs of the universe, such as a0.h1 and m0; got {name!r}"
                 )
-            if kept.ndim != 1 or kept.dtype != bool or not len(kept):
-                raise ConfigurationError(f"coordinates of {name}: expected a boolean for each; got {kept.dtype}")
+            if not isinstance(kept, np.ndarray) or kept.ndim != 1 or kept.dtype != bool or not len(kept):
+                told = f"{list(kept.shape)} {kept.dtype}" if isinstance(kept, np.ndarray) else type(kept).__name__
+                raise ConfigurationError(f"coordinates of {name}: expected an array of a boolean for each; got {told}")
+        if self.ablation not in ABLATIONS:
+            raise UnknownNameError.of("ablation", str(self.ablation), ABLATIONS)
 
     @staticmethod
     def of(
@@ -133,13 +145,18 @@ class Coordinates:
             circuit: The circuit.
 
         Raises:
-            GraphMismatchError: It is another one.
+            GraphMismatchError: It is another one, or cut otherwise.
         """
         difference = self.universe.first_difference(circuit.universe)
         if difference is not None:
             raise GraphMismatchError(f"the coordinates are of another universe than the circuit: {difference}")
         if self.circuit != circuit.digest:
             raise GraphMismatchError("the coordinates are those of another circuit: their edges are not the same")
+        if self.ablation != circuit.ablation:
+            raise GraphMismatchError(
+                f"the coordinates are those of the circuit under {self.ablation} ablation, and it is under "
+                f"{circuit.ablation} here"
+            )
 
     def save(self, path: str | Path) -> Path:
         """Write a JSON file, whole or not at all.
@@ -170,26 +187,38 @@ class Coordinates:
             CircuitFormatError: It cannot be read, or is no such file.
         """
         path = Path(path)
+        values = read_document(path, format=FORMAT, version=FORMAT_VERSION, fields=_FIELDS)
         try:
-            values = parse_strictly(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CircuitFormatError(f"{path} cannot be read as coordinates: {error}") from error
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise CircuitFormatError(f'{path}: no file of coordinates: expected an object with "format": {FORMAT!r}')
-        if values.get("format_version") != FORMAT_VERSION or set(values) != set(_FIELDS):
-            raise CircuitFormatError(
-                f"{path}: expected format_version {FORMAT_VERSION} with the fields {', '.join(_FIELDS)}; got "
-                f"{values.get('format_version')!r} with {', '.join(values)}"
-            )
-        try:
-            kept = {name: np.zeros(int(size), dtype=bool) for name, size in values["sizes"].items()}
-            for name, places in values["kept"].items():
-                if any(place < 0 for place in places):
-                    raise IndexError(f"{name} keeps {min(places)}")
-                kept[name][np.array(places, dtype=np.int64)] = True
+            for name, kind in (("universe", dict), ("circuit", str), ("ablation", str), ("provenance", dict)):
+                if not isinstance(values[name], kind):
+                    told = "an object" if kind is dict else "text"
+                    raise ConfigurationError(f"{name!r} has to be {told}; got {values[name]!r}")
             return Coordinates(
-                universe=Universe.from_dict(values["universe"]), circuit=str(values["circuit"]),
-                ablation=str(values["ablation"]), kept=kept, provenance=dict(values["provenance"]),
+                universe=Universe.from_dict(values["universe"]), circuit=values["circuit"],
+                ablation=values["ablation"], kept=_kept_of(values["sizes"], values["kept"]),
+                provenance=values["provenance"],
             )  # fmt: skip
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, CircuitGraphError) as error:
+        except (CircuitGraphError, TypeError) as error:
             raise CircuitFormatError(f"{path}: its coordinates cannot be read: {error}") from error
+
+
+def _kept_of(sizes: object, kept: object) -> dict[str, np.ndarray]:
+    """Booleans of sizes and places, as a file has them.
+
+    Raises:
+        ConfigurationError: They are no such, or a place comes twice or is none of the writer's.
+    """
+    if not isinstance(sizes, dict) or not isinstance(kept, dict) or list(sizes) != list(kept):
+        raise ConfigurationError("'sizes' and 'kept' have to be objects with the same writers")
+    found: dict[str, np.ndarray] = {}
+    for name, size in sizes.items():
+        if type(size) is not int or not 1 <= size <= _MOST:
+            raise ConfigurationError(f"the size of {name} has to be a whole number from 1; got {size!r}")
+        places = kept[name]
+        if not isinstance(places, list) or not all(type(place) is int and 0 <= place < size for place in places):
+            raise ConfigurationError(f"what {name} keeps has to be a list of whole numbers from 0 to {size - 1}")
+        if len(set(places)) < len(places):
+            raise ConfigurationError(f"{name} keeps a coordinate twice")
+        found[name] = np.zeros(size, dtype=bool)
+        found[name][np.array(places, dtype=np.int64)] = True
+    return found

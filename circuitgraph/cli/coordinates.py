@@ -45,8 +45,8 @@ def coordinates(
     """
     from circuitgraph.cli.found_circuit import load_found_circuit
     from circuitgraph.cli.output import say
-    from circuitgraph.cli.tables import ResultTable, TableFormat
-    from circuitgraph.errors import ConfigurationError
+    from circuitgraph.cli.tables import ResultTable, TableFormat, refuse_to_replace
+    from circuitgraph.errors import ConfigurationError, OutputError
     from pruning.coordinates.learning import CoordinateSettings, learn_coordinates
     from pruning.coordinates.measuring import measure_coordinates
     from pruning.runs.shown_progress import counting
@@ -55,6 +55,10 @@ def coordinates(
         as_json=as_json, as_csv=as_csv, as_latex=False, as_markdown=False, out=out, inputs=[circuit]
     )  # fmt: skip
     with shape.alone():
+        if save is not None:
+            refuse_to_replace([circuit, *([] if out is None else [out])], save)
+            if not save.parent.is_dir():
+                raise OutputError(f"--save {save}: there is no folder {save.parent}; make it first")
         settings = CoordinateSettings(steps=steps, rate=rate, price=price, batch_size=batch_size)
         loaded = load_found_circuit(Path(circuit), model=model, device=device, dtype=dtype, verify=not no_verify)
         data = loaded.task(task)

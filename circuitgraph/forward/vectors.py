@@ -18,13 +18,12 @@ from torch import Tensor
 from circuitgraph.batch import TokenBatch
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.graph.virtual import vector_layer
-from circuitgraph.token_places import at_place, flags_of
+from circuitgraph.token_places import FARTHEST, at_place, flags_of
 from circuitgraph.transfer import to_device, to_host
 
 ALL, ASKED = "all", "asked"
 
 _FORMATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_FARTHEST = 1 << 31
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,7 +123,7 @@ def _is_plain(value: Tensor) -> bool:
 def _settled_place(name: str, at: object) -> str | int:
     if isinstance(at, str) and at in (ALL, ASKED):
         return str(at)
-    if isinstance(at, (int, np.integer)) and not isinstance(at, bool) and abs(int(at)) < _FARTHEST:
+    if isinstance(at, (int, np.integer)) and not isinstance(at, bool) and abs(int(at)) < FARTHEST:
         return int(at)
     raise ConfigurationError(
         f"{name}: a vector is added at all tokens (at='all'), at the asked ones ('asked'), or at one by its place (0 "

@@ -14,7 +14,7 @@ from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.patched_run import patched_run
-from circuitgraph.interventions.changed_writers import ChangedWriters
+from circuitgraph.interventions.changed_writers import ChangedWriters, require_small
 from circuitgraph.interventions.intervention import Intervention
 
 
@@ -108,8 +108,9 @@ def intervene(
                 "changes at positions are run on the whole model: the edges of a circuit are cut at all positions. "
                 "Leave the circuit out"
             )
-        writers = ChangedWriters.of(intervention, strength, compiled.shape.d_model)
+        writers = ChangedWriters.of(intervention, strength, compiled.shape.d_model, torch.finfo(compiled.dtype).max)
         return Intervened(compiled=compiled, gates=None, ablation="zero", values=None, writers=writers)
+    require_small(strength, intervention.changes[intervention.edge_ids], torch.finfo(compiled.dtype).max)
     gates = intervention.gates(strength) if circuit is None else intervention.on_circuit(circuit, strength)
     if values is None and intervention.ablation == "zero":
         values = compiled.ablation_values("zero")

@@ -6,7 +6,7 @@ where the writer writes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,17 +36,18 @@ class ChangedWriters:
     strength: float
 
     @classmethod
-    def of(cls, intervention: Intervention, strength: float, d_model: int) -> ChangedWriters:
+    def of(cls, intervention: Intervention, strength: float, d_model: int, largest: float) -> ChangedWriters:
         """Those of an intervention.
 
         Args:
             intervention: With changes at positions.
             strength: How much of it.
             d_model: How many numbers a vector has to have.
+            largest: The largest number of the model's format.
 
         Raises:
-            ConfigurationError: A strength that is not finite, edges of a writer that are changed apart, or a vector of
-                another length.
+            ConfigurationError: A strength that is not finite, edges of a writer that are changed apart, a vector of
+                another length, or changes too large for the model's format.
         """
         if not np.isfinite(strength):
             raise ConfigurationError(f"strength must be a finite number; got {strength}")
@@ -63,6 +64,8 @@ class ChangedWriters:
                     f"stream has {d_model:,}"
                 )
         everywhere = {name: float(change) for name, change in intervention.writers.items() if change is not None}
+        changes = [*everywhere.values(), *(x for one in intervention.at_positions for x in (one.change, *one.vector))]
+        require_small(strength, changes, largest)
         return cls(everywhere=everywhere, there=intervention.at_positions, strength=float(strength))
 
     def patch(self, batch: TokenBatch) -> Patch:
@@ -94,3 +97,21 @@ class ChangedWriters:
             return {name: to_device(array, batch.input_ids.device) for name, array in arrays.items()}
 
         return Patch(scaled=moved(factors), added=moved(added))
+
+
+def require_small(strength: float, changes: Iterable[float], largest: float) -> None:
+    """Refuse changes that would be infinite in the model's number format.
+
+    Args:
+        strength: How much of them.
+        changes: The changes.
+        largest: The largest number of the format.
+
+    Raises:
+        ConfigurationError: One is.
+    """
+    most = max((abs(float(change)) for change in changes), default=0.0)
+    if abs(float(strength)) * most >= largest:
+        raise ConfigurationError(
+            f"strength {strength:g} times a change of {most:g} is too large: the model's numbers go up to {largest:.3g}"
+        )

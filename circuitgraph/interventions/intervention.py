@@ -31,16 +31,20 @@ from circuitgraph.errors import (
     UnknownNameError,
 )
 from circuitgraph.files.atomic_file import write_atomically
+from circuitgraph.files.json_document import read_document
 from circuitgraph.graph.ablations import ABLATIONS
 from circuitgraph.graph.edge_input import Edges, read_edges
 from circuitgraph.graph.universe import Universe
 from circuitgraph.graph.virtual import require_no_vectors
-from circuitgraph.interventions.file import FORMAT, FORMAT_VERSION, parsed
 from circuitgraph.interventions.positions import PositionChange
 
 if TYPE_CHECKING:
     from circuitgraph.circuits.circuit import Circuit
 
+FORMAT = "circuitgraph intervention"
+FORMAT_VERSION = 1
+_FIELDS, _OPTIONAL = ("universe", "ablation", "edges", "provenance"), ("at_positions",)
+_HINT = "as Intervention.save writes it. A circuit is run with `circuitgraph run CIRCUIT`"
 _ROUNDING = 1e-9
 
 
@@ -368,10 +372,14 @@ class Intervention:
                 says where.
         """
         path = Path(path)
-        values = parsed(path)
+        values = read_document(
+            path, format=FORMAT, version=FORMAT_VERSION, fields=_FIELDS, optional=_OPTIONAL, hint=_HINT
+        )
         try:
-            universe = Universe.from_dict(values["universe"])
-            edges = values["edges"]
+            for name in ("universe", "provenance"):
+                if not isinstance(values[name], dict):
+                    raise ConfigurationError(f"{name!r} has to be an object; got {type(values[name]).__name__}")
+            universe, edges = Universe.from_dict(values["universe"]), values["edges"]
             if not isinstance(edges, dict) or not all(type(value) in (int, float) for value in edges.values()):
                 raise ConfigurationError("'edges' has to be an object of edge names and numbers")
             found = cls.from_edges(universe, edges, ablation=values["ablation"], provenance=values["provenance"])
@@ -379,7 +387,7 @@ class Intervention:
             if not isinstance(at_positions, list):
                 raise ConfigurationError("'at_positions' has to be a list of changes at positions")
             return replace(found, at_positions=tuple(map(PositionChange.from_dict, at_positions)))
-        except (CircuitGraphError, TypeError, AttributeError) as error:
+        except (CircuitGraphError, TypeError, OverflowError) as error:
             raise CircuitFormatError(f"{path}: {error}") from None
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from circuitgraph.token_places import at_place
+from circuitgraph.token_places import FARTHEST, at_place
 
 ALL, FIRST, LAST, ALL_BUT_FIRST, ALL_BUT_LAST, ASKED = LABELS = (
     "all", "first", "last", "all but first", "all but last", "asked",
@@ -159,10 +159,15 @@ def _settled(writer: str, positions: object) -> str | tuple[int, ...]:
             f"{writer}: positions are whole numbers (0 for the first token, -1 for the last) or a label "
             f"({', '.join(LABELS)}); got {positions!r}"
         )
+    if max(abs(int(one)) for one in listed) >= FARTHEST:
+        raise ConfigurationError(f"{writer}: no prompt has a position as far as that; got {positions!r}")
     return tuple(int(one) for one in listed)
 
 
 def _number(writer: str, what: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
-        raise ConfigurationError(f"{writer}: its {what} has to be a finite number; got {value!r}")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, (int, float, np.number)) and math.isfinite(value):
+            return float(value)
+    except (OverflowError, TypeError):  # an integer of hundreds of digits; a complex number
+        pass
+    raise ConfigurationError(f"{writer}: its {what} has to be a finite number; got {value!r}")

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.compiled.model import CompiledModel
-from circuitgraph.errors import ConfigurationError, UnknownNameError
+from circuitgraph.errors import ConfigurationError, UnknownNameError, UnsupportedModelError
 from circuitgraph.forward.ablation_values import AblationValues
 from circuitgraph.forward.coordinates import CoordinateGates, mean_inner, neurons_of
+from circuitgraph.graph.spans import refuse_spans
 from circuitgraph.torch_state import in_settled_state
 from pruning.frozen.constants import AblationData
 from pruning.prompts.batches import batches_by_length
@@ -35,10 +36,12 @@ class CoordinateLayout:
     Raises:
         UnknownNameError: A writer that the circuit does not read, or that has no coordinates.
         UnsupportedModelError: An MLP whose neurons are not known.
+        ConfigurationError: No writers at all, or a universe with spans.
     """
 
     def __init__(self, compiled: CompiledModel, circuit: Circuit, writers: Sequence[str] | None = None) -> None:
         universe = circuit.universe
+        refuse_spans(universe, "coordinates of writers")
         read = np.unique(universe.endpoints(circuit.edge_ids)[0])
         live = [universe.writers[place] for place in read if universe.writer_kinds[place] in ("head", "mlp")]
         for name in writers or ():
@@ -49,9 +52,14 @@ class CoordinateLayout:
         for name in chosen:
             layer, head = _layer_and_head(name)
             own = compiled.runnable_with_vectors.bound.blocks[layer]
-            size = compiled.shape.d_head if head is not None else neurons_of(own.mlp)
+            size = compiled.shape.d_head if head is not None else _neurons_of(name, own.mlp)
             self.places[name] = slice(self.size, self.size + size)
             self.size += size
+        if not self.size:
+            raise ConfigurationError(
+                "there are no coordinates: "
+                + ("no writer was named" if live else "the circuit reads no head and no MLP")
+            )
 
     @property
     def mlp_layers(self) -> list[int]:
@@ -80,6 +88,15 @@ class CoordinateLayout:
             whole[head] = values[place]
         heads = {layer: torch.stack(of) for layer, of in rows.items()}
         return CoordinateGates(heads=heads, mlps=mlps, inner=inner)
+
+
+def _neurons_of(name: str, mlp: nn.Module) -> int:
+    try:
+        return neurons_of(mlp)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            f"{name}: {error}; take coordinates of heads alone (writers=[…], --writer a0.h1)"
+        ) from None
 
 
 def _layer_and_head(name: str) -> tuple[int, int | None]:

@@ -13,6 +13,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -24,7 +25,6 @@ from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.coordinates import Coordinates
 from circuitgraph.compiled.model import CompiledModel
 from circuitgraph.errors import ConfigurationError, TrainingError
-from circuitgraph.graph.spans import refuse_spans
 from circuitgraph.torch_state import with_gradients
 from pruning.coordinates.gates import CoordinateLayout, means_of_neurons
 from pruning.evaluation.matching import require_universe
@@ -62,11 +62,13 @@ class CoordinateSettings:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or not self.rate > 0 or not self.sharpness >= 1 or self.price < 0:
+        counted = all(type(count) is int and count >= 1 for count in (self.steps, self.batch_size))
+        finite = all(math.isfinite(value) for value in (self.rate, self.price, self.sharpness, self.start))
+        if not (counted and finite and self.rate > 0 and self.sharpness >= 1 and self.price >= 0):
             raise ConfigurationError(
-                "coordinates: expected steps and batch_size of 1 or more, a rate above 0, a sharpness of 1 or more and "
-                f"a price of 0 or more; got {self.steps}, {self.batch_size}, {self.rate:g}, {self.sharpness:g} and "
-                f"{self.price:g}"
+                "coordinates: expected whole steps and batch_size of 1 or more, a rate above 0, a sharpness of 1 or "
+                f"more, a price of 0 or more and a start, all finite; got {self.steps}, {self.batch_size}, "
+                f"{self.rate:g}, {self.sharpness:g}, {self.price:g} and {self.start:g}"
             )
 
 
@@ -124,7 +126,6 @@ def learn_coordinates(
         (['a0.h0', 'a3.h0', 'm0', 'm1', 'm2'], True)
     """
     require_universe(compiled, circuit)
-    refuse_spans(circuit.universe, "learning coordinates")
     if sparsity is not None and not 0 <= sparsity <= 1:
         raise ConfigurationError(f"coordinates: expected a share to cut from 0 to 1; got {sparsity:g}")
     if not len(pairs):
@@ -132,8 +133,6 @@ def learn_coordinates(
     objective = objective or ("mse" if pairs.answer_values is not None else "kl")
     check_objective(objective, pairs)
     layout = CoordinateLayout(compiled, circuit, writers)
-    if not layout.size:
-        raise ConfigurationError("the circuit reads no head and no MLP, so that there are no coordinates to learn")
     inner = means_of_neurons(compiled, layout, circuit.ablation, ablation_data, pairs)
     frozen = FrozenRuns(
         compiled, pairs, ablation=circuit.ablation, ablation_data=ablation_data, budget_bytes=_CACHE_BYTES

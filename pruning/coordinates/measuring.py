@@ -52,8 +52,13 @@ def measure_coordinates(
 
     Raises:
         GraphMismatchError: Another circuit or universe.
-        ConfigurationError: No prompts, or writers of other sizes.
+        ConfigurationError: No prompts, no coordinates, or writers of other sizes; numbers of draws or prompts that are
+            none.
     """
+    if n_random < 0 or batch_size < 1:
+        raise ConfigurationError(
+            f"expected n_random of 0 or more, batch_size of 1 or more; got {n_random}, {batch_size}"
+        )
     require_universe(compiled, circuit)
     coordinates.require_circuit(circuit)
     if not len(pairs):

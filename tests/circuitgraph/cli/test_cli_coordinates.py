@@ -47,4 +47,8 @@ def test_it_says_where_nothing_was_closed(reverse: Path) -> None:
 
 def test_refused(reverse: Path) -> None:
     assert "circuit reads 'm3'" in call("coordinates", reverse, "--writer", "m3", "--no-verify").err
+    for save, said in ((reverse, "is a file that is read"), (reverse.parent / "none" / "c.json", "there is no folder")):
+        before = reverse.read_bytes()
+        ended = call("coordinates", reverse, "--steps", 1, "--save", save, "--no-verify")
+        assert ended.code == 2 and said in ended.err and reverse.read_bytes() == before
     assert "from 0 to 1; got 3" in call("coordinates", reverse, "--sparsity", 3, "--no-verify").err

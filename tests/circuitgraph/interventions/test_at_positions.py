@@ -167,6 +167,10 @@ def test_what_cannot_be_done_is_refused(compiled: CompiledModel) -> None:
         intervene(compiled, edge)
     with pytest.raises(ConfigurationError, match="strength must be a finite number"):
         intervene(compiled, fifth, strength=float("nan"))
+    there = Intervention.from_positions(universe, [PositionChange(writer="m0", positions=0, change=20)])
+    for large in (there, Intervention.from_writers(universe, {"m0": 20.0})):
+        with pytest.raises(ConfigurationError, match=r"strength 1e\+308 times a change of 20 is too large"):
+            intervene(compiled, large, strength=1e308)
 
 
 @pytest.mark.parametrize("writer, span", [("m0", "start"), ("a0.h1", "end"), ("a1.h2", "end"), ("input", "start")])

@@ -66,6 +66,8 @@ def test_a_prompt_without_the_position_is_named(positions, said: str) -> None:
         ({"positions": iter([0, 1.5])}, ConfigurationError, "positions are whole numbers"),
         ({"positions": True}, ConfigurationError, "positions are whole numbers"),
         ({"change": 0.0}, ConfigurationError, "nothing is changed"),
+        ({"positions": -(10**30)}, ConfigurationError, "no prompt has a position as far as that"),
+        ({"change": 10**400}, ConfigurationError, "its change has to be a finite number"),
         ({"change": float("nan")}, ConfigurationError, "its change has to be a finite number"),
         ({"vector": (1.0, float("inf"))}, ConfigurationError, "its vector has to be a finite number"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,40 @@ def test_files_bring_back_the_coordinates(planted: CompiledModel, tmp_path: Path
     ]  # fmt: skip
     assert (found.n_kept, found.n_coordinates, found.sparsity) == (3, 52, 1 - 3 / 52)
     text = (tmp_path / "c.json").read_text()
-    for bad, said in (("{}", "no file of coordinates"), (text.replace('"m0": 48', '"m0": 2'), "cannot be read")):
+    for bad, said in (
+        ("{}", "no coordinates file"),
+        (text.replace('"m0": 48', '"m0": 2'), "whole numbers from 0 to 1"),
+    ):
         (tmp_path / "bad.json").write_text(bad)
         with pytest.raises(CircuitFormatError, match=said):
             Coordinates.load(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"sizes": {"m0": "3"}}, "size of m0 has to be a whole number from 1; got '3'"),
+        ({"sizes": {"m0": 10**18}}, "size of m0 has to be a whole number"),
+        ({"sizes": {"m0": 3, "a0.h0": 4}}, "objects with the same writers"),
+        ({"kept": {"m0": [True, False]}}, "m0 keeps has to be a list of whole numbers from 0 to 2"),
+        ({"kept": {"m0": [0.5]}}, "m0 keeps has to be a list"),
+        ({"kept": {"m0": [10**30]}}, "m0 keeps has to be a list"),
+        ({"kept": {"m0": [1, 1]}}, "m0 keeps a coordinate twice"),
+        ({"kept": {}}, "objects with the same writers"),
+        ({"ablation": "none"}, "unknown ablation 'none'"),
+        ({"ablation": 5}, "'ablation' has to be text; got 5"),
+        ({"provenance": [["a", 1]]}, "'provenance' has to be an object"),
+        ({"format_version": True}, "format_version is True"),
+        ({"more": 1}, "unknown field 'more'"),
+    ],
+)
+def test_files_that_lie_are_refused(tmp_path: Path, changed: dict, said: str) -> None:
+    universe = Universe(family="gpt2", n_layers=1, n_heads=1, n_kv_heads=1)
+    circuit = Circuit.from_edges(universe, ["input->m0", "m0->logits"])
+    file = Coordinates.of(circuit, {"m0": np.array([True, False, True])}).save(tmp_path / "c.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    with pytest.raises(CircuitFormatError, match=said):
+        Coordinates.load(file)
 
 
 def test_what_does_not_fit_is_refused(planted: CompiledModel) -> None:
@@ -126,8 +157,18 @@ def test_what_does_not_fit_is_refused(planted: CompiledModel) -> None:
         learn_coordinates(planted, circuit, PROMPTS, sparsity=2)
     with pytest.raises(ConfigurationError, match="heads and MLPs of the universe.*got 'input'"):
         Coordinates.of(circuit, {"input": np.ones(3, dtype=bool)})
-    with pytest.raises(ConfigurationError, match="a rate above 0"):
-        CoordinateSettings(rate=0)
+    for wrong in ({"rate": 0}, {"rate": float("inf")}, {"price": float("nan")}, {"steps": True}, {"steps": 0}):
+        with pytest.raises(ConfigurationError, match="a rate above 0"):
+            CoordinateSettings(**wrong)
+    with pytest.raises(ConfigurationError, match="no writer was named"):
+        measure_coordinates(planted, circuit, Coordinates.of(circuit, {}), PROMPTS)
+    under_mean = Circuit.from_edges(planted.universe, other.mask, ablation="mean")
+    with pytest.raises(GraphMismatchError, match="under zero ablation, and it is under mean here"):
+        measure_coordinates(planted, under_mean, found, PROMPTS)
+    spanned = planted.with_spans(["a", "b"], asked=["b"])
+    whole = everything(spanned, "zero")
+    with pytest.raises(ConfigurationError, match="does not know spans"):
+        measure_coordinates(spanned, whole, Coordinates.of(whole, {"m0@a": np.ones(48, dtype=bool)}), PROMPTS)
     with pytest.raises(GraphMismatchError, match="n_layers"):
         far = Universe(family="gpt2", n_layers=1, n_heads=3, n_kv_heads=3)
         learn_coordinates(planted, Circuit.from_edges(far, ["input->logits"]), PROMPTS)
