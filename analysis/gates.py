@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ from jaxtyping import Float
 from analysis.comparable import model_difference
 from circuitgraph.circuits.circuit import Circuit
 from circuitgraph.circuits.edge_scores import EdgeScores
+from circuitgraph.circuits.parentage import INHERITED
 from circuitgraph.circuits.strength import SIGNED
 from circuitgraph.errors import ConfigurationError, GraphMismatchError, UnknownNameError
 
@@ -197,13 +198,19 @@ def logic_gates(
     chosen = np.flatnonzero(labels != "") if circuit is None else circuit.edge_ids
     labelled = Circuit.from_edges(
         noising.universe, chosen, scores=size[chosen], ablation=noising.ablation,
-        provenance={} if circuit is None else circuit.provenance,
+        provenance=_agreed(noising, denoising) if circuit is None else circuit.provenance,
     )  # fmt: skip
     kept = labelled.edge_ids
     return LogicGates(
         circuit=labelled, noising=noising.values[kept], denoising=denoising.values[kept],
         labels=tuple(str(label) for label in labels[kept]), threshold=threshold, least=least,
     )  # fmt: skip
+
+
+def _agreed(noising: EdgeScores, denoising: EdgeScores) -> dict[str, Any]:
+    """Of which model and prompts both are, as far as they agree."""
+    one, other = noising.provenance, denoising.provenance
+    return {field: one[field] for field in INHERITED if field in one and one[field] == other.get(field)}
 
 
 def _check(noising: EdgeScores, denoising: EdgeScores, circuit: Circuit | None) -> None:

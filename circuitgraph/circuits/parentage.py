@@ -10,13 +10,13 @@ from circuitgraph.circuits.strength import score_meaning
 if TYPE_CHECKING:
     from circuitgraph.circuits.kept import KeptEdges
 
-# What a result inherits where all parents agree: what is needed to evaluate it.
-_INHERITED = (
+INHERITED = (
     "model", "revision", "config_hash", "weights", "vectors", "tokenizer", "dtype", "task", "task_options",
     "data_hash", "objective",
 )  # fmt: skip
+"""What a result inherits where all that it is made of agree: what is needed to evaluate it."""
 # What a result tells of each parent.
-_TOLD = (*_INHERITED, "method", "recipe", "seed", "ablation", "operation", "parents")
+_TOLD = (*INHERITED, "method", "recipe", "seed", "ablation", "operation", "parents")
 
 
 def parentage(operation: str, parents: Sequence[KeptEdges]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def parentage(operation: str, parents: Sequence[KeptEdges]) -> dict[str, Any]:
     meaning = meanings.pop() if len(meanings) == 1 else ""
     common = {
         field: provenances[0][field]
-        for field in _INHERITED
+        for field in INHERITED
         if field in provenances[0] and all(other.get(field) == provenances[0][field] for other in provenances)
     }
     told = []

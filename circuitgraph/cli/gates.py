@@ -167,8 +167,9 @@ def gates(
     from circuitgraph.circuits.edge_scores import EdgeScores
     from circuitgraph.cli.tables import TableFormat
 
+    given = [noising, *([] if circuit is None else [circuit])]
     noising, denoising = _both(noising, denoising)
-    inputs = [noising, denoising, *([] if circuit is None else [circuit])]
+    inputs = [noising, denoising, *given]
     into = TableFormat.of(
         as_json=as_json, as_csv=as_csv, as_latex=as_latex, as_markdown=as_markdown, out=out, inputs=inputs
     )

@@ -165,12 +165,14 @@ class TableFormat:
 
 
 def refuse_to_replace(inputs: Sequence[Path], out: Path) -> None:
-    """Refuse an output that is one of the files read.
+    """Refuse an output that is one of the files read, or would replace one of a folder that is.
 
     Raises:
         OutputError: It is.
     """
     for path in inputs:
+        if path.is_dir() and out.exists() and path.resolve() in out.resolve().parents:
+            raise OutputError(f"{out} would replace a file of {path}, which is read; choose another")
         if path.exists() and out.exists() and path.samefile(out):
             raise OutputError(f"--out {out} is a file that is read; choose another")
 

@@ -52,6 +52,20 @@ def test_labels_in_every_form(effects: Path, tmp_path: Path) -> None:
     assert (tmp_path / "gates.csv").read_text().startswith("edge,writer,reader,noising,denoising,gate")
 
 
+def test_a_circuit_of_gates_says_which_model_it_is_of_and_replaces_no_scores(effects: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    assert call("gates", effects, "--faithful", kept).code == 0
+    scores = EdgeScores.load(effects / "noising").provenance
+    found = Circuit.load(kept).provenance
+    assert {name: found[name] for name in ("model", "config_hash", "weights")} == {
+        name: scores[name] for name in ("model", "config_hash", "weights")
+    }
+    file = effects / "noising" / "scores.json"
+    before = file.read_bytes()
+    refused = call("gates", effects, "--faithful", file)
+    assert refused.code == 2 and "would replace a file of" in refused.err and file.read_bytes() == before
+
+
 def test_files_beside_the_tables(effects: Path, tmp_path: Path) -> None:
     whole = Circuit.from_edges(
         EdgeScores.load(effects / "noising").universe, [*TRUE, *(f"input->a0.h{h}<v>" for h in range(4))]
