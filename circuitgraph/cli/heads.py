@@ -318,12 +318,13 @@ def _show(roles: HeadRoles, appearing: pd.DataFrame | None, n_prompts: int) -> N
         ["role", "looks at", ">prompts", ">uniform head", ">heads", ">by chance", ">by place"],
         rows(records(roles.rules), "role", "looks_at", "n_prompts", "uniform", "n_pass", "by_chance", "by_place"),
     )
-    named = sorted((row for row in records(roles.table) if row["roles"]), key=lambda row: -(row["direct"] or 0.0))
+    named = sorted((row for row in records(roles.table) if row["roles"]), key=lambda row: -abs(row["direct"] or 0.0))
     more = f", {_SHOWN} of {len(named)}" if len(named) > _SHOWN else ""
+    title = f"\nHeads with a role{more}, those first that say most for or against the answer"
     if named:
         print_table(
             ["head", "roles", ">says of the answer", ">its rank"],
-            rows(named[:_SHOWN], "head", "roles", "direct", "rank"), title=f"\nHeads with a role{more}",
+            rows(named[:_SHOWN], "head", "roles", "direct", "rank"), title=title,
         )  # fmt: skip
     else:
         print("no head has a role")

@@ -16,8 +16,9 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -35,6 +36,8 @@ from pruning.prompts.encoding import EncodedPairs
 from pruning.whole_numbers import whole_number
 
 FOLLOWED, DEPTH, LEAST = 3, 3, 0.05
+TOLD = 0.01
+"""What an edge restores or harms at least, a share, to have a line of its own in the text."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -66,20 +69,34 @@ class Trace:
 
     @property
     def text(self) -> str:
-        """The tree as lines of text, the strongest edge first."""
+        """The tree as lines of text, the strongest edge first; edges that restore less than 1 % are counted."""
         root = self.tree.nodes[0]["reader"]
         worth = self.readers[root]["worth"]
         return "\n".join([f"{root}: its inputs are worth {worth:.4g} {self.measure}", *self._lines(0, "")])
 
     def _lines(self, node: int, before: str) -> list[str]:
-        found, below = [], list(self.tree.successors(node))
+        found, every = [], list(self.tree.successors(node))
+        below = [child for child in every if self.matters(self.tree.nodes[child])]
+        n_more = len(every) - len(below)
         for place, child in enumerate(below):
-            last = place == len(below) - 1
+            last = place == len(below) - 1 and not n_more
             row = self.tree.nodes[child]
             share = "–" if row["restored"] is None else f"{100 * row['restored']:.0f} %"
             found.append(f"{before}{'└─' if last else '├─'} {row['edge']}  {share}")
             found += self._lines(child, before + ("   " if last else "│  "))
+        if n_more:
+            found.append(f"{before}└─ {n_more:,} more edge{'s' * (n_more > 1)}, less than {100 * TOLD:g} % each")
         return found
+
+    @staticmethod
+    def matters(row: Mapping[str, Any]) -> bool:
+        """Whether an edge has a line of its own in the text.
+
+        Args:
+            row: Its attributes, as in the tree and the table.
+        """
+        share = row["restored"]
+        return bool(share is None or np.isnan(share) or row["followed"] or abs(share) >= TOLD)
 
     def __repr__(self) -> str:
         return f"<Trace of {self.tree.nodes[0]['reader']}: {len(self.tree) - 1} edges, {len(self.readers)} readers>"

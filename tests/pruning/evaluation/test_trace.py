@@ -11,6 +11,7 @@ from circuitgraph import Circuit, compile_model, load_model
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.tracr import ground_truth_edges
 from pruning import load_task, trace
+from pruning.evaluation.trace import Trace
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,17 @@ def test_shares_are_those_of_masked_runs(induction) -> None:
         assert row["restored"] == pytest.approx((all_cut - alone) / all_cut, abs=1e-4)
     # The strongest looks one back, as its study says, and the first in the table is the strongest.
     assert made.table["edge"][0] == "a0.h1->a1.h2<k>" and made.table["restored"].is_monotonic_decreasing
+
+
+def test_edges_that_restore_little_are_counted(induction) -> None:
+    compiled, circuit, pairs = induction
+    made = trace(compiled, circuit, "a1.h2<k>", pairs, depth=1)
+    shares = made.table["restored"].tolist()
+    little = sum(abs(share) < 0.01 for share in shares)
+    lines = made.text.splitlines()
+    assert 1 < little < len(shares) and len(lines) == 1 + len(shares) - little + 1
+    assert lines[-1] == f"└─ {little} more edges, less than 1 % each"
+    assert Trace.matters({"restored": float("nan"), "followed": False})  # worth nothing, so that there is no share
 
 
 def test_a_programs_tree_is_its_circuit() -> None:
