@@ -215,6 +215,7 @@ def _page(
         f"Made by {code(command)}." if command else "",
         f"Measured on {where}. A task's own measure: {told}. {_MEANING}",
         "## Faithfulness",
+        "A row for each task, a column for each circuit.",
         _as_table(matrices["faithfulness"], "task"),
         "![Faithfulness of each circuit on each task](faithfulness.svg)",
     ]

@@ -332,7 +332,11 @@ def _tell(found: Transfer, page: Path, *, as_json: bool) -> None:
         }
         print_json(told)
         return
-    shown = {"faithfulness": "Faithfulness", "faithfulness-own": "Next to the task's own circuit", "kl": "KL"}
+    shown = {
+        "faithfulness": "Faithfulness of circuits (columns) on tasks (rows)",
+        "faithfulness-own": "The same, the task's own circuit as 1",
+        "kl": "KL to the full model, in nats",
+    }
     for name, title in shown.items():
         if name in matrices:
             matrix = matrices[name]

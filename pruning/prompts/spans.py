@@ -101,7 +101,7 @@ def require_same_spans(universe: Universe, pairs: EncodedPairs) -> None:
     if not theirs:
         raise ConfigurationError(
             f"the model has an edge for each of the spans {ours}, and the prompts are not divided into spans; take "
-            "task.with_spans()"
+            "task.with_spans(), on the command line --spans"
         )
     if not ours:
         raise ConfigurationError(

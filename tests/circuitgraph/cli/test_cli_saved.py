@@ -61,6 +61,11 @@ class TestSparsity:
         assert call("sparsity", saved / "a.json", "--by", "layers").code == 2
 
 
+def test_a_prompt_cannot_be_run_through_a_circuit_with_spans(saved):
+    ended = call("run", saved / "spanned.json", "--prompt", "a b")
+    assert ended.code == 2 and "a run of one prompt does not know spans" in ended.err
+
+
 class TestPaths:
     def test_the_strongest_of_all(self, saved):
         ended = call("paths", saved / "a.json", "--json")
