@@ -17,7 +17,7 @@ from circuitgraph.errors import ConfigurationError, UnknownNameError
 
 MEASURES = ("probability", "kl")
 _INCHES_PER_PLACE, _INCHES_BESIDE = 0.2, 0.62
-_SHOWN = {"mlp": "MLP", "null": "null token"}
+_SHOWN = {"mlp": "MLP", "null_token": "null token"}
 _COLUMNS = ("corruption", "kind", "place", "width", "layer")
 
 
@@ -48,7 +48,7 @@ def causal_trace_figure(
         ConfigurationError: No rows of that width, or another table.
 
     Examples:
-        >>> rows = [("null", "mlp", "last", 0, layer, 0.5) for layer in range(3)]
+        >>> rows = [("null_token", "mlp", "last", 0, layer, 0.5) for layer in range(3)]
         >>> columns = ["corruption", "kind", "place", "width", "layer", "probability_share"]
         >>> figure = causal_trace_figure(pd.DataFrame(rows, columns=columns))
         >>> [axes.get_title() for axes in figure.axes]

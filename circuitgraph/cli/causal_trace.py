@@ -42,11 +42,11 @@ class CausalTraceOptions:
         str,
         typer.Option(
             metavar="C[,C…]",
-            help="What stands instead of the subject: null (a learnt token), mean (of all subjects), noise (Gaussian, "
-            "of 3 standard deviations, on the subject's own embeddings).",
+            help="What stands instead of the subject: null_token (a learnt vector), mean (of all subjects), noise "
+            "(Gaussian, of 3 standard deviations, on the subject's own embeddings).",
             rich_help_panel=options.SETTINGS,
         ),
-    ] = "null,mean,noise"
+    ] = "null_token,mean,noise"
     kinds: Annotated[
         str,
         typer.Option(

@@ -94,7 +94,7 @@ class TraceSettings:
         places: Where: `first_subject`, `last_subject`, `subject`, `last`.
         widths: Layers on either side of a window's middle one.
         layers: Middle layers; all by default.
-        corruptions: What stands instead of the subject: `null`, `mean`, `noise`.
+        corruptions: What stands instead of the subject: `null_token`, `mean`, `noise`.
         each_window: Learn the null token anew for each window.
         objective: What the null token makes least: `kl`, or `answer`, minus the right answer's log-probability.
         steps: Steps in which it is learnt.
@@ -135,7 +135,7 @@ class TraceSettings:
             told = ", ".join(self.corruptions) or "none"
             raise ConfigurationError(f"corruptions: expected one or several different ones; got {told}")
         if self.each_window and NULL not in self.corruptions:
-            raise ConfigurationError("a null token for each window (each_window) needs 'null' among the corruptions")
+            raise ConfigurationError("a null token for each window (each_window) needs 'null_token' among them")
         check_learning(self.objective, self.steps, self.rate, self.starts)
         whole_number("draws", self.draws, least=1)
         whole_number("batch_size", self.batch_size, least=1)
@@ -173,7 +173,7 @@ def causal_trace(
         >>> from pruning import TraceSettings, causal_trace, load_task
         >>> loaded = load_model("induction-neox")
         >>> pairs = load_task("induction", loaded.tokenizer, sizes={"train": 16}).split("train")
-        >>> settings = TraceSettings(widths=[0], places=["last"], corruptions=["null"], steps=5)
+        >>> settings = TraceSettings(widths=[0], places=["last"], corruptions=["null_token"], steps=5)
         >>> found = causal_trace(compile_model(loaded), pairs, settings=settings)
         >>> rows = found.table.set_index(["kind", "layer"])["probability_share"].round(1)
         >>> bool(rows["attention", 1] > 0.9 > 0.1 > abs(rows["attention", 0]))  # the last layer's heads copy the answer

@@ -1,6 +1,6 @@
 """What stands instead of a subject: one learnt vector, the mean of subjects, or the subject with noise on it.
 
-- `null`: the null token, a vector that is learnt so that hiding the subject hurts least (`pruning.tracing.null_token`);
+- `null_token`: a vector that is learnt so that hiding the subject hurts least (`pruning.tracing.null_token`);
 - `mean`: the mean of the embeddings of all subject tokens of the training prompts;
 - `noise`: each subject token's own embedding, plus normal noise of 3 standard deviations of all numbers in these
   embeddings, drawn several times (Meng et al. 2022).
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pruning.tracing.prompts import TracedBatch, TracedPrompts
 
-NULL, MEAN, NOISE = CORRUPTIONS = ("null", "mean", "noise")
+NULL, MEAN, NOISE = CORRUPTIONS = ("null_token", "mean", "noise")
 STRENGTH = 3.0
 """Standard deviations of the noise."""
 

@@ -13,7 +13,7 @@ from circuitgraph.errors import ConfigurationError, UnknownNameError
 def trace(widths=(0, 2)) -> pd.DataFrame:
     rows = [
         (corruption, kind, place, width, layer, (layer + width) / 10, -0.1)
-        for corruption in ("null", "noise")
+        for corruption in ("null_token", "noise")
         for kind in ("attention", "mlp")
         for place in ("last_subject", "last")
         for width in widths

@@ -26,8 +26,13 @@ def test_files_json_and_table(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO((out / "trace.csv").read_text())))
     assert len(rows) == 3 * 2 * 3 * 2 * 2  # corruptions, kinds, places, widths, layers
     assert [float(row["kl_share"]) for row in rows] == pytest.approx([row["kl_share"] for row in whole["trace"]])
+    assert {row["corruption"] for row in rows} == {
+        "null_token",
+        "mean",
+        "noise",
+    }  # names that stay
     assert ended.json["trace"] == whole["trace"] and whole["n_traced"] == len(whole["prompts"]) == 4
-    assert [row["corruption"] for row in whole["corruptions"]] == ["null", "mean", "noise"]
+    assert [row["corruption"] for row in whole["corruptions"]] == ["null_token", "mean", "noise"]
     assert whole["subject"] == "differing" and whole["settings"]["widths"] == [0, 1] and whole["task"] == "induction"
     copied = [row for row in whole["trace"] if (row["kind"], row["place"], row["layer"]) == ("attention", "last", 1)]
     assert len(copied) == 6 and all(row["kl_share"] > 0.99 for row in copied)  # the last layer's heads copy the letter

@@ -194,7 +194,7 @@ def test_subjects_by_span_group_and_difference(compiled) -> None:
         ({"places": ("first",)}, UnknownNameError, "unknown place 'first'"),
         ({"corruptions": ("nil",)}, UnknownNameError, "unknown corruption 'nil'"),
         ({"corruptions": ()}, ConfigurationError, "corruptions: expected one or several different ones; got none"),
-        ({"corruptions": ("mean",), "each_window": True}, ConfigurationError, "needs 'null' among the corruptions"),
+        ({"corruptions": ("mean",), "each_window": True}, ConfigurationError, "needs 'null_token' among them"),
         ({"objective": "mse"}, UnknownNameError, "unknown objective of the null token 'mse'"),
         ({"rate": 0.0}, ConfigurationError, "rate a number above 0"),
         ({"draws": 0}, ConfigurationError, "draws"),

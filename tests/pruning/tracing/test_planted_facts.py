@@ -42,7 +42,7 @@ def clean_answers(compiled) -> torch.Tensor:
 
 def test_a_fact_comes_back_where_it_was_planted(compiled) -> None:
     settings = TraceSettings(
-        kinds=("attention", "mlp", "residual"), widths=(0,), corruptions=("null", "mean"), steps=80, batch_size=16,
+        kinds=("attention", "mlp", "residual"), widths=(0,), corruptions=("null_token", "mean"), steps=80, batch_size=16,
         places=("first_subject", "last_subject", "subject", "last"),
     )  # fmt: skip
     found = causal_trace(compiled, asked(UNBALANCED), settings=settings)
@@ -104,7 +104,9 @@ def test_noise_and_mean_cost_more_than_the_null_token(compiled) -> None:
         kinds=("mlp",), places=("last",), widths=(0,), layers=(0,), steps=80, batch_size=16, draws=20
     )
     rows = causal_trace(compiled, asked(UNBALANCED), settings=settings).corruptions.set_index("corruption")
-    assert rows.loc["null", "kl"] < rows.loc["mean", "kl"] and rows.loc["null", "kl"] < rows.loc["noise", "kl"]
+    assert (
+        rows.loc["null_token", "kl"] < rows.loc["mean", "kl"] and rows.loc["null_token", "kl"] < rows.loc["noise", "kl"]
+    )
 
 
 def test_a_token_for_each_window_is_never_worse(compiled, prompts) -> None:
@@ -123,7 +125,7 @@ def test_a_token_for_each_window_is_never_worse(compiled, prompts) -> None:
 def test_traced_with_tokens_for_each_window(compiled) -> None:
     """Each window is set against hiding alone, learnt as long."""
     settings = TraceSettings(
-        kinds=("mlp",), places=("last_subject",), widths=(0,), corruptions=("null",), steps=60, batch_size=16,
+        kinds=("mlp",), places=("last_subject",), widths=(0,), corruptions=("null_token",), steps=60, batch_size=16,
         each_window=True,
     )  # fmt: skip
     found = causal_trace(compiled, asked(UNBALANCED), settings=settings)
