@@ -12,6 +12,8 @@ from circuitgraph.circuits.edge_scores import EdgeScores
 from tests.circuitgraph.cli.conftest import call
 from tests.circuitgraph.cli.test_file_formats import complaints
 
+pytestmark = pytest.mark.slow
+
 TRACR = (
     "discover", "--model", "tracr:reverse", "--task", "tracr-reverse", "--task-option", "max_length=3", "--n-random", 1,
     "--set", "n_effects=0",

@@ -16,6 +16,8 @@ from circuitgraph.compiled.compile import compile_model
 from circuitgraph.models import load_model
 from tests.circuitgraph.cli.conftest import call
 
+pytestmark = pytest.mark.slow
+
 INDUCTION = ("heads", "--model", "induction-neox", "--task", "induction", "--prompts", 12)
 FILES = ["attention.png", "heads.csv", "heads.json", "rules.csv", "writers.csv"]
 

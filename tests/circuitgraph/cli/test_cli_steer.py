@@ -13,6 +13,8 @@ from circuitgraph.interventions.positions import PositionChange
 from circuitgraph.models import load_model
 from tests.circuitgraph.cli.conftest import call
 
+pytestmark = pytest.mark.slow
+
 MODEL = ("--model", "induction-neox", "--no-verify")
 TASK = ("--task", "induction", "--train-size", 16, "--validation-size", 8, "--test-size", 8)
 
