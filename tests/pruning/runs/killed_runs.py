@@ -1,11 +1,13 @@
 """Runs that are killed with `kill -9` at random moments and go on; what is left at the end is compared to the bit.
 
-Run as a program, in a process of its own: it loads everything once and forks a child for each run, so that a run begins
-at once. `python -m tests.pruning.runs.killed_runs FOLDER KILLS SEED [OPTION …]`.
+Run as a program, in a process of its own: it loads what a run loads and forks a child for each, so that a run begins at
+once. `python -m tests.pruning.runs.killed_runs FOLDER KILLS SEED [OPTION …]`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import random
@@ -39,7 +41,28 @@ def bits(folder: Path) -> dict[str, Any]:
     }
 
 
-def started(arguments: Sequence[str], log: Path, before: Callable[[], None] = lambda: None) -> int:
+def listing_modules(place: Path) -> Callable[[], None]:
+    """Leaves the names of all modules that the process which calls it has loaded."""
+
+    def write() -> None:
+        (place / "modules.json").write_text(json.dumps(list(sys.modules)))
+
+    return write
+
+
+def load_as(place: Path) -> None:
+    """Load them here too: no more than that, since threads that a computation starts do not outlive a fork."""
+    for name in json.loads((place / "modules.json").read_text()):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def started(
+    arguments: Sequence[str],
+    log: Path,
+    before: Callable[[], None] = lambda: None,
+    after: Callable[[], None] = lambda: None,
+) -> int:
     """Begin a command in a child; gives its process number."""
     child = os.fork()
     if child:
@@ -53,6 +76,7 @@ def started(arguments: Sequence[str], log: Path, before: Callable[[], None] = la
         from circuitgraph.cli import main
 
         code = main(list(arguments))
+        after()
     finally:
         os._exit(code)
 
@@ -116,11 +140,11 @@ def command(folder: Path, options: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Kill runs until they were killed as often as asked; each ends with the bits of an undisturbed one."""
-    import pruning.runs.discover  # noqa: F401 - loaded once, for all children
-
     place, kills, seed, options = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
     draws = random.Random(seed)
     log = place / "log.txt"
+    assert ended(started(command(place / "first", options), log, after=listing_modules(place))) == 0, log.read_text()
+    load_as(place)
     began = time.monotonic()
     assert ended(started(command(place / "whole", options), log)) == 0, log.read_text()[-3000:]
     lasts = time.monotonic() - began
