@@ -67,11 +67,9 @@ def run(
     """
     from circuitgraph.cli.found_circuit import found_circuit
     from circuitgraph.cli.output import only_json, print_json
-    from circuitgraph.graph.spans import refuse_spans
 
     with only_json(as_json):
         kept, runs = _what_runs(circuit, with_, strength)
-        refuse_spans(kept.universe, "a run of one prompt")
         file = circuit or with_
         assert file is not None
         found = found_circuit(kept, file, model=model, device=device, dtype=dtype, verify=not no_verify)

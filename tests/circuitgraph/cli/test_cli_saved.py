@@ -63,7 +63,7 @@ class TestSparsity:
 
 def test_a_prompt_cannot_be_run_through_a_circuit_with_spans(saved):
     ended = call("run", saved / "spanned.json", "--prompt", "a b")
-    assert ended.code == 2 and "a run of one prompt does not know spans" in ended.err
+    assert ended.code == 2 and "a single --prompt does not know spans" in ended.err
 
 
 class TestPaths:

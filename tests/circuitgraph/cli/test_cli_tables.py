@@ -16,6 +16,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from circuitgraph.cli.circuit_files import named_files
+from circuitgraph.cli.output import print_table
 from circuitgraph.cli.tables import ResultTable, TableFormat
 from circuitgraph.errors import ConfigurationError
 from tests.circuitgraph.cli.conftest import call
@@ -193,3 +194,8 @@ class TestNames:
 def test_one_format_at_a_time():
     with pytest.raises(ConfigurationError, match="got --csv and --markdown"):
         TableFormat.of(as_json=False, as_csv=True, as_latex=False, as_markdown=True, out=None)
+
+
+def test_a_title_is_not_folded_to_a_narrow_table(capsys):
+    print_table(["a"], [["1"]], title="Faithfulness of circuits [columns] on tasks (rows)")
+    assert capsys.readouterr().out.splitlines()[0].rstrip() == "Faithfulness of circuits [columns] on tasks (rows)"
