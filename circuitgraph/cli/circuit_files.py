@@ -93,17 +93,30 @@ def save_with_vectors(circuit: Circuit, path: Path, made_of: Iterable[Path]) -> 
         OutputError: A file cannot be written.
     """
     circuit.save(path)
-    if not circuit.universe.virtual:
+    keep_vectors(path, circuit.universe, [(one if one.is_dir() else one.parent) / VECTOR_FILE for one in made_of])
+
+
+def keep_vectors(path: Path, universe: Universe, files: Iterable[Path]) -> None:
+    """Put the vectors that were added to a model beside a result of it, where they are looked for.
+
+    Args:
+        path: The result.
+        universe: Its universe.
+        files: Files that the vectors may be in; those that are not there are left out.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    if not universe.virtual:
         return
     place = path.parent / VECTOR_FILE
-    beside = [(one if one.is_dir() else one.parent) / VECTOR_FILE for one in made_of]
-    found = [file.read_bytes() for file in beside if file.is_file()]
+    found = [file.read_bytes() for file in files if file.is_file()]
     there = place.read_bytes() if place.is_file() else None
     if there is None and found:
         write_atomically(place, found[0])
     elif there is None or (found and there not in found):
         warn(
-            f"{path} can be run with the vectors {', '.join(circuit.universe.virtual)} alone, and "
+            f"{path} can be run with the vectors {', '.join(universe.virtual)} alone, and "
             + (f"{place} has others: keep it in a folder of its own" if there else f"{place} is not there: copy it")
         )
 

@@ -134,7 +134,8 @@ def steer(
             found = learn_scalings(compiled, train, settings, seed=prompts.seed, tick=tick, say=say)
         judged = judge_intervention(compiled, found, data.split("test"), strengths=strengths)
         made = {"method": "scaling", "settings": vars(settings)}
-        saved = _saved(found, out, compiled, data, {**made, "seed": prompts.seed, "judged": judged.to_dict("records")})
+        told = {**made, "seed": prompts.seed, "judged": judged.to_dict("records")}
+        saved = _saved(found, out, compiled, data, told, graph.vectors)
     if as_json:
         print_json({"out": str(out), "n_edges": len(saved), "writers": saved.writers, **saved.provenance})
         return
@@ -215,7 +216,7 @@ def suppress(
             "method": "suppression", "settings": vars(settings), "seed": prompts.seed, "heads": found.heads,
             "judged": judged.to_dict("records"), "random_heads": random.to_dict("records"),
         }  # fmt: skip
-        saved = _saved(found.intervention, out, compiled, data, about)
+        saved = _saved(found.intervention, out, compiled, data, about, graph.vectors)
     if as_json:
         print_json({"out": str(out), "n_edges": len(saved), **saved.provenance})
         return
@@ -279,17 +280,24 @@ def _prepared(
 
 
 def _saved(
-    found: Intervention, out: Path, compiled: CompiledModel, data: TaskData, about: Mapping[str, object]
+    found: Intervention,
+    out: Path,
+    compiled: CompiledModel,
+    data: TaskData,
+    about: Mapping[str, object],
+    vectors: str | Path | None,
 ) -> Intervention:
-    """The intervention with where it came from, written."""
+    """The intervention with where it came from, written, and beside it the vectors that were added to its model."""
     from dataclasses import replace
 
     from circuitgraph.circuits.provenance import provenance_text
+    from circuitgraph.cli.circuit_files import keep_vectors
     from pruning.runs.provenance import model_provenance
 
     told = {**model_provenance(compiled), "task": data.name, "data_hash": data.data_hash, **about}
     whole = replace(found, provenance_json=provenance_text(told))
     whole.save(out.expanduser())
+    keep_vectors(out.expanduser(), whole.universe, [] if vectors is None else [Path(vectors)])
     return whole
 
 

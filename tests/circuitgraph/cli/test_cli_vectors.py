@@ -39,6 +39,15 @@ def test_a_ranking_keeps_its_vectors(ranked: Path) -> None:
     assert call("evaluate", ranked / "circuit.json", "--n-random", 0, "--no-verify").code == 0
 
 
+def test_an_intervention_runs_with_the_vectors_beside_it(ranked: Path, tmp_path: Path) -> None:
+    options = ("--vectors", ranked / VECTOR_FILE, "--steps", 1, "--test-size", 4, "--no-verify")
+    ended = call("steer", *PROMPTS, *options, "--out", tmp_path / "steer.json")
+    assert ended.code == 0, ended.err
+    assert (tmp_path / VECTOR_FILE).read_bytes() == (ranked / VECTOR_FILE).read_bytes()
+    ended = call("run", "--with", tmp_path / "steer.json", "--prompt", "A B A", "--no-verify")
+    assert ended.code == 0, ended.err
+
+
 def test_what_is_made_of_it_has_them_too(ranked: Path, tmp_path: Path) -> None:
     circuit = ranked / "circuit.json"
     commands = {
