@@ -48,6 +48,7 @@ _SHAPES = {
     "vector": "yellow box v@3: a vector that is added before layer 3",
     "group": "small kv box: a key and value shared by a group of heads",
 }
+_GROUP_OF_SPAN = "small kv box: a key and value of its span that several heads read, there or at spans behind"
 
 
 def circuit_to_dot(
@@ -172,10 +173,10 @@ def heads_of_group(universe: Universe, name: str) -> list[str]:
 
     With spans, those that read a key and value of one span such as `a3.kv1@subject`, at that span or behind it.
     """
-    module, dot, part = name.partition(".kv")
+    node, _, span = name.partition(SPAN_MARK)
+    module, dot, number = node.partition(".kv")
     if not dot:
         return []
-    number, _, span = part.partition(SPAN_MARK)
     size = 1 if span and not universe.grouped else universe.group_size
     heads = [f"{module}.h{head}" for head in range(int(number) * size, (int(number) + 1) * size)]
     if not span:
@@ -184,12 +185,16 @@ def heads_of_group(universe: Universe, name: str) -> list[str]:
     return [f"{head}{SPAN_MARK}{at}" for head in heads for at in behind]
 
 
+def _is_group(name: str) -> bool:
+    return ".kv" in name.partition(SPAN_MARK)[0]
+
+
 # -------------------------------------------------------------------- rows of nodes
 
 
 def row_of(universe: Universe, name: str) -> tuple[int, int]:
     """Place of a node in the order of the rows: layer, then vectors, groups, heads, MLP."""
-    if ".kv" in name:
+    if _is_group(name):
         return node_layer(name) or 0, 0
     kind = node_kind(name)
     if kind == "vector":
@@ -276,7 +281,7 @@ def node_line(name: str, place: str = "") -> str:
         place: Put before its name to tell it from the same node elsewhere in the drawing.
     """
     identity = quoted(place + name)
-    if ".kv" in name:
+    if _is_group(name):
         label = quoted(name.partition(".")[2])
         return (
             f'{identity} [label={label}, tooltip={quoted(name)}, shape=box, style="rounded,filled", '
@@ -372,7 +377,8 @@ def shape_rows(universe: Universe, drawn: set[str], keys: Sequence[str], width: 
         keys: What else there is to say.
         width: Of the page, in inches.
     """
-    shapes = [text for kind, text in _SHAPES.items() if any(_kind_of(universe, name) == kind for name in drawn)]
+    texts = _SHAPES | ({"group": _GROUP_OF_SPAN} if universe.spans else {})
+    shapes = [text for kind, text in texts.items() if any(_kind_of(universe, name) == kind for name in drawn)]
     spans = [f"behind {SPAN_MARK}: the span, in the order {', '.join(universe.spans)}"] if universe.spans else []
     told = "; ".join([*shapes, *spans, *filter(None, keys)])
     return [f'<FONT COLOR="{SOFT}">{row}</FONT>' for row in wrapped([told] if told else [], width)]

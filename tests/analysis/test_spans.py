@@ -106,6 +106,22 @@ def test_drawn_edges_end_at_the_heads_that_read_a_span() -> None:
     assert "behind @: the span" in dot
 
 
+@pytest.mark.parametrize("span", ["x.kv", "a0.kv1", "m0", "v.h1"])
+def test_spans_whose_names_look_like_nodes_are_drawn(span: str) -> None:
+    universe = with_spans(PLAIN, (span, "end"), asked=("end",))
+    edges = [f"input@{span}->a0.kv1<k>@{span}", f"input@{span}->m0@{span}", f"m0@{span}->a1.kv0<v>@{span}"]
+    edges += [f"a0.h{head}@end->logits@end" for head in (2, 3)] + ["a1.h0@end->logits@end"]
+    dot = circuit_to_dot(Circuit.from_edges(universe, edges, ablation="zero"))
+    labels = {
+        line.split('label="')[1].split('"')[0] for line in dot.splitlines() if "fillcolor" in line and "[label" in line
+    }
+    own = {f"{name}@{span}" for name in ("input", "m0", "kv1")}
+    assert labels == own | {"a0.h2@end", "a0.h3@end", "a1.h0@end", "logits@end"}
+    assert "several heads read, there or at spans behind" in dot.replace(
+        '</FONT></TD></TR><TR><TD><FONT COLOR="#595959">', " "
+    )
+
+
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_circuits_drawn_together_have_the_nodes_of_each_span_and_no_others(side_by_side: bool) -> None:
     edges = [
