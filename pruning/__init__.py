@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pruning.steering.scaling import ScalingSettings, learn_scalings
     from pruning.steering.suppression import Suppression, SuppressionSettings, find_suppression
     from pruning.tasks import TaskData, load_task, register_task, task_from_pairs
-    from pruning.tracing.causal_trace import CausalTrace, TraceSettings, causal_trace
+    from pruning.tracing.causal_trace import CausalTrace, CausalTraceSettings, causal_trace
     from pruning.transfer.found import circuits_of_tasks
     from pruning.transfer.measure import measure_transfer
     from pruning.transfer.smallest import smallest_circuit
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Capture",
     "CausalTrace",
+    "CausalTraceSettings",
     "Components",
     "DiskCache",
     "Effects",
@@ -68,7 +69,6 @@ __all__ = [
     "Sweep",
     "TaskData",
     "Trace",
-    "TraceSettings",
     "appearing_heads",
     "capture",
     "causal_trace",
@@ -111,6 +111,7 @@ __all__ = [
 _HOME = {
     "Capture": "pruning.heads.capture",
     "CausalTrace": "pruning.tracing.causal_trace",
+    "CausalTraceSettings": "pruning.tracing.causal_trace",
     "Components": "pruning.components.table",
     "DiskCache": "pruning.frozen.disk",
     "Effects": "pruning.evaluation.effects",
@@ -127,7 +128,6 @@ _HOME = {
     "Sweep": "pruning.runs.sweep",
     "TaskData": "pruning.tasks",
     "Trace": "pruning.evaluation.trace",
-    "TraceSettings": "pruning.tracing.causal_trace",
     "appearing_heads": "pruning.heads.appearing",
     "capture": "pruning.heads.capture",
     "causal_trace": "pruning.tracing.causal_trace",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from circuitgraph.compiled.model import CompiledModel
     from circuitgraph.graph.universe import Universe
-    from pruning.tracing.causal_trace import CausalTrace, TraceSettings
+    from pruning.tracing.causal_trace import CausalTrace, CausalTraceSettings
 
 TRACE, CORRUPTIONS, PROMPTS, ALL = "trace.csv", "corruptions.csv", "prompts.csv", "trace.json"
 TOKEN, FIGURE = "null-token.safetensors", "trace.png"
@@ -137,7 +137,7 @@ class CausalTraceOptions:
     task_option: options.TaskOption = None
     seed: options.Seed = 0
 
-    def settings(self, universe: Universe) -> TraceSettings:
+    def settings(self, universe: Universe) -> CausalTraceSettings:
         """The same for Python, checked against the model.
 
         Args:
@@ -149,7 +149,7 @@ class CausalTraceOptions:
         """
         from circuitgraph.cli.settings import parse_layers
         from circuitgraph.errors import ConfigurationError
-        from pruning.tracing.causal_trace import TraceSettings
+        from pruning.tracing.causal_trace import CausalTraceSettings
         from pruning.tracing.windows import windows_of
 
         widths = _listed(self.widths)
@@ -157,7 +157,7 @@ class CausalTraceOptions:
             raise ConfigurationError(
                 f"--widths: expected whole numbers from 0 with commas between, such as 0,2,4; got {self.widths!r}"
             )
-        found = TraceSettings(
+        found = CausalTraceSettings(
             subject=self.subject, corruptions=_listed(self.corruptions), kinds=_listed(self.kinds),
             places=_listed(self.places), widths=tuple(int(part) for part in widths),
             layers=None if self.layers is None else tuple(parse_layers("--layers", self.layers, universe.n_layers)),

@@ -85,7 +85,7 @@ class CausalTrace:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TraceSettings:
+class CausalTraceSettings:
     """How subjects are hidden, and what is restored.
 
     Attributes:
@@ -146,7 +146,7 @@ def causal_trace(
     compiled: CompiledModel,
     train: EncodedPairs,
     test: EncodedPairs | None = None,
-    settings: TraceSettings | None = None,
+    settings: CausalTraceSettings | None = None,
     *,
     tick: Tick | None = None,
 ) -> CausalTrace:
@@ -170,16 +170,16 @@ def causal_trace(
 
     Examples:
         >>> from circuitgraph import compile_model, load_model
-        >>> from pruning import TraceSettings, causal_trace, load_task
+        >>> from pruning import CausalTraceSettings, causal_trace, load_task
         >>> loaded = load_model("induction-neox")
         >>> pairs = load_task("induction", loaded.tokenizer, sizes={"train": 16}).split("train")
-        >>> settings = TraceSettings(widths=[0], places=["last"], corruptions=["null_token"], steps=5)
+        >>> settings = CausalTraceSettings(widths=[0], places=["last"], corruptions=["null_token"], steps=5)
         >>> found = causal_trace(compile_model(loaded), pairs, settings=settings)
         >>> rows = found.table.set_index(["kind", "layer"])["probability_share"].round(1)
         >>> bool(rows["attention", 1] > 0.9 > 0.1 > abs(rows["attention", 0]))  # the last layer's heads copy the answer
         True
     """
-    settings = settings or TraceSettings()
+    settings = settings or CausalTraceSettings()
     windows = windows_of(
         compiled.universe, kinds=settings.kinds, places=settings.places, widths=settings.widths, layers=settings.layers
     )
@@ -193,7 +193,7 @@ class _Tracing:
     """One trace: corruption after corruption."""
 
     def __init__(
-        self, learning: TracedPrompts, traced: TracedPrompts, windows: list[Window], settings: TraceSettings,
+        self, learning: TracedPrompts, traced: TracedPrompts, windows: list[Window], settings: CausalTraceSettings,
         tick: Tick | None,
     ) -> None:  # fmt: skip
         self.learning, self.traced, self.windows, self.settings = learning, traced, windows, settings

@@ -11,7 +11,7 @@ import torch
 
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.errors import ConfigurationError, UnknownNameError
-from pruning.tracing.causal_trace import TraceSettings, causal_trace, restored_shares
+from pruning.tracing.causal_trace import CausalTraceSettings, causal_trace, restored_shares
 from pruning.tracing.corruption import noisy_tokens
 from pruning.tracing.prompts import traced_prompts
 from pruning.tracing.subjects import subjects_of
@@ -85,7 +85,7 @@ def test_every_row_is_that_of_hooks(compiled, tiny_gpt2, family: str, kind: str)
     pairs = prompts()
     if family == "gpt2":  # positions have embeddings of their own, which stay
         compiled = compile_model(tiny_gpt2(dtype=torch.float64, n_layers=3), verify=False)
-    settings = TraceSettings(
+    settings = CausalTraceSettings(
         kinds=(kind,), places=("first_subject", "last_subject", "subject", "last"), widths=(0, 1),
         corruptions=("mean",), known=False, batch_size=2,
     )  # fmt: skip
@@ -116,7 +116,7 @@ def test_every_row_is_that_of_hooks(compiled, tiny_gpt2, family: str, kind: str)
 
 
 def test_the_order_of_prompts_does_not_matter(compiled) -> None:
-    pairs, settings = prompts(), TraceSettings(widths=(1,), steps=4, draws=2, known=False, batch_size=8)
+    pairs, settings = prompts(), CausalTraceSettings(widths=(1,), steps=4, draws=2, known=False, batch_size=8)
     state = GlobalRandomState()
     ours = causal_trace(compiled, pairs, settings=settings)
     state.assert_untouched()
@@ -132,7 +132,7 @@ def test_the_order_of_prompts_does_not_matter(compiled) -> None:
 
 
 def test_traced_on_other_prompts_than_learnt_on(compiled) -> None:
-    pairs, settings = prompts(), TraceSettings(widths=(0,), places=("last",), steps=3, known=False, draws=1)
+    pairs, settings = prompts(), CausalTraceSettings(widths=(0,), places=("last",), steps=3, known=False, draws=1)
     seen = []
     found = causal_trace(
         compiled, pairs.subset([0, 1, 2]), pairs.subset([3, 4]), settings, tick=lambda *at: seen.append(at)
@@ -208,11 +208,11 @@ def test_subjects_by_span_group_and_difference(compiled) -> None:
 )
 def test_settings_that_do_not_fit_are_refused(compiled, settings, error, told: str) -> None:
     with pytest.raises(error, match=told):
-        causal_trace(compiled, prompts(), settings=TraceSettings(known=False, **settings))
+        causal_trace(compiled, prompts(), settings=CausalTraceSettings(known=False, **settings))
 
 
 def test_prompts_that_do_not_fit_are_refused(compiled) -> None:
-    pairs, settings = prompts(), TraceSettings(known=False)
+    pairs, settings = prompts(), CausalTraceSettings(known=False)
     with pytest.raises(ConfigurationError, match="the split has no prompts"):
         causal_trace(compiled, pairs.subset([]), settings=settings)
     alike = replace(pairs, corrupted_ids=pairs.clean_ids)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.tracing.causal_trace import TraceSettings, causal_trace
+from pruning.tracing.causal_trace import CausalTraceSettings, causal_trace
 from pruning.tracing.null_token import learn_null_token, learn_window_tokens, token_losses
 from pruning.tracing.prompts import traced_prompts
 from pruning.tracing.windows import windows_of
@@ -41,7 +41,7 @@ def clean_answers(compiled) -> torch.Tensor:
 
 
 def test_a_fact_comes_back_where_it_was_planted(compiled) -> None:
-    settings = TraceSettings(
+    settings = CausalTraceSettings(
         kinds=("attention", "mlp", "residual"), widths=(0,), corruptions=("null_token", "mean"), steps=80,
         batch_size=16, places=("first_subject", "last_subject", "subject", "last"),
     )  # fmt: skip
@@ -100,7 +100,7 @@ def test_the_null_token_against_all_points_of_a_grid(compiled, prompts, learnt) 
 
 
 def test_noise_and_mean_cost_more_than_the_null_token(compiled) -> None:
-    settings = TraceSettings(
+    settings = CausalTraceSettings(
         kinds=("mlp",), places=("last",), widths=(0,), layers=(0,), steps=80, batch_size=16, draws=20
     )
     found = causal_trace(compiled, asked(UNBALANCED), settings=settings).corruptions.set_index("corruption")["kl"]
@@ -122,7 +122,7 @@ def test_a_token_for_each_window_is_never_worse(compiled, prompts) -> None:
 
 def test_traced_with_tokens_for_each_window(compiled) -> None:
     """Each window is set against hiding alone, learnt as long."""
-    settings = TraceSettings(
+    settings = CausalTraceSettings(
         kinds=("mlp",), places=("last_subject",), widths=(0,), corruptions=("null_token",), steps=60, batch_size=16,
         each_window=True,
     )  # fmt: skip
@@ -137,13 +137,13 @@ def test_traced_with_tokens_for_each_window(compiled) -> None:
 
 def test_prompts_that_the_model_does_not_know_are_left_out(compiled) -> None:
     pairs = asked((0, 1, 2, 1), wrong=(1,))
-    settings = TraceSettings(kinds=("mlp",), places=("last",), widths=(0,), layers=(0,), corruptions=("mean",))
+    settings = CausalTraceSettings(kinds=("mlp",), places=("last",), widths=(0,), layers=(0,), corruptions=("mean",))
     assert causal_trace(compiled, pairs, settings=settings).prompts["text"].tolist() == [
         "prompt 0",
         "prompt 2",
         "prompt 1",
     ]
-    every = TraceSettings(
+    every = CausalTraceSettings(
         kinds=("mlp",), places=("last",), widths=(0,), layers=(0,), corruptions=("mean",), known=False
     )  # fmt: skip
     found = causal_trace(compiled, pairs, settings=every)
