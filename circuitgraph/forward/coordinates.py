@@ -1,7 +1,8 @@
 """Coordinates of writers: a gate for every value dimension of a head and every neuron of an MLP.
 
 What a writer says is a sum over its coordinates: a head's over what it gathered `[d_head]`, an MLP's over its inner
-activations `[d_mlp]`, each times a row of the last map. A coordinate with gate c says
+activations `[d_mlp]`, each times a row of the last map; a norm or a factor behind an MLP is that of the sum that is
+left. A coordinate with gate c says
 
     c · (what it is in this run) + (1 − c) · (what it is where the writer is ablated),
 
@@ -14,7 +15,7 @@ made again from the residual stream there; under mean ablation its mean, which `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuitgraph.architectures.activations import GatedMLP
+from circuitgraph.architectures.around import Times
 from circuitgraph.architectures.family import BoundModel, ModelShape
 from circuitgraph.architectures.rotary import rotaries_of
 from circuitgraph.batch import TokenBatch
@@ -97,7 +99,7 @@ class CoordinateGates:
             kept = kept + (1 - gates.to(inner)) * inner_of(mlp, ablated).detach()
         elif layer in self.inner:
             kept = kept + (1 - gates.to(inner)) * self.inner[layer].to(inner)
-        return last_map(mlp)(kept)
+        return _behind(mlp)(last_map(mlp)(kept))
 
 
 def _check_size(what: str, gates: Tensor, size: tuple[int, ...], layer: int, shape: ModelShape) -> None:
@@ -110,8 +112,23 @@ def _check_size(what: str, gates: Tensor, size: tuple[int, ...], layer: int, sha
 # -------------------------------------------------------------------- inside an MLP
 
 
+def _core(mlp: nn.Module) -> nn.Module:
+    """An MLP without the norm or the factor between its last map and the residual stream."""
+    if isinstance(mlp, Times):
+        return mlp.own
+    return mlp[0] if isinstance(mlp, nn.Sequential) else mlp
+
+
+def _behind(mlp: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What stands between an MLP's last map and the residual stream."""
+    if isinstance(mlp, Times):
+        return lambda said: said * mlp.factor
+    return mlp[1:] if isinstance(mlp, nn.Sequential) else lambda said: said
+
+
 def _parts(mlp: nn.Module) -> tuple[dict[str, Any], tuple[str, str, str] | None]:
     """An MLP's modules by name, and which are its first map, activation and last map where it has no gate."""
+    mlp = _core(mlp)
     if isinstance(mlp, GatedMLP):
         own: Any = mlp.own
         return dict(own.named_children()), None
