@@ -48,6 +48,7 @@ _SHAPES = {
     "vector": "yellow box v@3: a vector that is added before layer 3",
     "group": "small kv box: a key and value shared by a group of heads",
 }
+_SPANS_READ = f"behind {SPAN_MARK}: the span, in the order {{}}; an edge is read at the span where it begins"
 _GROUP_OF_SPAN = "small kv box: a key and value of its span that several heads read, there or at spans behind"
 
 
@@ -379,7 +380,7 @@ def shape_rows(universe: Universe, drawn: set[str], keys: Sequence[str], width: 
     """
     texts = _SHAPES | ({"group": _GROUP_OF_SPAN} if universe.spans else {})
     shapes = [text for kind, text in texts.items() if any(_kind_of(universe, name) == kind for name in drawn)]
-    spans = [f"behind {SPAN_MARK}: the span, in the order {', '.join(universe.spans)}"] if universe.spans else []
+    spans = [_SPANS_READ.format(", ".join(universe.spans))] if universe.spans else []
     told = "; ".join([*shapes, *spans, *filter(None, keys)])
     return [f'<FONT COLOR="{SOFT}">{row}</FONT>' for row in wrapped([told] if told else [], width)]
 
