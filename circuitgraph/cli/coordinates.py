@@ -60,7 +60,10 @@ def coordinates(
             if not save.parent.is_dir():
                 raise OutputError(f"--save {save}: there is no folder {save.parent}; make it first")
         settings = CoordinateSettings(steps=steps, rate=rate, price=price, batch_size=batch_size)
-        loaded = load_found_circuit(Path(circuit), model=model, device=device, dtype=dtype, verify=not no_verify)
+        loaded = load_found_circuit(
+            Path(circuit), model=model, device=device, dtype=dtype, verify=not no_verify,
+            without_spans="learning coordinates",
+        )  # fmt: skip
         data = loaded.task(task)
         train, pairs = data.split("train"), data.split(split)
         if not len(pairs) or not len(train):

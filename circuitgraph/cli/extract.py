@@ -52,7 +52,9 @@ def extract(
     with only_json(as_json):
         check_free(out, overwrite=overwrite)
         settle_ablation(_circuit(circuit), ablation)
-        found = load_found_circuit(circuit, model=model, device=device, dtype=dtype, verify=not no_verify)
+        found = load_found_circuit(
+            circuit, model=model, device=device, dtype=dtype, verify=not no_verify, without_spans="an extracted model"
+        )
         ablation = settle_ablation(found.circuit, ablation)
         pairs = _prompts(found, task)
         values = _values(found, circuit, ablation, pairs, batch_size)

@@ -142,6 +142,7 @@ def load_found_circuit(
     dtype: str | None,
     verify: bool,
     exact: bool = False,
+    without_spans: str | None = None,
 ) -> FoundCircuit:
     """Load a circuit and the model it belongs to.
 
@@ -152,15 +153,20 @@ def load_found_circuit(
         dtype: The model's number format, or None for the circuit's.
         verify: Whether to check that the compiled graph reproduces the model.
         exact: Whether a model of other weights is refused; else it is warned of.
+        without_spans: What does not know spans of positions, so that a circuit that has some is refused before its
+            model is loaded.
 
     Raises:
         CircuitFormatError: The file is no circuit.
-        ConfigurationError: Neither the caller nor the circuit names a model.
+        ConfigurationError: Neither the caller nor the circuit names a model, or it has spans and should not.
         GraphMismatchError: The model has another graph than the circuit, or, if that matters, other weights.
     """
     from circuitgraph.circuits.circuit import Circuit
+    from circuitgraph.graph.spans import refuse_spans
 
     circuit = Circuit.load(path)
+    if without_spans is not None:
+        refuse_spans(circuit.universe, without_spans)
     return found_circuit(circuit, path, model=model, device=device, dtype=dtype, verify=verify, exact=exact)
 
 

@@ -175,7 +175,9 @@ def _loaded(
     if how.the_circuit is not None:
         if how.task_option:
             raise ConfigurationError("--task-option is for --task without --circuit: a circuit brings its task's own")
-        given = load_found_circuit(how.the_circuit, model=model, device=device, dtype=dtype, verify=verify)
+        given = load_found_circuit(
+            how.the_circuit, model=model, device=device, dtype=dtype, verify=verify, without_spans="the look at heads"
+        )
         return given.compiled, given.task(task), given.circuit
     if model is None or task is None:
         raise ConfigurationError("give --model and --task, or a circuit with --circuit")

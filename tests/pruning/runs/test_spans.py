@@ -107,6 +107,10 @@ def test_a_circuit_whose_file_does_not_tell_how_prompts_were_divided_is_measured
     assert found.task(None).spans == task.spans
     assert main(["run", str(file), "--prompt", "a b c a", "--corrupted", "b a c a"]) == 2
     assert "a single --prompt does not know spans of token positions" in capsys.readouterr().err
+    for command in (["coordinates", str(file)], ["heads", "--circuit", str(file), "--out", str(tmp_path / "heads")]):
+        assert main(command) == 2
+        told = capsys.readouterr().err
+        assert "does not know spans of token positions" in told and "loading" not in told
     plain = load_task("induction", compiled.tokenizer, sizes={"train": 30, "validation": 0, "test": 0})
     train = plain.split("train")
     n = int(train.lengths[0])
