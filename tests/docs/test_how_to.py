@@ -43,7 +43,7 @@ def test_quoted_messages_are_said_by_the_code(page):
 
 
 def test_a_message_that_nobody_says_is_noticed():
-    assert not is_said("the circuit has a squirrel in it, so nothing can be done")
+    assert not is_said("a squirrel sits in this circuit, so nothing can be done")
     assert is_said("The circuit is empty: no path of kept edges leads from the input to the logits.")
 
 
