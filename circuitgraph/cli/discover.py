@@ -185,13 +185,15 @@ def _end(found: Discovery, missing: dict[str, str], ended_by: str, folder: Resul
     from circuitgraph.cli.output import say
     from circuitgraph.cli.result_writer import is_loss
     from pruning.runs.fields import duration_text
-    from pruning.runs.result_folder import resume_command
+    from pruning.runs.result_folder import report_command, resume_command
 
     n_steps, limit, path = found.n_steps, found.settings.time_limit_seconds, folder.path
     go_on = resume_command(path)
     if limit is not None:
         go_on += f" --time-limit {duration_text(limit)}"
-    more = f"; `{go_on}` goes on" if folder.ended_early else ""
+    more = f"; `{report_command(path)}` makes what is missing" if missing else ""
+    if folder.ended_early:
+        more = f"; `{go_on}` goes on"
     if ended_by:
         what = "The time limit was reached" if ended_by == TIME_LIMIT else "Interrupted"
         when = f" after {n_steps:,} of {found.request.n_steps:,} steps" if found.interrupted else ""

@@ -67,7 +67,9 @@ def write_shown(
     from circuitgraph.stopping import stopping
     from pruning.runs.parts import Parts
 
-    wanted = showable(circuit, wanted)
+    asked, wanted = wanted, showable(circuit, wanted)
+    if len(wanted) < len(asked):
+        say("no circuit.html: the explorer does not show spans of tokens; circuit.svg does")
     with stopping() as stop, stop.held():
         parts = Parts(stop, wanted)
         parts.missing = {**missing, **parts.missing}

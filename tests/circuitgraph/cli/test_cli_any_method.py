@@ -133,7 +133,8 @@ def test_a_run_that_is_ended_leaves_its_scores(tmp_path: Path, monkeypatch) -> N
     monkeypatch.setattr("pruning.runs.measuring.evaluate", stop)
     place = tmp_path / "x"
     ended = call(*TRACR, "--method", "eap", "--out", place)
-    assert ended.code == 130 and "what was learnt by then is in" in ended.err
+    assert ended.code == 130
+    assert f"what was learnt by then is in {place}; `circuitgraph report {place}` makes what is missing" in ended.err
     monkeypatch.undo()
     assert json.loads((place / "state.json").read_text())["missing"][0]["part"] == "evaluation:validation"
     again = call("discover", "--resume", place)
