@@ -18,7 +18,7 @@ _ROLES = {
     "edited": "all of the edited graph",
     "empty": "empty circuit",
     "complement": "complement",
-    "random": "random circuits (mean)",
+    "random": "random (mean)",
 }
 _METRICS = ("kl", "mse", "exact_match", "accuracy", "logit_diff", "agreement_full_right", "agreement_full_wrong")
 _SURE = ("kl", "mse", "exact_match", "accuracy", "logit_diff")
@@ -35,11 +35,11 @@ def print_metrics(split: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
         figures: By role, then by metric, as `pruning.evaluate` gives them.
     """
     hits = [name for name in figures["circuit"] if name.startswith("hit_at_")]
-    shown = [name for name in (*_METRICS, *hits) if any(name in row for row in figures.values())]
+    shown = [name for name in (*_METRICS, *hits) if any(row.get(name) is not None for row in figures.values())]
     every = figures["circuit"]["n"]
     rows = [
         [
-            label + (f", {figures[role]['n']:,} of the prompts" if figures[role]["n"] < every else ""),
+            label + (f", {figures[role]['n']:,} prompts" if figures[role]["n"] < every else ""),
             figure(_whole(figures[role].get("n_edges"))),
             *(figure(figures[role].get(name)) for name in shown),
         ]

@@ -376,3 +376,14 @@ class TestDraw:
         said = call("draw", text_result / "circuit.json", "--out", tmp_path / "c.dot", "--max-edges", 20).out
         assert "the strongest of" in said
         assert math.isclose(len(list(tmp_path.iterdir())), 1)
+
+
+def test_a_measure_that_no_role_has_is_no_column(capsys):
+    from circuitgraph.cli.figures import print_metrics
+
+    circuit = {"n": 200, "n_edges": 5, "kl": 0.25, "agreement_full_right": 0.5, "agreement_full_wrong": None}
+    print_metrics("test", {"circuit": circuit, "random": circuit | {"n": 32, "agreement_full_right": None}})
+    header, first, last = capsys.readouterr().out.splitlines()[2:]
+    assert header.split() == ["edges", "kl", "agreement", "full", "right"]
+    assert first.split() == ["circuit", "5", "0.250", "0.500"]
+    assert last.split() == ["random", "(mean),", "32", "prompts", "5", "0.250", "–"]
