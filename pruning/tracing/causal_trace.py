@@ -9,7 +9,7 @@
    `1 − KL_restored / KL_hidden`.
 
 A share may be below 0 or above 1, and shares of windows do not add up. Intervals hold the middle 95 % of shares of
-prompts that are drawn again with replacement.
+prompts that are drawn again with replacement. Where hiding costs nothing, or helps, there are no shares.
 
 References:
     Meng, Bau, Andonian, Belinkov 2022, Locating and editing factual associations in GPT (arXiv 2202.05262).
@@ -47,7 +47,7 @@ from pruning.tracing.null_token import (
 )
 from pruning.tracing.prompts import TracedBatch, TracedPrompts, traced_prompts
 from pruning.tracing.windows import DEFAULT_KINDS, DEFAULT_PLACES, DEFAULT_WIDTHS, Window, windows_of
-from pruning.whole_numbers import whole_number
+from pruning.whole_numbers import MOST_SEED, whole_number
 
 DRAWS, BATCH_SIZE = 5, 8
 LEAST = 1e-6
@@ -62,7 +62,7 @@ class CausalTrace:
     Attributes:
         table: A row per corruption and window: `corruption`, `kind`, `place`, `width`, `layer`; `probability` of the
             right answer's first token and `kl` in nats, means over prompts with the window restored; and for either its
-            share of what was lost, `_share`, with `_share_low` and `_share_high`. NaN where nothing was lost.
+            share of what was lost, `_share`, with `_share_low` and `_share_high`; NaN as `restored_shares` says.
         corruptions: A row per corruption: `corruption`; `probability` and `kl` with the subject hidden and nothing
             restored; `clean_probability`; and the same two of the training prompts, `train_probability` and `train_kl`.
         prompts: A row per prompt that was traced: `text`, `subject`, `n_tokens` of the subject, `clean_probability`,
@@ -139,6 +139,7 @@ class CausalTraceSettings:
         check_learning(self.objective, self.steps, self.rate, self.starts)
         whole_number("draws", self.draws, least=1)
         whole_number("batch_size", self.batch_size, least=1)
+        whole_number("seed", self.seed, most=MOST_SEED)
 
 
 @with_gradients
@@ -248,33 +249,32 @@ class _Tracing:
         """Probability and KL of each window, and in the last row with nothing restored, `[window prompt]`."""
         parts: dict[str, list[Tensor]] = {measure: [] for measure in MEASURES}
         for batch in prompts.batches:
-            runs = list(self._embedded(name, prompts, batch, len(windows)))
+            runs = list(self._instead(name, prompts, batch, len(windows)))
             sums = {
                 measure: torch.zeros(len(windows) + 1, len(batch.rows), dtype=torch.float64) for measure in MEASURES
             }
-            for embedded in runs:
-                for numbers, found in batch.samples(embedded, [*windows, None]):
+            for tokens in runs:
+                for numbers, found in batch.samples(tokens, [*windows, None]):
                     sums["probability"][numbers] += batch.probability(found).double().cpu() / len(runs)
-                    sums["kl"][numbers] += batch.distance(found).double().cpu() / len(runs)
+                    sums["kl"][numbers] += batch.distance(found).clamp(min=0).double().cpu() / len(runs)  # of rounding
             for measure, values in sums.items():
                 parts[measure].append(values)
             self._counted()
         return {measure: prompts.column(values) for measure, values in parts.items()}
 
-    def _embedded(
+    def _instead(
         self, name: str, prompts: TracedPrompts, batch: TracedBatch, n_windows: int
-    ) -> Iterator[Float[Tensor, "#sample prompt seq d_model"]]:
-        """What the first layer reads, once or for each draw."""
+    ) -> Iterator[Float[Tensor, "#sample #prompt #seq d_model"]]:
+        """Embeddings instead of the subject's, once or for each draw."""
         if name == NOISE:
-            drawn = noisy_tokens(prompts, batch, self.spread, draws=self.settings.draws, seed=self.settings.seed)
-            yield from (batch.hidden(tokens) for tokens in drawn)
+            yield from noisy_tokens(prompts, batch, self.spread, draws=self.settings.draws, seed=self.settings.seed)
             return
         assert name == MEAN or self.token is not None
         token = self.mean if self.token is None or name == MEAN else self.token.value
         if name == NULL and self.own is not None and n_windows:
-            yield batch.hidden(self.own[:, None, None])
+            yield self.own[:, None, None]
             return
-        yield batch.hidden(token[None, None, None])
+        yield token[None, None, None]
 
     def _prompts(self, clean: np.ndarray) -> pd.DataFrame:
         traced, subjects = self.traced, self.traced.subjects
@@ -296,9 +296,11 @@ class _Tracing:
         frame = pd.DataFrame(rows)
         for measure in MEASURES:
             values, hidden = found[measure][:-1], found[measure][-1]
-            full = clean if measure == "probability" else np.zeros_like(hidden)
             frame[measure] = values.mean(1)
-            share, low, high = restored_shares(values, hidden, full)
+            of_clean = (
+                (values, hidden, clean) if measure == "probability" else (-values, -hidden, np.zeros_like(hidden))
+            )
+            share, low, high = restored_shares(*of_clean)
             frame[f"{measure}_share"], frame[f"{measure}_share_low"], frame[f"{measure}_share_high"] = share, low, high
         return frame
 
@@ -311,25 +313,26 @@ def restored_shares(
     """Which share of what was lost comes back, with bounds.
 
     Args:
-        restored: Some measure, with each window restored.
+        restored: Some measure of which hiding takes away, with each window restored.
         hidden: With nothing restored.
         clean: Of the clean run.
 
     Returns:
-        Shares, lower and upper bounds; NaN where nothing was lost.
+        Shares, lower and upper bounds. All NaN where nothing was lost; bounds also of a single prompt, and where they
+        would hold that nothing was lost, of which there is no share.
 
     Examples:
         >>> restored, hidden, clean = np.array([[0.5, 0.3]]), np.array([0.1, 0.1]), np.array([0.9, 0.5])
         >>> restored_shares(restored, hidden, clean)[0].round(2).tolist()
         [0.5]
     """
-    lost = float(np.mean(clean - hidden))
-    if abs(lost) < LEAST:
-        nothing = np.full(len(restored), np.nan)
+    lost, nothing = float(np.mean(clean - hidden)), np.full(len(restored), np.nan)
+    if lost < LEAST:
         return nothing, nothing, nothing
+    share, tail = np.mean(restored - hidden, 1) / lost + 0.0, (1 - LEVEL) / 2
     means = resampled_means(np.vstack([clean - hidden, restored - hidden]).T)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = means[:, 1:] / means[:, :1]
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(shares, [tail, 1 - tail], axis=0)
-    return np.mean(restored - hidden, 1) / lost, low, high
+    if len(clean) < 2 or np.quantile(means[:, 0], tail) < LEAST:
+        return share, nothing, nothing
+    means = means[means[:, 0] >= LEAST]
+    low, high = np.quantile(means[:, 1:] / means[:, :1] + 0.0, [tail, 1 - tail], axis=0)
+    return share, low, high

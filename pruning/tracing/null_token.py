@@ -1,9 +1,10 @@
 """The null token: one vector in place of every subject token, such that the model loses least.
 
-1. It begins at the best, on all training prompts, of zero, the mean of all subject tokens, and a few of these.
-2. Each step takes a batch of prompts, hides their subjects, and moves the vector by Adam.
-3. Of what was learnt and all of the first, the best on all training prompts is kept. So on these it is never worse than
-   the mean, by construction; on new prompts it may be.
+1. It begins at the best, on all training prompts, of the mean of all subject tokens and a few of these. It never begins
+   at zero: what norms make of zeros has endless gradients where zeros are all that a position sees.
+2. Each step takes a batch of prompts, hides their subjects, and moves the vector by Adam, in float32 at least.
+3. Of what was learnt, all of the first, and zero, the best on all training prompts is kept. So on these it is never
+   worse than the mean, by construction; on new prompts it may be.
 
 It can be learnt anew for each window of what is restored: the vector that hurts least while these parts say what they
 said. Then it begins at the one that was learnt for hiding alone, and the better of both is kept, window by window.
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
 
 import numpy as np
 import torch
@@ -27,10 +30,12 @@ from circuitgraph.errors import ConfigurationError, TrainingError, UnknownNameEr
 from pruning.tracing.corruption import different_subjects, subject_embeddings
 from pruning.tracing.prompts import TracedBatch, TracedPrompts
 from pruning.tracing.windows import Window
+from pruning.whole_numbers import whole_number
 
 KL, ANSWER = OBJECTIVES = ("kl", "answer")
 STEPS, RATE, STARTS = 60, 0.1, 4
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
+_FIX = "try a smaller rate, or --dtype float32"
 Tick = Callable[[int, int], None]
 
 
@@ -41,7 +46,7 @@ class NullToken:
     Attributes:
         value: The vector `[d_model]`.
         losses: By candidate (`zero`, `mean`, `said`, the best of some subject tokens, `learnt`), its mean loss on the
-            training prompts.
+            training prompts; without those that were not tried, or whose loss is not finite.
         kept: Which it is.
     """
 
@@ -65,10 +70,10 @@ def check_learning(objective: str, steps: int, rate: float, starts: int = 0) -> 
     """
     if objective not in OBJECTIVES:
         raise UnknownNameError.of("objective of the null token", objective, OBJECTIVES)
-    if steps < 0 or starts < 0 or not 0 < rate < float("inf"):
-        raise ConfigurationError(
-            f"steps and starts must be 0 or more, and rate a number above 0; got {steps}, {starts} and {rate:g}"
-        )
+    whole_number("steps", steps)
+    whole_number("starts", starts)
+    if not isinstance(rate, Real) or not 0 < rate < float("inf"):
+        raise ConfigurationError(f"rate must be a number above 0; got {rate!r}")
 
 
 def learn_null_token(
@@ -96,7 +101,7 @@ def learn_null_token(
     Raises:
         UnknownNameError: No such objective.
         ConfigurationError: Settings out of range.
-        TrainingError: A gradient is not finite.
+        TrainingError: A gradient, or what was learnt, is not finite.
     """
     check_learning(objective, steps, rate, starts)
     every = subject_embeddings(prompts)
@@ -104,16 +109,22 @@ def learn_null_token(
     said = different_subjects(prompts)
     drawn = np.random.default_rng(seed).permutation(len(said))[:starts]
     candidates = torch.stack([torch.zeros_like(mean), mean, *(said[one] for one in drawn.tolist())])
-    losses = token_losses(prompts, candidates, [None] * len(candidates), objective)
-    start = candidates[int(losses.argmin())]
-    learnt = _moved(prompts, start[None], [None], objective, steps, rate, float(every.std()), seed, tick)
-    last = token_losses(prompts, learnt, [None], objective)
-    named = {"zero": float(losses[0]), "mean": float(losses[1])}
+    losses = token_losses(prompts, candidates, [None] * len(candidates), objective).nan_to_num(nan=float("inf"))
+    named, values = {"zero": float(losses[0]), "mean": float(losses[1])}, {"zero": candidates[0], "mean": mean}
     if starts:
-        named["said"] = float(losses[2:].min())
-    named["learnt"] = float(last[0])
+        best = 2 + int(losses[2:].argmin())
+        named["said"], values["said"] = float(losses[best]), candidates[best]
+    begun = values[min((name for name in named if name != "zero"), key=lambda name: named[name])]
+    if steps:
+        learnt = _moved(prompts, begun[None], [None], objective, steps, rate, float(every.std()), seed, tick)
+        named["learnt"], values["learnt"] = float(token_losses(prompts, learnt, [None], objective)[0]), learnt[0]
+        if not isfinite(named["learnt"]):
+            raise TrainingError(f"null token, after {steps} steps: its loss is not finite; {_FIX}")
+    named = {name: loss for name, loss in named.items() if isfinite(loss)}
+    if not named:
+        raise TrainingError("null token: no candidate's loss is finite; try --dtype float32")
     kept = min(named, key=lambda name: named[name])
-    return NullToken(value=learnt[0] if kept == "learnt" else start, losses=named, kept=kept)
+    return NullToken(value=values[kept], losses=named, kept=kept)
 
 
 def learn_window_tokens(
@@ -167,7 +178,7 @@ def token_losses(
     """
     total = torch.zeros(len(tokens), dtype=torch.float64)
     for batch in prompts.batches:
-        for numbers, found in batch.samples(batch.hidden(tokens[:, None, None]), windows):
+        for numbers, found in batch.samples(tokens[:, None, None], windows):
             total[numbers] += _loss(batch, found, objective).double().sum(-1).cpu()
     return (total / len(prompts.pairs)).to(tokens.device)
 
@@ -183,19 +194,22 @@ def _moved(
     """Vectors after some steps of Adam (Kingma and Ba 2015), each by itself."""
     rng, waiting = np.random.default_rng(seed), []
     of_prompt = len(prompts.pairs) / len(prompts.batches)  # so that a prompt counts as much in whatever batch it is
-    tokens, first, second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    # Half precision has no room for squares of gradients, nor for small steps.
+    tokens = start.to(torch.promote_types(start.dtype, torch.float32))
+    first, second = torch.zeros_like(tokens), torch.zeros_like(tokens)
     for step in range(1, steps + 1):
         waiting = waiting or rng.permutation(len(prompts.batches)).tolist()
-        gradient = _gradient(prompts.batches[waiting.pop()], tokens, windows, objective) / of_prompt
+        gradient = _gradient(prompts.batches[waiting.pop()], tokens.to(start.dtype), windows, objective)
+        gradient = gradient.to(tokens.dtype) / of_prompt
         if not bool(gradient.isfinite().all()):
-            raise TrainingError(f"null token, step {step - 1}: a gradient is not finite; try --dtype float32")
+            raise TrainingError(f"null token, step {step - 1}: a gradient is not finite; {_FIX}")
         first.lerp_(gradient, 1 - FIRST_DECAY)
         second.lerp_(gradient.square(), 1 - SECOND_DECAY)
         moved = (first / (1 - FIRST_DECAY**step)) / ((second / (1 - SECOND_DECAY**step)).sqrt() + 1e-8)
         tokens = tokens - rate * spread * (1 - (step - 1) / steps) * moved
         if tick is not None:
             tick(step, steps)
-    return tokens
+    return tokens.to(start.dtype)
 
 
 def _gradient(
@@ -208,8 +222,8 @@ def _gradient(
         some = slice(start, start + at_once)
         leaves = tokens[some].detach().requires_grad_()
         with torch.enable_grad():
-            embedded, parts = batch.hidden(leaves[:, None, None]), []
-            for _, found in batch.samples(embedded, windows[some]):
+            parts = []
+            for _, found in batch.samples(leaves[:, None, None], windows[some]):
                 parts.append(_loss(batch, found, objective).sum())
             (gradient[some],) = torch.autograd.grad(torch.stack(parts).sum(), leaves)
     return gradient

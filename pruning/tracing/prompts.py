@@ -72,18 +72,18 @@ class TracedBatch:
         return Restoration(kind=window.kind, layers=window.layers, places=self.places[window.place])
 
     def samples(
-        self, embedded: Float[Tensor, "#window prompt seq d_model"], windows: Sequence[Window | None]
+        self, tokens: Float[Tensor, "#window #prompt #seq d_model"], windows: Sequence[Window | None]
     ) -> Iterator[tuple[list[int], Float[Tensor, "some prompt d_vocab"]]]:
-        """The log-probabilities of all prompts with each window restored, as many at once as fit.
+        """The log-probabilities of all prompts with subjects hidden and each window restored, as many at once as fit.
 
         Args:
-            embedded: What the first layer reads, of `hidden`; one for all windows, or one for each.
+            tokens: Embeddings instead of the subject's, of `hidden`; the same for all windows, or some for each.
             windows: What is restored, None for nothing. What is the same in all prompts of the batch runs once.
 
         Yields:
             Numbers of windows, and theirs.
         """
-        shared, run, at_once = len(embedded) == 1, self.run, self.at_once()
+        shared, run, at_once = len(tokens) == 1, self.run, self.at_once()
         alike: dict[object, list[int]] = {}
         for number, window in enumerate(windows):
             alike.setdefault(self._key(window) if shared else number, []).append(number)
@@ -91,9 +91,8 @@ class TracedBatch:
         for start in range(0, len(groups), at_once):
             some = groups[start : start + at_once]
             chosen = [group[0] for group in some]
-            logits = run.logits(
-                embedded if shared else embedded[chosen], [self.restoration(windows[number]) for number in chosen]
-            )
+            embedded = self.hidden(tokens if shared else tokens[chosen])
+            logits = run.logits(embedded, [self.restoration(windows[number]) for number in chosen])
             numbers = [number for group in some for number in group]
             back = [place for place, group in enumerate(some) for _ in group]
             yield numbers, log_softmax(logits.flatten(0, 2)).unflatten(0, logits.shape[:2])[back]
@@ -212,6 +211,7 @@ def traced_prompts(
             found = replace(
                 found, first=found.first[given], last=found.last[given], texts=tuple(found.texts[i] for i in given)
             )
+            del batches  # before their like is made
             batches = _batches(compiled, cut, found, batch_size)
     return TracedPrompts(compiled=compiled, pairs=cut, subjects=found, given=given, batches=tuple(batches))
 

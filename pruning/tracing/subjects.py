@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -43,9 +44,10 @@ def subjects_of(compiled: CompiledModel, pairs: EncodedPairs, how: str | None = 
     Args:
         compiled: The model.
         pairs: The prompts.
-        how: The name of a span of the prompts; `group`, the prompt's group as a text in it, where it stands last; or
-            `differing`, from the first token in which prompt and counterfactual differ to the last. By default the span
-            `subject`, else `group`, else `differing`: the first that every prompt has.
+        how: The name of a span of the prompts; `group`, the prompt's group as a text in it, where it stands last (as
+            whole words, if it does anywhere); or `differing`, from the first token in which prompt and counterfactual
+            differ to the last. By default the span `subject`, else `group`, else `differing`: the first that every
+            prompt has.
 
     Raises:
         UnknownNameError: There is no such span.
@@ -89,9 +91,12 @@ def _ways(pairs: EncodedPairs, tokens: Sequence[tuple[str, ...]], ends: Sequence
         return _hull(np.arange(starts[name], min([*after, ends[index]])))
 
     def group(index: int) -> tuple[int, int] | None:
-        text, before = pairs.groups[index], "".join(tokens[index][: ends[index]])
-        at = before.rfind(text) if text else -1
-        return None if at < 0 else _hull(np.flatnonzero(covering(tokens[index], at, at + len(text or ""))))
+        text, before = (pairs.groups[index] or "").strip(), "".join(tokens[index][: ends[index]])
+        if not text:
+            return None
+        whole = [match.start() for match in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", before)]
+        at = whole[-1] if whole else before.rfind(text)
+        return None if at < 0 else _hull(np.flatnonzero(covering(tokens[index], at, at + len(text))))
 
     def differing(index: int) -> tuple[int, int] | None:
         clean, other = (side[index][: ends[index]] for side in (pairs.clean_ids, pairs.corrupted_ids))

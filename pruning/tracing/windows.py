@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from circuitgraph.errors import ConfigurationError, UnknownNameError
 from circuitgraph.forward.restored_run import ATTENTION, KINDS, MLP
 from circuitgraph.graph.universe import Universe
+from pruning.whole_numbers import whole_number
 
 FIRST_SUBJECT, LAST_SUBJECT, SUBJECT, LAST = PLACES = ("first_subject", "last_subject", "subject", "last")
 DEFAULT_KINDS, DEFAULT_PLACES, DEFAULT_WIDTHS = (ATTENTION, MLP), (FIRST_SUBJECT, LAST_SUBJECT, LAST), (0, 2, 4)
@@ -55,7 +56,8 @@ def windows_of(
 
     Raises:
         UnknownNameError: No such kind or place.
-        ConfigurationError: No such layer, a width below 0, something twice, or nothing of one of them.
+        ConfigurationError: No such layer, a width that is no whole number from 0, something twice, or nothing of one
+            of them.
 
     Examples:
         >>> universe = Universe(family="gpt2", n_layers=4, n_heads=1, n_kv_heads=1)
@@ -64,6 +66,11 @@ def windows_of(
     """
     n_layers = universe.n_layers
     layers = range(n_layers) if layers is None else layers
+    for name, numbers in (("widths", widths), ("layers", layers)):
+        if not isinstance(numbers, Iterable) or isinstance(numbers, str):
+            raise ConfigurationError(f"{name} to restore: expected whole numbers, such as [0, 2]; got {numbers!r}")
+    widths = [whole_number("widths to restore", one) for one in widths]
+    layers = [whole_number("layers to restore", one) for one in layers]
     named = (("kind of restoration", "kinds", KINDS, kinds), ("place", "places", PLACES, places))
     for what, name, known, given in named:
         for one in given:
@@ -72,11 +79,9 @@ def windows_of(
         _all_different(name, given)
     _all_different("widths", widths)
     _all_different("layers", layers)
-    for name, most, given in (("layers", n_layers - 1, layers), ("widths", None, widths)):
-        for one in given:
-            if one < 0 or (most is not None and one > most):
-                limits = "0 or more" if most is None else f"from 0 to {most}"
-                raise ConfigurationError(f"{name} to restore are {limits}; got {one}")
+    for one in layers:
+        if one >= n_layers:
+            raise ConfigurationError(f"layers to restore are from 0 to {n_layers - 1}; got {one}")
     return [
         Window(
             kind=kind, place=place, width=width, layer=layer,

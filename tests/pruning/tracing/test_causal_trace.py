@@ -11,11 +11,14 @@ import torch
 
 from circuitgraph.compiled.compile import compile_model
 from circuitgraph.errors import ConfigurationError, UnknownNameError
+from pruning.prompts.encoding import encode_pairs
+from pruning.prompts.pairs import PromptPair
 from pruning.tracing.causal_trace import CausalTraceSettings, causal_trace, restored_shares
 from pruning.tracing.corruption import noisy_tokens
-from pruning.tracing.prompts import traced_prompts
+from pruning.tracing.prompts import TracedBatch, traced_prompts
 from pruning.tracing.subjects import subjects_of
 from tests.pruning.prompts.small_prompts import GlobalRandomState, random_prompts
+from tests.pruning.prompts.tiny_tokenizers import word_tokenizer
 from tests.pruning.tracing.planted import asked, planted
 
 SUBJECTS = ((1, 2), (3, 3), (1, 3), (0, 0), (2, 4))
@@ -34,6 +37,15 @@ def prompts():
     for ids, (first, last) in zip(corrupted, SUBJECTS, strict=True):
         ids[first : last + 1] = (ids[first : last + 1] + 1) % 29
     return replace(pairs, corrupted_ids=tuple(corrupted))
+
+
+def answered(model, pairs):
+    """The same, and what the model says first is right, so that hiding costs probability."""
+    said = []
+    for ids, at, answers in zip(pairs.clean_ids, pairs.predict_positions, pairs.answer_ids, strict=True):
+        first = model(input_ids=torch.from_numpy(ids)[None]).logits[0, at[0]].argmax()
+        said.append(np.array([int(first), *answers[1:]]))
+    return replace(pairs, answer_ids=tuple(said))
 
 
 def by_hooks(
@@ -85,6 +97,7 @@ def test_every_row_is_that_of_hooks(compiled, tiny_gpt2, family: str, kind: str)
     pairs = prompts()
     if family == "gpt2":  # positions have embeddings of their own, which stay
         compiled = compile_model(tiny_gpt2(dtype=torch.float64, n_layers=3), verify=False)
+    pairs = answered(compiled.model, pairs)
     settings = CausalTraceSettings(
         kinds=(kind,), places=("first_subject", "last_subject", "subject", "last"), widths=(0, 1),
         corruptions=("mean",), known=False, batch_size=2,
@@ -116,7 +129,8 @@ def test_every_row_is_that_of_hooks(compiled, tiny_gpt2, family: str, kind: str)
 
 
 def test_the_order_of_prompts_does_not_matter(compiled) -> None:
-    pairs, settings = prompts(), CausalTraceSettings(widths=(1,), steps=4, draws=2, known=False, batch_size=8)
+    pairs = answered(compiled.model, prompts())
+    settings = CausalTraceSettings(widths=(1,), steps=4, draws=2, batch_size=8)
     state = GlobalRandomState()
     ours = causal_trace(compiled, pairs, settings=settings)
     state.assert_untouched()
@@ -164,6 +178,55 @@ def test_bounds_of_shares() -> None:
     assert all(np.isnan(part).all() for part in restored_shares(np.stack([clean]), clean, clean))
 
 
+def test_no_share_of_what_was_not_lost_and_no_bounds_where_they_would_hold_that() -> None:
+    """What hiding brings is no loss; one prompt has no bounds, nor has a loss that one of six prompts makes alone."""
+    clean, hidden = np.full(6, 0.5), np.full(6, 0.6)
+    assert all(np.isnan(part).all() for part in restored_shares(np.stack([clean]), hidden, clean))
+    hidden[:] = 0.5
+    hidden[0] = 0.1
+    for n in (1, 6):
+        share, low, high = restored_shares(np.full((1, n), 0.5), hidden[:n], clean[:n])
+        assert share.tolist() == [1] and np.isnan(low).all() and np.isnan(high).all()
+    hidden[1:3] = [0.2, 0.1]  # one draw of 256 holds the last of four prompts alone
+    share, low, high = restored_shares(np.full((1, 4), 0.5), hidden[:4], clean[:4])
+    assert [share.item(), low.item(), high.item()] == pytest.approx([1] * 3)
+    nothing = restored_shares(-np.full((1, 6), 0.1), -np.full(6, 0.1), np.zeros(6))[0]
+    assert nothing.tolist() == [0] and not np.signbit(nothing).any()
+
+
+def test_a_prompt_alone_whose_answer_gets_likelier(compiled) -> None:
+    """Its KL has shares, its probability none."""
+    settings = CausalTraceSettings(
+        kinds=("residual",), places=("subject",), widths=(0,), layers=(0,), corruptions=("noise",), known=False
+    )
+    found = [causal_trace(compiled, prompts().subset([index]), settings=settings) for index in range(5)]
+    gains = [bool(one.corruptions.loc[0, "probability"] > one.prompts.loc[0, "clean_probability"]) for one in found]
+    assert any(gains) and not all(gains)
+    for one, gain in zip(found, gains, strict=True):
+        row = one.table.loc[0]
+        assert np.isnan(row["probability_share"]) == gain and np.isfinite(row["kl_share"])
+        assert np.isnan(row[["kl_share_low", "kl_share_high", "probability_share_low"]].astype(float)).all()
+
+
+def test_as_many_windows_at_once_as_fit(compiled, monkeypatch) -> None:
+    """With a token for each window, embeddings are made for those alone that run."""
+    settings = CausalTraceSettings(
+        places=("last",), widths=(0,), corruptions=("null_token",), steps=2, known=False, each_window=True
+    )
+    expected, seen = causal_trace(compiled, prompts(), settings=settings), []
+    hidden = TracedBatch.hidden
+
+    def counted(self, tokens):
+        seen.append(len(tokens))
+        return hidden(self, tokens)
+
+    monkeypatch.setattr(TracedBatch, "hidden", counted)
+    monkeypatch.setattr("pruning.tracing.prompts._NUMBERS", 1)
+    found = causal_trace(compiled, prompts(), settings=settings)
+    assert set(seen) == {1}
+    assert np.allclose(found.table["kl"], expected.table["kl"], atol=1e-9)
+
+
 def test_subjects_by_span_group_and_difference(compiled) -> None:
     pairs = prompts()
     found = subjects_of(compiled, pairs)
@@ -183,11 +246,27 @@ def test_subjects_by_span_group_and_difference(compiled) -> None:
     assert found.how == "group" and found.first.tolist() == [2, 1] and found.last.tolist() == [3, 2]
 
 
+def test_a_group_is_a_whole_word_where_it_can_be(compiled) -> None:
+    """The last that is; and a part of a word only where there is no other."""
+    texts = ("Niger is not Nigeria. The capital of Niger, not of Nigeria, is", "The capital of Nigeria is")
+    tokenizer = word_tokenizer([*texts, " Niamey"])
+    pairs = encode_pairs(
+        [
+            PromptPair(clean=text, corrupted=text, answer=" Niamey", group=group)
+            for text, group in zip(texts, (" Niger ", "Niger"), strict=True)
+        ],
+        tokenizer,
+    )
+    found = subjects_of(replace(compiled, tokenizer=tokenizer), pairs, "group")
+    assert found.texts == ("Niger", "Nigeria") and found.first.tolist() == found.last.tolist() == [8, 3]
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "told"),
     [
         ({"layers": (3,)}, ConfigurationError, "from 0 to 2; got 3"),
-        ({"widths": (-1,)}, ConfigurationError, "0 or more; got -1"),
+        ({"widths": (-1,)}, ConfigurationError, "widths to restore must be a whole number of at least 0; got -1"),
+        ({"widths": (True,)}, ConfigurationError, "widths to restore must be a whole number of at least 0; got True"),
         ({"widths": (1, 1)}, ConfigurationError, "widths to restore: expected one or several different ones; got 1, 1"),
         ({"kinds": ()}, ConfigurationError, "kinds to restore: expected one or several different ones; got none"),
         ({"kinds": ("mpl",)}, UnknownNameError, "unknown kind of restoration 'mpl'; did you mean 'mlp'"),
@@ -196,7 +275,10 @@ def test_subjects_by_span_group_and_difference(compiled) -> None:
         ({"corruptions": ()}, ConfigurationError, "corruptions: expected one or several different ones; got none"),
         ({"corruptions": ("mean",), "each_window": True}, ConfigurationError, "needs 'null_token' among them"),
         ({"objective": "mse"}, UnknownNameError, "unknown objective of the null token 'mse'"),
-        ({"rate": 0.0}, ConfigurationError, "rate a number above 0"),
+        ({"rate": 0.0}, ConfigurationError, "rate must be a number above 0; got 0.0"),
+        ({"steps": True}, ConfigurationError, "steps must be a whole number of at least 0; got True"),
+        ({"starts": True}, ConfigurationError, "starts must be a whole number of at least 0; got True"),
+        ({"seed": -1}, ConfigurationError, "seed must be a whole number of at least 0; got -1"),
         ({"draws": 0}, ConfigurationError, "draws"),
         ({"subject": "country"}, UnknownNameError, "unknown way to find the subject 'country'"),
         (

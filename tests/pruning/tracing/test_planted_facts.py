@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from circuitgraph.compiled.compile import compile_model
+from circuitgraph.errors import TrainingError
 from pruning.tracing.causal_trace import CausalTraceSettings, causal_trace
 from pruning.tracing.null_token import learn_null_token, learn_window_tokens, token_losses
 from pruning.tracing.prompts import traced_prompts
 from pruning.tracing.windows import windows_of
+from tests.pruning.prompts.small_prompts import random_prompts
 from tests.pruning.tracing.planted import FACT_LAYER, READING_LAYER, asked, planted
 
 UNBALANCED = (0, 0, 0, 1, 1, 2)
@@ -74,6 +78,46 @@ def test_the_null_token_is_as_good_as_any_constant_can_be(compiled, prompts, lea
     shares = torch.tensor([3, 2, 1]) / 6
     entropy = float(-(shares * shares.log()).sum())
     assert entropy - 1e-6 <= by_answer.losses["learnt"] <= entropy + 2e-3
+
+
+def test_learnt_in_half_precision(learnt) -> None:
+    """Squares of small gradients are 0 in float16, and so is what keeps a division by 0 away."""
+    half = compile_model(planted().model.half(), embeddings="split", verify=False)
+    found = learn_null_token(traced_prompts(half, asked(UNBALANCED), batch_size=16), steps=200, starts=0)
+    assert found.value.dtype == torch.float16 and found.kept == "learnt"
+    assert found.losses["learnt"] == pytest.approx(learnt.losses["learnt"], abs=1e-3)
+
+
+def test_nothing_is_learnt_in_no_steps(prompts) -> None:
+    found = learn_null_token(prompts, steps=0)
+    assert sorted(found.losses) == ["mean", "said", "zero"] and found.kept != "learnt"
+    again = token_losses(prompts, found.value[None], [None], "kl")
+    assert float(again[0]) == min(found.losses.values()) == found.losses[found.kept]
+
+
+def test_a_rate_without_reason_is_refused(compiled) -> None:
+    weights = compiled.model.tok_embed.weight
+    model = compile_model(planted().model.float(), embeddings="split", verify=False)
+    given = traced_prompts(model, asked(UNBALANCED), batch_size=16)
+    with pytest.raises(TrainingError, match="null token, .*not finite; try a smaller rate, or --dtype float32"):
+        learn_null_token(given, steps=1, rate=1e39)
+    assert torch.equal(weights, compiled.model.tok_embed.weight)
+
+
+def test_learning_does_not_begin_at_zero(tiny_llama) -> None:
+    """Norms of zeros alone have gradients beyond float32; zero is kept all the same where nothing is better."""
+    model = tiny_llama(n_layers=10)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "layernorm" in name:
+                weight.mul_(100)
+    pairs = random_prompts(lengths=[3, 3, 3])
+    whole = replace(pairs, spans=((("subject", 0),),) * 3)
+    given = traced_prompts(compile_model(model, verify=False), whole, known=False)
+    first = learn_null_token(given, steps=0, starts=0)
+    assert first.kept == "zero" and not first.value.any() and first.losses["zero"] < first.losses["mean"]
+    found = learn_null_token(given, steps=20, starts=0)
+    assert bool(found.value.isfinite().all()) and found.losses[found.kept] <= first.losses["zero"]
 
 
 def test_the_null_token_against_all_points_of_a_grid(compiled, prompts, learnt) -> None:
