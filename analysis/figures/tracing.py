@@ -78,7 +78,7 @@ def causal_trace_figure(
     for panel, (corruption, kind) in zip(panels, shown, strict=True):
         part = pd.DataFrame(rows[(rows["corruption"] == corruption) & (rows["kind"] == kind)])
         _draw(panel, part.pivot(index="place", columns="layer", values=value), places, shown_layers, limits)
-    label_outside(panels, "layer", "restored at", per_row=len(kinds))
+    label_outside(panels, f"layer ± {width}" if width else "layer", "restored at", per_row=len(kinds))
     for place, panel in enumerate(panels):
         panel.set_yticks(
             range(len(places)), [one.replace("_", " ") for one in places] if place % len(kinds) == 0 else []

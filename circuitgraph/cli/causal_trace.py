@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -107,7 +108,7 @@ class CausalTraceOptions:
         int,
         typer.Option(
             min=0,
-            help="Subject tokens that it may begin at, beside zero and their mean.",
+            help="Subject tokens that it may begin at, beside their mean.",
             rich_help_panel=options.SETTINGS,
         ),
     ] = 4
@@ -191,6 +192,7 @@ def causal_trace(
     attention, the MLPs or the residual stream of a window of layers say at one place what they said before. Writes a
     folder: trace.csv (a row per window), corruptions.csv, prompts.csv, trace.json, trace.png and the learnt token.
     """
+    from circuitgraph.cli.failures import telling_what_is_there
     from circuitgraph.cli.output import only_json, print_json
     from circuitgraph.files.reservation import reserved
     from circuitgraph.files.whole_folder import check_free, write_folder
@@ -202,11 +204,12 @@ def causal_trace(
         compiled, found, about = _traced(model, task, how, device=device, dtype=dtype, verify=not no_verify)
         tables = {TRACE: found.table, CORRUPTIONS: found.corruptions, PROMPTS: found.prompts}
         write_folder(place, _files(found, tables, about, compiled.shape.n_layers))
-    if as_json:
-        print_json({"out": str(place), **about, **_records(tables)})
-        return
-    _show(found, about)
-    print(f"Written to {place}")
+    with telling_what_is_there(lambda: f"the result is in {place}"):
+        if as_json:
+            print_json({"out": str(place), **about, **_records(tables)})
+            return
+        _show(found, about, compiled.shape.n_layers)
+        print(f"Written to {place}")
 
 
 def _traced(
@@ -227,18 +230,21 @@ def _traced(
     say(f"loading {model}")
     loaded = plan.load(dtype=dtype, device=device)
     data = load_task(task, loaded.tokenizer, seed=how.seed, options=named)
-    train, test = (data.split(name) for name in ("train", "test"))
-    train, test = (
-        part.subset(range(min(most, len(part)))) for part, most in ((train, how.n_train), (test, how.n_test))
-    )
+    train, test = data.split("train"), data.splits.get("test")
+    train = train.subset(range(min(how.n_train, len(train))))
+    test = None if test is None or not len(test) else test.subset(range(min(how.n_test, len(test))))
     compiled = plan.compile(loaded, verify=verify)
-    say(f"tracing {len(test):,} prompts at most, after {len(train):,} that the null token is learnt on")
+    if test is None:
+        say(f"tracing {len(train):,} training prompts at most, since the task has no test prompts")
+    else:
+        say(f"tracing {len(test):,} prompts at most, after {len(train):,} that the null token is learnt on")
     with counting("steps and batches") as tick:
-        found = traced(compiled, train, test if len(test) else None, settings, tick=tick)
+        found = traced(compiled, train, test, settings, tick=tick)
     token = found.null_token
     about = {
         **compiled.identity, "dtype": str(compiled.dtype).removeprefix("torch."), "task": data.name,
-        "data_hash": data.data_hash, "n_train": len(train), "n_test": len(test), "n_traced": len(found.prompts),
+        "data_hash": data.data_hash, "n_train": len(train),
+        "n_test": 0 if test is None else len(test), "n_traced": len(found.prompts),
         "subject": found.subject, "settings": asdict(settings),
         "null_token": None if token is None else {"kept": token.kept, "losses": token.losses},
     }  # fmt: skip
@@ -268,8 +274,7 @@ def _files(
     files: dict[str, str | bytes] = {name: csv_text(frame) for name, frame in tables.items()}
     files[ALL] = json_text({"format_version": 1, **about, **_records(tables)})
     if np.isfinite(found.table["probability_share"].to_numpy(dtype=float)).any():
-        widths = sorted(about["settings"]["widths"])
-        width = widths[len(widths) // 2]
+        width = _drawn_width(about["settings"]["widths"], n_layers)
         files[FIGURE] = figure_bytes(causal_trace_figure(found.table, width=width, n_layers=n_layers), "png")
     if found.null_token is not None:
         told = json.dumps(about, allow_nan=False, sort_keys=True)
@@ -278,7 +283,13 @@ def _files(
     return files
 
 
-def _show(found: CausalTrace, about: dict[str, Any]) -> None:
+def _drawn_width(widths: Sequence[int], n_layers: int) -> int:
+    """The middle one of those whose windows are smaller than the model; else the narrowest."""
+    fitting = sorted(width for width in widths if 2 * width + 1 <= n_layers) or [min(widths)]
+    return fitting[len(fitting) // 2]
+
+
+def _show(found: CausalTrace, about: dict[str, Any], n_layers: int) -> None:
     """What hiding costs, and the windows that bring back most, for people."""
     from circuitgraph.cli.output import figure, print_table
     from circuitgraph.cli.tables import records
@@ -292,19 +303,32 @@ def _show(found: CausalTrace, about: dict[str, Any]) -> None:
             for row in records(found.corruptions)
         ],
     )
-    rows = records(found.table)
+    rows = sorted(records(found.table), key=lambda row: row["width"])
     for corruption in about["settings"]["corruptions"]:
-        own = [row for row in rows if row["corruption"] == corruption and row["probability_share"] is not None]
-        own.sort(key=lambda row: -row["probability_share"])
+        different: dict[
+            tuple[str, ...], dict[str, Any]
+        ] = {}  # windows that end with the model may hold the same layers
+        for row in rows:
+            if row["corruption"] == corruption and row["probability_share"] is not None:
+                different.setdefault((row["kind"], row["place"], _window(row, n_layers)), row)
+        own = sorted(different.values(), key=lambda row: -row["probability_share"])
+        if not own:
+            print(f"\nSubject hidden by {corruption}: no probability was lost, so there are no shares of it")
+            continue
         more = f" ({min(_SHOWN, len(own))} of {len(own)})" if len(own) > _SHOWN else ""
         print_table(
             ["restored", "at", ">layers", ">probability back", ">KL back"],
             [
                 [
-                    row["kind"], row["place"].replace("_", " "), f"{row['layer']} ± {row['width']}",
+                    row["kind"], row["place"].replace("_", " "), _window(row, n_layers),
                     figure(row["probability_share"]), figure(row["kl_share"]),
                 ]
                 for row in own[:_SHOWN]
             ],
             title=f"\nWhat brings back most, subject hidden by {corruption}{more}",
         )  # fmt: skip
+
+
+def _window(row: dict[str, Any], n_layers: int) -> str:
+    first, last = max(0, row["layer"] - row["width"]), min(n_layers - 1, row["layer"] + row["width"])
+    return f"{first}-{last}" if first < last else f"{first}"

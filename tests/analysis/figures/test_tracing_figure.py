@@ -35,6 +35,8 @@ def test_pictures_hold_the_shares() -> None:
     assert [text.get_text() for text in panels[0].get_yticklabels()] == ["last subject", "last"]
     assert not any(text.get_text() for text in panels[1].get_yticklabels())
     assert [text.get_text() for text in panels[2].get_xticklabels()] == list("012345")
+    assert [axes.get_xlabel() for axes in panels] == ["", "", "layer ± 2", "layer ± 2"]
+    assert causal_trace_figure(trace(), width=0).axes[2].get_xlabel() == "layer"
 
 
 def test_the_narrowest_windows_by_default_and_another_measure() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from analysis.figures import tracing
+from circuitgraph.cli import causal_trace as cli
 from tests.circuitgraph.cli.conftest import call
 
 SMALL = ("causal-trace", "--model", "induction-neox", "--task", "induction", "--no-verify")
@@ -43,6 +45,52 @@ def test_files_json_and_table(tmp_path: Path) -> None:
     assert "exists" in call(*SMALL, *FEW, "--out", out).err
     told = call(*SMALL, *FEW, "--corruptions", "mean", "--kinds", "mlp", "--out", out, "--overwrite")
     assert told.code == 0 and "subject: differing, such as" in told.out and "null-token" not in str(list(out.iterdir()))
+
+
+def test_table_and_figure_of_windows_wider_than_the_model(tmp_path: Path, monkeypatch) -> None:
+    """Windows that hold the same layers are shown once; the figure has windows that are smaller than the model."""
+    drawn, draw = [], tracing.causal_trace_figure
+    monkeypatch.setattr(
+        tracing, "causal_trace_figure", lambda *given, **named: drawn.append(named) or draw(*given, **named)
+    )
+    told = call(*SMALL, *FEW, "--widths", "0,2,4", "--corruptions", "mean", "--out", tmp_path / "a")
+    assert told.code == 0, told.err
+    assert "hidden by mean (4 of 18)" in told.out  # kinds, places, and layers 0, 1 and 0-1
+    rows = [line.split()[:3] for line in told.out.splitlines() if line.startswith("attention  last ")]
+    assert sorted(rows) == [["attention", "last", "0-1"], ["attention", "last", "1"]]
+    assert drawn == [{"width": 0, "n_layers": 2}]
+
+
+def test_nothing_lost(tmp_path: Path) -> None:
+    """The mean of one subject of one token is that token; without a test split the training prompts are traced."""
+    prompts = tmp_path / "prompts.jsonl"
+    pair = {"clean": "A B C D A B C<predict> D</predict>", "corrupted": "A B C E A B C", "split": "train"}
+    prompts.write_text(json.dumps(pair) + "\n")
+    given = ("causal-trace", "--model", "induction-neox", "--task", f"jsonl:{prompts}", "--no-verify", "--steps", 0)
+    told = call(*given, "--corruptions", "mean", "--out", tmp_path / "a")
+    assert told.code == 0, told.err
+    assert "tracing 1 training prompts at most, since the task has no test prompts" in told.err
+    assert json.loads((tmp_path / "a" / "trace.json").read_text())["n_test"] == 0
+    assert "Subject hidden by mean: no probability was lost, so there are no shares of it" in told.out
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "corruptions.csv", "prompts.csv", "trace.csv", "trace.json"
+    ]  # fmt: skip
+
+
+def test_a_rate_that_ruins_the_token(tmp_path: Path) -> None:
+    told = call(*SMALL, *FEW, "--steps", 1, "--rate", "1e38", "--out", tmp_path / "a")
+    assert told.code == 1 and "null token, after 1 steps: its loss is not finite; try a smaller rate" in told.err
+    assert "bug" not in told.err and not (tmp_path / "a").exists()
+
+
+def test_ended_when_the_folder_is_there(tmp_path: Path, monkeypatch) -> None:
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_show", end)
+    told = call(*SMALL, *FEW, "--corruptions", "mean", "--out", tmp_path / "a")
+    assert told.code == 130 and f"Interrupted; the result is in {tmp_path / 'a'}" in told.err
+    assert (tmp_path / "a" / "trace.json").exists()
 
 
 def test_refused(tmp_path: Path) -> None:
