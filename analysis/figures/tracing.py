@@ -45,7 +45,8 @@ def causal_trace_figure(
 
     Raises:
         UnknownNameError: No such measure.
-        ConfigurationError: No rows of that width, or another table.
+        ConfigurationError: No rows of that width, several for one window, another table, or limits or a number of
+            layers that do not fit.
 
     Examples:
         >>> rows = [("null_token", "mlp", "last", 0, layer, 0.5) for layer in range(3)]
@@ -62,15 +63,25 @@ def causal_trace_figure(
         raise ConfigurationError(
             f"the table has no column {missing[0]!r}; expected that of `circuitgraph causal-trace`"
         )
+    low, high = limits
+    if not low < high < float("inf"):
+        raise ConfigurationError(f"limits: expected the lower and the upper end of the colours; got {low} and {high}")
     widths = sorted(table["width"].unique().tolist())
     width = widths[0] if width is None and widths else width
     rows = pd.DataFrame(table[table["width"] == width])
     if not len(rows):
         there = ", ".join(map(str, widths)) or "none"
         raise ConfigurationError(f"the table has no windows of {width} layers on either side; it has widths {there}")
+    twice = rows[rows.duplicated(list(_COLUMNS))]
+    if len(twice):
+        which = ", ".join(f"{name} {twice[name].tolist()[0]}" for name in _COLUMNS)
+        raise ConfigurationError(f"the table has several rows for one window ({which}); draw each trace by itself")
     kinds, corruptions = list(dict.fromkeys(rows["kind"])), list(dict.fromkeys(rows["corruption"]))
     places = list(dict.fromkeys(rows["place"]))
-    shown_layers = max(table["layer"].tolist()) + 1 if n_layers is None else n_layers
+    needed = max(table["layer"].tolist()) + 1
+    shown_layers = needed if n_layers is None else n_layers
+    if shown_layers < needed:
+        raise ConfigurationError(f"n_layers is {n_layers}, and the table has layer {needed - 1}")
     height = _INCHES_BESIDE + _INCHES_PER_PLACE * len(places)
     n_panels = len(kinds) * len(corruptions)
     figure, panels = panel_axes(n_panels, None, width=DOUBLE_COLUMN, per_row=len(kinds), height=height)

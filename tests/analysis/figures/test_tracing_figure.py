@@ -52,5 +52,12 @@ def test_refused() -> None:
         causal_trace_figure(trace(), width=1)
     with pytest.raises(ConfigurationError, match="no windows"):
         causal_trace_figure(trace().iloc[:0])
+    with pytest.raises(ConfigurationError, match="several rows for one window .corruption null_token, .*, layer 4"):
+        causal_trace_figure(pd.concat([trace(), trace()]))
+    with pytest.raises(ConfigurationError, match="n_layers is 4, and the table has layer 4"):
+        causal_trace_figure(trace(), n_layers=4)
+    for limits in ((1.0, 0.5), (0.0, float("nan")), (0.0, float("inf"))):
+        with pytest.raises(ConfigurationError, match="limits: expected the lower and the upper end of the colours"):
+            causal_trace_figure(trace(), limits=limits)
     with pytest.raises(ConfigurationError, match="the table has no column 'place'"):
         causal_trace_figure(trace().drop(columns="place"))
