@@ -5,6 +5,8 @@
    so that what was computed can be kept; `Stop.open` marks the work inside that may be ended.
 3. The second one ends everything at once, wherever it comes.
 4. `Stop.limited` asks by the clock; that is never a second one.
+5. Python drops what is raised while an object is deleted (`__del__`). A signal that comes just then is heard a moment
+   later.
 
 Signals reach Python's main thread alone. In another thread, and for signals that somebody else handles (or ignores,
 as `nohup` does), nothing is changed; a `KeyboardInterrupt` that arrives is noted all the same.
@@ -25,6 +27,8 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 """Signals that ask a run to stop; Windows has no SIGHUP."""
 TIME_LIMIT = "the time limit"
 """What a run was stopped by when its time was up, in the place of a signal."""
+_A_MOMENT = 0.05
+"""Seconds."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -51,6 +55,8 @@ class Stop:
         self._held = False
         self._listens = False
         self._time_is_up = False
+        self._once_more = False
+        self._later: threading.Timer | None = None
 
     @property
     def asked(self) -> bool:
@@ -91,7 +97,9 @@ class Stop:
         Raises:
             Stopped: Unless it is the first and has to wait.
         """
-        if self._time_is_up:
+        if self._once_more:
+            self._once_more = False
+        elif self._time_is_up:
             self._time_is_up = False
             if self.asked:
                 return
@@ -99,7 +107,19 @@ class Stop:
         else:
             self.names.append(signal.Signals(number).name)
         if self.at_once or not self._held:
+            if _deletes(frame):
+                self._hear_later(number)
+                return
             raise Stopped(self.names[-1])
+
+    def _hear_later(self, number: int) -> None:
+        def ring() -> None:
+            self._once_more = True
+            _thread.interrupt_main(signal.Signals(number))
+
+        self._later = threading.Timer(_A_MOMENT, ring)
+        self._later.daemon = True
+        self._later.start()
 
     @contextmanager
     def limited(self, seconds: float | None) -> Iterator[None]:
@@ -191,9 +211,20 @@ def stopping() -> Iterator[Stop]:
     try:
         yield stop
     finally:
+        if stop._later is not None:
+            stop._later.cancel()
         _CURRENT.reset(running)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _deletes(frame: FrameType | None) -> bool:
+    """Whether an object is being deleted, so that what is raised is dropped."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _listen(stop: Stop) -> dict[signal.Signals, Any]:

@@ -22,6 +22,37 @@ def test_the_first_ends_the_stage_and_handlers_are_put_back(number):
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_an_object_is_deleted_is_heard_afterwards(number):
+    """Python drops what is raised in `__del__`; libraries have such, and the garbage collector calls them anywhere."""
+
+    class Deleted:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    with pytest.raises(Stopped) as ended, stopping() as stop:
+        thing = Deleted()
+        del thing
+        for _ in range(100):
+            time.sleep(0.05)
+        pytest.fail("went on")
+    assert ended.value.name == number.name and stop.names == [number.name]
+
+
+def test_one_that_comes_too_late_to_be_heard_again():
+    """What ended in the meantime is not ended afterwards."""
+
+    class Deleted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    with stopping() as stop:
+        thing = Deleted()
+        del thing
+    time.sleep(0.2)
+    assert stop.names == ["SIGINT"]
+
+
 def test_held_work_goes_on_and_nothing_is_begun_after():
     with stopping() as stop, stop.held():
         signal.raise_signal(signal.SIGTERM)
