@@ -254,9 +254,10 @@ class _Tracing:
                 measure: torch.zeros(len(windows) + 1, len(batch.rows), dtype=torch.float64) for measure in MEASURES
             }
             for tokens in runs:
-                for numbers, found in batch.samples(tokens, [*windows, None]):
-                    sums["probability"][numbers] += batch.probability(found).double().cpu() / len(runs)
-                    sums["kl"][numbers] += batch.distance(found).clamp(min=0).double().cpu() / len(runs)  # of rounding
+                for numbers, back, found in batch.samples(tokens, [*windows, None]):
+                    sums["probability"][numbers] += batch.probability(found).double().cpu()[back] / len(runs)
+                    kl = batch.distance(found).clamp(min=0)  # below 0 by rounding alone
+                    sums["kl"][numbers] += kl.double().cpu()[back] / len(runs)
             for measure, values in sums.items():
                 parts[measure].append(values)
             self._counted()

@@ -178,8 +178,8 @@ def token_losses(
     """
     total = torch.zeros(len(tokens), dtype=torch.float64)
     for batch in prompts.batches:
-        for numbers, found in batch.samples(tokens[:, None, None], windows):
-            total[numbers] += _loss(batch, found, objective).double().sum(-1).cpu()
+        for numbers, back, found in batch.samples(tokens[:, None, None], windows):
+            total[numbers] += _loss(batch, found, objective).double().sum(-1).cpu()[back]
     return (total / len(prompts.pairs)).to(tokens.device)
 
 
@@ -223,7 +223,7 @@ def _gradient(
         leaves = tokens[some].detach().requires_grad_()
         with torch.enable_grad():
             parts = []
-            for _, found in batch.samples(leaves[:, None, None], windows[some]):
-                parts.append(_loss(batch, found, objective).sum())
+            for _, back, found in batch.samples(leaves[:, None, None], windows[some]):
+                parts.append(_loss(batch, found, objective)[back].sum())
             (gradient[some],) = torch.autograd.grad(torch.stack(parts).sum(), leaves)
     return gradient

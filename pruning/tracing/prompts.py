@@ -73,7 +73,7 @@ class TracedBatch:
 
     def samples(
         self, tokens: Float[Tensor, "#window #prompt #seq d_model"], windows: Sequence[Window | None]
-    ) -> Iterator[tuple[list[int], Float[Tensor, "some prompt d_vocab"]]]:
+    ) -> Iterator[tuple[list[int], list[int], Float[Tensor, "some prompt d_vocab"]]]:
         """The log-probabilities of all prompts with subjects hidden and each window restored, as many at once as fit.
 
         Args:
@@ -81,7 +81,7 @@ class TracedBatch:
             windows: What is restored, None for nothing. What is the same in all prompts of the batch runs once.
 
         Yields:
-            Numbers of windows, and theirs.
+            Numbers of windows, for each its place in what follows, and the log-probabilities of different ones.
         """
         shared, run, at_once = len(tokens) == 1, self.run, self.at_once()
         alike: dict[object, list[int]] = {}
@@ -95,7 +95,7 @@ class TracedBatch:
             logits = run.logits(embedded, [self.restoration(windows[number]) for number in chosen])
             numbers = [number for group in some for number in group]
             back = [place for place, group in enumerate(some) for _ in group]
-            yield numbers, log_softmax(logits.flatten(0, 2)).unflatten(0, logits.shape[:2])[back]
+            yield numbers, back, log_softmax(logits.flatten(0, 2)).unflatten(0, logits.shape[:2])
 
     def at_once(self, *, gradients: bool = False) -> int:
         """How many windows run at once.

@@ -17,6 +17,7 @@ from pruning.tracing.causal_trace import CausalTraceSettings, causal_trace, rest
 from pruning.tracing.corruption import noisy_tokens
 from pruning.tracing.prompts import TracedBatch, traced_prompts
 from pruning.tracing.subjects import subjects_of
+from pruning.tracing.windows import windows_of
 from tests.pruning.prompts.small_prompts import GlobalRandomState, random_prompts
 from tests.pruning.prompts.tiny_tokenizers import word_tokenizer
 from tests.pruning.tracing.planted import asked, planted
@@ -244,6 +245,14 @@ def test_subjects_by_span_group_and_difference(compiled) -> None:
     )  # fmt: skip
     found = subjects_of(compiled, told)
     assert found.how == "group" and found.first.tolist() == [2, 1] and found.last.tolist() == [3, 2]
+
+
+def test_windows_of_the_same_layers_take_no_room_of_their_own(compiled) -> None:
+    windows = windows_of(compiled.universe, kinds=["mlp"], places=["last"], widths=range(2, 9), layers=[0, 1, 2])
+    batch = traced_prompts(compiled, prompts(), known=False).batches[0]
+    with torch.no_grad():
+        ((numbers, back, found),) = batch.samples(batch.run.tokens[None], windows)
+    assert sorted(numbers) == list(range(21)) and len(found) == 1 and back == [0] * 21
 
 
 def test_a_group_is_a_whole_word_where_it_can_be(compiled) -> None:
