@@ -110,19 +110,24 @@ def model() -> None:
 
 
 def seeds() -> None:
-    """Train SmolLM2's gates in either direction with three seeds, and count edges that two circuits do not share."""
+    """Train SmolLM2's gates with three seeds, and count edges that two circuits do not share.
+
+    In either direction, with the masks of both averaged, and with those of two trainings by noising averaged.
+    """
     loaded = load_model("smollm2-135m")
     compiled = compile_model(loaded, verify=False)
     task = load_task("ioi", loaded.tokenizer, sizes={"train": 60, "validation": 0, "test": 48})
     settings = {"steps": STEPS, "sparsity": 1 - N_TRAINED / compiled.universe.n_edges}
     circuits: dict[tuple[str, int], Circuit] = {}
     for seed in SEEDS_OF_MODEL:
-        halves: list[EdgeScores] = []
-        found = rank_edges(
-            compiled, task, "edge-pruning", settings, direction="both", objective="kl", seed=seed,
-            each=lambda *scores, kept=halves: kept.extend(scores),
-        )  # fmt: skip
-        scores = {"noising": halves[0], "denoising": halves[1], "both": found}
+        noising, denoising, again = (
+            rank_edges(compiled, task, "edge-pruning", settings, direction=way, objective="kl", seed=of)
+            for way, of in (("noising", seed), ("denoising", seed), ("noising", seed + 100))
+        )
+        scores = {
+            "noising": noising, "denoising": denoising, "both": both_directions(noising, denoising),
+            "noising twice": both_directions(noising, again),
+        }  # fmt: skip
         circuits |= {(way, seed): top_edges(of_way, N_TRAINED) for way, of_way in scores.items()}
         print(f"seed {seed}: {time.process_time():.0f} s of processor time", flush=True)
     rows = [
@@ -130,7 +135,7 @@ def seeds() -> None:
             "found by": way, "seed": a, "other seed": b,
             "distance": int((circuits[way, a].mask ^ circuits[way, b].mask).sum()),
         }
-        for way in (*WAYS, "both") for a, b in combinations(SEEDS_OF_MODEL, 2)
+        for way in (*WAYS, "both", "noising twice") for a, b in combinations(SEEDS_OF_MODEL, 2)
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(HERE / "seeds.csv", index=False)
     masks: dict[str, Circuit | np.ndarray] = {f"{way} {seed}": circuit for (way, seed), circuit in circuits.items()}
