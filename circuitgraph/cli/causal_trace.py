@@ -231,8 +231,8 @@ def _traced(
     loaded = plan.load(dtype=dtype, device=device)
     data = load_task(task, loaded.tokenizer, seed=how.seed, options=named)
     train, test = data.split("train"), data.splits.get("test")
-    train = train.subset(range(min(how.n_train, len(train))))
-    test = None if test is None or not len(test) else test.subset(range(min(how.n_test, len(test))))
+    train = train.first(how.n_train)
+    test = None if test is None or not len(test) else test.first(how.n_test)
     compiled = plan.compile(loaded, verify=verify)
     if test is None:
         say(f"tracing {len(train):,} training prompts at most, since the task has no test prompts")

@@ -120,7 +120,7 @@ def components(
         loaded = plan.load(dtype=dtype, device=device)
         data = load_task(task, loaded.tokenizer, seed=how.seed, options=named)
         train, test = (data.split(name) for name in ("train", "test"))
-        train, test = (_first(train, how.n_train), _first(test, how.n_test))
+        train, test = (train.first(how.n_train), test.first(how.n_test))
         compiled = plan.compile(loaded, verify=not no_verify)
         found, seen = _measured(compiled, train, test, writers, layers, how)
         about = {
@@ -176,10 +176,6 @@ def _layers(text: str | None, universe: Universe) -> list[int]:
             f"--lens: expected layers from 0 to {universe.n_layers - 1} with commas between, such as 0,1; got {text!r}"
         )
     return [int(part) for part in parts]
-
-
-def _first(pairs: EncodedPairs, most: int) -> EncodedPairs:
-    return pairs.subset(range(min(most, len(pairs))))
 
 
 def _measured(

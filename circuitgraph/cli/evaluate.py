@@ -134,7 +134,7 @@ def evaluate(
                 n_random=n_random, n_random_prompts=n_random_prompts, batch_size=batch_size, hit_at=hit_at,
                 head_scale=head_scale, direction=BOTH if asked == BOTH else "noising", tick=tick,
             )  # fmt: skip
-        some = pairs.subset(range(min(n_effect_prompts, len(pairs))))
+        some = pairs.first(n_effect_prompts)
         worth = minimal = None
         if n_effects is not None:
             worth = _effects(found, pairs, cut, carried, top=n_effects, n=len(some), seed=drawn)
@@ -158,15 +158,14 @@ def _task(
         ConfigurationError: A direction that the ablation does not have, or no prompts to measure on.
     """
     from circuitgraph.cli.output import say
-    from circuitgraph.errors import ConfigurationError
+    from circuitgraph.cli.split_prompts import prompts_to_measure
     from pruning.prompts.swapped import begins_with, require_direction
 
     data = found.task(task, seed=seed)
     asked = direction or data.direction
     require_direction(asked, ablation)
     data = data.towards(begins_with(asked))
-    if not len(data.split(split)):
-        raise ConfigurationError(f"task {data.name} has no {split} prompts; choose another --split")
+    prompts_to_measure(data, split)
     for note in data.notes:
         say(f"note: {note}")
     return data, asked

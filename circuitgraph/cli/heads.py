@@ -190,12 +190,9 @@ def _loaded(
 
 
 def _prompts(data: TaskData, how: LookingOptions) -> EncodedPairs:
-    from circuitgraph.errors import ConfigurationError
+    from circuitgraph.cli.split_prompts import prompts_to_measure
 
-    pairs = data.split(how.split)
-    if not len(pairs):
-        raise ConfigurationError(f"task {data.name} has no {how.split} prompts; choose another --split")
-    return pairs.subset(range(min(how.n_prompts, len(pairs))))
+    return prompts_to_measure(data, how.split).first(how.n_prompts)
 
 
 def _looked(

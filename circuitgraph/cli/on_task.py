@@ -80,6 +80,7 @@ class OnTask:
         from circuitgraph.cli.found_circuit import load_found_circuit, warn_of_trained
         from circuitgraph.cli.output import say
         from circuitgraph.cli.settings import ablation_of_circuit
+        from circuitgraph.cli.split_prompts import prompts_to_measure
         from pruning.evaluation.paired import compare_faithfulness
 
         if self.model is None:
@@ -96,9 +97,7 @@ class OnTask:
             files[_lead(circuits)], model=self.model, device=self.device, dtype=self.dtype, verify=self.verify
         )
         data = found.task(None if self.task == OWN else self.task)
-        pairs = data.split(self.split)
-        if not len(pairs):
-            raise ConfigurationError(f"task {data.name} has no {self.split} prompts; choose another --split")
+        pairs = prompts_to_measure(data, self.split)
         for note in data.notes:
             say(f"note: {note}")
         warn_of_trained(circuits, found.compiled.tokenizer, data, self.split)

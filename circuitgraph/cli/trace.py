@@ -41,8 +41,8 @@ def trace(
     from circuitgraph.cli.learnt import stored_constants
     from circuitgraph.cli.output import say
     from circuitgraph.cli.settings import ablation_of_circuit
+    from circuitgraph.cli.split_prompts import prompts_to_measure
     from circuitgraph.cli.tables import ResultTable, TableFormat
-    from circuitgraph.errors import ConfigurationError
     from pruning.evaluation.trace import trace as traced
     from pruning.runs.shown_progress import counting
 
@@ -53,10 +53,7 @@ def trace(
         cut = ablation_of_circuit(ablation, Circuit.load(circuit))
         found = load_found_circuit(Path(circuit), model=model, device=device, dtype=dtype, verify=not no_verify)
         data = found.task(task)
-        pairs = data.split(split)
-        if not len(pairs):
-            raise ConfigurationError(f"task {data.name} has no {split} prompts; choose another --split")
-        pairs = pairs.subset(range(min(n_prompts, len(pairs))))
+        pairs = prompts_to_measure(data, split).first(n_prompts)
         carried = stored_constants(found.compiled, found.circuit, circuit) if cut == "optimal" else None
         carried = data.splits.get("train") if carried is None else carried
         say(f"tracing {reader} on {len(pairs):,} {split} prompts")

@@ -231,6 +231,14 @@ class EncodedPairs:
         }
         return EncodedPairs(**taken, notes=self.notes, divided_by=self.divided_by)
 
+    def first(self, n: int) -> EncodedPairs:
+        """Take the first prompts.
+
+        Args:
+            n: How many at most; all where there are fewer.
+        """
+        return self.subset(range(min(n, len(self))))
+
     def swapped(self) -> EncodedPairs:
         """The prompts and their counterfactuals the other way round; see `pruning.prompts.swapped`."""
         from pruning.prompts.swapped import swapped_pairs

@@ -75,6 +75,11 @@ def test_subset_keeps_order_and_changes_the_hash(tokenizer):
     assert swapped.batch([1]).clean.input_ids.tolist() == [data.clean_ids[0].tolist()]
 
 
+def test_the_first_prompts_are_all_where_there_are_fewer(tokenizer):
+    data = encode_pairs([FRANCE, CHILE], tokenizer)
+    assert [data.first(n).texts for n in (0, 1, 2, 3)] == [(), data.texts[:1], data.texts, data.texts]
+
+
 def test_unequal_lengths_are_an_error_or_are_dropped(tokenizer):
     longer = PromptPair(clean=FRANCE.clean, corrupted="The capital of of Spain is", answer=" Paris", source="f, line 3")
     with pytest.raises(PromptFormatError, match=r"f, line 3: the clean side has 5 tokens .* 6; .*drop"):
